@@ -1,0 +1,193 @@
+"""The contract between stages: Parquet files in three splits, and manifest.json beside them.
+
+    WORK/datasets/ID/
+      manifest.json
+      train/part-00000.parquet …         one row group a file, equal in rows (± 1 where they do not divide)
+      validation/part-00000.parquet …
+      test/part-00000.parquet …
+
+Columns: `image` list<float32>[height × width × channels], row-major H·W·C, each value in [0, 1]; `label` int32 in
+[0, classes); `index` int64, the row's place in the archive it came from. Plain Parquet: any reader reads it.
+No Spark and no TensorFlow here.
+"""
+
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from jobs.config import Section
+from jobs.errors import InputError
+from jobs.files import sha256_file
+from jobs.run_dir import one_line, read_object
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMAT = 1  # raised when a reader of the old contract would misread the new one
+SPLITS: tuple["Split", ...] = ("train", "validation", "test")
+MANIFEST = "manifest.json"
+
+Split = Literal["train", "validation", "test"]
+
+
+class Shard(Section):
+    """One Parquet file, which is one row group."""
+
+    path: str = Field(pattern=r"^(train|validation|test)/part-\d+\.parquet$")
+    rows: int = Field(ge=1)
+    bytes: int = Field(ge=1)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class SplitInfo(Section):
+    """One split: its shards in row order and how often each class occurs in it."""
+
+    rows: int = Field(ge=0)
+    label_counts: tuple[int, ...]
+    shards: tuple[Shard, ...]
+
+
+class PixelStatistics(Section):
+    """Over all values of the training split, after normalization to [0, 1]. `std` is the population's."""
+
+    mean: float
+    std: float = Field(ge=0)
+    min: float
+    max: float
+
+
+class Normalization(Section):
+    """value = clip((stored − offset) × scale, 0, 1).
+
+    "type-range": what the stored type can hold (uint8: value / 255). "train-range": the training archive's extremes,
+    for types whose own range says nothing about the pixels.
+    """
+
+    rule: Literal["type-range", "train-range"]
+    offset: float
+    scale: float
+
+
+class Duplicates(Section):
+    """Images of the test archive that are also, bit for bit, in the training archive."""
+
+    test_images_in_train: int = Field(ge=0)
+    examples: tuple[tuple[int, int], ...]  # (test index, training-archive index), the first few
+
+
+class Source(Section):
+    """An archive the dataset was made from."""
+
+    name: str
+    bytes: int = Field(ge=0)
+    sha256: str
+
+
+class Manifest(Section):
+    """manifest.json: all that a later stage knows about the data comes from here."""
+
+    format: int
+    dataset_id: str = Field(pattern=r"^[0-9a-f]{16}$")
+    shape: tuple[int, int, int]  # height, width, channels
+    classes: int = Field(ge=1)
+    splits: Mapping[Split, SplitInfo]
+    pixels: PixelStatistics
+    normalization: Normalization
+    duplicates: Duplicates
+    sources: Mapping[str, Source]
+    options: Mapping[str, int | str]
+    versions: Mapping[str, str]
+
+    @property
+    def values_per_image(self) -> int:
+        """Height × width × channels."""
+        return prod(self.shape)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and check a dataset's manifest; raise InputError in one line where it does not hold together."""
+    path = directory / MANIFEST
+    mend = f"remove {directory} and prepare it again"
+    raw = read_object(path, mend)
+    if raw.get("format") != FORMAT:
+        raise InputError(f"{path}: found format {raw.get('format')!r}, expected {FORMAT}; {mend}")
+    try:
+        manifest = Manifest.model_validate(raw)
+    except ValueError as error:
+        raise InputError(f"{path}: {one_line(error)}; {mend}") from error
+    problem = _contradiction(manifest)
+    if problem:
+        raise InputError(f"{path}: {problem}; {mend}")
+    return manifest
+
+
+def _contradiction(manifest: Manifest) -> str | None:
+    if set(manifest.splits) != set(SPLITS):
+        return f"found splits {sorted(manifest.splits)}, expected {sorted(SPLITS)}"
+    if min(manifest.shape) < 1:
+        return f"found shape {manifest.shape}, expected positive sizes"
+    for name, split in manifest.splits.items():
+        if sum(shard.rows for shard in split.shards) != split.rows:
+            return f"the {name} shards hold {sum(s.rows for s in split.shards)} rows, expected {split.rows}"
+        if len(split.label_counts) != manifest.classes or sum(split.label_counts) != split.rows:
+            return f"the {name} label counts {list(split.label_counts)} do not sum to {split.rows} rows of " + (
+                f"{manifest.classes} classes"
+            )
+    return None
+
+
+def verify(directory: Path, manifest: Manifest, *splits: Split) -> None:
+    """Check size and SHA-256 of each shard of the given splits, and that the data carry no pickle.
+
+    Petastorm's own metadata (`_common_metadata`) is a pickle that its readers would execute; ours has none, so a
+    dataset that carries one did not come from `prepare`.
+    """
+    for carrier in ("_common_metadata", "_metadata"):
+        for found in sorted(directory.rglob(carrier)):
+            raise InputError(f"{found}: may carry a pickled schema, which is never loaded; remove the file")
+    for split in splits:
+        for shard in manifest.splits[split].shards:
+            _verify_shard(directory / shard.path, shard, f"remove {directory} and prepare it again")
+
+
+def _verify_shard(path: Path, shard: Shard, mend: str) -> None:
+    try:
+        size = path.stat().st_size
+        if size != shard.bytes:
+            raise InputError(f"{path}: found {size} bytes, expected {shard.bytes}; {mend}")
+        digest = sha256_file(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {mend}") from error
+    if digest != shard.sha256:
+        raise InputError(f"{path}: found SHA-256 {digest[:12]}…, expected {shard.sha256[:12]}…; {mend}")
+
+
+def read_split(directory: Path, manifest: Manifest, split: Split) -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
+    """Read a whole split, in row order, with pyarrow alone.
+
+    Returns images float32 [rows, height, width, channels], labels int32 [rows], indices int64 [rows].
+    """
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    images = np.empty((manifest.splits[split].rows, manifest.values_per_image), np.float32)
+    labels = np.empty(len(images), np.int32)
+    indices = np.empty(len(images), np.int64)
+    start = 0
+    for shard in manifest.splits[split].shards:
+        table = pq.ParquetFile(directory / shard.path).read().combine_chunks()
+        values = table["image"].combine_chunks().flatten().to_numpy()
+        if table.num_rows != shard.rows or len(values) != shard.rows * manifest.values_per_image:
+            raise InputError(
+                f"{directory / shard.path}: found {table.num_rows} rows of {len(values)} values in all, expected "
+                f"{shard.rows} of {manifest.values_per_image} each; remove {directory} and prepare it again"
+            )
+        stop = start + shard.rows
+        images[start:stop] = values.reshape(shard.rows, -1)
+        labels[start:stop] = table["label"].to_numpy()
+        indices[start:stop] = table["index"].to_numpy()
+        start = stop
+    return images.reshape(-1, *manifest.shape), labels, indices

@@ -1,0 +1,16 @@
+"""The errors a stage may end with, and the exit code each one means."""
+
+
+class IdxtrainError(Exception):
+    """Something failed that is not the user's input (exit code 1). The message is one line."""
+
+    exit_code = 1
+
+
+class InputError(IdxtrainError):
+    """Bad input or usage (exit code 2).
+
+    The message is one line: the file, offset or option; what was found and what was expected; the mend.
+    """
+
+    exit_code = 2

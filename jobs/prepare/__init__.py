@@ -1,0 +1,1 @@
+"""The prepare stage: IDX archives to a Parquet dataset, by Spark."""

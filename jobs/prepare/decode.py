@@ -1,0 +1,85 @@
+"""What Spark's executors run: survey a range of an archive, decode a shard's rows and write them as Parquet.
+
+pyarrow writes the files, not Spark's DataFrame writer: that one takes every pixel through a Java row and is five times
+slower, and cannot be told how many rows make a row group.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.dataset import Normalization, Shard, Split
+from jobs.files import sha256_file, write_atomic
+from jobs.prepare.archives import Pair
+from jobs.prepare.plan import DatasetPlan, ShardPlan
+from jobs.prepare.survey import Survey, survey
+
+_BATCH_BYTES = 4 << 20  # of float32 pixels: bounds what lies between the archive and the shard's Arrow columns
+_PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "write_statistics": ["label", "index"]}
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """All an executor needs to survey and decode any rows of the dataset; small, pickled once with a job."""
+
+    plan: DatasetPlan
+    train: Pair
+    test: Pair
+
+    def pair(self, split: Split) -> Pair:
+        """Return the archives that a split comes from."""
+        return self.test if split == "test" else self.train
+
+    def survey(self, task: tuple[Split, int, int]) -> Survey:
+        """Survey rows [start, stop) of a split: task = (split, start, stop)."""
+        split, start, stop = task
+        return survey(self.pair(split), self.plan.archive_rows(split, start, stop))
+
+    def write(self, normalization: Normalization, directory: Path, shard: ShardPlan) -> Shard:
+        """Write one shard as a Parquet file of one row group; return what the manifest says of it.
+
+        A repeated or doubled task writes the same bytes under the same name, and the name appears by a rename: Spark
+        may retry as it likes.
+        """
+        batches = list(self._batches(normalization, shard))
+        table = pa.Table.from_batches(batches)
+        path = directory / shard.path
+        write_atomic(path, lambda temporary: pq.write_table(table, temporary, row_group_size=len(table), **_PARQUET))
+        return Shard(path=shard.path, rows=len(table), bytes=path.stat().st_size, sha256=sha256_file(path))
+
+    def _batches(self, normalization: Normalization, shard: ShardPlan) -> Iterator[pa.RecordBatch]:
+        pair = self.pair(shard.split)
+        step = max(1, _BATCH_BYTES // (4 * prod(pair.image_header.row_shape)))
+        for first in range(shard.start, shard.stop, step):
+            rows = self.plan.archive_rows(shard.split, first, min(first + step, shard.stop))
+            images, labels = pair.read(rows)
+            yield to_batch(normalize(images, normalization), labels, rows)
+
+
+def to_batch(images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> pa.RecordBatch:
+    """Return an Arrow batch of the dataset's three columns from float32 images [n, …], labels [n], rows [n]."""
+    values = images.reshape(-1)
+    offsets = np.arange(len(rows) + 1, dtype=np.int32) * (len(values) // len(rows))
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)),
+            pa.array(labels.astype(np.int32)),
+            pa.array(rows.astype(np.int64)),
+        ],
+        names=["image", "label", "index"],
+    )
+
+
+def normalize(stored: np.ndarray, rule: Normalization) -> np.ndarray:
+    """Return float32 values in [0, 1], of the same shape."""
+    if stored.dtype == np.uint8 and rule.rule == "type-range":
+        # 256 levels: a table gives each its correctly rounded quotient, and is faster than the division.
+        return (np.arange(256) / 255.0).astype(np.float32)[stored]
+    scaled = (stored.astype(np.float64) - rule.offset) * rule.scale
+    return np.clip(scaled, 0.0, 1.0).astype(np.float32)

@@ -1,0 +1,387 @@
+"""Read and write IDX archives, the format of the MNIST family (source: http://yann.lecun.com/exdb/mnist).
+
+An archive is the bytes 0, 0, TYPE, NDIM, then NDIM sizes (big-endian uint32), then the values (big-endian, the last
+dimension fastest), plain or gzip. This module takes 1 to 4 dimensions; a row is one index of the first.
+
+Archives are downloads, so nothing in them is believed: sizes are weighed against the file before any memory is given
+to them, and every fault is an `IdxError`. In its text a bare "byte N" counts from the start of the file; a gzip
+archive's text says whether N counts in the compressed file or in the inflated data. N starts at 0.
+"""
+
+import gzip
+import math
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from jobs.errors import InputError
+from jobs.files import write_atomic
+
+_DTYPES: dict[int, np.dtype] = {
+    0x08: np.dtype("u1"),
+    0x09: np.dtype("i1"),
+    0x0B: np.dtype(">i2"),
+    0x0C: np.dtype(">i4"),
+    0x0D: np.dtype(">f4"),
+    0x0E: np.dtype(">f8"),
+}
+_CODES: dict[np.dtype, int] = {dtype: code for code, dtype in _DTYPES.items()}
+_MAX_DIMENSIONS = 4
+_MAX_SIZE = 2**32 - 1
+_MAX_ROW_BYTES = 2**63 - 1  # what numpy can index, which matters even for an archive of no rows
+
+_GZIP_MAGIC = b"\x1f\x8b"
+# The densest deflate code is 258 bytes in 2 bits (source: zlib's "Technical Details", Maximum Expansion Factor).
+_MAX_EXPANSION = 1032
+
+_BLOCK = 1 << 20  # plain bytes held at a time
+_GROWTH = 32 << 20  # how far a buffer may run ahead of the bytes that have really come
+
+_AGAIN = "download it again"
+_NOT_IDX = "is this an IDX file? If so, download it again"
+
+
+class IdxError(InputError):
+    """An IDX archive is not what it should be (exit code 2). One line: file, byte, found, expected, mend."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an archive says about its data.
+
+    `dtype` is the type in the file (big-endian; one of uint8, int8, int16, int32, float32, float64). `shape` holds
+    1 to 4 sizes: the first from 0, the others from 1, all at most 2**32 - 1.
+    """
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """The number of rows: the size of the first dimension."""
+        return self.shape[0]
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row; () in a one-dimensional archive."""
+        return self.shape[1:]
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of one row."""
+        return math.prod(self.row_shape) * self.dtype.itemsize
+
+    @property
+    def header_bytes(self) -> int:
+        """The bytes before the first value."""
+        return 4 + 4 * len(self.shape)
+
+    @property
+    def data_bytes(self) -> int:
+        """The bytes of all rows."""
+        return self.rows * self.row_bytes
+
+    @property
+    def file_bytes(self) -> int:
+        """The length of the plain file in bytes: header and data."""
+        return self.header_bytes + self.data_bytes
+
+    def __str__(self) -> str:
+        return f"{' x '.join(map(str, self.shape))} of {self.dtype.name}"
+
+
+def read_header(path: Path) -> Header:
+    """Read and check an archive's header, plain or gzip; allocates nothing that a size in it asks for.
+
+    A plain file's length must be exactly what the header promises. A gzip file must be long enough to inflate to
+    that (1032 : 1 at most); `check` tells whether it does. Raises IdxError.
+    """
+    with _open(path) as source:
+        return _take_header(source)
+
+
+def check(path: Path) -> Header:
+    """Verify a whole archive, plain or gzip: header, length, gzip checksums. Holds 1 MiB at a time. Raises IdxError."""
+    with _open(path) as source:
+        header = _take_header(source)
+        for _ in _data_blocks(source, header):
+            pass
+    return header
+
+
+def inflate(source: Path, destination: Path) -> Header:
+    """Verify an archive, plain or gzip, like `check` and write it as a plain IDX file, 1 MiB at a time.
+
+    Writes at most the bytes the header promises, whatever the stream goes on to hold. A file already at
+    `destination` is removed first and the new one appears when it is complete, so after an error there is none.
+    Raises IdxError for the archive; ValueError where both paths are one file; OSError where writing fails.
+    """
+    with _open(source) as archive:
+        if destination.exists() and destination.samefile(source):
+            raise ValueError(f"{_name(source)}: cannot be inflated onto itself")
+        destination.unlink(missing_ok=True)
+        header = _take_header(archive)
+        write_atomic(destination, lambda path: _write_file(path, header, _data_blocks(archive, header), False))
+    return header
+
+
+def read(path: Path) -> np.ndarray:
+    """Return a whole archive, plain or gzip, verified like `check`, in native byte order; shape as in its header.
+
+    Holds the data that really is in the file and at most 64 MB more. Raises IdxError.
+    """
+    with _open(path) as source:
+        header = _take_header(source)
+        data = _collect(_data_blocks(source, header), header.data_bytes)
+    return _native(data, header.dtype).reshape(header.shape)
+
+
+def read_rows(path: Path, header: Header, start: int, stop: int) -> np.ndarray:
+    """Return rows [start, stop) of a plain archive: shape (stop - start, *row_shape), native byte order.
+
+    `header` is the one `read_header`, `check` or `inflate` gave for this file. Reads and holds only these rows.
+    Raises IdxError where the file no longer has this header or ends before `stop`; ValueError unless
+    0 <= start <= stop <= rows.
+    """
+    if not 0 <= start <= stop <= header.rows:
+        raise ValueError(f"rows {start} to {stop}: expected a range within 0 to {header.rows}")
+    end = header.header_bytes + stop * header.row_bytes
+    with _open(path) as source:
+        # Before anything is allocated: the header may be another file's, or the file cut since it was read.
+        if source.compressed or source.read(header.header_bytes) != _encode(header):
+            raise source.error(
+                0, "gzip or another header", f"a plain IDX file of {header}", "run the preparation again"
+            )
+        if source.size < end:
+            raise _too_short(source, header, source.size)
+        data = np.empty((stop - start) * header.row_bytes, np.uint8)
+        filled = source.read_into(end - data.size, data)
+        if filled < data.size:
+            raise _too_short(source, header, end - data.size + filled)
+    return _native(data, header.dtype).reshape(stop - start, *header.row_shape)
+
+
+def write(path: Path, array: np.ndarray, compress: bool | None = None) -> None:
+    """Write an array as an IDX archive, atomically; the same array always gives the same bytes.
+
+    `array`: 1 to 4 dimensions, of which only the first may be 0; uint8, int8, int16, int32, float32 or float64 in
+    any byte order and memory layout. `compress`: gzip or not; None means gzip where the name ends in ".gz".
+    Raises ValueError for any other array.
+    """
+    header = _header_of(array)
+    gzipped = path.name.endswith(".gz") if compress is None else compress
+    write_atomic(path, lambda temporary: _write_file(temporary, header, _array_blocks(array, header), gzipped))
+
+
+def check_pair(images: Path, image_header: Header, labels: Path, label_header: Header) -> None:
+    """Check by their headers that two archives are images and their labels; raises IdxError naming both files.
+
+    Images need at least 2 dimensions (usually 3, or 4 with channels), labels 1 dimension of an integer type, and
+    both the same number of rows.
+    """
+    an_image, a_label = f"an archive of {image_header}", f"an archive of {label_header}"
+    rules = (
+        (len(image_header.shape) >= 2, images, 3, an_image, "images of 3 or 4 dimensions (idx3 or idx4)"),
+        (len(label_header.shape) == 1, labels, 3, a_label, "labels of 1 dimension (idx1)"),
+        (label_header.dtype.kind in "iu", labels, 2, a_label, "labels of an integer type"),
+        (label_header.rows == image_header.rows, labels, 4, f"{label_header.rows} labels", f"{image_header.rows}"),
+    )
+    for holds, path, offset, found, expected in rules:
+        if not holds:
+            expected += f" for the pair {_name(images)} and {_name(labels)}"
+            mend = "are they images and labels, in this order, of one set? If so, download both again"
+            raise _error(path, f"byte {offset} of the IDX header", found, expected, mend)
+
+
+class _Source:
+    """An archive's plain bytes in order, whether the file is gzip or not. Every fault is an IdxError."""
+
+    def __init__(self, path: Path, file: BufferedReader) -> None:
+        self.path = path
+        self.size = os.fstat(file.fileno()).st_size
+        with _reading(path):
+            self.compressed = file.peek(2)[:2] == _GZIP_MAGIC
+        self._file = file
+        self._plain: IO[bytes] | gzip.GzipFile = gzip.GzipFile(fileobj=file) if self.compressed else file
+        self._inflated = 0
+
+    def error(self, offset: int, found: str, expected: str, mend: str = _NOT_IDX) -> IdxError:
+        """Return the error of a fault at `offset` in the plain bytes."""
+        place = f"byte {offset} of the inflated data" if self.compressed else f"byte {offset}"
+        return _error(self.path, place, found, expected, mend)
+
+    def read(self, size: int) -> bytes:
+        """Return `size` plain bytes; fewer only at the end, where gzip's checksums have been verified."""
+        with _reading(self.path):
+            try:
+                data = self._plain.read(size)
+            except EOFError as error:
+                raise self._damaged("ends too early") from error
+            except (gzip.BadGzipFile, zlib.error) as error:
+                raise self._damaged(str(error)) from error
+        self._inflated += len(data)
+        return data
+
+    def read_into(self, offset: int, data: np.ndarray) -> int:
+        """Fill `data` (uint8) from the file's byte `offset` on; return how many bytes came before the file's end."""
+        with _reading(self.path):
+            self._file.seek(offset)
+            return self._file.readinto(data.data)
+
+    def _damaged(self, reason: str) -> IdxError:
+        # The position is where reading had come to: past the fault by a buffer of a few KiB at most.
+        place = f"byte {self._file.tell()} of the compressed file or shortly before"
+        found = f"a damaged gzip stream ({reason}) after {self._inflated} or more inflated bytes"
+        return _error(self.path, place, found, "a whole one and nothing after it", _AGAIN)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[_Source]:
+    with _reading(path):
+        # Asked before opening: to open a named pipe would wait for its writer.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise _error(path, "byte 0", "a directory or a device", "a regular file", "name the archive itself")
+        file = path.open("rb")
+    with file:
+        yield _Source(path, file)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        found = f"no readable file ({error.strerror or type(error).__name__})"
+        raise _error(path, "byte 0", found, "an IDX archive", "correct the path or its permissions") from error
+
+
+def _take_header(source: _Source) -> Header:
+    start = source.read(4)
+    if start[:2] != b"\0\0"[: len(start)]:
+        raise source.error(0, f"the bytes {start[:2].hex(' ')}", "00 00")
+    if len(start) < 4:
+        raise source.error(len(start), "the end of the file", "the rest of the IDX header")
+    code, dimensions = start[2:]
+    if code not in _DTYPES:
+        known = ", ".join(f"0x{each:02x} ({dtype.name})" for each, dtype in _DTYPES.items())
+        raise source.error(2, f"the type 0x{code:02x}", f"one of {known}")
+    if not 1 <= dimensions <= _MAX_DIMENSIONS:
+        raise source.error(3, f"{dimensions} dimensions", f"1 to {_MAX_DIMENSIONS}")
+    sizes = source.read(4 * dimensions)
+    if len(sizes) < 4 * dimensions:
+        raise source.error(4 + len(sizes), "the end of the file", "the rest of the IDX header")
+    header = Header(_DTYPES[code], struct.unpack(f">{dimensions}I", sizes))
+    _check_sizes(source, header)
+    return header
+
+
+def _check_sizes(source: _Source, header: Header) -> None:
+    if 0 in header.row_shape:
+        offset = 8 + 4 * header.row_shape.index(0)
+        raise source.error(offset, "a dimension of size 0", "1 or more in every dimension after the first")
+    if header.row_bytes > _MAX_ROW_BYTES:
+        raise source.error(8, f"rows of {header.row_bytes} bytes ({header})", f"at most {_MAX_ROW_BYTES}")
+    if source.compressed:
+        most = source.size * _MAX_EXPANSION
+        if header.file_bytes > most:
+            found = f"a header that promises {header.file_bytes} bytes ({header})"
+            raise source.error(4, found, f"at most {most}, all that {source.size} compressed bytes can hold")
+    elif source.size < header.file_bytes:
+        raise _too_short(source, header, source.size)
+    elif source.size > header.file_bytes:
+        raise _too_long(source, header, f"{source.size - header.file_bytes} trailing bytes")
+
+
+def _data_blocks(source: _Source, header: Header) -> Iterator[bytes]:
+    """Yield the data after the header in blocks of at most 1 MiB, then verify that nothing follows it."""
+    left = header.data_bytes
+    while left:
+        block = source.read(min(_BLOCK, left))
+        if len(block) < min(_BLOCK, left):
+            raise _too_short(source, header, header.file_bytes - left + len(block))
+        left -= len(block)
+        yield block
+    # Also where the data is complete: only the stream's end verifies its checksum.
+    if source.read(1):
+        raise _too_long(source, header, "more data")
+
+
+def _collect(blocks: Iterable[bytes], size: int) -> np.ndarray:
+    data = np.empty(0, np.uint8)
+    filled = 0
+    for block in blocks:
+        end = filled + len(block)
+        if end > data.size:
+            # In place, and not to `size` at once: the header's promise is not yet kept.
+            data.resize(min(size, data.size + _GROWTH), refcheck=False)
+        data[filled:end] = np.frombuffer(block, np.uint8)
+        filled = end
+    return data
+
+
+def _native(data: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """View bytes as values of `dtype`, swapped in place where it is not the machine's byte order."""
+    values = data.view(dtype)
+    return values if dtype.isnative else values.byteswap(inplace=True).view(dtype.newbyteorder("="))
+
+
+def _header_of(array: np.ndarray) -> Header:
+    header = Header(array.dtype.newbyteorder(">"), array.shape)
+    if header.dtype not in _CODES:
+        names = ", ".join(dtype.name for dtype in _CODES)
+        raise ValueError(f"IDX has no type for {array.dtype}: expected one of {names}")
+    if not 1 <= array.ndim <= _MAX_DIMENSIONS:
+        raise ValueError(f"an array of {array.ndim} dimensions: expected 1 to {_MAX_DIMENSIONS}")
+    if 0 in header.row_shape or max(array.shape) > _MAX_SIZE:
+        raise ValueError(f"an array of shape {array.shape}: expected 1 to {_MAX_SIZE} (the first dimension from 0)")
+    return header
+
+
+def _encode(header: Header) -> bytes:
+    dimensions = len(header.shape)
+    return struct.pack(f">HBB{dimensions}I", 0, _CODES[header.dtype], dimensions, *header.shape)
+
+
+def _array_blocks(array: np.ndarray, header: Header) -> Iterator[bytes]:
+    step = max(1, _BLOCK // header.row_bytes)
+    for start in range(0, header.rows, step):
+        yield array[start : start + step].astype(header.dtype, copy=False).tobytes()
+
+
+def _write_file(path: Path, header: Header, blocks: Iterable[bytes], gzipped: bool) -> None:
+    with ExitStack() as stack:
+        file: IO[bytes] | gzip.GzipFile = stack.enter_context(path.open("wb"))
+        if gzipped:
+            # No name and no time in the gzip header: the bytes depend on the array alone.
+            file = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0))
+        file.write(_encode(header))
+        for block in blocks:
+            file.write(block)
+
+
+def _error(path: Path, place: str, found: str, expected: str, mend: str) -> IdxError:
+    return IdxError(f"{_name(path)}: {place}: found {found}, expected {expected}; {mend}")
+
+
+def _name(path: Path) -> str:
+    """Return a path as one line of text, even where its name holds a newline or is not UTF-8."""
+    return str(path) if str(path).isprintable() else ascii(str(path))
+
+
+def _too_short(source: _Source, header: Header, size: int) -> IdxError:
+    expected = f"{header.file_bytes} bytes in all, which the header promises ({header})"
+    return source.error(size, "the end of the data", expected, _AGAIN)
+
+
+def _too_long(source: _Source, header: Header, found: str) -> IdxError:
+    expected = f"the end after the {header.file_bytes} bytes that the header promises ({header})"
+    return source.error(header.file_bytes, found, expected, _AGAIN)

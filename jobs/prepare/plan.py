@@ -1,0 +1,108 @@
+"""Which row of which archive goes to which shard: pure arithmetic, so that `idxtrain plan` can tell beforehand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from typing import TYPE_CHECKING, Literal
+
+from jobs.dataset import SPLITS, Split
+from jobs.errors import InputError
+from jobs.prepare.config import PrepareConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_SHARD_ROWS = 2500  # divides MNIST's 55,000, 5,000 and 10,000
+_SHARD_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard to be written: rows [start, stop) of a split."""
+
+    split: Split
+    number: int  # within the split
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows it holds."""
+        return self.stop - self.start
+
+    @property
+    def path(self) -> str:
+        """Its place in the dataset's directory."""
+        return f"{self.split}/part-{self.number:05d}.parquet"
+
+
+@dataclass(frozen=True)
+class DatasetPlan:
+    """How the rows of the two archive pairs are split and cut into shards."""
+
+    train_archive_rows: int
+    test_rows: int
+    validation_rows: int
+    validation_from: Literal["first", "last", "spread"]
+    rows_per_shard: int
+
+    @property
+    def rows(self) -> dict[Split, int]:
+        """Rows of each split."""
+        return {
+            "train": self.train_archive_rows - self.validation_rows,
+            "validation": self.validation_rows,
+            "test": self.test_rows,
+        }
+
+    @property
+    def shards(self) -> list[ShardPlan]:
+        """All shards: train, validation, test, each in row order. Rows of a split's shards differ by at most one."""
+        return [
+            ShardPlan(split, number, start, stop)
+            for split in SPLITS
+            for number, (start, stop) in enumerate(even_ranges(self.rows[split], self.rows_per_shard))
+        ]
+
+    def archive_rows(self, split: Split, start: int, stop: int) -> "np.ndarray":
+        """Return the archive row of each of the split's rows [start, stop): int64 [stop − start], increasing."""
+        import numpy as np
+
+        wanted = np.arange(start, stop)
+        if split == "test":
+            return wanted
+        total, held_out = self.train_archive_rows, self.validation_rows
+        if self.validation_from == "first":
+            return wanted if split == "validation" else wanted + held_out
+        if self.validation_from == "last":
+            return wanted + (total - held_out) if split == "validation" else wanted
+        # Spread: validation row i is archive row ⌊i · total / held_out⌋; training has the rest.
+        validation = np.arange(held_out, dtype=np.int64) * total // max(held_out, 1)
+        if split == "validation":
+            return validation[start:stop]
+        # The t-th row that is not in a sorted list: t + how many listed rows come before it.
+        before = np.searchsorted(validation - np.arange(held_out), wanted, side="right")
+        return wanted + before
+
+
+def even_ranges(rows: int, target: int) -> list[tuple[int, int]]:
+    """Cut [0, rows) into the fewest ranges of at most `target` rows, as equal as they can be."""
+    count = -(-rows // target)
+    bounds = [rows * i // count for i in range(count + 1)] if count else [0]
+    return list(pairwise(bounds))
+
+
+def plan_dataset(config: PrepareConfig, train_rows: int, test_rows: int, row_shape: Sequence[int]) -> DatasetPlan:
+    """Plan a dataset from what the archives' headers say; raise InputError where the options do not fit them."""
+    validation_rows = train_rows // 12 if config.validation_rows is None else config.validation_rows
+    if validation_rows >= train_rows:
+        raise InputError(
+            f"prepare.validation_rows: found {validation_rows}, expected fewer than the training archive's "
+            f"{train_rows} rows; lower it"
+        )
+    if test_rows == 0:
+        raise InputError("the test archive holds no rows, expected at least one; give archives with test images")
+    row_bytes = 4 * prod(row_shape)
+    rows_per_shard = config.rows_per_shard or min(_SHARD_ROWS, max(1, _SHARD_BYTES // row_bytes))
+    return DatasetPlan(train_rows, test_rows, validation_rows, config.validation_from, rows_per_shard)

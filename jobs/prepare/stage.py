@@ -1,0 +1,56 @@
+"""The prepare stage: a dataset by its ID, made once and appearing whole."""
+
+import logging
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from jobs import dataset
+from jobs.archive import Archive
+from jobs.files import sha256_json, sync
+from jobs.prepare.config import PrepareConfig, SparkConfig
+from jobs.run_dir import Work
+
+log = logging.getLogger("idxtrain")
+
+
+def dataset_id(config: PrepareConfig, archives: Mapping[str, Archive]) -> str:
+    """Return the 16 hex digits that name the dataset these archives and options make."""
+    identity = {
+        "format": dataset.FORMAT,
+        "archives": {role: archive.sha256 for role, archive in archives.items()},
+        "options": config.model_dump(),
+    }
+    return sha256_json(identity)[:16]
+
+
+def prepare(config: PrepareConfig, spark: SparkConfig, archives: Mapping[str, Archive], work: Work) -> Path:
+    """Make the dataset, unless it is there, and return its directory. It appears whole, by one rename."""
+    name = dataset_id(config, archives)
+    directory = work.datasets / name
+    if (directory / dataset.MANIFEST).exists():
+        dataset.read_manifest(directory)
+        log.info("prepare: dataset %s is there already", name)
+        return directory
+
+    from filelock import FileLock
+
+    from jobs.prepare.build import build  # brings Spark, Arrow and NumPy
+
+    work.locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(work.locks / f"dataset-{name}.lock"):
+        if (directory / dataset.MANIFEST).exists():  # another process made it while this one waited
+            return directory
+        work.datasets.mkdir(parents=True, exist_ok=True)
+        for abandoned in work.datasets.glob(f".tmp-{name}-*"):  # of a process that died; the lock says it is dead
+            shutil.rmtree(abandoned)
+        unfinished = work.datasets / f".tmp-{name}-{secrets.token_hex(4)}"
+        unfinished.mkdir()
+        try:
+            build(config, spark, archives, unfinished, name)
+            unfinished.rename(directory)
+            sync(work.datasets)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return directory

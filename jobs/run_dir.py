@@ -1,0 +1,131 @@
+"""The run directory: every path in it, and in the work directory around it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jobs.config import Section
+from jobs.errors import InputError
+
+S = TypeVar("S", bound=Section)
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work directory: archives, datasets and runs, shared by all runs."""
+
+    path: Path
+
+    @property
+    def archives(self) -> Path:
+        """Archives that `fetch` downloaded or unpacked, a folder each data set."""
+        return self.path / "archives"
+
+    @property
+    def datasets(self) -> Path:
+        """Prepared datasets, a folder each dataset ID."""
+        return self.path / "datasets"
+
+    @property
+    def runs(self) -> Path:
+        """Run directories, one each run ID."""
+        return self.path / "runs"
+
+    @property
+    def locks(self) -> Path:
+        """Lock files; empty of meaning when nobody holds them."""
+        return self.path / ".locks"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """One run's directory, `WORK/runs/RUN_ID`. It is all that stages share: each reads and writes files in it."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        """The run's name, which is its directory's."""
+        return self.path.name
+
+    @property
+    def work(self) -> Work:
+        """The work directory this run lies in."""
+        return Work(self.path.parent.parent)
+
+    @property
+    def config_file(self) -> Path:
+        """The whole config of the run, frozen when the run was made."""
+        return self.path / "config.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """What `evaluate` found: the run's result."""
+        return self.path / "metrics.json"
+
+    @property
+    def model_file(self) -> Path:
+        """The trained model, plain Keras, float32."""
+        return self.path / "model.keras"
+
+    @property
+    def report_file(self) -> Path:
+        """The result as a page for people."""
+        return self.path / "report.html"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Training states, one file each."""
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def logs(self) -> Path:
+        """What the stages wrote to stderr, and the training curve."""
+        return self.path / "logs"
+
+    @property
+    def curve_file(self) -> Path:
+        """One JSON line each measurement of the training: step, loss, accuracy, images/s."""
+        return self.logs / "train.jsonl"
+
+    def record_file(self, stage: str) -> Path:
+        """Return where a finished stage leaves its record: see `jobs.stage`."""
+        return self.path / "stages" / f"{stage}.json"
+
+    def read_config(self) -> dict[str, Any]:
+        """Return config.json as a dict; raise InputError where it is missing or no JSON object."""
+        return read_object(self.config_file, "make the run with `idxtrain run`")
+
+    def section(self, name: str, kind: type[S]) -> S:
+        """Return one validated section of config.json."""
+        try:
+            return kind.model_validate(self.read_config()[name])
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{self.config_file}: section {name!r} is not valid: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's text on one line; pydantic's errors as `key: what is wrong`, joined by semicolons."""
+    details = getattr(error, "errors", None)
+    if callable(details):
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in details())
+    return " ".join(str(error).split())
+
+
+def read_object(path: Path, mend: str) -> dict[str, Any]:
+    """Read a JSON object from a file; raise InputError, ending in `mend`, where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; {mend}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({one_line(error)}); {mend}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: found {type(value).__name__}, expected a JSON object; {mend}")
+    return value

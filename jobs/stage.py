@@ -1,0 +1,145 @@
+"""One stage as one process: its record, its exit code, its log lines.
+
+A finished stage leaves `RUN/stages/NAME.json`. The record names a key, which is a hash of all that went into the
+stage (its config section and what the stages before it put out), and the files that came out. The stage is done as
+long as the key is the same and the files are as they were: nothing else decides it, so nothing can disagree.
+"""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from jobs.errors import IdxtrainError, InputError
+from jobs.files import sha256_json, write_json
+from jobs.run_dir import RunDir, read_object
+
+log = logging.getLogger("idxtrain")
+
+STAGES = ("fetch", "prepare", "train", "evaluate")
+# What of the config goes into a stage, beside what the stage before it put out. `seed` decides weights and order.
+_CONFIG_KEYS = {"fetch": ("fetch",), "prepare": ("prepare",), "train": ("train", "seed"), "evaluate": ("evaluate",)}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a finished stage left: JSON values only.
+
+    `outputs`: facts that later stages use (paths, IDs, figures). `files`: path, size and modification time of each
+    file the stage answers for. `seconds`: wall time of the process, its start-up included.
+    """
+
+    key: str
+    outputs: dict[str, Any]
+    files: list[dict[str, Any]]
+    seconds: float
+
+
+def stage_key(run: RunDir, stage: str) -> str:
+    """Return the hash of all that goes into a stage; needs the records of the stages before it."""
+    config = run.read_config()
+    position = STAGES.index(stage)
+    before = {name: read_record(run, name).outputs for name in STAGES[:position]}
+    return sha256_json({"stage": stage, "config": {k: config[k] for k in _CONFIG_KEYS[stage]}, "before": before})
+
+
+def read_record(run: RunDir, stage: str) -> Record:
+    """Return a stage's record; raise InputError where the stage has not finished."""
+    path = run.record_file(stage)
+    raw = read_object(path, f"run `idxtrain {stage} --run-id {run.run_id}` first")
+    try:
+        return Record(raw["key"], dict(raw["outputs"]), list(raw["files"]), float(raw["seconds"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: is not a stage's record ({error!r}); remove it to run {stage} again") from error
+
+
+def is_done(run: RunDir, stage: str) -> bool:
+    """Tell whether a stage need not run: same inputs as recorded, output files untouched."""
+    try:
+        record = read_record(run, stage)
+        return record.key == stage_key(run, stage) and all(_untouched(file) for file in record.files)
+    except (InputError, KeyError):
+        return False
+
+
+def _untouched(file: dict[str, Any]) -> bool:
+    try:
+        status = Path(file["path"]).stat()
+    except OSError:
+        return False
+    return status.st_size == file["bytes"] and status.st_mtime_ns == file["mtime_ns"]
+
+
+def write_record(run: RunDir, stage: str, key: str, outputs: dict[str, Any], files: Iterable[Path]) -> None:
+    """Record a stage as finished. `key` was taken when the stage began. Call it last: it is what makes it done."""
+    seen = []
+    for path in files:
+        status = path.stat()
+        seen.append({"path": str(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns})
+    path = run.record_file(stage)
+    path.parent.mkdir(exist_ok=True)
+    record = {"key": key, "outputs": outputs, "files": seen, "seconds": round(seconds_since_start(), 3)}
+    write_json(path, record)
+
+
+def seconds_since_start() -> float:
+    """Wall time since this process began, in seconds: imports and all."""
+    return max(0.0, time.time() - psutil.Process().create_time())
+
+
+def run_as_process(stage: str, work: Callable[[RunDir], None], argv: Sequence[str] | None = None) -> None:
+    """Be the process `python -m jobs.STAGE RUN_DIR`: do the work, then exit 0, 2 for bad input, 1 for the rest.
+
+    An error of ours is one line on stderr. Anything else is a bug and keeps its traceback.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    log_to_stderr()
+    if len(arguments) != 1:
+        print(f"idxtrain: usage: python -m jobs.{stage} RUN_DIR", file=sys.stderr)
+        sys.exit(InputError.exit_code)
+    run = RunDir(Path(arguments[0]).resolve())
+    try:
+        run.read_config()
+        log_to_file(run.logs / f"{stage}{_rank_suffix()}.log")
+        work(run)
+    except IdxtrainError as error:
+        print(f"idxtrain: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        # A full disk, a lost file system, a missing permission: the system's words, the file, no traceback.
+        print(f"idxtrain: {stage}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def log_to_file(path: Path) -> None:
+    """Send this project's log lines to a file as well, with the time."""
+    path.parent.mkdir(exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+
+
+def log_to_stderr() -> None:
+    """Send this project's log lines to stderr as they are, warnings marked."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LineFormatter())
+    log.handlers[:] = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def _rank_suffix() -> str:
+    rank = os.environ.get("HOROVOD_RANK", "0")
+    return "" if rank == "0" else f".rank-{rank}"
+
+
+class _LineFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        return prefix + record.getMessage()

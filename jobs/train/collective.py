@@ -1,0 +1,50 @@
+"""What ranks do together: sums, broadcasts, agreement. The only horovod import."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+class Collective:
+    """The ranks of a training, through Horovod. With one rank every operation is the identity and costs nothing."""
+
+    def __init__(self) -> None:
+        import horovod.tensorflow as hvd
+
+        hvd.init()
+        self._hvd = hvd
+        self.rank: int = hvd.rank()
+        self.world_size: int = hvd.size()
+        self.local_rank: int = hvd.local_rank()
+        self.local_size: int = hvd.local_size()
+
+    def sum(self, tensor: Any, name: str) -> Any:
+        """Return the sum of a float tensor over all ranks."""
+        if self.world_size == 1:
+            return tensor
+        return self._hvd.allreduce(tensor, op=self._hvd.Sum, name=name)
+
+    def sum_gradients(self, gradients: Sequence[Any]) -> list[Any]:
+        """Return the sum over all ranks of each gradient; each is sent as soon as it is ready."""
+        if self.world_size == 1:
+            return list(gradients)
+        return [self.sum(gradient, f"gradient.{n}") for n, gradient in enumerate(gradients)]
+
+    def broadcast(self, variables: Sequence[Any]) -> None:
+        """Give every rank the values that rank 0 has in these tf.Variables."""
+        if self.world_size == 1:
+            return
+        for n, variable in enumerate(variables):
+            variable.assign(self._hvd.broadcast(variable, root_rank=0, name=f"broadcast.{n}"))
+
+    def gather(self, values: np.ndarray) -> np.ndarray:
+        """Return the values [n, …] of all ranks, in rank order, as one array [ranks · n, …]."""
+        if self.world_size == 1:
+            return values
+        return np.asarray(self._hvd.allgather(values, name="gather"))
+
+    def barrier(self) -> None:
+        """Wait until every rank has come here."""
+        if self.world_size > 1:
+            self._hvd.barrier()

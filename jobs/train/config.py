@@ -1,0 +1,66 @@
+"""The config section of the train stage."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from jobs.config import Section
+
+
+class TrainConfig(Section):
+    """How the model is trained. All sizes are global: none of them changes with the number of ranks."""
+
+    model: str = Field(default="compact", pattern=r"^[a-z][a-z0-9_]*$")  # a file in models/
+    dropout: float | None = Field(default=None, ge=0, lt=1)  # None: the architecture's own rate
+    standardize: bool = False  # to the training pixels' mean 0 and deviation 1, inside the model
+
+    # The training ends at whichever bound comes first.
+    epochs: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=256, ge=1)  # the global batch
+
+    optimizer: Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw"] = "adam"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)  # momentum, nesterov
+    rho: float = Field(default=0.9, ge=0, lt=1)  # rmsprop
+    beta1: float = Field(default=0.9, ge=0, lt=1)  # adam, adamw
+    beta2: float = Field(default=0.999, ge=0, lt=1)  # adam, adamw
+    epsilon: float = Field(default=1e-8, gt=0)  # rmsprop, adam, adamw
+    weight_decay: float = Field(default=0.0, ge=0)  # adamw
+
+    schedule: Literal["constant", "step", "cosine", "linear", "one-cycle"] = "constant"
+    warmup: float = Field(default=0.0, ge=0, lt=1)  # share of the steps in which the rate rises
+    final: float = Field(default=0.0, ge=0, le=1)  # last rate as a share of the highest
+
+    # Explicit, since nothing is scaled by the number of ranks: multiply the learning rate by
+    # batch_size / base_batch_size (linear: Goyal et al. 2017) or its square root (sqrt: Krizhevsky 2014).
+    learning_rate_scaling: Literal["none", "linear", "sqrt"] = "none"
+    base_batch_size: int | None = Field(default=None, ge=1)
+
+    precision: Literal["float32", "bfloat16"] = "float32"  # of activations; weights and updates are always float32
+    deterministic: bool = False  # bit-equal from run to run, on GPUs too, where it costs speed
+
+    log_every: int = Field(default=50, ge=1)  # steps between two measurements, which are one call of the graph
+    keep_checkpoints: int = Field(default=3, ge=1)
+
+    shuffle_shards: int = Field(default=4, ge=1)  # rows are mixed within this many shards of each of the lanes
+    reader_threads: int = Field(default=2, ge=1)
+    # Keep the rows in memory after the first epoch: auto does where all ranks of a node together take less than this
+    # share of what is free.
+    cache: Literal["auto", "always", "never"] = "auto"
+    cache_share: float = Field(default=0.5, gt=0, le=1)
+    audit: bool = False  # write which rows each rank trained on in each step to logs/rows.rank-N.jsonl
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> "TrainConfig":
+        if self.epochs is None and self.max_steps is None:
+            raise ValueError("found neither epochs nor max_steps, expected at least one")
+        if self.learning_rate_scaling != "none" and self.base_batch_size is None:
+            raise ValueError("learning_rate_scaling needs base_batch_size, the batch that learning_rate was chosen for")
+        return self
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate after scaling."""
+        ratio = self.batch_size / (self.base_batch_size or self.batch_size)
+        return self.learning_rate * {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[self.learning_rate_scaling]

@@ -1,0 +1,58 @@
+"""Which CPUs and GPUs a rank may use."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use: its affinity, bounded by the cgroup's quota; at least 1.
+
+    The machine's number of cores says nothing in a container or a batch job.
+    """
+    cpus = len(os.sched_getaffinity(0))
+    quota = _cgroup_quota(_CGROUP)
+    return max(1, min(cpus, int(quota)) if quota else cpus)
+
+
+def _cgroup_quota(root: Path) -> float | None:
+    """CPUs by cgroup v2's cpu.max or v1's cfs quota; None where there is no bound."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()[:2]
+    except (OSError, ValueError):
+        try:
+            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text()
+            period = (root / "cpu" / "cpu.cfs_period_us").read_text()
+        except OSError:
+            return None
+    if quota.strip() in ("max", "-1"):
+        return None
+    return int(quota) / int(period)
+
+
+def threads_per_rank(cpus: int, local_rank: int, local_size: int, pinned: bool) -> int:
+    """Divide a node's CPUs among its ranks, the first ranks taking what is left over.
+
+    `pinned`: the launcher has given each rank CPUs of its own, so there is nothing to divide.
+    """
+    if pinned:
+        return cpus
+    return max(1, cpus * (local_rank + 1) // local_size - cpus * local_rank // local_size)
+
+
+def configure(tf: Any, local_rank: int, local_size: int) -> str:
+    """Give TensorFlow this rank's share of the node, before it starts; return it in words."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        # A launcher that shows each rank its own GPU alone leaves just index 0.
+        gpu = gpus[0 if len(gpus) == 1 else local_rank % len(gpus)]
+        tf.config.set_visible_devices(gpu, "GPU")
+        tf.config.experimental.set_memory_growth(gpu, True)
+        return f"GPU {gpu.name.rpartition(':')[2]}"
+    pinned = bool(os.environ.get("SLURM_CPU_BIND"))
+    threads = threads_per_rank(usable_cpus(), local_rank, local_size, pinned)
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    return f"{threads} CPU thread{'s' if threads > 1 else ''}"

@@ -1,0 +1,168 @@
+"""From an order of rows to what one call of the graph takes: several steps' batches of one rank, made ahead of time."""
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from jobs.dataset import Manifest, Split
+from jobs.train.order import RowOrder, locate, share
+from jobs.train.reader import Rows, read_shards
+
+_AHEAD = 2  # calls prepared while one runs
+
+
+class ShardStore:
+    """The rows of a split that a rank needs, read as they are needed and kept if told to."""
+
+    def __init__(self, directory: Path, manifest: Manifest, split: Split, threads: int, keep: bool) -> None:
+        self._directory, self._manifest, self._threads, self._keep = directory, manifest, threads, keep
+        self._shards = manifest.splits[split].shards
+        self._held: dict[int, Rows] = {}
+        self.shard_rows = tuple(shard.rows for shard in self._shards)
+
+    def read(self, chunks: Sequence[np.ndarray]) -> Iterator[Rows]:
+        """Yield, for each chunk of row numbers (int64 [n], counted through all shards), those rows in that order.
+
+        Unless all is kept, a shard is dropped after the last chunk that needs it.
+        """
+        located = [locate(chunk, self.shard_rows) for chunk in chunks]
+        needed = [np.unique(shards) for shards, _ in located]
+        last_use = {int(shard): position for position, shards in enumerate(needed) for shard in shards}
+        missing = [shard for shard in last_use if shard not in self._held]
+        first_use = {int(s): p for p, shards in reversed(list(enumerate(needed))) for s in shards}
+        missing.sort(key=lambda shard: first_use[shard])
+        arriving = read_shards(
+            self._directory, self._manifest, [self._shards[shard] for shard in missing], self._threads
+        )
+        coming = iter(missing)
+        for position, (shards, rows) in enumerate(located):
+            while any(int(shard) not in self._held for shard in needed[position]):
+                self._held[next(coming)] = next(arriving)
+            yield self._gather(shards, rows)
+            if not self._keep:
+                self._held = {shard: held for shard, held in self._held.items() if last_use.get(shard, -1) > position}
+
+    def _gather(self, shards: np.ndarray, rows: np.ndarray) -> Rows:
+        images = np.empty((len(rows), self._manifest.values_per_image), np.float32)
+        labels = np.empty(len(rows), np.int32)
+        indices = np.empty(len(rows), np.int64)
+        for shard in np.unique(shards):
+            (places,) = np.nonzero(shards == shard)
+            held, wanted = self._held[int(shard)], rows[places]
+            images[places] = held.images[wanted]
+            labels[places] = held.labels[wanted]
+            indices[places] = held.indices[wanted]
+        return Rows(images, labels, indices)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one call of the graph trains on: k consecutive steps, n rows of this rank in each.
+
+    `images` float32 [k, n, values]; `labels` int32 [k, n]; `weights` float32 [k, n], 1 but for a stand-in row (below);
+    `indices` int64 [rows], the archive rows trained on. The rows are rows [first_row, first_row + n) of global
+    batches of `global_rows` rows.
+
+    A rank that gets no row of a small last batch still takes part in its step, with one stand-in row of weight 0.
+    """
+
+    first_step: int
+    images: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+    indices: np.ndarray
+    first_row: int
+    global_rows: int
+
+    @property
+    def steps(self) -> int:
+        """How many steps."""
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Steps [first, last) of one epoch, all on global batches of one size. `start`: the training step of `first`."""
+
+    first: int
+    last: int
+    start: int
+
+
+def spans(order: RowOrder, epoch: int, start: int, stop: int, log_every: int) -> list[Span]:
+    """Cut the steps [start, stop) of the training, as far as they lie in an epoch, into calls of the graph.
+
+    Calls end at multiples of `log_every` (counted over the whole training, so that a resumed training is measured at
+    the same steps), before a smaller last batch, and at the end of the epoch.
+    """
+    base = epoch * order.steps
+    first, last = max(start, base), min(stop, base + order.steps)
+    full = base + order.rows // order.batch_size
+    bounds = {first, last, full, *range(0, last, log_every)}
+    return [Span(a - base, b - base, a) for a, b in pairwise(sorted(b for b in bounds if first <= b <= last))]
+
+
+def read_epoch(
+    store: ShardStore, order: RowOrder, epoch: int, calls: Sequence[Span], rank: int, world_size: int
+) -> Iterator[Call]:
+    """Yield the calls of one epoch for one rank, read ahead in a thread."""
+    drawn = order.epoch(epoch)
+    chunks = [drawn.rank_rows(span.first, span.last, rank, world_size) for span in calls]
+    for span, rows in zip(calls, read_ahead(store.read(chunks)), strict=True):
+        yield _to_call(span, rows, order.batch_rows(span.first), rank, world_size)
+
+
+def _to_call(span: Span, rows: Rows, global_rows: int, rank: int, world_size: int) -> Call:
+    steps = span.last - span.first
+    low, high = share(global_rows, rank, world_size)
+    images, labels, weights = rows.images, rows.labels, np.ones(len(rows.labels), np.float32)
+    if low == high:
+        low = min(low, global_rows - 1)
+        images = np.zeros((steps, images.shape[1]), np.float32)
+        labels, weights = np.zeros(steps, np.int32), np.zeros(steps, np.float32)
+    return Call(
+        span.start,
+        images.reshape(steps, -1, images.shape[1]),
+        labels.reshape(steps, -1),
+        weights.reshape(steps, -1),
+        rows.indices,
+        low,
+        global_rows,
+    )
+
+
+def read_ahead(items: Iterator[Rows]) -> Iterator[Rows]:
+    """Yield the items of an iterator that runs in a thread of its own, a few items ahead."""
+    ready: queue.Queue[Rows | BaseException | None] = queue.Queue(_AHEAD)
+    abandoned = threading.Event()
+
+    def put(item: Rows | BaseException | None) -> None:
+        while not abandoned.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                put(item)
+                if abandoned.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # handed to the consumer, who raises it
+            put(error)
+
+    threading.Thread(target=work, name="read-ahead", daemon=True).start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        abandoned.set()

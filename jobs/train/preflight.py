@@ -1,0 +1,25 @@
+"""What is checked before any rank starts: a refusal here is one line, and costs no allocation."""
+
+from pathlib import Path
+
+import models
+from jobs import dataset
+from jobs.errors import InputError
+from jobs.run_dir import RunDir
+from jobs.stage import read_record
+from jobs.train.config import TrainConfig
+
+
+def check_training(run: RunDir, ranks: int) -> None:
+    """Raise InputError where the training cannot work: model, batch, or a dataset that is not what prepare wrote."""
+    config = run.section("train", TrainConfig)
+    if config.model not in models.names():
+        raise InputError(f"train.model: found {config.model!r}, expected one of {', '.join(models.names())}")
+    if config.batch_size < ranks:
+        raise InputError(
+            f"train.batch_size: found {config.batch_size}, the global batch, for {ranks} ranks, expected at least a row "
+            "a rank; raise it or lower --np"
+        )
+    directory = Path(read_record(run, "prepare").outputs["dataset"])
+    manifest = dataset.read_manifest(directory)
+    dataset.verify(directory, manifest, "train", "validation")

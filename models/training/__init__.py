@@ -1,0 +1,1 @@
+"""What trains a model beside its architecture: optimizers, learning-rate schedules, dropout."""

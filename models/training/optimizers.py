@@ -1,0 +1,140 @@
+"""Optimizers, each update one fused kernel a variable, found by name.
+
+Keras's own optimizers update by many small operations, which took a fifth of a batch-50 step. The kernels behind
+tf.raw_ops read gradient and slots once. A slot is a variable shaped like the weight it belongs to.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What an optimizer may be told beside the learning rate; each reads those its formula has."""
+
+    momentum: float = 0.9
+    rho: float = 0.9
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+
+
+class Optimizer(ABC):
+    """The update of a fixed list of float32 tf.Variables."""
+
+    slot_names: tuple[str, ...] = ()
+
+    def __init__(self, variables: Sequence[Any], hyperparameters: Hyperparameters) -> None:
+        self.variables = list(variables)
+        self.h = hyperparameters
+        self.slots = {
+            name: [tf.Variable(self._initial(name, v), trainable=False, name=f"slot_{name}") for v in self.variables]
+            for name in self.slot_names
+        }
+
+    def _initial(self, slot: str, variable: Any) -> Any:
+        return tf.zeros_like(variable)
+
+    def apply(self, gradients: Sequence[Any], rate: Any, step: Any) -> None:
+        """Update all variables in place. `rate`: float32 scalar; `step`: int32 scalar, 0 for the first update."""
+        for position, (variable, gradient) in enumerate(zip(self.variables, gradients, strict=True)):
+            slots = {name: slots[position] for name, slots in self.slots.items()}
+            self._update(variable, gradient, rate, step, **slots)
+
+    @abstractmethod
+    def _update(self, variable: Any, gradient: Any, rate: Any, step: Any, **slots: Any) -> None: ...
+
+
+class SGD(Optimizer):
+    """Gradient descent: w ← w − η g."""
+
+    def _update(self, variable: Any, gradient: Any, rate: Any, step: Any, **slots: Any) -> None:
+        tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)
+
+
+class Momentum(Optimizer):
+    """Heavy ball: a ← μ a + g, w ← w − η a. Polyak, "Some methods of speeding up…" (1964)."""
+
+    slot_names = ("velocity",)
+    nesterov = False
+
+    def _update(self, variable: Any, gradient: Any, rate: Any, step: Any, **slots: Any) -> None:
+        tf.raw_ops.ResourceApplyMomentum(
+            var=variable.handle,
+            accum=slots["velocity"].handle,
+            lr=rate,
+            grad=gradient,
+            momentum=self.h.momentum,
+            use_nesterov=self.nesterov,
+        )
+
+
+class Nesterov(Momentum):
+    """Momentum that looks ahead: w ← w − η (g + μ a). Sutskever et al., "On the importance of…" (2013)."""
+
+    nesterov = True
+
+
+class RMSProp(Optimizer):
+    """Steps divided by a running root mean square. Tieleman and Hinton, Coursera lecture 6.5 (2012)."""
+
+    slot_names = ("mean_square", "velocity")
+
+    def _initial(self, slot: str, variable: Any) -> Any:
+        return tf.ones_like(variable) if slot == "mean_square" else tf.zeros_like(variable)
+
+    def _update(self, variable: Any, gradient: Any, rate: Any, step: Any, **slots: Any) -> None:
+        tf.raw_ops.ResourceApplyRMSProp(
+            var=variable.handle,
+            ms=slots["mean_square"].handle,
+            mom=slots["velocity"].handle,
+            lr=rate,
+            rho=self.h.rho,
+            momentum=0.0,
+            epsilon=self.h.epsilon,
+            grad=gradient,
+        )
+
+
+class Adam(Optimizer):
+    """Kingma and Ba, "Adam: a method for stochastic optimization" (2015), in the ε̂ form of its section 2."""
+
+    slot_names = ("m", "v")
+
+    def _update(self, variable: Any, gradient: Any, rate: Any, step: Any, **slots: Any) -> None:
+        updates = tf.cast(step + 1, tf.float32)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=slots["m"].handle,
+            v=slots["v"].handle,
+            beta1_power=tf.pow(self.h.beta1, updates),
+            beta2_power=tf.pow(self.h.beta2, updates),
+            lr=rate,
+            beta1=self.h.beta1,
+            beta2=self.h.beta2,
+            epsilon=self.h.epsilon,
+            grad=gradient,
+        )
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: w ← w − η λ w first. Loshchilov and Hutter (2019)."""
+
+    def _update(self, variable: Any, gradient: Any, rate: Any, step: Any, **slots: Any) -> None:
+        variable.assign_sub(rate * self.h.weight_decay * variable)
+        super()._update(variable, gradient, rate, step, **slots)
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "sgd": SGD,
+    "momentum": Momentum,
+    "nesterov": Nesterov,
+    "rmsprop": RMSProp,
+    "adam": Adam,
+    "adamw": AdamW,
+}

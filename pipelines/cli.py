@@ -1,0 +1,126 @@
+"""idxtrain: parse, call, print. Nothing is computed here, and nothing heavy is imported."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from jobs.errors import IdxtrainError, InputError
+from jobs.stage import STAGES, is_done, log_to_stderr
+from pipelines.options import (
+    WORK,
+    Assignments,
+    Data,
+    Dataset,
+    DryRun,
+    Np,
+    Options,
+    Recipe,
+    RunId,
+    Seed,
+    SparkMaster,
+    WorkFolder,
+    require_trained,
+)
+from pipelines.train import StageFailedError, launches, result_line, run_stages
+
+EXAMPLES = """
+**Examples**
+
+`idxtrain run` — MNIST, the default recipe
+
+`idxtrain run --recipe lecture --np 2` — another recipe, on two ranks
+
+`idxtrain run --data ~/archives --set train.epochs=5` — your own IDX archives
+
+`idxtrain run --run-id ID` — go on with a run that was interrupted
+
+`idxtrain plan --np 3` — rows, shards and steps, before anything starts
+"""
+
+app = typer.Typer(
+    help="IDX archives in, a trained and tested classifier out.",
+    epilog=EXAMPLES,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """End with exit code 2 for bad input and 1 for what else went wrong, one line each."""
+    log_to_stderr()
+    try:
+        yield
+    except StageFailedError as error:  # the stage has said why
+        sys.exit(error.exit_code)
+    except IdxtrainError as error:
+        print(f"idxtrain: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"idxtrain: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("idxtrain: interrupted; the same command with the run's --run-id goes on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _pipeline(last: str, options: Options, dry_run: bool) -> None:
+    existing = require_trained(options) if last == "evaluate" else options.find_run()
+    config = options.config(existing)
+    if dry_run:
+        from jobs.run_dir import RunDir
+
+        run = existing or RunDir(options.place.runs / (options.run_id or "RUN_ID"))
+        for how in launches(run, config, STAGES[: STAGES.index(last) + 1]).values():
+            print(how)
+        return
+    run = options.run(existing, config)
+    if last == "evaluate" and not is_done(run, "train"):
+        raise InputError(f"run {run.run_id}: is not trained; run `idxtrain train --run-id {run.run_id}` first")
+    run_stages(run, config, last)
+    print(f"run {run.run_id} in {run.path}", file=sys.stderr)
+    if last == STAGES[-1]:
+        print(result_line(run))
+
+
+def _add_command(name: str, last: str, text: str) -> None:
+    """Add a command that runs the stages up to `last`: all of these take the same options."""
+
+    def command(
+        data: Data = None,
+        dataset: Dataset = None,
+        recipe: Recipe = None,
+        np: Np = None,
+        assignments: Assignments = None,
+        seed: Seed = None,
+        spark_master: SparkMaster = None,
+        work: WorkFolder = WORK,
+        run_id: RunId = None,
+        dry_run: DryRun = False,
+    ) -> None:
+        options = Options(data, dataset, recipe, np, tuple(assignments or ()), seed, spark_master, work, run_id)
+        with _exit_codes():
+            _pipeline(last, options, dry_run)
+
+    app.command(name, help=text)(command)
+
+
+_add_command(
+    "run", "evaluate", "Run the whole pipeline: fetch, prepare, train, evaluate. What is done is not done again."
+)
+_add_command("fetch", "fetch", "Find or download the archives, and check them.")
+_add_command("prepare", "prepare", "Make the Parquet dataset with Spark, after fetch.")
+_add_command("train", "train", "Train the model, after fetch and prepare.")
+_add_command("evaluate", "evaluate", "Evaluate a trained run on the test set: --run-id, else the latest.")
+
+
+def main() -> None:
+    """Be the program `idxtrain`."""
+    app(prog_name="idxtrain")
+
+
+if __name__ == "__main__":
+    main()

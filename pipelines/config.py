@@ -1,0 +1,129 @@
+"""The config of a run: a recipe, then the options of the command line, as one frozen value."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from deploy.config import LaunchConfig
+from jobs.config import Section
+from jobs.errors import InputError
+from jobs.evaluate.config import EvaluateConfig
+from jobs.fetch.config import FetchConfig
+from jobs.prepare.config import PrepareConfig, SparkConfig
+from jobs.train.config import TrainConfig
+from pipelines import recipes
+
+DEFAULT_RECIPE = "fast"
+
+
+class Config(Section):
+    """All of a run's options: each job's own section, and what they share."""
+
+    recipe: str
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    fetch: FetchConfig = FetchConfig()
+    prepare: PrepareConfig = PrepareConfig()
+    spark: SparkConfig = SparkConfig()
+    train: TrainConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+    launch: LaunchConfig = LaunchConfig()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the config as config.json has it."""
+        return self.model_dump(mode="json")
+
+
+def compose(recipe: str, settings: Mapping[str, Any], assignments: Sequence[str] = ()) -> Config:
+    """Compose a config: the recipe, then `settings` (dotted key to value), then `assignments` ("section.key=value").
+
+    Raises InputError naming the key, and the valid ones where it is unknown.
+    """
+    loaded = recipes.load(recipe)
+    values: dict[str, Any] = {"recipe": loaded.name} | loaded.sections
+    for key, value in settings.items():
+        _put(values, key, value)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise InputError(f"--set {assignment}: found no '=', expected section.key=value, e.g. train.epochs=3")
+        _put(values, key.strip(), _parse(text.strip()))
+    return validate(values, f"recipe {loaded.name}")
+
+
+def validate(values: Mapping[str, Any], origin: str) -> Config:
+    """Return the config that these values make; raise InputError, naming `origin`, where they make none."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{origin}: {_explain(first)}") from error
+
+
+def data_set_name(data: Path) -> str:
+    """Return the name under which a folder of the user's own archives goes.
+
+    Never a name of the catalog: only --dataset says that the files are to be that very data set.
+    """
+    from jobs.fetch.catalog import CATALOG
+
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in data.name).lstrip("._-") or "data"
+    return f"local-{name}" if name in CATALOG else name[:100]
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """Return each key in which two configs differ, as `key: one's value, other's value`."""
+    left, right = _flat(one.to_json()), _flat(other.to_json())
+    return [
+        f"{key}: {left.get(key)!r} there, {right.get(key)!r} here"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key)
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        below = values.get(section, {})
+        if not isinstance(below, dict):
+            raise InputError(f"--set {key}: {section} is a value, not a section")
+        values[section] = values = below | {}
+    values[last] = value
+
+
+def _parse(text: str) -> Any:
+    """Read a TOML value; `none` is None; anything else is a string, so that quotes are seldom needed."""
+    if text.lower() == "none":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        message = error["msg"].removeprefix("Value error, ")
+        return f"{key}: found {error['input']!r}: {message}" if key and error["type"] != "value_error" else message
+    *sections, last = error["loc"]
+    model: Any = Config
+    for section in sections:
+        model = model.model_fields[section].annotation
+    valid = list(model.model_fields)
+    close = difflib.get_close_matches(str(last), valid, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{key}: found an unknown key; {hint}expected one of {', '.join(valid)}"

@@ -1,0 +1,59 @@
+"""The pipeline: fetch, prepare, train, evaluate, each a process; what is done is not done again."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from deploy.launch import Launch, launch, visible_gpus
+from jobs.errors import IdxtrainError, InputError
+from jobs.run_dir import RunDir
+from jobs.stage import STAGES, is_done
+from jobs.train.preflight import check_training
+from pipelines.config import Config
+
+log = logging.getLogger("idxtrain")
+
+
+class StageFailedError(IdxtrainError):
+    """A stage's process has told on stderr what went wrong; only its exit code is left to pass on."""
+
+    def __init__(self, stage: str, exit_code: int) -> None:
+        super().__init__(f"{stage} ended with exit code {exit_code}")
+        self.exit_code = exit_code if exit_code == InputError.exit_code else 1
+
+
+def ranks(config: Config, environment: Mapping[str, str]) -> int:
+    """Return how many ranks train: as configured, else one a visible GPU, else one."""
+    return config.launch.np or max(1, visible_gpus(environment))
+
+
+def launches(run: RunDir, config: Config, stages: tuple[str, ...]) -> dict[str, Launch]:
+    """Return how each of these stages will be started."""
+    return {stage: launch(stage, run.path, ranks(config, os.environ)) for stage in stages}
+
+
+def run_stages(run: RunDir, config: Config, last: str = STAGES[-1]) -> None:
+    """Run the stages up to `last` that are not done yet. Raises StageFailedError for the first that fails."""
+    for stage, how in launches(run, config, STAGES[: STAGES.index(last) + 1]).items():
+        if is_done(run, stage):
+            log.info("%s: done already", stage)
+            continue
+        if stage == "train":
+            check_training(run, ranks(config, os.environ))
+        _start(stage, how)
+
+
+def _start(stage: str, how: Launch) -> None:
+    # stdout is for the result alone, so a stage's goes where its log lines go.
+    process = subprocess.run(how.argv, env=os.environ | dict(how.environment), stdout=sys.stderr, check=False)
+    if process.returncode:
+        raise StageFailedError(stage, process.returncode)
+
+
+def result_line(run: RunDir) -> str:
+    """Return a run's result: `test accuracy 0.9924 (76 errors in 10000)`."""
+    test = json.loads(run.metrics_file.read_text(encoding="utf-8"))["test"]
+    return f"test accuracy {test['accuracy']:.4f} ({test['errors']} errors in {test['count']})"
