@@ -132,6 +132,8 @@ def _contradiction(manifest: Manifest) -> str | None:
     for name, split in manifest.splits.items():
         if sum(shard.rows for shard in split.shards) != split.rows:
             return f"the {name} shards hold {sum(s.rows for s in split.shards)} rows, expected {split.rows}"
+        if len({s.path for s in split.shards if s.path.startswith(f"{name}/")}) != len(split.shards):
+            return f"the {name} shards are {[s.path for s in split.shards]}, expected files in {name}/, each once"
         if len(split.label_counts) != manifest.classes or sum(split.label_counts) != split.rows:
             return f"the {name} label counts {list(split.label_counts)} do not sum to {split.rows} rows of " + (
                 f"{manifest.classes} classes"

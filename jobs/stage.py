@@ -64,7 +64,7 @@ def is_done(run: RunDir, stage: str) -> bool:
     try:
         record = read_record(run, stage)
         return record.key == stage_key(run, stage) and all(_untouched(file) for file in record.files)
-    except (InputError, KeyError):
+    except (InputError, KeyError, TypeError):
         return False
 
 

@@ -1,13 +1,17 @@
 """idxtrain: parse, call, print. Nothing is computed here, and nothing heavy is imported."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 import typer
 
-from jobs.errors import IdxtrainError, InputError
-from jobs.stage import STAGES, is_done, log_to_stderr
+from jobs.errors import IdxtrainError
+from jobs.run_dir import RunDir
+from jobs.stage import STAGES, log_to_stderr
+from pipelines.doctor_command import doctor
 from pipelines.options import (
     WORK,
     Assignments,
@@ -21,9 +25,10 @@ from pipelines.options import (
     Seed,
     SparkMaster,
     WorkFolder,
+    complete_recipe,
     require_trained,
 )
-from pipelines.train import StageFailedError, launches, result_line, run_stages
+from pipelines.train import StageFailedError, launches, ranks, result_line, run_stages
 
 EXAMPLES = """
 **Examples**
@@ -67,19 +72,15 @@ def _exit_codes() -> Iterator[None]:
         sys.exit(130)
 
 
-def _pipeline(last: str, options: Options, dry_run: bool) -> None:
-    existing = require_trained(options) if last == "evaluate" else options.find_run()
+def _pipeline(command: str, last: str, options: Options, dry_run: bool) -> None:
+    existing = require_trained(options) if command == "evaluate" else options.find_run()
     config = options.config(existing)
     if dry_run:
-        from jobs.run_dir import RunDir
-
         run = existing or RunDir(options.place.runs / (options.run_id or "RUN_ID"))
         for how in launches(run, config, STAGES[: STAGES.index(last) + 1]).values():
             print(how)
         return
     run = options.run(existing, config)
-    if last == "evaluate" and not is_done(run, "train"):
-        raise InputError(f"run {run.run_id}: is not trained; run `idxtrain train --run-id {run.run_id}` first")
     run_stages(run, config, last)
     print(f"run {run.run_id} in {run.path}", file=sys.stderr)
     if last == STAGES[-1]:
@@ -103,7 +104,7 @@ def _add_command(name: str, last: str, text: str) -> None:
     ) -> None:
         options = Options(data, dataset, recipe, np, tuple(assignments or ()), seed, spark_master, work, run_id)
         with _exit_codes():
-            _pipeline(last, options, dry_run)
+            _pipeline(name, last, options, dry_run)
 
     app.command(name, help=text)(command)
 
@@ -115,6 +116,55 @@ _add_command("fetch", "fetch", "Find or download the archives, and check them.")
 _add_command("prepare", "prepare", "Make the Parquet dataset with Spark, after fetch.")
 _add_command("train", "train", "Train the model, after fetch and prepare.")
 _add_command("evaluate", "evaluate", "Evaluate a trained run on the test set: --run-id, else the latest.")
+
+
+@app.command()
+def plan(
+    data: Data = None,
+    dataset: Dataset = None,
+    recipe: Recipe = None,
+    np: Np = None,
+    assignments: Assignments = None,
+    seed: Seed = None,
+    work: WorkFolder = WORK,
+) -> None:
+    """Tell rows, shards and steps of each rank, before anything starts. Reads headers only."""
+    from pipelines.plan import lines, plan_training
+
+    options = Options(data, dataset, recipe, np, tuple(assignments or ()), seed, work=work)
+    with _exit_codes():
+        config = options.config(None)
+        for line in lines(plan_training(config, options.place, ranks(config, os.environ))):
+            print(line)
+
+
+recipes_app = typer.Typer(help="List the recipes, or show one.", invoke_without_command=True)
+app.add_typer(recipes_app, name="recipes")
+
+
+@recipes_app.callback()
+def list_recipes(context: typer.Context) -> None:
+    """List the recipes: what each is, what to expect, and what it costs."""
+    from pipelines import recipes
+
+    if context.invoked_subcommand is None:
+        for name in recipes.names():
+            about = recipes.load(name).about
+            print(f"{name:<10} {about.summary}\n{'':<10} {about.expected}; {about.images:,} images; {about.time}")
+
+
+@recipes_app.command("show")
+def show_recipe(
+    name: Annotated[str, typer.Argument(help="The recipe's name.", autocompletion=complete_recipe)],
+) -> None:
+    """Print a recipe, as its TOML file has it."""
+    from pipelines import recipes
+
+    with _exit_codes():
+        print(recipes.load(name).text, end="")
+
+
+app.command()(doctor)
 
 
 def main() -> None:

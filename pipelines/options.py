@@ -8,11 +8,13 @@ import typer
 
 from jobs.errors import InputError
 from jobs.run_dir import RunDir, Work
+from jobs.stage import is_done
 from pipelines import run as runs
 from pipelines.config import DEFAULT_RECIPE, Config, compose, data_set_name, validate
 
 
-def _complete_recipe(incomplete: str) -> list[str]:
+def complete_recipe(incomplete: str) -> list[str]:
+    """Return the recipes that begin so: for the shell's completion."""
     from pipelines import recipes
 
     return [name for name in recipes.names() if name.startswith(incomplete)]
@@ -24,7 +26,7 @@ Data = Annotated[
 Dataset = Annotated[str | None, typer.Option(help="Data set of the catalog: mnist (default), fashion-mnist, kmnist.")]
 Recipe = Annotated[
     str | None,
-    typer.Option(help="Recipe by name, or a .toml file; see `idxtrain recipes`.", autocompletion=_complete_recipe),
+    typer.Option(help="Recipe by name, or a .toml file; see `idxtrain recipes`.", autocompletion=complete_recipe),
 ]
 Np = Annotated[int | None, typer.Option("--np", min=1, help="Ranks to train on. Default: one a visible GPU, else one.")]
 Assignments = Annotated[
@@ -107,4 +109,6 @@ def require_trained(options: Options) -> RunDir:
     if found is None:
         what = f"--run-id {options.run_id}" if options.run_id else "evaluate"
         raise InputError(f"{what}: found no such run in {options.place.runs}; train one with `idxtrain run`")
+    if not is_done(found, "train"):
+        raise InputError(f"run {found.run_id}: is not trained; run `idxtrain train --run-id {found.run_id}` first")
     return found

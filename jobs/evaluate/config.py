@@ -6,6 +6,6 @@ from jobs.config import Section
 
 
 class EvaluateConfig(Section):
-    """How the test set is evaluated."""
+    """How the test set goes through the model. None of it changes which images count."""
 
-    batch_size: int = Field(default=500, ge=1)  # images a forward pass; it does not change the result
+    batch_size: int = Field(default=500, ge=1)  # images of one forward pass

@@ -15,12 +15,17 @@ from jobs.prepare import idx
 
 @dataclass(frozen=True)
 class Pair:
-    """Images and labels, both plain IDX files on a file system that all executors see."""
+    """Images and labels, both plain IDX files on a file system that all executors see.
+
+    `image_archive`, `label_archive`: the files they came from, which are what a person knows and errors name.
+    """
 
     images: Path
     labels: Path
     image_header: idx.Header
     label_header: idx.Header
+    image_archive: Path
+    label_archive: Path
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return images [n, *row shape] and labels [n] as stored, for increasing int64 row numbers [n], n ≥ 1.
@@ -49,7 +54,9 @@ def read_headers(archives: Mapping[str, Archive]) -> dict[str, idx.Header]:
 
 
 def image_shape(header: idx.Header) -> tuple[int, int, int]:
-    """Return height, width, channels of an image archive: idx3 has one channel, idx4 says how many."""
+    """Return height, width, channels of an image archive: idx2 has rows of pixels, idx3 one channel, idx4 many."""
+    if len(header.row_shape) == 1:
+        return 1, header.row_shape[0], 1
     height, width, *channels = header.row_shape
     return height, width, channels[0] if channels else 1
 

@@ -37,7 +37,7 @@ def build(
     scratch.mkdir()
     with Spark(spark_config, scratch) as spark:
         plain = inflate(archives, scratch)
-        decoder = Decoder(plan, *(_pair(plain, headers, split) for split in ("train", "test")))
+        decoder = Decoder(plan, *(_pair(archives, plain, headers, split) for split in ("train", "test")))
         found = _survey(spark, decoder, images)
         for split in dataset.SPLITS:
             (directory / split).mkdir()
@@ -66,9 +66,18 @@ def build(
     _report(manifest)
 
 
-def _pair(plain: Mapping[str, Path], headers: Mapping[str, Header], split: str) -> Pair:
+def _pair(
+    archives: Mapping[str, Archive], plain: Mapping[str, Path], headers: Mapping[str, Header], split: str
+) -> Pair:
     images, labels = f"{split}_images", f"{split}_labels"
-    return Pair(plain[images], plain[labels], headers[images], headers[labels])
+    return Pair(
+        plain[images],
+        plain[labels],
+        headers[images],
+        headers[labels],
+        image_archive=archives[images].path,
+        label_archive=archives[labels].path,
+    )
 
 
 def _survey(spark: Spark, decoder: Decoder, images: Header) -> Findings:
@@ -78,7 +87,7 @@ def _survey(spark: Spark, decoder: Decoder, images: Header) -> Findings:
     by_split: dict[Split, list[Survey]] = {split: [] for split in dataset.SPLITS}
     for (split, *_), part in zip(tasks, surveys, strict=True):
         by_split[split].append(part)
-    return merge(decoder.plan, by_split, images.dtype)
+    return merge(decoder.plan, by_split, images.dtype, decoder.test.label_archive)
 
 
 def _check_shards(directory: Path, plan: DatasetPlan, shards: Sequence[dataset.Shard]) -> None:

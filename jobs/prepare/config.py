@@ -23,6 +23,6 @@ class SparkConfig(Section):
     """Where Spark runs. None of it changes the dataset."""
 
     # "local": this process, one thread for each CPU it may use. Any other master URL goes to Spark as it is.
-    master: str = Field(default="local", min_length=1)
+    master: str = Field(default="local", pattern=r"^(local$|local[\[-]|yarn$|spark://|k8s://|mesos://)")
     # Further Spark properties, e.g. {"spark.executor.memory" = "4g"}. They override ours.
     properties: dict[str, str] = Field(default_factory=dict)

@@ -26,7 +26,7 @@ def find_java_home(environ: Mapping[str, str]) -> Path:
 def java_major(home: Path) -> int | None:
     """Return the major version of the Java in a directory by its `release` file; None where there is none."""
     try:
-        lines = (home / "release").read_text(encoding="utf-8").splitlines()
+        lines = (home / "release").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
     for line in lines:

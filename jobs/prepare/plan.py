@@ -95,14 +95,17 @@ def even_ranges(rows: int, target: int) -> list[tuple[int, int]]:
 
 def plan_dataset(config: PrepareConfig, train_rows: int, test_rows: int, row_shape: Sequence[int]) -> DatasetPlan:
     """Plan a dataset from what the archives' headers say; raise InputError where the options do not fit them."""
+    for what, rows in (("training", train_rows), ("test", test_rows)):
+        if rows == 0:
+            raise InputError(
+                f"the {what} archive holds no rows, expected at least one; give archives with {what} images"
+            )
     validation_rows = train_rows // 12 if config.validation_rows is None else config.validation_rows
     if validation_rows >= train_rows:
         raise InputError(
             f"prepare.validation_rows: found {validation_rows}, expected fewer than the training archive's "
             f"{train_rows} rows; lower it"
         )
-    if test_rows == 0:
-        raise InputError("the test archive holds no rows, expected at least one; give archives with test images")
     row_bytes = 4 * prod(row_shape)
     rows_per_shard = config.rows_per_shard or min(_SHARD_ROWS, max(1, _SHARD_BYTES // row_bytes))
     return DatasetPlan(train_rows, test_rows, validation_rows, config.validation_from, rows_per_shard)

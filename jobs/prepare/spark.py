@@ -4,7 +4,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -44,13 +44,8 @@ class Spark(AbstractContextManager["Spark"]):
     ) -> None:
         self._starter.shutdown(wait=True)
         if self._started.exception() is None:
-            context = self._started.result()
-            gateway = context._gateway
-            context.stop()
-            # stop() leaves the Java process behind until Python exits; it lives as long as its standard input.
-            gateway.shutdown()
-            gateway.proc.stdin.close()
-            gateway.proc.wait()
+            self._started.result().stop()
+        _stop_java()
 
     def _context(self) -> Any:
         try:
@@ -81,14 +76,24 @@ class Spark(AbstractContextManager["Spark"]):
         tracker = self._context().statusTracker()
         with ThreadPoolExecutor(1, thread_name_prefix="spark-action") as pool, Progress(what, tasks, "shards") as shown:
             running = pool.submit(action)
-            while True:
-                try:
-                    return running.result(timeout=_POLL_SECONDS)
-                except TimeoutError:
-                    stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
-                    shown.update(max((stage.numCompletedTasks for stage in stages if stage), default=0))
-                except Exception as error:
-                    raise _readable(error, f"Spark failed while {what}") from error
+            while not wait([running], timeout=_POLL_SECONDS).done:
+                stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
+                shown.update(max((stage.numCompletedTasks for stage in stages if stage), default=0))
+            try:
+                return running.result()
+            except Exception as error:
+                raise _readable(error, f"Spark failed while {what}") from error
+
+
+def _stop_java() -> None:
+    """End the Java process, which SparkContext.stop() leaves behind, and let the next context start its own."""
+    from pyspark import SparkContext
+
+    gateway, SparkContext._gateway, SparkContext._jvm = SparkContext._gateway, None, None
+    if gateway is not None:
+        gateway.shutdown()
+        gateway.proc.stdin.close()  # it lives as long as its standard input
+        gateway.proc.wait()
 
 
 def spark_properties(config: SparkConfig, scratch: Path) -> dict[str, str]:
@@ -125,6 +130,11 @@ def _readable(error: Exception, what: str) -> IdxtrainError:
 
 
 def _first_cause(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    causes = [line for line in lines if line.startswith("Caused by:")]
-    return (causes[-1] if causes else lines[0] if lines else "no reason given")[:300]
+    lines = [line for line in text.splitlines() if line.strip()]
+    # The end of an executor's Python traceback: the first line behind its start that is not indented.
+    _, start, traceback = text.rpartition("Traceback (most recent call last):\n")
+    ends = [line for line in traceback.splitlines() if line[:1].strip()] if start else []
+    causes = [line.strip() for line in lines if line.startswith("Caused by:")]
+    # Py4J's own first line names the Java call; the second, after a colon, is the Java exception.
+    thrown = [line.removeprefix(": ") for line in lines if line.startswith(": ")]
+    return next(iter([*ends[:1], *causes[-1:], *thrown[:1], *lines[:1]]), "no reason given")[:300]

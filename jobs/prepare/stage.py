@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jobs import dataset
 from jobs.archive import Archive
+from jobs.errors import InputError
 from jobs.files import sha256_json, sync
 from jobs.prepare.config import PrepareConfig, SparkConfig
 from jobs.run_dir import Work
@@ -42,6 +43,8 @@ def prepare(config: PrepareConfig, spark: SparkConfig, archives: Mapping[str, Ar
     with FileLock(work.locks / f"dataset-{name}.lock"):
         if (directory / dataset.MANIFEST).exists():  # another process made it while this one waited
             return directory
+        if directory.exists():
+            raise InputError(f"{directory}: found no {dataset.MANIFEST} in it; remove {directory} to prepare it again")
         work.datasets.mkdir(parents=True, exist_ok=True)
         for abandoned in work.datasets.glob(f".tmp-{name}-*"):  # of a process that died; the lock says it is dead
             shutil.rmtree(abandoned)

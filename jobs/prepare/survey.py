@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from jobs.prepare.plan import DatasetPlan
 
 _DIGEST_BYTES = 16  # 128 bits: no two different images collide by chance
 _EXAMPLES = 10
+_LARGEST_VALUE = 1e100  # its square, summed over any archive, is still a float64
 _MOST_CLASSES = 100_000  # a label beyond it is a wrong file, not a class; it bounds the histogram
 
 
@@ -64,16 +66,16 @@ def survey(pair: Pair, rows: np.ndarray) -> Survey:
     if bad.any():
         at = int(np.argmax(bad))
         raise InputError(
-            f"{pair.labels}: row {rows[at]}: found label {labels[at]}, expected 0 to {_MOST_CLASSES - 1}; "
+            f"{pair.label_archive}: row {rows[at]}: found label {labels[at]}, expected 0 to {_MOST_CLASSES - 1}; "
             "number the classes from 0"
         )
     values = np.ascontiguousarray(images).reshape(len(images), -1)
     if values.dtype.kind == "f":
-        finite = np.isfinite(values).all(axis=1)
-        if not finite.all():
+        usable = (np.abs(values) <= _LARGEST_VALUE).all(axis=1)  # false for NaN
+        if not usable.all():
             raise InputError(
-                f"{pair.images}: row {rows[int(np.argmin(finite))]}: found a value that is not finite, expected "
-                "numbers; mend or leave out that image"
+                f"{pair.image_archive}: row {rows[int(np.argmin(usable))]}: found a value that is not finite or beyond "
+                f"±{_LARGEST_VALUE:g}, expected numbers; mend or leave out that image"
             )
     digests = b"".join(hashlib.blake2b(row, digest_size=_DIGEST_BYTES).digest() for row in values)
     return Survey(_moments(values), np.bincount(labels.astype(np.int64)), digests)
@@ -105,8 +107,11 @@ class Findings:
     duplicates: Duplicates
 
 
-def merge(plan: DatasetPlan, surveys: Mapping[Split, Sequence[Survey]], stored: np.dtype) -> Findings:
+def merge(
+    plan: DatasetPlan, surveys: Mapping[Split, Sequence[Survey]], stored: np.dtype, test_labels: Path
+) -> Findings:
     """Merge the surveys of each split, given in row order. `stored`: the images' dtype in the archive.
+    `test_labels`: the archive that an error names.
 
     Classes are counted by the training archive (train and validation). Raises InputError for a test label beyond.
     """
@@ -114,7 +119,7 @@ def merge(plan: DatasetPlan, surveys: Mapping[Split, Sequence[Survey]], stored: 
     classes = max(len(counts["train"]), len(counts["validation"]))
     if len(counts["test"]) > classes:
         raise InputError(
-            f"the test labels: found label {len(counts['test']) - 1}, expected 0 to {classes - 1} as in the training "
+            f"{test_labels}: found label {len(counts['test']) - 1}, expected 0 to {classes - 1} as in the training "
             "labels; give archives of one data set"
         )
     moments = {split: reduce(Moments.__add__, [p.moments for p in parts], NOTHING) for split, parts in surveys.items()}

@@ -8,7 +8,7 @@ One epoch, in four steps:
 1. The shards are put in an order drawn from (seed, epoch): a stream of all rows.
 2. The stream is cut into lanes, 8 at the most. Each batch takes its slots from all lanes, in proportion, so that it
    mixes rows from 8 distant places of the stream.
-3. Within a lane, rows are shuffled in windows of a few shards' rows.
+3. Within a lane, rows are shuffled in equal windows of a few shards' rows.
 4. Rank r of W takes slots [⌊r b / W⌋, ⌊(r + 1) b / W⌋) of a batch of b rows. Slots of one lane lie together, so a rank
    reads about 1 / W of the shards.
 """
@@ -51,6 +51,10 @@ class RowOrder:
         """Rows of the global batch of a step (0 ≤ step < steps) of any epoch."""
         return min(self.batch_size, self.rows - step * self.batch_size)
 
+    def shards_of(self, rows: np.ndarray) -> int:
+        """Return how many shards these rows lie in."""
+        return len(np.unique(locate(rows, self.shard_rows)[0]))
+
     def epoch(self, epoch: int) -> "Epoch":
         """Draw one epoch: every row exactly once."""
         stream = self._stream(epoch)
@@ -73,9 +77,10 @@ class RowOrder:
         return full * np.array(self._slots(self.batch_size)[1:]) + np.array(self._slots(rest)[1:])
 
     def _shuffled(self, lane: np.ndarray, epoch: int, number: int) -> np.ndarray:
-        window = self.shuffle_shards * max(self.shard_rows)
+        # Equal windows of about the size asked for: a short last one would mix the end of each epoch badly.
+        windows = max(1, round(len(lane) / (self.shuffle_shards * max(self.shard_rows))))
         random = self._random(epoch, number + 1)
-        return np.concatenate([random.permutation(lane[i : i + window]) for i in range(0, len(lane), window)] or [lane])
+        return np.concatenate([random.permutation(window) for window in np.array_split(lane, windows)])
 
     def _deal(self, lanes: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return the batches of an epoch, in two blocks: the full ones and the rest."""

@@ -17,8 +17,8 @@ def check_training(run: RunDir, ranks: int) -> None:
         raise InputError(f"train.model: found {config.model!r}, expected one of {', '.join(models.names())}")
     if config.batch_size < ranks:
         raise InputError(
-            f"train.batch_size: found {config.batch_size}, the global batch, for {ranks} ranks, expected at least a row "
-            "a rank; raise it or lower --np"
+            f"train.batch_size: found {config.batch_size}, the global batch, for {ranks} ranks, expected at least a "
+            "row a rank; raise it or lower --np"
         )
     directory = Path(read_record(run, "prepare").outputs["dataset"])
     manifest = dataset.read_manifest(directory)

@@ -40,7 +40,7 @@ def read_shards(directory: Path, manifest: Manifest, shards: Sequence[Shard], th
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\..*")
 
     urls = [(directory / shard.path).resolve().as_uri() for shard in shards]
-    with make_batch_reader(
+    reader = make_batch_reader(
         urls,
         schema_fields=["image", "label", "index"],
         reader_pool_type="thread",
@@ -49,11 +49,15 @@ def read_shards(directory: Path, manifest: Manifest, shards: Sequence[Shard], th
         results_queue_size=max(2, threads),
         shuffle_row_groups=False,
         num_epochs=1,
-    ) as reader:
-        read = 0
+    )
+    read = 0
+    try:
         for shard, batch in zip(shards, reader, strict=False):
             yield _rows(directory / shard.path, shard, manifest, batch)
             read += 1
+    finally:
+        reader.stop()
+        reader.join()
     if read < len(shards):
         raise InputError(f"{directory / shards[read].path}: found no row group, expected one; prepare again")
 

@@ -1,28 +1,37 @@
 """One rank of a training, from the run directory to the trained model."""
 
-import json
+import hashlib
 import logging
-import os
 import platform
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import psutil
+import tensorflow as tf
 
+import models
 from jobs.dataset import Manifest, read_manifest
-from jobs.errors import IdxtrainError, InputError
+from jobs.errors import IdxtrainError
 from jobs.files import sha256_file, write_atomic
-from jobs.progress import Progress
 from jobs.run_dir import RunDir
 from jobs.stage import read_record, stage_key, write_record
 from jobs.train import checkpoint, devices
+from jobs.train.collective import Collective
 from jobs.train.config import TrainConfig
+from jobs.train.console import Audit, Console, Meter
 from jobs.train.feed import Call, ShardStore, read_epoch, spans
+from jobs.train.length import images_seen, total_steps
 from jobs.train.order import RowOrder, share
+from jobs.train.step import TrainStep, make_evaluator
+from models.training.export import portable
+from models.training.optimizers import OPTIMIZERS, Hyperparameters
+from models.training.schedules import rates
 
 log = logging.getLogger("idxtrain")
 
@@ -31,26 +40,13 @@ _VALIDATION_ROWS = 500  # a forward pass's batch
 
 def train(run: RunDir) -> None:
     """Be one rank: train, validate, and on rank 0 write checkpoints, curves, the model and the stage's record."""
-    # TensorFlow's notices about CUDA it does not find say nothing to the user; what is wrong it also raises.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    config = run.section("train", TrainConfig)
-    Training(run, config).run()
+    Training(run, run.section("train", TrainConfig)).run()
 
 
 class Training:
     """The state of one rank."""
 
     def __init__(self, run: RunDir, config: TrainConfig) -> None:
-        import keras
-        import tensorflow as tf
-
-        import models
-        from jobs.train.collective import Collective
-        from jobs.train.step import TrainStep, make_evaluator
-        from models.training.optimizers import OPTIMIZERS, Hyperparameters
-        from models.training.schedules import rates
-
         self.run_dir, self.config = run, config
         self.key = stage_key(run, "train")
         self.seed = int(run.read_config()["seed"])
@@ -86,30 +82,42 @@ class Training:
         self.train_step = TrainStep(self.model, self.optimizer, self.collective, self.seed)
         self.evaluate = make_evaluator(self.model)
         self.meter = Meter()
+        self.audit = Audit(run.logs / f"rows.rank-{self.rank}.jsonl") if config.audit else None
 
     def run(self) -> None:
         """Train from the last checkpoint, or from the start, to the end."""
         step = self._restore()
-        with Console(self, step) as console:
-            validation: dict[str, Any] = {}
+        validation: dict[str, Any] = {}
+        with self._console(step) as console:
             while step < self.total_steps:
                 epoch = step // self.order.steps
                 for call in self._calls(epoch, step):
-                    begin = time.monotonic()
-                    losses, right = self.train_step(call, self.rates[call.first_step : call.first_step + call.steps])
+                    losses, accuracy = self._train(call)
                     step = call.first_step + call.steps
-                    self.meter.add(call.steps * call.global_rows, time.monotonic() - begin)
-                    console.trained(call, losses, right, step, epoch)
-                    if not np.isfinite(losses).all():
-                        raise IdxtrainError(
-                            f"step {call.first_step + int(np.argmin(np.isfinite(losses)))}: the loss is not finite; "
-                            "lower train.learning_rate or lengthen train.warmup"
-                        )
+                    if console:
+                        console.trained(step, epoch, losses, accuracy, self.meter.rate)
                 validation = self._validate()
-                console.validated(validation, step)
-                if self.rank == 0:
+                if console:
+                    console.validated(step, validation)
                     checkpoint.save(self.run_dir.checkpoints, self._state(step), self.config.keep_checkpoints)
-            self._finish(step, validation or self._validate())
+        self._finish(step, validation or self._validate())
+
+    def _console(self, step: int) -> AbstractContextManager[Console | None]:
+        return Console(self.run_dir, self.model, self.rates, step) if self.rank == 0 else nullcontext()
+
+    def _train(self, call: Call) -> tuple[np.ndarray, float]:
+        """Run one call of the graph; return the loss of each of its steps, and the accuracy on the last batch."""
+        begin = time.monotonic()
+        losses, right = self.train_step(call, self.rates[call.first_step : call.first_step + call.steps])
+        self.meter.add(call.steps * call.global_rows, time.monotonic() - begin)
+        if self.audit:
+            self.audit.trained(call)
+        if not np.isfinite(losses).all():
+            raise IdxtrainError(
+                f"step {call.first_step + int(np.argmin(np.isfinite(losses)))}: the loss is not finite; "
+                "lower train.learning_rate or lengthen train.warmup"
+            )
+        return losses, right / call.global_rows
 
     def _calls(self, epoch: int, step: int) -> Iterator[Call]:
         planned = spans(self.order, epoch, step, self.total_steps, self.config.log_every)
@@ -160,8 +168,6 @@ class Training:
         if len(set(digests)) > 1:
             raise IdxtrainError(f"the ranks' weights differ at the end: {digests}; this must not be, please report it")
         if self.rank == 0:
-            from models.training.export import portable
-
             model = portable(self.model)
             write_atomic(self.run_dir.model_file, model.save)
             outputs = {
@@ -179,105 +185,11 @@ class Training:
 
     def _weight_digests(self) -> list[str]:
         """Return the SHA-256 of every rank's weights and slots."""
-        import hashlib
-
         digest = hashlib.sha256()
         for _, variable in self._named():
             digest.update(variable.numpy().tobytes())
         gathered = self.collective.gather(np.frombuffer(digest.digest(), np.uint8))
         return [row.tobytes().hex() for row in gathered.reshape(self.world_size, -1)]
-
-
-class Meter:
-    """Training speed, over all calls but the first, in which TensorFlow builds its graph."""
-
-    def __init__(self) -> None:
-        self._calls = 0
-        self._images = 0
-        self._seconds = 0.0
-        self._last = 0.0
-
-    def add(self, images: int, seconds: float) -> None:
-        """Count a call: images of all ranks, wall seconds."""
-        self._last = images / seconds
-        self._calls += 1
-        if self._calls > 1:
-            self._images += images
-            self._seconds += seconds
-
-    @property
-    def rate(self) -> float:
-        """Images a second of all ranks together; of the first call where there was no other."""
-        return round(self._images / self._seconds if self._seconds else self._last, 1)
-
-
-class Console:
-    """What rank 0 shows and writes during training, and each rank's audit. A context manager."""
-
-    def __init__(self, training: Training, step: int) -> None:
-        run, config = training.run_dir, training.config
-        self._audit = None
-        if config.audit:
-            run.logs.mkdir(exist_ok=True)
-            self._audit = (run.logs / f"rows.rank-{training.rank}.jsonl").open("a", encoding="utf-8")
-        self._training, self._board, self._progress = training, None, None
-        if training.rank == 0:
-            from jobs.train.board import Board
-
-            self._board = Board(run, step)
-            self._board.graph(training.model)
-            self._progress = Progress("train", training.total_steps, "steps")
-
-    def __enter__(self) -> "Console":
-        if self._progress:
-            self._progress.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self._progress:
-            self._progress.__exit__(*error)
-        if self._board:
-            self._board.close()
-        if self._audit:
-            self._audit.close()
-
-    def trained(self, call: Call, losses: np.ndarray, right: int, step: int, epoch: int) -> None:
-        """Tell about one call of the graph."""
-        if self._audit:
-            for number, rows in enumerate(np.array_split(call.indices, call.steps)):
-                self._audit.write(json.dumps({"step": call.first_step + number, "rows": rows.tolist()}) + "\n")
-        if self._board and self._progress:
-            accuracy, rate = right / call.global_rows, self._training.meter.rate
-            loss = float(losses.mean())
-            self._board.measure(
-                "train", step, loss=loss, accuracy=accuracy, images_per_second=rate, epoch=epoch,
-                rate=float(self._training.rates[step - 1]),
-            )  # fmt: skip
-            self._progress.update(step, f"loss {loss:.4f}, training accuracy {accuracy:.3f}, {rate:,.0f} images/s")
-
-    def validated(self, validation: dict[str, Any], step: int) -> None:
-        """Tell about the validation at the end of an epoch."""
-        if not self._board:
-            return
-        self._board.filters(self._training.model, step)
-        if validation["count"]:
-            self._board.measure("validation", step, accuracy=validation["accuracy"], loss=validation["loss"])
-            log.info(
-                "train: step %d: validation accuracy %.4f (%d errors in %d)",
-                step, validation["accuracy"], validation["errors"], validation["count"],
-            )  # fmt: skip
-
-
-def total_steps(config: TrainConfig, order: RowOrder) -> int:
-    """Return the training's length in steps, by whichever bound comes first."""
-    bounds = [config.max_steps, config.epochs * order.steps if config.epochs else None]
-    return min(bound for bound in bounds if bound is not None)
-
-
-def images_seen(order: RowOrder, steps: int) -> int:
-    """Return how many images the first `steps` steps train on."""
-    epochs, rest = divmod(steps, order.steps)
-    return epochs * order.rows + min(rest * order.batch_size, order.rows)
 
 
 def keep_in_memory(config: TrainConfig, manifest: Manifest, local_size: int) -> bool:
@@ -287,14 +199,6 @@ def keep_in_memory(config: TrainConfig, manifest: Manifest, local_size: int) -> 
     rows = manifest.splits["train"].rows + manifest.splits["validation"].rows
     wanted = rows * manifest.values_per_image * 4 * local_size
     return wanted < config.cache_share * psutil.virtual_memory().available
-
-
-def check_model(config: TrainConfig) -> None:
-    """Raise InputError where no file in models/ bears the configured name."""
-    import models
-
-    if config.model not in models.names():
-        raise InputError(f"train.model: found {config.model!r}, expected one of {', '.join(models.names())}")
 
 
 def versions() -> dict[str, str]:

@@ -33,12 +33,9 @@ class Optimizer(ABC):
         self.variables = list(variables)
         self.h = hyperparameters
         self.slots = {
-            name: [tf.Variable(self._initial(name, v), trainable=False, name=f"slot_{name}") for v in self.variables]
+            name: [tf.Variable(tf.zeros_like(v), trainable=False, name=f"slot_{name}") for v in self.variables]
             for name in self.slot_names
         }
-
-    def _initial(self, slot: str, variable: Any) -> Any:
-        return tf.zeros_like(variable)
 
     def apply(self, gradients: Sequence[Any], rate: Any, step: Any) -> None:
         """Update all variables in place. `rate`: float32 scalar; `step`: int32 scalar, 0 for the first update."""
@@ -84,9 +81,6 @@ class RMSProp(Optimizer):
     """Steps divided by a running root mean square. Tieleman and Hinton, Coursera lecture 6.5 (2012)."""
 
     slot_names = ("mean_square", "velocity")
-
-    def _initial(self, slot: str, variable: Any) -> Any:
-        return tf.ones_like(variable) if slot == "mean_square" else tf.zeros_like(variable)
 
     def _update(self, variable: Any, gradient: Any, rate: Any, step: Any, **slots: Any) -> None:
         tf.raw_ops.ResourceApplyRMSProp(

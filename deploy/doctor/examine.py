@@ -1,0 +1,66 @@
+"""All checks of this machine, in the order of the table. The facts are gathered here, and judged by pure functions."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
+
+from deploy.doctor import horovod, machine, software
+from deploy.doctor.check import Check
+from deploy.doctor.probe import ProbeError
+from deploy.launch import visible_gpus
+from jobs.train.devices import usable_cpus
+
+PROJECT = "idxtrain"
+
+
+def examine(
+    work: Path, environment: Mapping[str, str], tell: Callable[[str], AbstractContextManager[None]]
+) -> Iterator[Check]:
+    """Yield every check. `tell` is given a line around each step that takes seconds."""
+    gpus = visible_gpus(environment)
+    yield from _software(environment)
+    yield from _machine(work, environment, gpus)
+    yield from _horovod(environment, gpus, tell)
+
+
+def _software(environment: Mapping[str, str]) -> Iterator[Check]:
+    try:
+        project = metadata(PROJECT)  # made from pyproject.toml, which is where the working set is written down
+    except PackageNotFoundError:
+        yield Check(PROJECT, "not installed", "installed", "fails", "run `uv sync`, or `make setup`")
+    else:
+        yield software.check_python(str(project["Requires-Python"]))
+        yield from software.check_packages(project.get_all("Requires-Dist") or [])
+    yield software.check_java(environment)
+    yield software.check_build_tools(environment)
+    yield software.check_offline_data()
+
+
+def _machine(work: Path, environment: Mapping[str, str], gpus: int) -> Iterator[Check]:
+    yield machine.check_gpus(environment, gpus)
+    yield machine.check_cpus(usable_cpus(), os.cpu_count() or 1)
+    yield machine.check_bfloat16(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
+    yield machine.check_memory(machine.free_memory())
+    yield from machine.check_spaces(work, environment, gpus)
+    yield machine.check_work(work)
+
+
+def _horovod(
+    environment: Mapping[str, str], gpus: int, tell: Callable[[str], AbstractContextManager[None]]
+) -> Iterator[Check]:
+    try:
+        with tell("loading TensorFlow and Horovod"):
+            build = horovod.ask_build(environment)
+    except ProbeError as error:
+        yield horovod.broken_build(str(error))
+        return  # the ranks could but fail alike
+    yield horovod.check_build(build, gpus)
+    yield horovod.check_gpu_use(build.gpus, gpus)
+    how = horovod.allreduce_launch(gpus)
+    try:
+        with tell(f"an allreduce on {horovod.RANKS} ranks"):
+            yield horovod.check_allreduce(horovod.ask_allreduce(how, environment), how)
+    except ProbeError as error:
+        yield horovod.broken_allreduce(str(error), how)

@@ -1,0 +1,24 @@
+"""python -m jobs.evaluate RUN_DIR: evaluate the model of a run on its test set."""
+
+from jobs.evaluate.config import EvaluateConfig
+from jobs.evaluate.stage import evaluate
+from jobs.files import sha256_file
+from jobs.run_dir import RunDir
+from jobs.stage import run_as_process, stage_key, write_record
+
+
+def main(run: RunDir) -> None:
+    """Run the stage; see `jobs.evaluate.stage`."""
+    key = stage_key(run, "evaluate")
+    test = evaluate(run, run.section("evaluate", EvaluateConfig))["test"]
+    outputs = {
+        "metrics_sha256": sha256_file(run.metrics_file),
+        "test_accuracy": test["accuracy"],
+        "test_errors": test["errors"],
+        "test_count": test["count"],
+    }
+    write_record(run, "evaluate", key, outputs, [run.metrics_file, run.report_file])
+
+
+if __name__ == "__main__":
+    run_as_process("evaluate", main)

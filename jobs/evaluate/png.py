@@ -1,0 +1,47 @@
+"""Small images as PNG, with the standard library alone."""
+
+import base64
+import struct
+import zlib
+
+import numpy as np
+
+_GRAY, _RGB = 0, 2  # PNG's colour types
+_LONGEST_SIDE = 128  # pixels; larger images are thinned out, so that the report stays small
+
+
+def data_uri(image: np.ndarray) -> str:
+    """Return an image, float [height, width, channels] in [0, 1], as a data: URI that holds a PNG."""
+    return "data:image/png;base64," + base64.b64encode(encode(thumbnail(image))).decode()
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """Return uint8 [height, width, 1 or 3] of float [height, width, channels] in [0, 1].
+
+    Keeps each n-th pixel of what is too large. Three channels are red, green and blue; of any other number PNG knows no
+    colours, so their mean is shown.
+    """
+    step = -(-max(image.shape[:2]) // _LONGEST_SIDE)
+    small = image[::step, ::step]
+    if small.shape[2] not in (1, 3):
+        small = small.mean(axis=2, keepdims=True)
+    return np.round(np.clip(small, 0, 1) * 255).astype(np.uint8)
+
+
+def encode(pixels: np.ndarray) -> bytes:
+    """Return the PNG of uint8 [height, width, 1] (gray) or [height, width, 3] (RGB).
+
+    Source: Portable Network Graphics (PNG) Specification, W3C: signature, IHDR, IDAT, IEND.
+    """
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, _GRAY if channels == 1 else _RGB, 0, 0, 0)
+    # Each row starts with the number of its filter; 0 is none.
+    rows = np.pad(pixels.reshape(height, width * channels), ((0, 0), (1, 0)))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        _chunk(kind, data)
+        for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))
+    )
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,0 +1,148 @@
+"""report.html: a run's result as one page for people, that needs nothing but itself."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jobs.dataset import Manifest
+from jobs.evaluate import curve, png
+from jobs.evaluate.metrics import worst_confusions
+from jobs.evaluate.predict import Predictions
+from jobs.files import write_atomic
+from jobs.run_dir import RunDir
+
+_TEMPLATE = "report.html.j2"
+_MOST_CLASSES = 30  # a larger confusion matrix is not readable; its most frequent errors are listed instead
+_MOST_CONFUSIONS = 40
+_MOST_ERRORS = 40  # in the gallery
+_UNKNOWN = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the confusion matrix. `strength`: of its colour, in [0, 1]."""
+
+    count: int
+    right: bool
+    strength: float
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image the model took for another class, with the probability it gave to that class."""
+
+    index: int
+    true: int
+    predicted: int
+    probability: float
+    picture: str  # a data: URI
+
+
+def write_report(run: RunDir, metrics: Mapping[str, Any], manifest: Manifest, predictions: Predictions) -> None:
+    """Write report.html, whole or not at all, readable by its owner alone: it shows images of the data."""
+    page = render(run, metrics, manifest, predictions)
+    write_atomic(run.report_file, lambda temporary: _write_private(temporary, page))
+
+
+def _write_private(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 (a descriptor, not a path)
+        file.write(text)
+
+
+def render(run: RunDir, metrics: Mapping[str, Any], manifest: Manifest, predictions: Predictions) -> str:
+    """Return the page. `metrics`: what metrics.json holds. Every text in it is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "number": number}
+    confusion = np.array(metrics["test"]["confusion"])
+    return environment.get_template(_TEMPLATE).render(
+        metrics=metrics,
+        test=metrics["test"],
+        facts=_facts(run.read_config(), metrics, manifest),
+        stages=_stages(metrics["seconds"]),
+        charts=curve.charts(curve.read_curve(run.curve_file)),
+        frame=curve,
+        matrix=_matrix(confusion) if len(confusion) <= _MOST_CLASSES else None,
+        confusions=worst_confusions(confusion, _MOST_CONFUSIONS),
+        mistakes=most_confident_mistakes(predictions, _MOST_ERRORS),
+    )
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """Return a share in [0, 1] as people read it: 0.9924 as "99.24 %"; None as a dash."""
+    return _UNKNOWN if share is None else f"{100 * share:.{digits}f} %"
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """Return a number with thousands separators; None as a dash."""
+    return _UNKNOWN if value is None else f"{value:,.{digits}f}"
+
+
+def _facts(config: Mapping[str, Any], metrics: Mapping[str, Any], manifest: Manifest) -> Sequence[tuple[str, str]]:
+    height, width, channels = manifest.shape
+    train, validation = metrics["train"], metrics["validation"]
+    return [
+        ("Recipe", str(metrics["recipe"])),
+        ("Model", str(config["train"].get("model", _UNKNOWN))),
+        ("Seed", str(metrics["seed"])),
+        ("Data set", str(config["fetch"].get("dataset", _UNKNOWN))),
+        ("Dataset ID", metrics["dataset_id"]),
+        ("Images", f"{height} × {width} × {channels}, {manifest.classes} classes"),
+        ("Test images also in training data", number(manifest.duplicates.test_images_in_train)),
+        ("World size (ranks)", number(metrics["world_size"])),
+        ("Steps", number(train["steps"])),
+        ("Images trained on", number(train["images"])),
+        ("Training speed", f"{number(train['images_per_second'])} images/s"),
+        ("Validation accuracy", f"{percent(validation['accuracy'])} of {number(validation['count'])}"),
+        ("Test loss (cross-entropy)", number(metrics["test"]["loss"], 4)),
+    ]
+
+
+def _stages(seconds: Mapping[str, float]) -> list[tuple[str, float, float]]:
+    """Name, seconds and share of the total, in percent, of each stage."""
+    total = seconds["total"] or 1.0
+    return [(name, value, round(100 * value / total, 1)) for name, value in seconds.items() if name != "total"]
+
+
+def _matrix(confusion: np.ndarray) -> list[list[Cell]]:
+    """Lay out the matrix. A colour's strength goes with the root of a cell's share of its true class.
+
+    Errors are rare, so they have a scale of their own, which ends at the largest of them.
+    """
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    largest_error = (shares * (1 - np.eye(len(shares)))).max() or 1.0
+    strengths = np.sqrt(shares / np.where(np.eye(len(shares)), 1.0, largest_error)).round(3).tolist()
+    return [
+        [Cell(count, true == predicted, strengths[true][predicted]) for predicted, count in enumerate(counts)]
+        for true, counts in enumerate(confusion.tolist())
+    ]
+
+
+def most_confident_mistakes(predictions: Predictions, limit: int) -> list[Mistake]:
+    """Return the wrong predictions with the highest probability, highest first, then by index."""
+    predicted = predictions.probabilities.argmax(axis=1)
+    confidence = predictions.probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != predictions.labels)
+    order = np.lexsort((predictions.indices[wrong], -confidence[wrong]))
+    return [
+        Mistake(
+            int(predictions.indices[row]),
+            int(predictions.labels[row]),
+            int(predicted[row]),
+            float(confidence[row]),
+            png.data_uri(predictions.images[row]),
+        )
+        for row in wrong[order][:limit]
+    ]

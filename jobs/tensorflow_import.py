@@ -1,0 +1,34 @@
+"""Import TensorFlow and Keras without their chatter on the user's terminal."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def import_tensorflow(log: Path) -> None:
+    """Import TensorFlow and Keras for the first time in this process; what they print meanwhile goes to `log`.
+
+    The CUDA libraries inside TensorFlow announce at each import that they are registered twice, in C++, before any
+    setting of the log level is read. What is really wrong is raised as an exception.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of the later C++ messages: none but fatal ones
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    log.parent.mkdir(exist_ok=True)
+    with _native_stderr_to(log):
+        import keras  # noqa: F401
+        import tensorflow  # noqa: F401
+
+
+@contextmanager
+def _native_stderr_to(path: Path) -> Iterator[None]:
+    """Send file descriptor 2, which C++ writes to, to a file."""
+    kept = os.dup(2)
+    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.dup2(target, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(target)

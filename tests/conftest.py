@@ -1,0 +1,142 @@
+"""Fixtures that several test files share: small learnable archives, the real MNIST, and the command line."""
+
+import gzip
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import partial
+from math import tau
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pytest
+
+from jobs.archive import ROLES, Archive, Role
+from jobs.fetch.catalog import CATALOG
+from jobs.fetch.offline import DATASET, OfflinePackage
+from jobs.files import sha256_file
+from jobs.prepare import idx
+
+NAMES: dict[Role, str] = {
+    "train_images": "train-images-idx{}-ubyte",
+    "train_labels": "train-labels-idx1-ubyte",
+    "test_images": "t10k-images-idx{}-ubyte",
+    "test_labels": "t10k-labels-idx1-ubyte",
+}
+
+
+class MakeArchives(Protocol):
+    """Writes the four archives of a small data set, which a model can learn, into a folder."""
+
+    def __call__(
+        self,
+        folder: Path,
+        shape: tuple[int, ...] = (12, 20),
+        classes: int = 3,
+        train: int = 600,
+        test: int = 100,
+        dtype: str = "uint8",
+        gz: bool = True,
+        seed: int = 0,
+    ) -> dict[Role, Archive]:
+        """Return the archives; `shape`: of an image; `gz`: compressed or not. The same arguments, the same bytes."""
+        ...
+
+
+class Idxtrain(Protocol):
+    """Runs the command line as a person does."""
+
+    def __call__(
+        self, *args: object, env: Mapping[str, str] | None = None, timeout: float = 600
+    ) -> subprocess.CompletedProcess[str]:
+        """Return the ended process with its stdout and stderr as text; `env` replaces the environment."""
+        ...
+
+
+def learnable(
+    rows: int, shape: tuple[int, ...], classes: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return images float64 [rows, *shape] in [0, 1) and labels uint8 [rows], every class equally often (± 1).
+
+    Each class has a blob at its own place on an ellipse, moved a little from image to image, under noise.
+    """
+    labels = random.permutation(np.arange(rows) % classes).astype(np.uint8)
+    angle = tau * labels / classes
+    centres = 0.5 + 0.3 * np.stack([np.sin(angle), np.cos(angle)]) + random.uniform(-0.05, 0.05, (2, rows))
+    down, along = (
+        np.exp(-((np.arange(size) / size - centre[:, None]) ** 2) / 0.03)
+        for size, centre in zip(shape[:2], centres, strict=True)
+    )
+    channels = np.linspace(1.0, 0.5, shape[2] if len(shape) == 3 else 1)
+    blobs = down[:, :, None, None] * along[:, None, :, None] * channels
+    return (0.75 * blobs + random.uniform(0, 0.25, blobs.shape)).reshape(rows, *shape), labels
+
+
+def as_stored(images: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return values in [0, 1] as an archive of that type may hold them: integers use their range, floats −1 to 1."""
+    if dtype.kind == "f":
+        return (2 * images - 1).astype(dtype)
+    limits = np.iinfo(dtype)
+    return (limits.min + images * (int(limits.max) - int(limits.min))).astype(dtype)
+
+
+@pytest.fixture(scope="session")
+def make_archives() -> MakeArchives:
+    def make(
+        folder: Path,
+        shape: tuple[int, ...] = (12, 20),
+        classes: int = 3,
+        train: int = 600,
+        test: int = 100,
+        dtype: str = "uint8",
+        gz: bool = True,
+        seed: int = 0,
+    ) -> dict[Role, Archive]:
+        folder.mkdir(parents=True, exist_ok=True)
+        random = np.random.default_rng(seed)
+        train_images, train_labels = learnable(train, shape, classes, random)
+        test_images, test_labels = learnable(test, shape, classes, random)
+        as_type = partial(as_stored, dtype=np.dtype(dtype))
+        arrays = (as_type(train_images), train_labels, as_type(test_images), test_labels)
+        return {role: put_archive(folder, role, array, gz) for role, array in zip(ROLES, arrays, strict=True)}
+
+    return make
+
+
+def put_archive(folder: Path, role: Role, array: np.ndarray, gz: bool = False) -> Archive:
+    """Write one archive under its usual name, instead of the one that is there."""
+    path = folder / (NAMES[role].format(array.ndim) + ".gz" * gz)
+    idx.write(path, array)
+    return describe(role, path)
+
+
+def describe(role: Role, path: Path) -> Archive:
+    """Return a file as `fetch` hands it to `prepare`."""
+    return Archive(role, path, path.stat().st_size, sha256_file(path))
+
+
+@pytest.fixture(scope="session")
+def mnist_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the four MNIST archives as .gz: the real content, packed anew and quickly."""
+    folder = tmp_path_factory.mktemp("mnist")
+    for role, archive in CATALOG[DATASET].archives.items():
+        plain = OfflinePackage().get(role, archive, folder)
+        with plain.open("rb") as source, gzip.open(folder / archive.gz_name, "wb", compresslevel=1) as packed:
+            shutil.copyfileobj(source, packed)
+        plain.unlink()
+    return folder
+
+
+@pytest.fixture
+def idxtrain(tmp_path: Path) -> Idxtrain:
+    def run(
+        *args: object, env: Mapping[str, str] | None = None, timeout: float = 600
+    ) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pipelines.cli", *map(str, args)]
+        return subprocess.run(
+            command, cwd=tmp_path, env=env, timeout=timeout, capture_output=True, text=True, check=False
+        )
+
+    return run

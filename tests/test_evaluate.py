@@ -1,0 +1,239 @@
+"""The evaluate stage: figures against tables counted by hand, and the stage as a process on a tiny run."""
+
+import base64
+import json
+import math
+import os
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.dataset import FORMAT, MANIFEST, Manifest, Shard, SplitInfo
+from jobs.evaluate import curve, png, report, table
+from jobs.evaluate.metrics import Confusion, confusion_matrix, summarize, wilson_interval, worst_confusions
+from jobs.evaluate.predict import Predictions
+from jobs.files import sha256_file, write_json
+from jobs.run_dir import RunDir
+
+REPOSITORY = Path(__file__).parent.parent
+SHAPE = (4, 5, 1)
+# What the tiny model is made to predict of twelve images, counted by hand: 3 errors.
+LABELS = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+PREDICTED = [0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 0, 1]
+CONFUSION = [[3, 1, 0], [0, 4, 0], [1, 1, 2]]
+ORDER = [11, 3, 0, 7, 5, 1, 9, 2, 10, 4, 8, 6]  # in which the shards, of 7 and 5 rows, hold them
+STRENGTHS = [0.5 + i / 24 for i in range(12)]  # of the one bright pixel, so that no two images are alike
+GAIN = 8.0  # logit of a pixel of 1
+# A model whose logits are the first pixels, times GAIN.
+BUILD_MODELS = f"""
+import os, sys
+os.environ["KERAS_BACKEND"] = "tensorflow"
+import keras, numpy as np
+for classes in (3, 4):
+    images = keras.Input({SHAPE})
+    flat = keras.layers.Dropout(0.5)(keras.layers.Flatten()(images))
+    model = keras.Model(images, keras.layers.Dense(classes, activation="softmax")(flat))
+    model.set_weights([np.eye(20, classes) * {GAIN}, np.zeros(classes)])
+    model.save(f"{{sys.argv[1]}}/{{classes}}.keras")
+"""
+HOSTILE_ID = "<script>alert(1)&[bold]"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with 3.keras and 4.keras, the tiny model for 3 and for 4 classes."""
+    folder = tmp_path_factory.mktemp("models")
+    # In a process of its own: once TensorFlow is in this one, no other test can configure it.
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"}
+    subprocess.run([sys.executable, "-c", BUILD_MODELS, str(folder)], check=True, env=environment)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, models: Path) -> RunDir:
+    return make_run(tmp_path, models / "3.keras")
+
+
+def make_run(work: Path, model: Path, order: Sequence[int] = ORDER) -> RunDir:
+    """Make a run whose stages before evaluate are done, on a dataset of two test shards."""
+    dataset = work / "datasets" / "0123456789abcdef"
+    write_json(made(dataset / MANIFEST), write_shards(dataset, order).model_dump(mode="json"))
+    run = RunDir(work / "runs" / HOSTILE_ID)
+    config = {"recipe": "tiny", "seed": 7, "fetch": {"dataset": "dots"}, "prepare": {}, "spark": {}, "train": {}}
+    write_json(made(run.config_file), config | {"evaluate": {"batch_size": 5}})
+    run.model_file.write_bytes(model.read_bytes())
+    train = {
+        "model_sha256": sha256_file(run.model_file),
+        "world_size": 2,
+        "steps": 40,
+        "images": 1280,
+        "images_per_second": 1234.5,
+        "validation": {"accuracy": None, "errors": None, "count": 0, "loss": None},
+        "versions": {"python": "3.11.0", "tensorflow": "<b>2.18.1"},
+        "weights_sha256": ["00", "00"],
+    }
+    for stage, outputs, seconds in (
+        ("fetch", {}, 1.5),
+        ("prepare", {"dataset": str(dataset)}, 2.5),
+        ("train", train, 4),
+    ):
+        record = {"key": stage, "outputs": outputs, "files": [], "seconds": seconds}
+        write_json(made(run.record_file(stage)), record)
+    return run
+
+
+def made(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_shards(dataset: Path, order: Sequence[int]) -> Manifest:
+    """Write the twelve images in this order of index to two shards; return the manifest that fits."""
+    images = np.zeros((12, math.prod(SHAPE)), np.float32)
+    images[np.arange(12), PREDICTED] = STRENGTHS
+    shards = []
+    for number, rows in enumerate((order[:7], order[7:])):
+        path = made(dataset / f"test/part-{number:05}.parquet")
+        columns = {
+            "image": pa.array(images[rows].tolist(), pa.list_(pa.float32())),
+            "label": pa.array([LABELS[row] for row in rows], pa.int32()),
+            "index": pa.array(rows, pa.int64()),
+        }
+        pq.write_table(pa.table(columns), path)
+        name = str(path.relative_to(dataset))
+        shards.append(Shard(path=name, rows=len(rows), bytes=path.stat().st_size, sha256=sha256_file(path)))
+    return manifest_of(SHAPE, np.array([LABELS[row] for row in order]), 3, tuple(shards))
+
+
+def manifest_of(shape: tuple[int, int, int], labels: np.ndarray, classes: int, shards: tuple[Shard, ...]) -> Manifest:
+    none = SplitInfo(rows=0, label_counts=(0,) * classes, shards=())
+    counts = tuple(np.bincount(labels, minlength=classes).tolist())
+    return Manifest.model_validate(
+        {
+            "format": FORMAT,
+            "dataset_id": "0123456789abcdef",
+            "shape": shape,
+            "classes": classes,
+            "splits": {
+                "train": none,
+                "validation": none,
+                "test": SplitInfo(rows=len(labels), label_counts=counts, shards=shards),
+            },
+            "pixels": {"mean": 0.1, "std": 0.2, "min": 0.0, "max": 1.0},
+            "normalization": {"rule": "type-range", "offset": 0.0, "scale": 1 / 255},
+            "duplicates": {"test_images_in_train": 0, "examples": ()},
+            "sources": {},
+            "options": {},
+            "versions": {},
+        }
+    )
+
+
+def evaluate(run: RunDir) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "jobs.evaluate", str(run.path)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def test_the_stage_tells_exactly_what_the_model_does(run: RunDir) -> None:
+    done = evaluate(run)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "test accuracy 0.7500 (3 errors in 12)" in done.stderr
+    assert re.search(r"^ +2 +4 +1\.0000 +0\.5000$", done.stderr, re.MULTILINE)
+
+    metrics = json.loads(run.metrics_file.read_text())
+    test = metrics["test"]
+    assert {name: test[name] for name in ("accuracy", "errors", "count", "confusion")} == {
+        "accuracy": 0.75, "errors": 3, "count": 12, "confusion": CONFUSION,
+    }  # fmt: skip
+    assert test["classes"] == [
+        {"label": 0, "precision": 3 / 4, "recall": 3 / 4, "support": 4},
+        {"label": 1, "precision": 4 / 6, "recall": 1.0, "support": 4},
+        {"label": 2, "precision": 1.0, "recall": 0.5, "support": 4},
+    ]
+    true_logits = [GAIN * s * (p == t) for s, p, t in zip(STRENGTHS, PREDICTED, LABELS, strict=True)]
+    losses = [math.log(math.exp(GAIN * s) + 2) - logit for s, logit in zip(STRENGTHS, true_logits, strict=True)]
+    assert test["loss"] == pytest.approx(sum(losses) / 12, rel=1e-5)
+
+    assert (metrics["run_id"], metrics["recipe"], metrics["seed"]) == (HOSTILE_ID, "tiny", 7)
+    assert (metrics["world_size"], metrics["dataset_id"]) == (2, "0123456789abcdef")
+    assert metrics["validation"] == {"accuracy": None, "errors": None, "count": 0, "loss": None}
+    assert metrics["train"] == {"images": 1280, "steps": 40, "images_per_second": 1234.5}
+    seconds = metrics["seconds"]
+    assert list(seconds) == ["fetch", "prepare", "train", "evaluate", "total"]
+    assert seconds["evaluate"] > 0.5  # it has at least imported TensorFlow
+    assert seconds["total"] == pytest.approx(1.5 + 2.5 + 4 + seconds["evaluate"])
+
+    record = json.loads(run.record_file("evaluate").read_text())
+    assert record["outputs"] == {
+        "metrics_sha256": sha256_file(run.metrics_file), "test_accuracy": 0.75, "test_errors": 3, "test_count": 12,
+    }  # fmt: skip
+    assert [file["path"] for file in record["files"]] == [str(run.metrics_file), str(run.report_file)]
+
+    page = run.report_file.read_text(encoding="utf-8")
+    assert run.report_file.stat().st_mode & 0o777 == 0o600
+    assert "idxtrain run &lt;script&gt;alert(1)&amp;[bold]" in page
+    assert "<script" not in page
+    assert "46.77 % to 91.11 %" in page
+    assert re.findall(r"test image (\d+), of class (\d), taken for (\d)", page) == [  # the most confident first
+        ("11", "2", "1"), ("10", "2", "0"), ("3", "0", "1"),
+    ]  # fmt: skip
+
+
+def change_model(run: RunDir) -> str:
+    run.model_file.write_bytes(run.model_file.read_bytes() + b" ")
+    return "model.keras: found SHA-256"
+
+
+def remove_model(run: RunDir) -> str:
+    run.model_file.unlink()
+    return "model.keras: cannot be read (No such file or directory)"
+
+
+def corrupt_shard(run: RunDir) -> str:
+    shard = run.work.datasets / "0123456789abcdef/test/part-00001.parquet"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    return "part-00001.parquet: found SHA-256"
+
+
+@pytest.mark.parametrize("spoil", [change_model, remove_model, corrupt_shard])
+def test_what_is_not_as_it_was_written_is_refused(run: RunDir, spoil: Callable[[RunDir], str]) -> None:
+    expected = spoil(run)
+    assert_refused(run, expected)
+
+
+def test_an_image_that_is_there_twice_is_refused(tmp_path: Path, models: Path) -> None:
+    twice = [1 if index == 2 else index for index in ORDER]  # of the same class, so that the label counts still fit
+    run = make_run(tmp_path, models / "3.keras", twice)
+    assert_refused(run, "index 2 is not there (1 in all), expected each of 0 to 11 once")
+
+
+def test_a_model_for_other_classes_is_refused(tmp_path: Path, models: Path) -> None:
+    run = make_run(tmp_path, models / "4.keras")
+    assert_refused(run, "puts out float32 [batch, 4], but the dataset needs float32 [batch, 3]")
+
+
+def assert_refused(run: RunDir, expected: str) -> None:
+    """Exit code 2, one line, nothing written."""
+    done = evaluate(run)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("idxtrain:")]
+    assert expected in line
+    assert not run.metrics_file.exists()
+    assert not run.record_file("evaluate").exists()

@@ -1,0 +1,90 @@
+"""What predictions are worth, against tables counted by hand and published figures; and how it is told on stderr."""
+
+import json
+import math
+import sys
+from io import StringIO
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.evaluate import table
+from jobs.evaluate.metrics import Confusion, confusion_matrix, summarize, wilson_interval, worst_confusions
+
+
+@pytest.mark.parametrize(
+    ("successes", "count", "low", "high"),
+    # Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17 (1998), table I.
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_interval_as_published(successes: int, count: int, low: float, high: float) -> None:
+    assert wilson_interval(successes, count) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(count=st.integers(1, 10**7), data=st.data())
+def test_wilson_interval_contains_the_proportion(count: int, data: st.DataObject) -> None:
+    successes = data.draw(st.integers(0, count))
+    low, high = wilson_interval(successes, count)
+    assert 0 <= low <= successes / count <= high <= 1
+    assert low < high
+    assert wilson_interval(count - successes, count) == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
+def test_undefined_figures_are_null() -> None:
+    probabilities = np.array([[0.5, 0.5, 0], [0.25, 0.75, 0], [0, 1, 0]], np.float32)
+    test = summarize(probabilities, np.array([0, 0, 1], np.int32))  # no image of class 2, nobody predicted it
+    assert test["confusion"] == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]  # of equals, the lower label
+    assert test["classes"][2] == {"label": 2, "precision": None, "recall": None, "support": 0}
+    assert test["classes"][1] == {"label": 1, "precision": 0.5, "recall": 1.0, "support": 1}
+    assert test["loss"] == pytest.approx((math.log(2) + math.log(4)) / 3)
+    json.dumps(test, allow_nan=False)
+
+
+def test_a_vanished_probability_costs_a_finite_loss() -> None:
+    test = summarize(np.array([[1, 0]], np.float32), np.array([1], np.int32))
+    assert test["loss"] == pytest.approx(126 * math.log(2))
+
+
+@given(classes=st.integers(1, 12), data=st.data())
+def test_confusion_counts_every_row_once(classes: int, data: st.DataObject) -> None:
+    label = st.integers(0, classes - 1)
+    pairs = data.draw(st.lists(st.tuples(label, label), min_size=1, max_size=50))
+    labels, predicted = np.array(pairs, np.int32).T
+    confusion = confusion_matrix(labels, predicted, classes)
+    assert confusion.shape == (classes, classes)
+    assert confusion.sum(axis=1).tolist() == np.bincount(labels, minlength=classes).tolist()
+    assert confusion.sum(axis=0).tolist() == np.bincount(predicted, minlength=classes).tolist()
+    assert all(confusion[true, guess] == pairs.count((true, guess)) for true, guess in pairs)
+    worst = worst_confusions(confusion, classes**2)
+    assert sum(c.count for c in worst) == np.count_nonzero(labels != predicted)
+    assert [c.count for c in worst] == sorted((c.count for c in worst), reverse=True)
+
+
+def test_worst_confusions_come_first() -> None:
+    confusion = np.array([[9, 2, 1], [0, 5, 4], [2, 0, 7]])
+    assert worst_confusions(confusion, 3) == [Confusion(1, 2, 4), Confusion(0, 1, 2), Confusion(2, 0, 2)]
+
+
+def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "160")
+    table.show(summarize(np.eye(3, dtype=np.float32)[PREDICTED], np.array(LABELS)))
+    assert "most frequent errors: 0 taken for 1: 1, 2 taken for 0: 1, 2 taken for 1: 1" in terminal.getvalue()
+    assert "test accuracy 0.7500 (3 errors in 12), 95 % interval 0.4677 to 0.9111" in terminal.getvalue()
+
+
+def test_of_many_classes_only_the_worst_are_shown() -> None:
+    labels = np.arange(40, dtype=np.int32)
+    predicted = np.where(labels < 5, labels + 1, labels)
+    lines = table.lines(summarize(np.eye(40, dtype=np.float32)[predicted], labels))
+    assert len(lines) == 1 + 1 + 30 + 2
+    assert [line.split()[0] for line in lines[2:7]] == ["0", "1", "2", "3", "4"]
+
+

@@ -1,0 +1,84 @@
+"""Architectures, keyed dropout, and the model as others load it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import models
+from models.training.dropout import Dropout, StepKey, keyed
+from models.training.export import portable
+
+PARAMETERS = {"softmax": 7_850, "lecture": 3_274_634, "compact": 215_194}
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_parameter_count_on_mnist(name: str) -> None:
+    assert models.build(name, (28, 28, 1), 10).count_params() == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize(("shape", "classes"), [((50, 50, 1), 16), ((12, 20, 1), 3), ((5, 5, 3), 2), ((1, 1, 1), 1)])
+def test_any_shape_and_any_number_of_classes(name: str, shape: tuple[int, int, int], classes: int) -> None:
+    logits = models.build(name, shape, classes)(np.zeros((2, *shape), np.float32))
+    assert logits.shape == (2, classes)
+    assert logits.dtype == tf.float32
+
+
+def test_standardizing_is_part_of_the_model() -> None:
+    plain = models.build("softmax", (4, 4, 1), 3)
+    standardized = models.build("softmax", (4, 4, 1), 3, standardize=(0.25, 0.5))
+    weights = [np.random.default_rng(0).normal(size=w.shape) for w in plain.get_weights()]
+    plain.set_weights(weights)
+    standardized.set_weights(weights)
+    images = np.random.default_rng(1).random((5, 4, 4, 1), np.float32)
+    np.testing.assert_allclose(standardized(images), plain((images - 0.25) / 0.5), rtol=1e-5, atol=1e-5)
+
+
+def masks(first: int, rows: int, of: int, step: int = 7, seed: int = 3) -> np.ndarray:
+    layer = Dropout(0.4, name="dropout")
+    with keyed(StepKey(seed, tf.constant(step), tf.constant(first), tf.constant(of))):
+        return np.asarray(layer(tf.ones((rows, 64)), training=True))
+
+
+def test_dropout_masks_do_not_depend_on_how_a_batch_is_shared_out() -> None:
+    whole = masks(0, 50, 50)
+    parts = np.concatenate([masks(0, 16, 50), masks(16, 17, 50), masks(33, 17, 50)])
+    np.testing.assert_array_equal(whole, parts)
+
+
+def test_dropout_masks_depend_on_step_and_seed() -> None:
+    assert (masks(0, 50, 50) != masks(0, 50, 50, step=8)).any()
+    assert (masks(0, 50, 50) != masks(0, 50, 50, seed=4)).any()
+
+
+def test_dropout_keeps_the_expectation() -> None:
+    kept = masks(0, 500, 500)
+    assert set(np.unique(kept)) == {0.0, np.float32(1 / 0.6)}
+    assert abs(kept.mean() - 1) < 0.02  # 32,000 draws: five standard deviations
+
+
+def test_dropout_does_nothing_at_inference_and_refuses_to_train_without_a_key() -> None:
+    layer = Dropout(0.4)
+    np.testing.assert_array_equal(layer(tf.ones((3, 4)), training=False), np.ones((3, 4)))
+    with pytest.raises(RuntimeError, match="no key"):
+        layer(tf.ones((3, 4)), training=True)
+
+
+def test_the_exported_model_needs_none_of_our_code(tmp_path: Path) -> None:
+    model = models.build("lecture", (8, 8, 1), 4, standardize=(0.1, 0.3))
+    images = np.random.default_rng(0).random((6, 8, 8, 1), np.float32)
+    portable(model).save(tmp_path / "model.keras")
+    np.save(tmp_path / "images.npy", images)
+    code = (
+        "import keras, numpy, sys\n"
+        "model = keras.models.load_model('model.keras')\n"
+        "numpy.save('out.npy', model.predict(numpy.load('images.npy'), verbose=0))\n"
+        "sys.exit(any(name.split('.')[0] in ('models', 'jobs') for name in sys.modules))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    expected = tf.nn.softmax(model(images, training=False))
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=1e-5, atol=1e-6)

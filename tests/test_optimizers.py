@@ -1,0 +1,51 @@
+"""The fused optimizers against Keras's, which are written out in plain operations."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models.training.optimizers import OPTIMIZERS, Hyperparameters
+
+RATE = 0.05
+HYPERPARAMETERS = Hyperparameters(momentum=0.8, rho=0.85, beta1=0.7, beta2=0.95, epsilon=1e-6, weight_decay=0.1)
+KERAS: dict[str, Callable[[], Any]] = {
+    "sgd": lambda: keras.optimizers.SGD(RATE),
+    "momentum": lambda: keras.optimizers.SGD(RATE, momentum=0.8),
+    "nesterov": lambda: keras.optimizers.SGD(RATE, momentum=0.8, nesterov=True),
+    "rmsprop": lambda: keras.optimizers.RMSprop(RATE, rho=0.85, epsilon=1e-6),
+    "adam": lambda: keras.optimizers.Adam(RATE, beta_1=0.7, beta_2=0.95, epsilon=1e-6),
+    "adamw": lambda: keras.optimizers.AdamW(RATE, weight_decay=0.1, beta_1=0.7, beta_2=0.95, epsilon=1e-6),
+}
+
+
+def gradients(step: int) -> list[np.ndarray]:
+    random = np.random.default_rng(step)
+    return [random.normal(size=(4, 3)).astype(np.float32), random.normal(size=3).astype(np.float32)]
+
+
+def test_every_optimizer_is_compared() -> None:
+    assert set(KERAS) == set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_equals_keras_over_ten_updates(name: str) -> None:
+    ours = [tf.Variable(array) for array in gradients(100)]
+    theirs = [keras.Variable(array) for array in gradients(100)]
+    optimizer = OPTIMIZERS[name](ours, HYPERPARAMETERS)
+    reference = KERAS[name]()
+    for step in range(10):
+        optimizer.apply([tf.constant(g) for g in gradients(step)], tf.constant(RATE), tf.constant(step))
+        reference.apply([tf.constant(g) for g in gradients(step)], theirs)
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine.numpy(), np.asarray(other), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_slots_have_the_shape_of_their_weights(name: str) -> None:
+    weights = [tf.Variable(array) for array in gradients(0)]
+    for slots in OPTIMIZERS[name](weights, HYPERPARAMETERS).slots.values():
+        assert [slot.shape for slot in slots] == [weight.shape for weight in weights]

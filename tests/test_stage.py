@@ -1,0 +1,260 @@
+"""One stage as one process: when it is done, when it is not, and how it ends."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.errors import InputError
+from jobs.files import write_json
+from jobs.run_dir import RunDir
+from jobs.stage import STAGES, is_done, read_record, stage_key, write_record
+
+CONFIG: dict[str, Any] = {"seed": 1} | {name: {"option": 1} for name in (*STAGES, "spark")}
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> RunDir:
+    """Return a run of which no stage has run."""
+    run = RunDir(tmp_path / "runs" / "r1")
+    run.path.mkdir(parents=True)
+    write_json(run.config_file, CONFIG)
+    return run
+
+
+@pytest.fixture
+def run(new: RunDir) -> RunDir:
+    """Return a run whose stages all have finished, each with one output file."""
+    for stage in STAGES:
+        finish(new, stage)
+    return new
+
+
+def output(run: RunDir, stage: str) -> Path:
+    return run.path / f"{stage}.out"
+
+
+def finish(run: RunDir, stage: str, **outputs: Any) -> None:
+    path = output(run, stage)
+    path.write_text(f"what {stage} made")
+    write_record(run, stage, stage_key(run, stage), {"name": stage} | outputs, [path])
+
+
+def done(run: RunDir) -> list[str]:
+    return [stage for stage in STAGES if is_done(run, stage)]
+
+
+# --- done or not
+
+
+def test_finished_stages_are_done(run: RunDir) -> None:
+    assert done(run) == list(STAGES)
+
+
+def test_a_stage_without_a_record_is_not_done(run: RunDir) -> None:
+    run.record_file("evaluate").unlink()
+    assert done(run) == ["fetch", "prepare", "train"]
+
+
+@pytest.mark.parametrize(
+    ("change", "still_done"),
+    [
+        ({"fetch": {"option": 2}}, ["prepare", "train", "evaluate"]),
+        ({"prepare": {"option": 2}}, ["fetch", "train", "evaluate"]),
+        ({"train": {"option": 2}}, ["fetch", "prepare", "evaluate"]),
+        ({"evaluate": {"option": 2}}, ["fetch", "prepare", "train"]),
+        ({"seed": 2}, ["fetch", "prepare", "evaluate"]),
+        ({"spark": {"option": 2}}, list(STAGES)),  # where Spark runs changes no dataset
+        ({"train": {"option": 1, "new": None}}, ["fetch", "prepare", "evaluate"]),
+    ],
+)
+def test_a_changed_option_undoes_its_own_stage(run: RunDir, change: dict[str, Any], still_done: list[str]) -> None:
+    write_json(run.config_file, CONFIG | change)
+    assert done(run) == still_done
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_other_output_undoes_all_stages_after_it(run: RunDir, stage: str) -> None:
+    finish(run, stage, dataset="another")
+    assert done(run) == list(STAGES[: STAGES.index(stage) + 1])
+
+
+def test_the_same_output_again_undoes_nothing(run: RunDir) -> None:
+    finish(run, "prepare")
+    assert done(run) == list(STAGES)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_text("longer than what it was before"),
+        lambda path: os.utime(path, ns=(0, path.stat().st_mtime_ns + 1)),
+    ],
+    ids=["removed", "resized", "touched"],
+)
+def test_a_changed_file_undoes_its_stage(run: RunDir, change: Callable[[Path], Any]) -> None:
+    change(output(run, "train"))
+    assert done(run) == ["fetch", "prepare", "evaluate"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"key": 1}', '{"key": 1, "outputs": {}, "files": [1], "seconds": 0}', "\xff"],
+)
+def test_a_damaged_record_is_no_record(run: RunDir, content: str) -> None:
+    raw = json.loads(run.record_file("evaluate").read_text())
+    run.record_file("evaluate").write_bytes(content.encode("latin-1"))
+    assert done(run) == ["fetch", "prepare", "train"]
+    run.record_file("evaluate").write_text(json.dumps(raw | {"files": ["x"]}))
+    assert done(run) == ["fetch", "prepare", "train"]
+
+
+def test_without_a_config_nothing_is_done(run: RunDir) -> None:
+    run.config_file.unlink()
+    assert done(run) == []
+
+
+def test_a_config_without_the_stages_section_is_not_done(run: RunDir) -> None:
+    write_json(run.config_file, {key: value for key, value in CONFIG.items() if key != "train"})
+    assert done(run) == ["fetch", "prepare", "evaluate"]
+
+
+# --- keys and records
+
+
+def test_keys_differ_from_stage_to_stage_and_stay_the_same(run: RunDir) -> None:
+    keys = [stage_key(run, stage) for stage in STAGES]
+    assert len(set(keys)) == len(STAGES)
+    assert keys == [stage_key(run, stage) for stage in STAGES]
+
+
+def test_the_order_of_keys_in_the_config_file_is_of_no_meaning(run: RunDir) -> None:
+    write_json(run.config_file, dict(reversed(CONFIG.items())))
+    assert done(run) == list(STAGES)
+
+
+def test_a_key_needs_the_stages_before(run: RunDir) -> None:
+    run.record_file("fetch").unlink()
+    expected = rf"{run.record_file('fetch')}: there is no such file; run `idxtrain fetch --run-id r1` first$"
+    with pytest.raises(InputError, match=expected):
+        stage_key(run, "train")
+    assert done(run) == []
+
+
+def test_a_record_says_what_was_written(run: RunDir) -> None:
+    record = read_record(run, "prepare")
+    status = output(run, "prepare").stat()
+    assert record.key == stage_key(run, "prepare")
+    assert record.outputs == {"name": "prepare"}
+    assert record.files == [
+        {"path": str(output(run, "prepare")), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+    ]
+    assert record.seconds > 0
+
+
+def test_a_record_that_is_none_is_refused_in_one_line(run: RunDir) -> None:
+    run.record_file("prepare").write_text("{}")
+    with pytest.raises(
+        InputError, match=r"prepare\.json: is not a stage's record \(KeyError.*; remove it to run prepar"
+    ):
+        read_record(run, "prepare")
+
+
+# --- the process
+
+PROCESS = """
+import logging, sys
+from jobs.errors import IdxtrainError, InputError
+from jobs.stage import run_as_process
+
+def work(run):
+    logging.getLogger("idxtrain").info("at work in %s", run.path)
+    logging.getLogger("idxtrain").warning("look out")
+    {body}
+
+run_as_process("demo", work)
+"""
+
+
+def process(run: RunDir, body: str, *args: object, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PROCESS.format(body=body), *map(str, args or [run.path])]
+    return subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "last"),
+    [
+        ("pass", 0, "warning: look out"),
+        (
+            "raise InputError('a.gz: byte 4: bad; download it again')",
+            2,
+            "idxtrain: a.gz: byte 4: bad; download it again",
+        ),
+        ("raise IdxtrainError('Spark did not start')", 1, "idxtrain: Spark did not start"),
+        (
+            "raise OSError(28, 'No space left on device', '/data/x')",
+            1,
+            "idxtrain: demo: [Errno 28] No space left on device: '/data/x'",
+        ),
+        ("open('nothing/here', 'w')", 1, "idxtrain: demo: [Errno 2] No such file or directory: 'nothing/here'"),
+    ],
+)
+def test_a_stage_ends_with_its_code_and_one_line(new: RunDir, body: str, code: int, last: str) -> None:
+    ended = process(new, body)
+    expected = [f"at work in {new.path}", "warning: look out"]
+    assert (ended.returncode, ended.stdout) == (code, "")
+    assert ended.stderr.splitlines() == (expected if code == 0 else [*expected, last])
+
+
+def test_a_bug_keeps_its_traceback(new: RunDir) -> None:
+    ended = process(new, "raise AssertionError('impossible')")
+    assert ended.returncode == 1
+    assert "Traceback" in ended.stderr
+    assert ended.stderr.endswith("AssertionError: impossible\n")
+
+
+def test_wrong_usage_is_told_in_one_line(new: RunDir) -> None:
+    ended = process(new, "pass", "one", "two")
+    assert ended.returncode == 2
+    assert ended.stderr == "idxtrain: usage: python -m jobs.demo RUN_DIR\n"
+
+
+def test_a_directory_that_is_no_run_is_told_in_one_line_and_left_alone(new: RunDir, tmp_path: Path) -> None:
+    ended = process(new, "pass", tmp_path)
+    assert ended.returncode == 2
+    missing = tmp_path / "config.json"
+    assert ended.stderr == f"idxtrain: {missing}: there is no such file; make the run with `idxtrain run`\n"
+    assert list(tmp_path.iterdir()) == [tmp_path / "runs"]
+
+
+@pytest.mark.parametrize(("rank", "name"), [("0", "demo.log"), ("3", "demo.rank-3.log")])
+def test_log_lines_are_kept_in_the_run_with_their_time(new: RunDir, rank: str, name: str) -> None:
+    process(new, "pass", HOROVOD_RANK=rank)
+    process(new, "pass", HOROVOD_RANK=rank)
+    assert [path.name for path in new.logs.iterdir()] == [name]
+    lines = (new.logs / name).read_text().splitlines()
+    assert [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ", "", line) for line in lines] == [
+        f"INFO at work in {new.path}",
+        "WARNING look out",
+    ] * 2
+
+
+def test_seconds_count_from_the_start_of_the_process(new: RunDir) -> None:
+    body = """
+    import time
+    from jobs.stage import stage_key, write_record
+    key = stage_key(run, "fetch")
+    write_record(run, "fetch", key, {"working": time.process_time()}, [])
+    """
+    assert process(new, body.strip()).returncode == 0
+    record = read_record(new, "fetch")
+    # The clock that process creation is told by has ticks of 10 ms.
+    assert record.seconds > record.outputs["working"] - 0.05
+    assert is_done(new, "fetch")

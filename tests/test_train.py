@@ -1,0 +1,155 @@
+"""The train stage on real shards with real Horovod ranks: rows, weights, resuming, refusals."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import Idxtrain, MakeArchives
+
+QUICK = ("--set", "train.batch_size=16", "--set", "train.epochs=2", "--set", "train.audit=true")
+
+
+def result(work: Path, run_id: str) -> dict[str, Any]:
+    outputs: dict[str, Any] = json.loads((work / f"runs/{run_id}/stages/train.json").read_text())["outputs"]
+    return outputs
+
+
+def rows_by_step(work: Path, run_id: str, ranks: int) -> list[list[int]]:
+    """The archive rows of each step's global batch, ranks in order; each rank has told of the same steps."""
+    audits = [
+        [json.loads(line) for line in (work / f"runs/{run_id}/logs/rows.rank-{rank}.jsonl").read_text().splitlines()]
+        for rank in range(ranks)
+    ]
+    steps = [[entry["step"] for entry in audit] for audit in audits]
+    assert all(of_rank == list(range(len(steps[0]))) for of_rank in steps)
+    return [sum((entry["rows"] for entry in entries), []) for entries in zip(*audits, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) -> dict[str, Path]:
+    """Archives whose training rows are a prime number, and such with ten rows in all."""
+    folder = tmp_path_factory.mktemp("archives")
+    make_archives(folder / "prime", (8, 8), 3, train=211, test=40)
+    make_archives(folder / "ten", (8, 8), 2, train=10, test=4)
+    return {"prime": folder / "prime", "ten": folder / "ten"}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.mark.parametrize(("data", "ranks"), [("prime", 1), ("prime", 2), ("prime", 3), ("ten", 3)])
+def test_each_row_exactly_once_an_epoch(
+    idxtrain: Idxtrain, archives: dict[str, Path], work: Path, data: str, ranks: int
+) -> None:
+    run_id = f"{data}-{ranks}"
+    batch = ("--set", "train.batch_size=4") if data == "ten" else ()
+    options = ("--set", "prepare.rows_per_shard=29", "--set", "prepare.validation_rows=0")
+    done = idxtrain(
+        "train", "--data", archives[data], "--work", work, "--run-id", run_id, "--np", ranks, *QUICK, *batch, *options
+    )
+    assert done.returncode == 0, done.stderr
+    outputs = result(work, run_id)
+    rows = 211 if data == "prime" else 10
+    steps = rows_by_step(work, run_id, ranks)
+    per_epoch = len(steps) // 2
+    for epoch in (steps[:per_epoch], steps[per_epoch:]):
+        assert Counter(row for step in epoch for row in step) == Counter(range(rows))
+    assert steps[:per_epoch] != steps[per_epoch:]
+    assert outputs["world_size"] == ranks
+    assert outputs["steps"] == len(steps)
+    assert outputs["images"] == 2 * rows
+    # The ranks' weights and optimizer slots are bit-equal at the end.
+    assert len(outputs["weights_sha256"]) == ranks
+    assert len(set(outputs["weights_sha256"])) == 1
+    assert outputs["validation"]["accuracy"] is None
+
+
+def test_batches_are_the_same_at_any_number_of_ranks(work: Path) -> None:
+    one, two, three = (rows_by_step(work, f"prime-{ranks}", ranks) for ranks in (1, 2, 3))
+    assert one == two == three
+
+
+def test_losses_agree_at_any_number_of_ranks(work: Path) -> None:
+    def losses(ranks: int) -> list[float]:
+        lines = (work / f"runs/prime-{ranks}/logs/train.jsonl").read_text().splitlines()
+        return [entry["loss"] for entry in map(json.loads, lines) if entry["kind"] == "train"]
+
+    np.testing.assert_allclose(losses(2), losses(1), rtol=1e-4)
+    np.testing.assert_allclose(losses(3), losses(1), rtol=1e-4)
+
+
+def test_a_run_leaves_what_the_contract_names(work: Path) -> None:
+    run = work / "runs/prime-2"
+    assert {path.name for path in run.iterdir()} >= {"config.json", "model.keras", "checkpoints", "tensorboard", "logs"}
+    assert run.stat().st_mode & 0o077 == 0
+    events = b"".join(path.read_bytes() for path in (run / "tensorboard").iterdir())
+    for tag in (b"train/loss", b"train/accuracy", b"train/images_per_second", b"first layer", b"MatMul"):
+        assert tag in events
+
+
+def test_a_finished_training_is_not_repeated(idxtrain: Idxtrain, work: Path) -> None:
+    before = (work / "runs/prime-1/model.keras").stat().st_mtime_ns
+    done = idxtrain("train", "--work", work, "--run-id", "prime-1")
+    assert done.returncode == 0, done.stderr
+    assert "train: done already" in done.stderr
+    assert (work / "runs/prime-1/model.keras").stat().st_mtime_ns == before
+
+
+def test_resumes_from_the_last_whole_checkpoint(idxtrain: Idxtrain, work: Path) -> None:
+    run = work / "runs/prime-1"
+    expected = result(work, "prime-1")["weights_sha256"]
+    (run / "stages/train.json").unlink()
+    newest = max((run / "checkpoints").glob("*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-1])
+    done = idxtrain("train", "--work", work, "--run-id", "prime-1", "--set", "train.log_every=50", *(), timeout=300)
+    assert done.returncode == 2  # another config than the run's
+    done = idxtrain("train", "--work", work, "--run-id", "prime-1")
+    assert done.returncode == 0, done.stderr
+    assert f"{newest.name}: is not whole" in done.stderr
+    assert "going on from step 14 of 28" in done.stderr
+    assert result(work, "prime-1")["weights_sha256"] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--set", "train.model=nope"), "train.model: found 'nope', expected one of compact, lecture, softmax"),
+        (("--np", "3", "--set", "train.batch_size=2"), "train.batch_size: found 2, the global batch, for 3 ranks"),
+        (("--set", "train.batchsize=2"), "did you mean batch_size?"),
+        (("--set", "train.epochs=0"), "train.epochs: found 0"),
+        (("--set", "train.learning_rate=fast"), "train.learning_rate: found 'fast'"),
+        (("--set", "train.epochs"), "found no '='"),
+        (("--recipe", "best.toml"), "best.toml: cannot be read"),
+        (("--run-id", "../x"), "expected letters, digits"),
+    ],
+)
+def test_refused_in_one_line_before_work_starts(
+    idxtrain: Idxtrain, archives: dict[str, Path], work: Path, options: tuple[str, ...], message: str
+) -> None:
+    done = idxtrain("train", "--data", archives["ten"], "--work", work, "--set", "prepare.rows_per_shard=29",
+                    "--set", "prepare.validation_rows=0", *options)  # fmt: skip
+    assert done.returncode == 2
+    complaints = [line for line in done.stderr.splitlines() if line.startswith("idxtrain:")]
+    assert len(complaints) == 1
+    assert message in complaints[0]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_dataset_that_was_tampered_with_is_refused(idxtrain: Idxtrain, archives: dict[str, Path], work: Path) -> None:
+    options = ("--data", archives["ten"], "--work", work, "--set", "prepare.rows_per_shard=3", "--run-id", "tampered")
+    assert idxtrain("prepare", *options).returncode == 0
+    record = json.loads((work / "runs/tampered/stages/prepare.json").read_text())
+    shard = Path(record["outputs"]["dataset"]) / "train/part-00001.parquet"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(bytes(content))
+    done = idxtrain("train", "--work", work, "--run-id", "tampered")
+    assert done.returncode == 2
+    assert "part-00001.parquet: found SHA-256" in done.stderr
