@@ -14,3 +14,11 @@ class InputError(IdxtrainError):
     """
 
     exit_code = 2
+
+
+class ReportedError(IdxtrainError):
+    """Another process has told on stderr what went wrong; only its exit code is left to pass on."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"ended with exit code {exit_code}")
+        self.exit_code = exit_code

@@ -3,12 +3,14 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from jobs.config import Section
 from jobs.errors import InputError
 
-S = TypeVar("S", bound=Section)
+if TYPE_CHECKING:
+    from jobs.config import Section
+
+S = TypeVar("S", bound="Section")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ stage (its config section and what the stages before it put out), and the files 
 long as the key is the same and the files are as they were: nothing else decides it, so nothing can disagree.
 """
 
-import logging
 import os
 import sys
 import time
@@ -18,9 +17,8 @@ import psutil
 
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import sha256_json, write_json
+from jobs.logs import log_to_file, log_to_stderr
 from jobs.run_dir import RunDir, read_object
-
-log = logging.getLogger("idxtrain")
 
 STAGES = ("fetch", "prepare", "train", "evaluate")
 # What of the config goes into a stage, beside what the stage before it put out. `seed` decides weights and order.
@@ -117,29 +115,6 @@ def run_as_process(stage: str, work: Callable[[RunDir], None], argv: Sequence[st
         sys.exit(1)
 
 
-def log_to_file(path: Path) -> None:
-    """Send this project's log lines to a file as well, with the time."""
-    path.parent.mkdir(exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-
-
-def log_to_stderr() -> None:
-    """Send this project's log lines to stderr as they are, warnings marked."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_LineFormatter())
-    log.handlers[:] = [handler]
-    log.setLevel(logging.INFO)
-    log.propagate = False
-
-
 def _rank_suffix() -> str:
     rank = os.environ.get("HOROVOD_RANK", "0")
     return "" if rank == "0" else f".rank-{rank}"
-
-
-class _LineFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        return prefix + record.getMessage()

@@ -8,10 +8,8 @@ from typing import Annotated
 
 import typer
 
-from jobs.errors import IdxtrainError
-from jobs.run_dir import RunDir
-from jobs.stage import STAGES, log_to_stderr
-from pipelines.doctor_command import doctor
+from jobs.errors import IdxtrainError, ReportedError
+from jobs.logs import log_to_stderr
 from pipelines.options import (
     WORK,
     Assignments,
@@ -26,29 +24,27 @@ from pipelines.options import (
     SparkMaster,
     WorkFolder,
     complete_recipe,
-    require_trained,
 )
-from pipelines.train import StageFailedError, launches, ranks, result_line, run_stages
 
 EXAMPLES = """
-**Examples**
+[bold]Examples[/bold]
 
-`idxtrain run` — MNIST, the default recipe
+[cyan]idxtrain run[/cyan]                               MNIST, the default recipe
 
-`idxtrain run --recipe lecture --np 2` — another recipe, on two ranks
+[cyan]idxtrain run --recipe lecture --np 2[/cyan]       another recipe, on two ranks
 
-`idxtrain run --data ~/archives --set train.epochs=5` — your own IDX archives
+[cyan]idxtrain run --data ~/archives --set train.epochs=5[/cyan]   your own IDX archives
 
-`idxtrain run --run-id ID` — go on with a run that was interrupted
+[cyan]idxtrain run --run-id ID[/cyan]                   go on with a run that was interrupted
 
-`idxtrain plan --np 3` — rows, shards and steps, before anything starts
+[cyan]idxtrain plan --np 3[/cyan]                       rows, shards and steps, before anything starts
 """
 
 app = typer.Typer(
     help="IDX archives in, a trained and tested classifier out.",
     epilog=EXAMPLES,
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
 
@@ -59,7 +55,7 @@ def _exit_codes() -> Iterator[None]:
     log_to_stderr()
     try:
         yield
-    except StageFailedError as error:  # the stage has said why
+    except ReportedError as error:  # the stage has said why
         sys.exit(error.exit_code)
     except IdxtrainError as error:
         print(f"idxtrain: {error}", file=sys.stderr)
@@ -73,14 +69,20 @@ def _exit_codes() -> Iterator[None]:
 
 
 def _pipeline(command: str, last: str, options: Options, dry_run: bool) -> None:
-    existing = require_trained(options) if command == "evaluate" else options.find_run()
-    config = options.config(existing)
+    """Run the stages up to `last` of the run that the options mean."""
+    from jobs.run_dir import RunDir
+    from jobs.stage import STAGES
+    from pipelines import request
+    from pipelines.train import launches, result_line, run_stages
+
+    existing = request.trained_run(options) if command == "evaluate" else request.find_run(options)
+    config = request.config_of(options, existing)
     if dry_run:
-        run = existing or RunDir(options.place.runs / (options.run_id or "RUN_ID"))
+        run = existing or RunDir(request.place(options).runs / (options.run_id or "RUN_ID"))
         for how in launches(run, config, STAGES[: STAGES.index(last) + 1]).values():
             print(how)
         return
-    run = options.run(existing, config)
+    run = request.open_run(options, existing, config)
     run_stages(run, config, last)
     print(f"run {run.run_id} in {run.path}", file=sys.stderr)
     if last == STAGES[-1]:
@@ -129,12 +131,14 @@ def plan(
     work: WorkFolder = WORK,
 ) -> None:
     """Tell rows, shards and steps of each rank, before anything starts. Reads headers only."""
-    from pipelines.plan import lines, plan_training
-
     options = Options(data, dataset, recipe, np, tuple(assignments or ()), seed, work=work)
     with _exit_codes():
-        config = options.config(None)
-        for line in lines(plan_training(config, options.place, ranks(config, os.environ))):
+        from pipelines import request
+        from pipelines.plan import lines, plan_training
+        from pipelines.train import ranks
+
+        config = request.config_of(options, None)
+        for line in lines(plan_training(config, request.place(options), ranks(config, os.environ))):
             print(line)
 
 
@@ -164,7 +168,13 @@ def show_recipe(
         print(recipes.load(name).text, end="")
 
 
-app.command()(doctor)
+@app.command()
+def doctor(work: WorkFolder = WORK) -> None:
+    """Check this machine: versions, Java, compilers, Horovod's build, GPUs, disk, an allreduce on two ranks."""
+    with _exit_codes():
+        from pipelines.doctor_command import doctor
+
+        doctor(work)
 
 
 def main() -> None:

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 
 import typer
 
-from jobs.run_dir import Work
-from jobs.stage import log_to_stderr
+from jobs.logs import log_to_stderr
 from pipelines.options import WORK, WorkFolder
 
 log = logging.getLogger("idxtrain")
@@ -24,8 +23,7 @@ def doctor(work: WorkFolder = WORK) -> None:
     from deploy.doctor.examine import examine
 
     log_to_stderr()
-    place = Work(work.expanduser().resolve())
-    checks = list(examine(place.path, os.environ, _tell))
+    checks = list(examine(work.expanduser().resolve(), os.environ, _tell))
     print_table(checks)
     raise typer.Exit(exit_code(checks))
 

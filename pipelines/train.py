@@ -8,21 +8,13 @@ import sys
 from collections.abc import Mapping
 
 from deploy.launch import Launch, launch, visible_gpus
-from jobs.errors import IdxtrainError, InputError
+from jobs.errors import InputError, ReportedError
 from jobs.run_dir import RunDir
 from jobs.stage import STAGES, is_done
 from jobs.train.preflight import check_training
 from pipelines.config import Config
 
 log = logging.getLogger("idxtrain")
-
-
-class StageFailedError(IdxtrainError):
-    """A stage's process has told on stderr what went wrong; only its exit code is left to pass on."""
-
-    def __init__(self, stage: str, exit_code: int) -> None:
-        super().__init__(f"{stage} ended with exit code {exit_code}")
-        self.exit_code = exit_code if exit_code == InputError.exit_code else 1
 
 
 def ranks(config: Config, environment: Mapping[str, str]) -> int:
@@ -36,7 +28,7 @@ def launches(run: RunDir, config: Config, stages: tuple[str, ...]) -> dict[str, 
 
 
 def run_stages(run: RunDir, config: Config, last: str = STAGES[-1]) -> None:
-    """Run the stages up to `last` that are not done yet. Raises StageFailedError for the first that fails."""
+    """Run the stages up to `last` that are not done yet. Raises ReportedError for the first that fails."""
     for stage, how in launches(run, config, STAGES[: STAGES.index(last) + 1]).items():
         if is_done(run, stage):
             log.info("%s: done already", stage)
@@ -50,7 +42,7 @@ def _start(stage: str, how: Launch) -> None:
     # stdout is for the result alone, so a stage's goes where its log lines go.
     process = subprocess.run(how.argv, env=os.environ | dict(how.environment), stdout=sys.stderr, check=False)
     if process.returncode:
-        raise StageFailedError(stage, process.returncode)
+        raise ReportedError(InputError.exit_code if process.returncode == InputError.exit_code else 1)
 
 
 def result_line(run: RunDir) -> str:

@@ -40,7 +40,7 @@ class MakeArchives(Protocol):
         dtype: str = "uint8",
         gz: bool = True,
         seed: int = 0,
-    ) -> dict[Role, Archive]:
+    ) -> dict[str, Archive]:
         """Return the archives; `shape`: of an image; `gz`: compressed or not. The same arguments, the same bytes."""
         ...
 
@@ -93,7 +93,7 @@ def make_archives() -> MakeArchives:
         dtype: str = "uint8",
         gz: bool = True,
         seed: int = 0,
-    ) -> dict[Role, Archive]:
+    ) -> dict[str, Archive]:
         folder.mkdir(parents=True, exist_ok=True)
         random = np.random.default_rng(seed)
         train_images, train_labels = learnable(train, shape, classes, random)

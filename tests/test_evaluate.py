@@ -1,17 +1,12 @@
 """The evaluate stage: figures against tables counted by hand, and the stage as a process on a tiny run."""
 
-import base64
 import json
 import math
 import os
 import re
-import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable, Sequence
-from html.parser import HTMLParser
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from jobs.dataset import FORMAT, MANIFEST, Manifest, Shard, SplitInfo
-from jobs.evaluate import curve, png, report, table
-from jobs.evaluate.metrics import Confusion, confusion_matrix, summarize, wilson_interval, worst_confusions
-from jobs.evaluate.predict import Predictions
 from jobs.files import sha256_file, write_json
 from jobs.run_dir import RunDir
 
@@ -76,7 +66,7 @@ def make_run(work: Path, model: Path, order: Sequence[int] = ORDER) -> RunDir:
     config = {"recipe": "tiny", "seed": 7, "fetch": {"dataset": "dots"}, "prepare": {}, "spark": {}, "train": {}}
     write_json(made(run.config_file), config | {"evaluate": {"batch_size": 5}})
     run.model_file.write_bytes(model.read_bytes())
-    train = {
+    train: dict[str, Any] = {
         "model_sha256": sha256_file(run.model_file),
         "world_size": 2,
         "steps": 40,
@@ -91,7 +81,7 @@ def make_run(work: Path, model: Path, order: Sequence[int] = ORDER) -> RunDir:
         ("prepare", {"dataset": str(dataset)}, 2.5),
         ("train", train, 4),
     ):
-        record = {"key": stage, "outputs": outputs, "files": [], "seconds": seconds}
+        record: dict[str, Any] = {"key": stage, "outputs": outputs, "files": [], "seconds": seconds}
         write_json(made(run.record_file(stage)), record)
     return run
 

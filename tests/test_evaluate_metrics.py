@@ -7,11 +7,23 @@ from io import StringIO
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.errors import InputError
 from jobs.evaluate import table
 from jobs.evaluate.metrics import Confusion, confusion_matrix, summarize, wilson_interval, worst_confusions
+from jobs.evaluate.predict import check_probabilities
+
+LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2])
+PREDICTED = [0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 0, 1]
+
+
+@pytest.mark.parametrize("row", [[0.5, 0.6], [1.5, -0.5], [float("nan"), 1.0], [0.0, 0.0]])
+def test_what_is_no_probability_is_refused(row: list[float]) -> None:
+    check_probabilities(np.array([[1, 0], [0.3, 0.7]], np.float32))
+    with pytest.raises(InputError, match="test row 1 is not a probability for each class"):
+        check_probabilities(np.array([[1, 0], row], np.float32))
 
 
 @pytest.mark.parametrize(
@@ -23,6 +35,7 @@ def test_wilson_interval_as_published(successes: int, count: int, low: float, hi
     assert wilson_interval(successes, count) == pytest.approx((low, high), abs=5e-5)
 
 
+@settings(deadline=None)  # a busy machine is no error
 @given(count=st.integers(1, 10**7), data=st.data())
 def test_wilson_interval_contains_the_proportion(count: int, data: st.DataObject) -> None:
     successes = data.draw(st.integers(0, count))
@@ -47,6 +60,7 @@ def test_a_vanished_probability_costs_a_finite_loss() -> None:
     assert test["loss"] == pytest.approx(126 * math.log(2))
 
 
+@settings(deadline=None)  # a busy machine is no error
 @given(classes=st.integers(1, 12), data=st.data())
 def test_confusion_counts_every_row_once(classes: int, data: st.DataObject) -> None:
     label = st.integers(0, classes - 1)
@@ -75,7 +89,7 @@ def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", "160")
-    table.show(summarize(np.eye(3, dtype=np.float32)[PREDICTED], np.array(LABELS)))
+    table.show(summarize(np.eye(3, dtype=np.float32)[PREDICTED], LABELS))
     assert "most frequent errors: 0 taken for 1: 1, 2 taken for 0: 1, 2 taken for 1: 1" in terminal.getvalue()
     assert "test accuracy 0.7500 (3 errors in 12), 95 % interval 0.4677 to 0.9111" in terminal.getvalue()
 
@@ -86,5 +100,3 @@ def test_of_many_classes_only_the_worst_are_shown() -> None:
     lines = table.lines(summarize(np.eye(40, dtype=np.float32)[predicted], labels))
     assert len(lines) == 1 + 1 + 30 + 2
     assert [line.split()[0] for line in lines[2:7]] == ["0", "1", "2", "3", "4"]
-
-

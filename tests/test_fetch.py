@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from jobs.archive import ROLES, Role
 from jobs.errors import InputError
 from jobs.fetch import mirror, offline
 from jobs.fetch.catalog import CATALOG, KnownArchive, KnownDataSet
 from jobs.fetch.config import FetchConfig
-from jobs.archive import ROLES, Archive, Role
 from jobs.fetch.names import find, role_of
 from jobs.fetch.source import SourceError
 from jobs.fetch.stage import Archives, fetch

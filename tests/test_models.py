@@ -9,8 +9,9 @@ import pytest
 import tensorflow as tf
 
 import models
-from models.training.dropout import Dropout, StepKey, keyed
+from models.training.dropout import Dropout, keyed
 from models.training.export import portable
+from models.training.keys import StepKey
 
 PARAMETERS = {"softmax": 7_850, "lecture": 3_274_634, "compact": 215_194}
 

@@ -6,8 +6,10 @@ import numpy as np
 import tensorflow as tf
 
 import models
+from jobs.train.collective import Collective
 from jobs.train.feed import Call
 from jobs.train.step import TrainStep, make_evaluator
+from models.training.augment import Augmentation
 from models.training.optimizers import SGD, Hyperparameters
 
 ROWS = 12
@@ -17,14 +19,11 @@ LABELS = RANDOM.integers(0, 4, (1, ROWS)).astype(np.int32)
 RATE = np.array([0.5], np.float32)
 
 
-class OneRank:
-    """A collective of one: sums are what they are."""
+class OneRank(Collective):
+    """A collective of one, without Horovod."""
 
-    def sum(self, tensor: Any, name: str) -> Any:
-        return tensor
-
-    def sum_gradients(self, gradients: Any) -> Any:
-        return gradients
+    def __init__(self) -> None:
+        self.rank, self.world_size = 0, 1
 
 
 def share(first: int, last: int, weight: float = 1.0) -> Call:
@@ -37,7 +36,9 @@ def share(first: int, last: int, weight: float = 1.0) -> Call:
 def make(dropout: float | None = None) -> tuple[Any, TrainStep]:
     tf.keras.utils.set_random_seed(1)
     model = models.build("lecture", (6, 6, 1), 4, dropout)
-    return model, TrainStep(model, SGD([v.value for v in model.trainable_variables], Hyperparameters()), OneRank(), 5)
+    return model, TrainStep(
+        model, SGD([v.value for v in model.trainable_variables], Hyperparameters()), OneRank(), Augmentation(), 5
+    )
 
 
 def update(call: Call) -> tuple[list[np.ndarray], float]:

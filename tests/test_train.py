@@ -26,7 +26,7 @@ def rows_by_step(work: Path, run_id: str, ranks: int) -> list[list[int]]:
     ]
     steps = [[entry["step"] for entry in audit] for audit in audits]
     assert all(of_rank == list(range(len(steps[0]))) for of_rank in steps)
-    return [sum((entry["rows"] for entry in entries), []) for entries in zip(*audits, strict=True)]
+    return [[row for entry in entries for row in entry["rows"]] for entries in zip(*audits, strict=True)]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """All checks of this machine, in the order of the table. The facts are gathered here, and judged by pure functions."""
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, metadata
@@ -41,26 +42,35 @@ def _software(environment: Mapping[str, str]) -> Iterator[Check]:
 def _machine(work: Path, environment: Mapping[str, str], gpus: int) -> Iterator[Check]:
     yield machine.check_gpus(environment, gpus)
     yield machine.check_cpus(usable_cpus(), os.cpu_count() or 1)
-    yield machine.check_bfloat16(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
+    yield machine.check_bfloat16(_read(Path("/proc/cpuinfo")))
     yield machine.check_memory(machine.free_memory())
     yield from machine.check_spaces(work, environment, gpus)
     yield machine.check_work(work)
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
 def _horovod(
     environment: Mapping[str, str], gpus: int, tell: Callable[[str], AbstractContextManager[None]]
 ) -> Iterator[Check]:
+    begin = time.monotonic()
     try:
         with tell("loading TensorFlow and Horovod"):
-            build = horovod.ask_build(environment)
+            alone = horovod.ask_alone(environment)
     except ProbeError as error:
         yield horovod.broken_build(str(error))
         return  # the ranks could but fail alike
-    yield horovod.check_build(build, gpus)
-    yield horovod.check_gpu_use(build.gpus, gpus)
-    how = horovod.allreduce_launch(gpus)
+    load_seconds = time.monotonic() - begin
+    yield horovod.check_build(alone, gpus)
+    yield horovod.check_gpu_use(alone.gpus, gpus)
+    how = horovod.ranks_launch(gpus)
     try:
         with tell(f"an allreduce on {horovod.RANKS} ranks"):
-            yield horovod.check_allreduce(horovod.ask_allreduce(how, environment), how)
+            yield horovod.check_allreduce(horovod.ask_ranks(how, environment, load_seconds), how)
     except ProbeError as error:
         yield horovod.broken_allreduce(str(error), how)

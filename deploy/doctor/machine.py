@@ -26,19 +26,18 @@ def check_gpus(environment: Mapping[str, str], visible: int) -> Check:
         return Check("GPUs", f"{visible} visible, no nvidia-smi" if visible else "none", expected)
     try:
         answer = ask([program, *_QUERY], environment, _SECONDS)
+        listed = [line for line in answer.stdout.splitlines() if line.strip()]
         problem = cause(answer) if answer.code else ""
     except ProbeError as error:
-        problem = str(error)
-    if "No devices" in problem:  # a login node that has the driver's tools
+        listed, problem = [], str(error)
+    # A login node may have the driver's tools and no GPU.
+    if "No devices" in problem or "No devices" in "".join(listed[:1]):
         return Check("GPUs", "none", expected)
     if problem:
         mend = "ask who runs the machine to mend the NVIDIA driver; until then, train on CPUs"
         return Check("GPUs", f"nvidia-smi fails: {problem}", expected, "warning", mend)
-    listed = answer.stdout.strip().splitlines()
-    name, _, driver = (listed[0] if listed else "none").partition(", ")
-    return Check(
-        "GPUs", f"{visible} of {len(listed)} visible ({name}, driver {driver})" if listed else "none", expected
-    )
+    name, _, driver = "".join(listed[:1]).partition(", ")
+    return Check("GPUs", f"{visible} of {len(listed)} visible ({name}, driver {driver})", expected)
 
 
 def check_cpus(usable: int, all_cpus: int) -> Check:
@@ -93,7 +92,7 @@ def check_bfloat16(cpuinfo: str) -> Check:
 
 
 def check_space(name: str, folder: Path, free: int, least: int, ample: int, mend: str) -> Check:
-    """Check the free space of a file system: fails below `least` bytes, warns below `ample`."""
+    """Check a file system's free bytes: fails below `least`, warns below `ample`."""
     found, expected = f"{free / GB:.1f} GB free at {folder}", f"{ample / GB:g} GB or more"
     if free >= ample:
         return Check(name, found, expected)
@@ -107,14 +106,16 @@ def check_spaces(work: Path, environment: Mapping[str, str], gpus: int, shm: Pat
     shared = GB if gpus > 1 else GB // 100
     rows = (
         ("disk for --work", existing_folder(work), GB, 5 * GB, "make room, or give --work on another file system"),
-        ("temporary files", existing_folder(temporary), 0, GB, "make room, or set TMPDIR to another folder"),
+        ("temporary files", temporary, 0, GB, "make room, or set TMPDIR to another folder"),
         ("shared memory", shm, 0, shared, "give the container more: --shm-size=1g"),
     )
-    return [
-        check_space(name, folder, shutil.disk_usage(folder).free, least, ample, mend)
-        for name, folder, least, ample, mend in rows
-        if folder.is_dir()
-    ]
+    checks = []
+    for name, folder, least, ample, mend in rows:
+        try:
+            checks.append(check_space(name, folder, shutil.disk_usage(folder).free, least, ample, mend))
+        except OSError as error:
+            checks.append(Check(name, f"{folder}: {error.strerror}", "a folder", "fails" if least else "warning", mend))
+    return checks
 
 
 def check_work(work: Path) -> Check:

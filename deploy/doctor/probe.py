@@ -16,6 +16,7 @@ from jobs.errors import IdxtrainError
 _GRACE_SECONDS = 5
 _LONGEST_CAUSE = 200
 _RANK_PREFIX = re.compile(r"^\[\d+\]<std(?:out|err)>:")  # what horovodrun puts before a rank's lines
+_NOISE = re.compile(r"^(?:[IWE]\d{4} |\d{4}-\d\d-\d\d .*: [IWE] |WARNING: )")  # TensorFlow's log lines
 _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception): ")
 
 
@@ -37,14 +38,18 @@ def ask(argv: Sequence[str], environment: Mapping[str, str], seconds: float, tex
 
     Raises ProbeError where it cannot be started, or is not done in time; nothing it started outlives it.
     """
+    try:
+        return _ask(argv, environment, seconds, text)
+    except OSError as error:
+        raise ProbeError(f"{error.filename or argv[0]} cannot be started: {error.strerror}") from error
+
+
+def _ask(argv: Sequence[str], environment: Mapping[str, str], seconds: float, text: str) -> Answer:
     # Files, not pipes: a grandchild that kept a pipe open would make us wait for it.
     with tempfile.TemporaryFile("w+") as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         stdin.write(text)
         stdin.seek(0)
-        try:
-            process = subprocess.Popen(argv, env=dict(environment), stdin=stdin, stdout=stdout, stderr=stderr)
-        except OSError as error:
-            raise ProbeError(f"{argv[0]} cannot be started: {error.strerror}") from error
+        process = subprocess.Popen(argv, env=dict(environment), stdin=stdin, stdout=stdout, stderr=stderr)
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -75,10 +80,12 @@ def cause(answer: Answer) -> str:
     """Return why a program failed, on one line: the first exception of a rank, else of any, else its last words."""
     if answer.code < 0:
         return f"killed by {_signal_name(-answer.code)}"
-    lines = [line for line in (answer.stderr or answer.stdout).splitlines() if line.strip()]
-    ranks = [_RANK_PREFIX.sub("", line) for line in lines if _RANK_PREFIX.match(line)]
+    said = (answer.stderr if answer.stderr.strip() else answer.stdout).splitlines()
+    of_ranks = [line for line in said if _RANK_PREFIX.match(line)]
     # A rank's second exception, and the launcher's, only follow from the first.
-    exceptions = [line for line in [*ranks, *lines] if _EXCEPTION.match(line)]
+    lines = [_RANK_PREFIX.sub("", line) for line in [*of_ranks, *said]]
+    lines = [line for line in lines if line.strip() and not _NOISE.match(line)]
+    exceptions = [line for line in lines if _EXCEPTION.match(line)]
     crashes = [f"a rank was killed by {name}" for name in map(_crash, lines) if name]
     exit_code = f"exit code {answer.code}, without a word"
     return next(iter([*crashes, *exceptions, *lines[-1:], exit_code])).strip()[:_LONGEST_CAUSE]

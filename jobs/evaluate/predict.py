@@ -82,11 +82,12 @@ def predict(model: Any, images: np.ndarray, batch_size: int) -> np.ndarray:
             stop = min(start + batch_size, len(images))
             probabilities[start:stop] = forward(images[start:stop]).numpy()
             progress.update(stop)
-    _check_probabilities(probabilities)
+    check_probabilities(probabilities)
     return probabilities
 
 
-def _check_probabilities(probabilities: np.ndarray) -> None:
+def check_probabilities(probabilities: np.ndarray) -> None:
+    """Raise InputError unless each row, float32 [rows, classes], holds probabilities that sum to 1."""
     sums = probabilities.sum(axis=1, dtype=np.float64)
     # Written so that NaN, which fails every comparison, counts as bad.
     good = (probabilities >= 0).all(axis=1) & (np.abs(sums - 1) <= _SUM_TOLERANCE)

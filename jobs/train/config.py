@@ -14,6 +14,11 @@ class TrainConfig(Section):
     dropout: float | None = Field(default=None, ge=0, lt=1)  # None: the architecture's own rate
     standardize: bool = False  # to the training pixels' mean 0 and deviation 1, inside the model
 
+    # Each training image moved at random, at the most so far: pixels, degrees, share of its size.
+    shift: float = Field(default=0.0, ge=0)
+    rotate: float = Field(default=0.0, ge=0, le=180)
+    zoom: float = Field(default=0.0, ge=0, lt=1)
+
     # The training ends at whichever bound comes first.
     epochs: int | None = Field(default=None, ge=1)
     max_steps: int | None = Field(default=None, ge=1)

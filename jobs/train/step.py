@@ -8,15 +8,20 @@ import tensorflow as tf
 
 from jobs.train.collective import Collective
 from jobs.train.feed import Call
-from models.training.dropout import StepKey, keyed
+from models.training.augment import Augmentation
+from models.training.dropout import keyed
+from models.training.keys import StepKey
 from models.training.optimizers import Optimizer
 
 
 class TrainStep:
     """Runs the steps of a Call on this rank's rows, together with all other ranks."""
 
-    def __init__(self, model: Any, optimizer: Optimizer, collective: Collective, seed: int) -> None:
-        self._model, self._optimizer, self._collective, self._seed = model, optimizer, collective, seed
+    def __init__(
+        self, model: Any, optimizer: Optimizer, collective: Collective, augmentation: Augmentation, seed: int
+    ) -> None:
+        self._model, self._optimizer, self._collective = model, optimizer, collective
+        self._augmentation, self._seed = augmentation, seed
         self._shape = model.input_shape[1:]
         values = int(np.prod(self._shape))
         self._graph = tf.function(
@@ -61,7 +66,10 @@ class TrainStep:
     def _step(self, images: Any, labels: Any, weights: Any, rate: Any, key: StepKey) -> Any:
         """One step; returns this rank's sum of losses."""
         with tf.GradientTape() as tape, keyed(key):
-            logits = self._model(self._shaped(images), training=True)
+            shaped = self._shaped(images)
+            if self._augmentation:
+                shaped = self._augmentation(shaped, key)
+            logits = self._model(shaped, training=True)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             total = tf.reduce_sum(losses * weights)
             # Divided by the global batch's rows, so that the sum over ranks is the mean over rows, however they are

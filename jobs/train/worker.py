@@ -29,6 +29,7 @@ from jobs.train.feed import Call, ShardStore, read_epoch, spans
 from jobs.train.length import images_seen, total_steps
 from jobs.train.order import RowOrder, share
 from jobs.train.step import TrainStep, make_evaluator
+from models.training.augment import Augmentation
 from models.training.export import portable
 from models.training.optimizers import OPTIMIZERS, Hyperparameters
 from models.training.schedules import rates
@@ -79,7 +80,8 @@ class Training:
         self.order = RowOrder(self.store.shard_rows, config.batch_size, self.seed, config.shuffle_shards)
         self.total_steps = total_steps(config, self.order)
         self.rates = rates(config.schedule, self.total_steps, config.peak_rate, config.warmup, config.final)
-        self.train_step = TrainStep(self.model, self.optimizer, self.collective, self.seed)
+        augmentation = Augmentation(config.shift, config.rotate, config.zoom)
+        self.train_step = TrainStep(self.model, self.optimizer, self.collective, augmentation, self.seed)
         self.evaluate = make_evaluator(self.model)
         self.meter = Meter()
         self.audit = Audit(run.logs / f"rows.rank-{self.rank}.jsonl") if config.audit else None

@@ -1,0 +1,30 @@
+"""Where this project's log lines go: the terminal as they are, a file with the time."""
+
+import logging
+import sys
+from pathlib import Path
+
+log = logging.getLogger("idxtrain")
+
+
+def log_to_file(path: Path) -> None:
+    """Send this project's log lines to a file as well, with the time."""
+    path.parent.mkdir(exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+
+
+def log_to_stderr() -> None:
+    """Send this project's log lines to stderr as they are, warnings marked."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LineFormatter())
+    log.handlers[:] = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+class _LineFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        return prefix + record.getMessage()

@@ -1,0 +1,51 @@
+"""Training images moved, turned and zoomed a little at random, in the graph, one pass over the pixels."""
+
+from dataclasses import dataclass
+from math import pi
+from typing import Any
+
+import tensorflow as tf
+
+from models.training.keys import StepKey, salt_of
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far at the most, each way, uniformly. `shift`: pixels; `rotate`: degrees; `zoom`: share of the size."""
+
+    shift: float = 0.0
+    rotate: float = 0.0
+    zoom: float = 0.0
+
+    def __bool__(self) -> bool:
+        """Tell whether it does anything."""
+        return any((self.shift, self.rotate, self.zoom))
+
+    def __call__(self, images: Any, key: StepKey) -> Any:
+        """Return images [n, height, width, channels], each under a transform of its own; what comes in is 0.
+
+        Bilinear; a shift alone is by whole pixels, which blurs nothing.
+        """
+        drawn = key.uniform(salt_of("augment"), tf.shape(images)[0], [4]) * 2 - 1
+        return tf.raw_ops.ImageProjectiveTransformV3(
+            images=images,
+            transforms=self._transforms(drawn, *images.shape[1:3]),
+            output_shape=tf.shape(images)[1:3],
+            interpolation="BILINEAR" if self.rotate or self.zoom else "NEAREST",
+            fill_mode="CONSTANT",
+            fill_value=0.0,
+        )
+
+    def _transforms(self, drawn: Any, height: int, width: int) -> Any:
+        """Return float32 [n, 8], rows of (a, b, c, d, e, f, 0, 0): output (x, y) comes from (ax+by+c, dx+ey+f)."""
+        right, down = self.shift * drawn[:, 0], self.shift * drawn[:, 1]
+        if not (self.rotate or self.zoom):
+            right, down = tf.round(right), tf.round(down)
+        angle, scale = drawn[:, 2] * self.rotate * pi / 180, 1 + drawn[:, 3] * self.zoom
+        cos, sin = tf.cos(angle) * scale, tf.sin(angle) * scale
+        # About the image's centre, then shifted.
+        x, y = (width - 1) / 2, (height - 1) / 2
+        zero = tf.zeros_like(cos)
+        return tf.stack(
+            [cos, -sin, x - cos * x + sin * y + right, sin, cos, y - sin * x - cos * y + down, zero, zero], axis=1
+        )

@@ -1,0 +1,67 @@
+"""From the options of the command line to the run and the config that they mean."""
+
+from jobs.errors import InputError
+from jobs.run_dir import RunDir, Work
+from jobs.stage import is_done
+from pipelines import run as runs
+from pipelines.config import DEFAULT_RECIPE, Config, compose, data_set_name, validate
+from pipelines.options import Options
+
+
+def place(options: Options) -> Work:
+    """Return the work directory, as an absolute path."""
+    return Work(options.work.expanduser().resolve())
+
+
+def find_run(options: Options) -> RunDir | None:
+    """Return the run that --run-id names, if it exists."""
+    return runs.find(place(options), options.run_id) if options.run_id else None
+
+
+def config_of(options: Options, existing: RunDir | None) -> Config:
+    """Return the config that the options describe; that of an existing run where they say nothing of it.
+
+    Raises InputError where they describe another config than the existing run's.
+    """
+    if existing is None:
+        return _compose(options)
+    if any((options.data, options.dataset, options.recipe, options.assignments, options.seed is not None)):
+        runs.require_same(existing, _compose(options))
+    # On how many ranks and by which Spark a run goes on is free.
+    values = runs.read_config(existing).to_json()
+    if options.np is not None:
+        values["launch"]["np"] = options.np
+    if options.spark_master is not None:
+        values["spark"]["master"] = options.spark_master
+    return validate(values, "--run-id")
+
+
+def _compose(options: Options) -> Config:
+    data = options.data.expanduser().resolve() if options.data else None
+    settings = {
+        "fetch.data": str(data) if data else None,
+        "fetch.dataset": options.dataset or (data_set_name(data) if data else None),
+        "launch.np": options.np,
+        "seed": options.seed,
+        "spark.master": options.spark_master,
+    }
+    given = {key: value for key, value in settings.items() if value is not None}
+    return compose(options.recipe or DEFAULT_RECIPE, given, options.assignments)
+
+
+def open_run(options: Options, existing: RunDir | None, config: Config) -> RunDir:
+    """Return the existing run, or make it, with the config as it is now."""
+    run_id = existing.run_id if existing else options.run_id or runs.new_id(config.recipe)
+    return runs.create(place(options), run_id, config)
+
+
+def trained_run(options: Options) -> RunDir:
+    """Return the run to evaluate: the one named, else the latest; raise InputError where there is none."""
+    where = place(options)
+    found = find_run(options) if options.run_id else runs.latest(where)
+    if found is None:
+        what = f"--run-id {options.run_id}" if options.run_id else "evaluate"
+        raise InputError(f"{what}: found no such run in {where.runs}; train one with `idxtrain run`")
+    if not is_done(found, "train"):
+        raise InputError(f"run {found.run_id}: is not trained; run `idxtrain train --run-id {found.run_id}` first")
+    return found

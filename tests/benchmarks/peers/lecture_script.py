@@ -1,0 +1,92 @@
+"""python -m tests.benchmarks.peers.lecture_script DATA_DIR [STEPS]: the lecture's CNN, the way the lecture runs it.
+
+Graph mode, a session, feed_dict; 20,000 steps of 50; Adam 1e-4; dropout 0.5; the training accuracy every 100 steps with
+dropout off; the test accuracy at the end. Written from the description of "Deep Learning In An Afternoon", Pittsburgh
+Supercomputing Center 2018.
+"""
+
+import gzip
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+HELD_OUT, BATCH, TEST_BATCH = 5000, 50, 1000
+
+
+def load(folder: Path, name: str, header: int) -> np.ndarray:
+    with gzip.open(folder / name, "rb") as file:
+        return np.frombuffer(file.read(), np.uint8, offset=header)
+
+
+def batches(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    random = np.random.default_rng(0)
+    while True:
+        order = random.permutation(len(images))
+        for start in range(0, len(order) - BATCH + 1, BATCH):
+            rows = order[start : start + BATCH]
+            yield images[rows], labels[rows]
+
+
+def weight(shape: list[int]) -> Any:
+    return tf.Variable(tf.truncated_normal(shape, stddev=0.1))
+
+
+def bias(size: int) -> Any:
+    return tf.Variable(tf.constant(0.1, shape=[size]))
+
+
+def pool(x: Any) -> Any:
+    return tf.nn.max_pool2d(x, 2, 2, "SAME")
+
+
+def main(folder: Path, steps: int) -> None:
+    begin = time.perf_counter()
+    train_images = load(folder, "train-images-idx3-ubyte.gz", 16).reshape(-1, 784)[HELD_OUT:] / np.float32(255)
+    train_labels = load(folder, "train-labels-idx1-ubyte.gz", 8)[HELD_OUT:].astype(np.int64)
+    test_images = load(folder, "t10k-images-idx3-ubyte.gz", 16).reshape(-1, 784) / np.float32(255)
+    test_labels = load(folder, "t10k-labels-idx1-ubyte.gz", 8).astype(np.int64)
+
+    tf.disable_eager_execution()
+    tf.set_random_seed(0)
+    x = tf.placeholder(tf.float32, [None, 784])
+    y = tf.placeholder(tf.int64, [None])
+    keep = tf.placeholder(tf.float32)
+    h = tf.reshape(x, [-1, 28, 28, 1])
+    h = pool(tf.nn.relu(tf.nn.conv2d(h, weight([5, 5, 1, 32]), 1, "SAME") + bias(32)))
+    h = pool(tf.nn.relu(tf.nn.conv2d(h, weight([5, 5, 32, 64]), 1, "SAME") + bias(64)))
+    h = tf.nn.relu(tf.matmul(tf.reshape(h, [-1, 7 * 7 * 64]), weight([7 * 7 * 64, 1024])) + bias(1024))
+    h = tf.nn.dropout(h, rate=1 - keep)
+    logits = tf.matmul(h, weight([1024, 10])) + bias(10)
+    loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits))
+    update = tf.train.AdamOptimizer(1e-4).minimize(loss)
+    right = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, 1), y), tf.int32))
+
+    feed = batches(train_images, train_labels)
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        loop = time.perf_counter()
+        for step in range(steps):
+            images, labels = next(feed)
+            if step % 100 == 0:
+                accuracy = session.run(right, {x: images, y: labels, keep: 1.0}) / BATCH
+                print(f"step {step}, training accuracy {accuracy:.2f}", flush=True)
+            session.run(update, {x: images, y: labels, keep: 0.5})
+        seconds = time.perf_counter() - loop
+        total = sum(
+            session.run(right, {x: test_images[i : i + TEST_BATCH], y: test_labels[i : i + TEST_BATCH], keep: 1.0})
+            for i in range(0, len(test_images), TEST_BATCH)
+        )
+    print(f"test accuracy {total / len(test_images):.4f}")
+    print(f"{steps * BATCH / seconds:.0f} images/s, {time.perf_counter() - begin:.1f} s without imports")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 20_000)

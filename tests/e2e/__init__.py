@@ -1,0 +1,1 @@
+"""The whole pipeline, as a person runs it."""

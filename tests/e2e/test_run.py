@@ -1,0 +1,111 @@
+"""`idxtrain run` on small data sets of shapes and classes that no constant in the code knows."""
+
+import gzip
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Idxtrain, MakeArchives
+
+RESULT = re.compile(r"test accuracy (0\.\d{4}|1\.0000) \((\d+) errors in (\d+)\)")
+QUICK = ("--set", "train.batch_size=32", "--set", "train.epochs=3", "--set", "train.learning_rate=0.003")
+
+
+def metrics_of(work: Path, run_id: str) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads((work / f"runs/{run_id}/metrics.json").read_text())
+    return metrics
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "train", "test", "ranks"), [((50, 50), 16, 960, 160, 1), ((12, 20), 3, 601, 101, 2)]
+)
+def test_any_shape_and_classes(
+    idxtrain: Idxtrain,
+    make_archives: MakeArchives,
+    tmp_path: Path,
+    shape: tuple[int, int],
+    classes: int,
+    train: int,
+    test: int,
+    ranks: int,
+) -> None:
+    make_archives(tmp_path / "data", shape, classes, train=train, test=test)
+    work = tmp_path / "work"
+    options = ("--data", tmp_path / "data", "--work", work, "--run-id", "one", "--np", ranks, *QUICK)
+    done = idxtrain("run", *options)
+    assert done.returncode == 0, done.stderr
+    match = RESULT.fullmatch(done.stdout.splitlines()[-1])
+    assert match
+    metrics = metrics_of(work, "one")
+    assert metrics["test"]["count"] == test == int(match[3])
+    assert metrics["test"]["errors"] == int(match[2])
+    assert metrics["test"]["accuracy"] > 0.95  # a classifier that learned nothing has 1 / classes
+    assert len(metrics["test"]["confusion"]) == classes
+    assert metrics["world_size"] == ranks
+    assert metrics["train"]["images"] == 3 * (train - train // 12)
+    assert metrics["seconds"].keys() == {"fetch", "prepare", "train", "evaluate", "total"}
+    assert metrics["run_id"] == "one"
+    assert metrics["recipe"] == "fast"
+    assert (work / "runs/one/report.html").stat().st_size > 1000
+
+    again = idxtrain("run", *options)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == done.stdout
+    assert again.stderr.count("done already") == 4
+
+    evaluated = idxtrain("evaluate", "--work", work)
+    assert evaluated.stdout == done.stdout
+
+
+def break_magic(plain: bytes) -> bytes:
+    return b"\x01" + plain[1:]
+
+
+def break_type(plain: bytes) -> bytes:
+    return plain[:2] + b"\x0a" + plain[3:]
+
+
+def break_count(plain: bytes) -> bytes:
+    return plain[:4] + b"\xff\xff\xff\xff" + plain[8:]
+
+
+def fewer_rows(plain: bytes) -> bytes:
+    return plain[:4] + (59).to_bytes(4, "big") + plain[8 : 8 + 8 + 59 * 48]
+
+
+BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "wrong magic": (lambda plain: gzip.compress(break_magic(plain)), "byte 0"),
+    "unknown type": (lambda plain: gzip.compress(break_type(plain)), "byte 2"),
+    "truncated": (lambda plain: gzip.compress(plain[:-1]), "bytes"),
+    "trailing bytes": (lambda plain: gzip.compress(plain + b"x"), "bytes"),
+    "corrupt gzip": (lambda plain: gzip.compress(plain)[:-6] + b"\0" * 6, "gzip"),
+    "size that the file cannot hold": (lambda plain: gzip.compress(break_count(plain)), "4294967295"),
+    "gzip bomb": (lambda plain: gzip.compress(plain + bytes(50 << 20)), "bytes"),
+    "another number of labels": (lambda plain: gzip.compress(fewer_rows(plain)), "train-labels"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_bad_archive_is_refused_and_leaves_nothing(
+    idxtrain: Idxtrain, make_archives: MakeArchives, tmp_path: Path, kind: str
+) -> None:
+    data, work = tmp_path / "data", tmp_path / "work"
+    make_archives(data, (6, 8), 3, train=60, test=12, gz=False)
+    plain = (data / "train-images-idx3-ubyte").read_bytes()
+    (data / "train-images-idx3-ubyte").unlink()
+    broken, named = BROKEN[kind]
+    (data / "train-images-idx3-ubyte.gz").write_bytes(broken(plain))
+    done = idxtrain("run", "--data", data, "--work", work)
+    assert done.returncode == 2, done.stderr
+    complaints = [line for line in done.stderr.splitlines() if line.startswith("idxtrain:")]
+    assert len(complaints) == 1
+    assert "train-images-idx3-ubyte.gz" in complaints[0]
+    assert named in complaints[0]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    datasets = work / "datasets"
+    assert not datasets.exists() or not list(datasets.iterdir())

@@ -1,0 +1,207 @@
+"""report.html: parsed as HTML, its images decoded, its charts within their frame."""
+
+import base64
+import json
+import struct
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.dataset import Duplicates, Manifest
+from jobs.evaluate import curve, png, report
+from jobs.evaluate.metrics import summarize
+from jobs.evaluate.predict import Predictions
+from jobs.files import write_json
+from jobs.run_dir import RunDir
+
+HOSTILE = "<script>alert(1)</script>&\"'"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    run = RunDir(tmp_path)
+    write_json(run.config_file, {"fetch": {"dataset": "dots"}, "train": {"model": HOSTILE}})
+    return run
+
+
+def page_of(run: RunDir, images: np.ndarray, labels: list[int], predicted: list[int], classes: int) -> "Page":
+    """Return the report on predictions that are more confident the later their row; image n has index 100 + n."""
+    confidence = np.linspace(0.6, 0.9, len(labels), dtype=np.float32)[:, None]
+    chosen = np.eye(classes, dtype=np.float32)[predicted]
+    probabilities = chosen * confidence + (1 - chosen) * (1 - confidence) / (classes - 1)
+    true = np.array(labels, np.int32)
+    metrics: dict[str, Any] = {
+        "run_id": HOSTILE,
+        "recipe": "tiny",
+        "seed": 7,
+        "world_size": 2,
+        "dataset_id": "0123456789abcdef",
+        "test": summarize(probabilities, true),
+        "validation": {"accuracy": None, "errors": None, "count": 0, "loss": None},
+        "train": {"images": 1280, "steps": 40, "images_per_second": 1234.6},
+        "seconds": {"fetch": 1.5, "prepare": 2.5, "train": 1204.0, "evaluate": 3.0, "total": 1211.0},
+        "versions": {"tensorflow": HOSTILE},
+    }
+    shape, duplicates = images.shape[1:], Duplicates(test_images_in_train=3, examples=())
+    manifest = Manifest.model_construct(shape=shape, classes=classes, duplicates=duplicates)
+    indices = 100 + np.arange(len(labels))
+    report.write_report(run, metrics, manifest, Predictions(images, true, indices, probabilities))
+    return Page(run.report_file.read_text(encoding="utf-8"))
+
+
+class Page(HTMLParser):
+    """An HTML page taken apart; fails unless its tags are balanced and it loads nothing."""
+
+    VOID = frozenset({"meta", "img"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.cells: list[str] = []
+        self.tags: list[str] = []
+        self.images: list[dict[str, str]] = []
+        self._open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = {name: value or "" for name, value in attrs}
+        assert not attributes.keys() & {"href", "srcset", "action", "onload", "onclick"}
+        assert attributes.get("src", "data:").startswith("data:")
+        self.tags.append(tag)
+        if tag == "img":
+            self.images.append(attributes)
+        if tag == "td":
+            self.cells.append("")
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._open and self._open[-1] == "td":
+            self.cells[-1] += data
+
+
+def decode_png(uri: str) -> np.ndarray:
+    """Return the pixels, uint8 [height, width, channels], of an unfiltered 8-bit PNG; checks its checksums."""
+    data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    chunks, place = {}, 8
+    while place < len(data):
+        length, kind = struct.unpack(">I4s", data[place : place + 8])
+        body = data[place + 8 : place + 8 + length]
+        assert struct.unpack(">I", data[place + 8 + length : place + 12 + length])[0] == zlib.crc32(kind + body)
+        chunks[kind] = body
+        place += 12 + length
+    assert list(chunks) == [b"IHDR", b"IDAT", b"IEND"]
+    width, height, depth, color = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
+    assert depth == 8
+    rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, -1)
+    assert not rows[:, 0].any()
+    return rows[:, 1:].reshape(height, width, {0: 1, 2: 3}[color])
+
+
+def write_curve(run: RunDir) -> None:
+    """Write a curve as a killed training leaves it: the last line is torn."""
+    points: list[dict[str, Any]] = [
+        {"kind": "train", "step": s, "loss": 2 / s, "accuracy": 1 - 1 / s} for s in range(1, 41)
+    ]
+    points.append({"kind": "validation", "step": 40, "accuracy": 0.5, "loss": float("nan")})
+    run.logs.mkdir()
+    run.curve_file.write_text("".join(json.dumps(p) + "\n" for p in points) + '{"kind": "tra', encoding="utf-8")
+
+
+def test_the_report_shows_what_was_measured(run: RunDir) -> None:
+    write_curve(run)
+    images = np.linspace(0, 1, 6 * 20, dtype=np.float32).reshape(6, 4, 5, 1)
+    page = page_of(run, images, [0, 0, 1, 1, 2, 2], [0, 1, 1, 1, 1, 2], 3)
+    for text in ("66.67 %", "30.00 % to 90.32 %", "2 errors in 6 images", "1,235 images/s", "4 × 5 × 1, 3 classes"):
+        assert text in page.text
+    assert {"1,204.0", "1,211.0", "tiny", "dots", "50.00 %", "100.00 %"} <= {*page.cells}
+    matrix = page.cells.index("1", page.cells.index("1,211.0"))
+    assert page.cells[matrix : matrix + 9] == ["1", "1", "·", "·", "2", "·", "·", "1", "1"]
+    assert page.tags.count("circle") == 2 * 40 + 1  # loss and accuracy of the training, one accuracy of the validation
+    assert [image["alt"] for image in page.images] == [
+        "test image 104, of class 2, taken for 1",
+        "test image 101, of class 0, taken for 1",
+    ]
+    assert (decode_png(page.images[0]["src"]) == np.round(images[4] * 255)).all()
+    assert run.report_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_report_escapes_every_text(run: RunDir) -> None:
+    page = page_of(run, np.zeros((1, 2, 2, 1), np.float32), [0], [0], 2)
+    assert "script" not in page.tags
+    assert page.text.count(HOSTILE) == 4  # the title, the heading, the model, a version
+    assert "No training curve was recorded." in page.text
+    assert "every test image was predicted right" in page.text
+
+
+def test_the_report_of_many_classes_lists_confusions_and_bounds_the_gallery(run: RunDir) -> None:
+    labels = [*range(40), *range(40)]
+    images = np.random.default_rng(0).random((80, 200, 300, 3), np.float32)
+    page = page_of(run, images, labels, [(label + 1) % 40 for label in labels], 40)
+    assert "Confusion matrix" not in page.text
+    first = page.cells.index(HOSTILE, page.cells.index("1,211.0")) + 1
+    assert page.cells[first : first + 6] == ["0", "1", "2", "1", "2", "2"]  # 0 taken for 1 twice, 1 for 2 twice
+    assert len(page.images) == 40
+    assert (decode_png(page.images[0]["src"]) == np.round(images[79, ::3, ::3] * 255)).all()  # no side over 128
+
+
+def test_png_of_colors_and_of_many_channels() -> None:
+    image = np.linspace(0, 1, 2 * 3 * 3, dtype=np.float32).reshape(2, 3, 3)
+    assert (decode_png(png.data_uri(image)) == np.round(image * 255)).all()
+    assert decode_png(png.data_uri(np.ones((2, 3, 5), np.float32))).tolist() == np.full((2, 3, 1), 255).tolist()
+
+
+def test_a_torn_curve_is_read_as_far_as_it_goes(run: RunDir) -> None:
+    assert curve.read_curve(run.curve_file) == []
+    write_curve(run)
+    with run.curve_file.open("ab") as file:
+        file.write(b'\n[1]\n{"step": "x"}\n\xff')
+    points = curve.read_curve(run.curve_file)
+    assert [point["step"] for point in points] == [*range(1, 41), 40]
+    loss, accuracy = curve.charts(points)
+    assert [line.kind for line in loss.lines] == ["train"]  # the validation loss was no number
+    assert [len(line.dots) for line in accuracy.lines] == [40, 1]
+    assert accuracy.lines[1].dots[0].label == "step 40: 50 %"
+
+
+@pytest.mark.parametrize(
+    ("ticks", "expected"),
+    [
+        (curve.linear_ticks(0, 430), [0, 100, 200, 300, 400, 500]),
+        (curve.linear_ticks(0, 1, smallest=1), [0, 1]),
+        (curve.linear_ticks(0.913, 1), [0.9, 0.92, 0.94, 0.96, 0.98, 1]),
+        (curve.log_ticks(0.03, 0.4), [0.02, 0.05, 0.1, 0.2, 0.5]),
+        (curve.log_ticks(0.002, 2.3), [0.001, 0.01, 0.1, 1, 10]),
+        (curve.log_ticks(1, 1), [1, 2]),
+    ],
+)
+def test_ticks_are_round_numbers(ticks: list[float], expected: list[float]) -> None:
+    assert ticks == pytest.approx(expected)
+
+
+@settings(deadline=None)  # a busy machine is no error
+@given(values=st.lists(st.floats(0, 1e6), min_size=1, max_size=400), step=st.integers(1, 10**7))
+def test_charts_stay_within_their_frame(values: list[float], step: int) -> None:
+    points = [
+        {"kind": "train", "step": n * step, "loss": v, "accuracy": v / (1 + v)} for n, v in enumerate(values, start=1)
+    ]
+    for chart in curve.charts(points):
+        assert len(chart.x_ticks) >= 2
+        assert 2 <= len(chart.y_ticks) <= 15
+        for pair in chart.lines[0].points.split():
+            x, y = map(float, pair.split(","))
+            assert curve.LEFT <= x <= curve.WIDTH - curve.RIGHT
+            assert curve.TOP <= y <= curve.HEIGHT - curve.BOTTOM
