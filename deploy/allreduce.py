@@ -1,4 +1,4 @@
-"""One rank that adds up: python -m deploy.allreduce alone, or on several ranks under horovodrun.
+"""One rank that adds up: python -m deploy.allreduce alone, or on several ranks under deploy.gang.
 
 Rank 0 prints a line of JSON: what Horovod was built with, whether all sums were right, and how quick they were. Only
 ever a process of its own: an extension that does not fit its TensorFlow may crash it.

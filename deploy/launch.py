@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,18 +26,15 @@ def in_process(stage: str, run_dir: Path) -> Launch:
     return Launch((sys.executable, "-m", f"jobs.{stage}", str(run_dir)))
 
 
-def horovodrun(run_dir: Path, ranks: int) -> Launch:
-    """All ranks on this machine, started by Horovod's own launcher over its Gloo backend: no MPI, no SSH."""
-    program = str(Path(sys.executable).with_name("horovodrun"))
-    # Without the interface named, horovodrun probes all of them, and hangs where one leads nowhere.
-    options = ("--gloo", "--network-interfaces", "lo", "-np", str(ranks), "-H", f"localhost:{ranks}")
-    return Launch((program, *options, sys.executable, "-m", "jobs.train", str(run_dir)))
+def gang(ranks: int, command: Sequence[str]) -> Launch:
+    """Several ranks of a command on this machine: see `deploy.gang`."""
+    return Launch((sys.executable, "-m", "deploy.gang", str(ranks), *command))
 
 
 def launch(stage: str, run_dir: Path, ranks: int) -> Launch:
     """Return how to start a stage on this machine."""
     if stage == "train" and ranks > 1:
-        return horovodrun(run_dir, ranks)
+        return gang(ranks, in_process(stage, run_dir).argv)
     return in_process(stage, run_dir)
 
 

@@ -18,6 +18,7 @@ import psutil
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import sha256_json, write_json
 from jobs.logs import log_to_file, log_to_stderr
+from jobs.process import die_with_parent
 from jobs.run_dir import RunDir, read_object
 
 STAGES = ("fetch", "prepare", "train", "evaluate")
@@ -97,6 +98,7 @@ def run_as_process(stage: str, work: Callable[[RunDir], None], argv: Sequence[st
     An error of ours is one line on stderr. Anything else is a bug and keeps its traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    die_with_parent()
     log_to_stderr()
     if len(arguments) != 1:
         print(f"idxtrain: usage: python -m jobs.{stage} RUN_DIR", file=sys.stderr)

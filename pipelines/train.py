@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from deploy.launch import Launch, launch, visible_gpus
 from jobs.errors import InputError, ReportedError
+from jobs.process import PARENT
 from jobs.run_dir import RunDir
 from jobs.stage import STAGES, is_done
 from jobs.train.preflight import check_training
@@ -40,7 +41,8 @@ def run_stages(run: RunDir, config: Config, last: str = STAGES[-1]) -> None:
 
 def _start(stage: str, how: Launch) -> None:
     # stdout is for the result alone, so a stage's goes where its log lines go.
-    process = subprocess.run(how.argv, env=os.environ | dict(how.environment), stdout=sys.stderr, check=False)
+    environment = {**os.environ, **how.environment, PARENT: str(os.getpid())}
+    process = subprocess.run(how.argv, env=environment, stdout=sys.stderr, check=False)
     if process.returncode:
         raise ReportedError(InputError.exit_code if process.returncode == InputError.exit_code else 1)
 

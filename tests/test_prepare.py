@@ -3,7 +3,6 @@
 import functools
 import gzip
 import json
-import logging
 import os
 import re
 import shutil
@@ -26,7 +25,7 @@ import pyspark
 import pytest
 
 from jobs.archive import ROLES, Archive, Role
-from jobs.dataset import MANIFEST, SPLITS, Manifest, Source, Split, read_manifest, read_split, verify
+from jobs.dataset import MANIFEST, SPLITS, Duplicates, Manifest, Source, Split, read_manifest, read_split, verify
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import write_json
 from jobs.prepare import idx
@@ -59,6 +58,7 @@ class Made:
     archives: Archives
     work: Work
     directory: Path
+    said: str  # on stderr, by the process that made it
 
     @property
     def manifest(self) -> Manifest:
@@ -94,22 +94,30 @@ def made(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) 
         how, config = VARIANTS[variant]
         root = tmp_path_factory.mktemp(variant)
         archives, work = make_archives(root / "archives", **how), Work(root / "work")
-        return Made(config, archives, work, prepare(config, SparkConfig(), archives, work))
+        if variant == "int16":
+            spoil_kindly(archives)
+        run = new_run(work.path, archives, config)
+        with start(run) as process:
+            _, said = process.communicate()
+        assert process.returncode == 0, said
+        return Made(config, archives, work, Path(read_record(run, "prepare").outputs["dataset"]), said)
 
     return make
+
+
+def spoil_kindly(archives: Archives) -> None:
+    """Leave a class without training images and put one into the test archive: to be told, not refused."""
+    folder = archives["train_images"].path.parent
+    labels, training, test = (idx.read(archives[role].path) for role in ("train_labels", "train_images", "test_images"))
+    labels[labels == 1] = 2
+    test[7] = training[50]  # 50 is in the validation split
+    archives["train_labels"] = put_archive(folder, "train_labels", labels)
+    archives["test_images"] = put_archive(folder, "test_images", test)
 
 
 @pytest.fixture(scope="module")
 def small(made: Callable[[str], Made]) -> Made:
     return made("uint8-gz")
-
-
-@pytest.fixture
-def lines(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """Capture this project's log lines."""
-    monkeypatch.setattr(logging.getLogger("idxtrain"), "propagate", True)
-    caplog.set_level(logging.INFO, logger="idxtrain")
-    return caplog
 
 
 def new_run(
@@ -203,6 +211,27 @@ def test_the_manifest_says_what_numpy_finds(made: Callable[[str], Made], variant
     }
     assert set(manifest.versions) == {"python", "spark", "java", "pyarrow"}
     assert manifest.versions["spark"] == pyspark.__version__
+
+
+def test_what_was_made_is_told(made: Callable[[str], Made]) -> None:
+    each = made("float32-rgb")
+    said = [line for line in each.said.splitlines() if " of " not in line or "images of" in line]  # but for progress
+    mean, deviation = each.manifest.pixels.mean, each.manifest.pixels.std
+    assert said == [
+        f"prepare: dataset {each.directory.name}: 600 train / 0 validation / 100 test images of 6 × 8 × 3 in 3 classes, "
+        f"pixel mean {mean:.4f}, deviation {deviation:.4f}"
+    ]
+
+
+def test_missing_classes_and_test_images_seen_in_training_are_told(made: Callable[[str], Made]) -> None:
+    each = made("int16")
+    assert each.manifest.duplicates == Duplicates(test_images_in_train=1, examples=((7, 50),))
+    warnings = [line for line in each.said.splitlines() if line.startswith("warning: ")]
+    assert warnings == [
+        "warning: prepare: no image of class 1 in the train split",
+        "warning: prepare: no image of class 1 in the validation split",
+        "warning: prepare: 1 test images are also in the training archive, first (test row, training row): (7, 50)",
+    ]
 
 
 def test_any_parquet_reader_reads_a_split(small: Made) -> None:
@@ -421,8 +450,7 @@ def test_plain_archives_are_read_where_they_lie(tmp_path: Path, make_archives: M
     ("role", "words"),
     [
         ("train_images", "found a damaged gzip stream"),  # found while Spark starts
-        ("train_labels", "row 4: found label -3, expected 0 to 99999"),  # found by an executor
-        ("test_labels", "found label 3, expected 0 to 2 as in the training labels"),  # found by the driver
+        ("test_labels", "found label 3, expected 0 to 2 as in the training labels"),  # found when all is surveyed
     ],
 )
 def test_a_fault_found_with_spark_at_work_is_one_line_on_stderr_and_nothing_is_left(
@@ -432,42 +460,41 @@ def test_a_fault_found_with_spark_at_work_is_one_line_on_stderr_and_nothing_is_l
     if role == "train_images":
         spoil(archives, role, flip_in_the_middle)
     else:
-        labels = idx.read(archives[role].path).astype(np.int8)
-        labels[4] = -3 if role == "train_labels" else 3
+        labels = idx.read(archives[role].path)
+        labels[4] = 3
         archives[role] = put_archive(tmp_path / "archives", role, labels, gz=True)
     with start(new_run(tmp_path, archives, PrepareConfig())) as process:
         _, said = process.communicate()
     assert process.returncode == 2
-    assert said.startswith(f"idxtrain: {archives[role].path}: ")
-    assert words in said
-    assert said.count("\n") == 1
+    (line,) = [line for line in said.splitlines() if not line.startswith("prepare: ")]  # which is progress
+    assert line.startswith(f"idxtrain: {archives[role].path}: ")
+    assert words in line
     assert not list(Work(tmp_path).datasets.iterdir())
 
 
-def test_what_fails_in_an_executor_is_told_in_one_line(tmp_path: Path) -> None:
+def test_what_fails_in_spark_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(IdxtrainError) as unstarted, Spark(SparkConfig(master="local[x]"), tmp_path) as spark:
+        spark.collect("writing", str, [1])
+    assert str(unstarted.value).startswith(
+        "Spark did not start on master 'local[x]': org.apache.spark.SparkException: "
+    )
+    assert "Could not parse Master URL" in str(unstarted.value)
     with Spark(SparkConfig(), tmp_path) as spark:
         with pytest.raises(IdxtrainError) as full:
             spark.collect("writing", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")), [1, 2])
+        with pytest.raises(InputError) as bad:
+            spark.collect("reading", lambda _: (_ for _ in ()).throw(InputError("a.gz: row 4: bad; mend it")), [1, 2])
         with pytest.raises(IdxtrainError) as crashed:
             spark.collect("writing", lambda _: os._exit(7), [1, 2])
-        # Spark itself has survived both.
+        # Spark itself has survived them all.
         assert spark.collect("writing", lambda task: task + 1, [1, 2, 3]) == [2, 3, 4]
     assert str(full.value) == "Spark failed while writing: OSError: [Errno 28] No space left on device"
     assert str(crashed.value).startswith("Spark failed while writing: ")
     assert "Python worker exited unexpectedly" in str(crashed.value)
-    assert not any(type(each.value) is InputError for each in (full, crashed))
-
-
-def test_classes_without_images_are_told(
-    tmp_path: Path, make_archives: MakeArchives, lines: pytest.LogCaptureFixture
-) -> None:
-    archives = make_archives(tmp_path / "archives", train=60, test=10)
-    labels = idx.read(archives["train_labels"].path)
-    labels[labels == 1] = 2
-    archives["train_labels"] = put_archive(tmp_path / "archives", "train_labels", labels, gz=True)
-    prepare(PrepareConfig(), SparkConfig(), archives, Work(tmp_path))
-    warnings = [record.getMessage() for record in lines.records if record.levelno == logging.WARNING]
-    assert "prepare: no image of class 1 in the train split" in warnings
+    assert str(bad.value) == "a.gz: row 4: bad; mend it"
+    for each in (unstarted, full, crashed):
+        assert "\n" not in str(each.value)
+        assert each.value.exit_code == 1
 
 
 # --- processes

@@ -56,7 +56,9 @@ def _print_rich(checks: Iterable[Check]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*_HEADER)
+    table = Table()
+    for title in _HEADER:
+        table.add_column(title, overflow="fold")  # a long path is broken, never cut
     for check in checks:
         style = _STYLES[check.verdict]
         # As Text, not as markup: a path may hold square brackets.

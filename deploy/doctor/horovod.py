@@ -3,16 +3,15 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from deploy.doctor.check import Check
 from deploy.doctor.probe import ask_json
-from deploy.launch import Launch, horovodrun
+from deploy.launch import Launch, gang
 
 RANKS = 2
 _ALONE_SECONDS = 120  # TensorFlow may come from a cold network file system
 _RANKS_SECONDS = 60
-_LOADS = 3  # horovodrun loads TensorFlow once itself, then its ranks do, side by side on perhaps too few CPUs
+_LOADS = 2  # both ranks load TensorFlow, side by side on perhaps too few CPUs
 _MODULE = ("-m", "deploy.allreduce")
 _REBUILD = "build Horovod again: `uv sync --reinstall-package horovod`"
 _NO_WARNINGS = {"TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -65,12 +64,10 @@ def check_gpu_use(seen: int, visible: int) -> Check:
 
 
 def ranks_launch(gpus: int) -> Launch:
-    """Return how the ranks are started: as those of a training are, but for the module."""
-    how = horovodrun(Path(), RANKS)
-    program = how.argv[: how.argv.index("-m")]
+    """Return how the ranks are started: as those of a training are."""
+    how = gang(RANKS, (sys.executable, *_MODULE))
     # Two ranks cannot share a GPU: NCCL refuses.
-    hidden = {} if gpus >= RANKS else {"CUDA_VISIBLE_DEVICES": ""}
-    return Launch((*program, *_MODULE), {**how.environment, **hidden})
+    return how if gpus >= RANKS else Launch(how.argv, {"CUDA_VISIBLE_DEVICES": ""})
 
 
 def ask_ranks(how: Launch, environment: Mapping[str, str], load_seconds: float) -> Sums:

@@ -15,7 +15,7 @@ from jobs.errors import IdxtrainError
 
 _GRACE_SECONDS = 5
 _LONGEST_CAUSE = 200
-_RANK_PREFIX = re.compile(r"^\[\d+\]<std(?:out|err)>:")  # what horovodrun puts before a rank's lines
+_RANK_PREFIX = re.compile(r"^\[rank \d+\] ")  # what deploy.gang puts before a rank's lines
 _NOISE = re.compile(r"^(?:[IWE]\d{4} |\d{4}-\d\d-\d\d .*: [IWE] |WARNING: )")  # TensorFlow's log lines
 _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception): ")
 
@@ -68,7 +68,7 @@ def ask_json(argv: Sequence[str], environment: Mapping[str, str], seconds: float
     if answer.code == 0:
         for line in reversed(answer.stdout.splitlines()):
             try:
-                value = json.loads(_RANK_PREFIX.sub("", line))
+                value = json.loads(line)
             except ValueError:
                 continue
             if isinstance(value, dict):
@@ -86,16 +86,8 @@ def cause(answer: Answer) -> str:
     lines = [_RANK_PREFIX.sub("", line) for line in [*of_ranks, *said]]
     lines = [line for line in lines if line.strip() and not _NOISE.match(line)]
     exceptions = [line for line in lines if _EXCEPTION.match(line)]
-    crashes = [f"a rank was killed by {name}" for name in map(_crash, lines) if name]
     exit_code = f"exit code {answer.code}, without a word"
-    return next(iter([*crashes, *exceptions, *lines[-1:], exit_code])).strip()[:_LONGEST_CAUSE]
-
-
-def _crash(line: str) -> str | None:
-    """Return the signal's name where horovodrun tells that a rank died of one."""
-    match = re.fullmatch(r"Exit code: (\d+)", line.strip())
-    number = int(match[1]) - 128 if match else 0  # as a shell counts
-    return _signal_name(number) if number > 0 and number != signal.SIGTERM else None
+    return next(iter([*exceptions, *lines[-1:], exit_code])).strip()[:_LONGEST_CAUSE]
 
 
 def _signal_name(number: int) -> str:
@@ -106,7 +98,7 @@ def _signal_name(number: int) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a program and all it started; horovodrun's ranks are in sessions of their own."""
+    """End a program and all it started; its ranks may be deaf to a SIGTERM."""
     try:
         family = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:

@@ -1,6 +1,5 @@
 """The test images through the trained model: the stage's only use of TensorFlow, imported when it is needed."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,6 @@ def load_model(path: Path, shape: tuple[int, int, int], classes: int) -> Any:
 
     Raises InputError unless it maps float32 [batch, *shape] to float32 [batch, classes].
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notices about the CPU say nothing to the user
-    os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras
     import tensorflow as tf
 

@@ -15,6 +15,7 @@ from jobs.evaluate.table import show
 from jobs.files import sha256_file, write_json
 from jobs.run_dir import RunDir
 from jobs.stage import STAGES, read_record, seconds_since_start
+from jobs.tensorflow_import import import_tensorflow
 
 
 def evaluate(run: RunDir, config: EvaluateConfig) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def evaluate(run: RunDir, config: EvaluateConfig) -> dict[str, Any]:
     manifest = read_manifest(directory)
     _check_model_file(run.model_file, read_record(run, "train").outputs["model_sha256"])
     images, labels, indices = _read_test_split(directory, manifest)
+    import_tensorflow(run.logs / "tensorflow.log")
     model = load_model(run.model_file, manifest.shape, manifest.classes)
     predictions = Predictions(images, labels, indices, predict(model, images, config.batch_size))
     metrics = _metrics(run, manifest, summarize(predictions.probabilities, labels))

@@ -63,9 +63,9 @@ def _read(path: Path, role: Role, shape: tuple[int, ...]) -> "np.ndarray":
 
 
 def _write_checked(path: Path, array: "np.ndarray", archive: KnownArchive) -> None:
-    from jobs.prepare import idx  # imports numpy, which `fetch` mostly does without
+    from jobs.prepare.idx import write  # imports numpy, which `fetch` mostly does without
 
-    idx.write(path, array, compress=False)
+    write(path, array, compress=False)
     problem = mismatch(path, archive)
     if problem:
         raise SourceError(problem)

@@ -137,4 +137,4 @@ def _first_cause(text: str) -> str:
     causes = [line.strip() for line in lines if line.startswith("Caused by:")]
     # Py4J's own first line names the Java call; the second, after a colon, is the Java exception.
     thrown = [line.removeprefix(": ") for line in lines if line.startswith(": ")]
-    return next(iter([*ends[:1], *causes[-1:], *thrown[:1], *lines[:1]]), "no reason given")[:300]
+    return next(iter([*ends[:1], *thrown[:1], *causes[-1:], *lines[:1]]), "no reason given")[:400]
