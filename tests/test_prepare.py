@@ -216,10 +216,10 @@ def test_the_manifest_says_what_numpy_finds(made: Callable[[str], Made], variant
 def test_what_was_made_is_told(made: Callable[[str], Made]) -> None:
     each = made("float32-rgb")
     said = [line for line in each.said.splitlines() if " of " not in line or "images of" in line]  # but for progress
-    mean, deviation = each.manifest.pixels.mean, each.manifest.pixels.std
+    name, pixels = each.directory.name, each.manifest.pixels
     assert said == [
-        f"prepare: dataset {each.directory.name}: 600 train / 0 validation / 100 test images of 6 × 8 × 3 in 3 classes, "
-        f"pixel mean {mean:.4f}, deviation {deviation:.4f}"
+        f"prepare: dataset {name}: 600 train / 0 validation / 100 test images of 6 × 8 × 3 in 3 classes, "
+        f"pixel mean {pixels.mean:.4f}, deviation {pixels.std:.4f}"
     ]
 
 
@@ -523,7 +523,7 @@ def poll(condition: Callable[[], Any], seconds: float = 120) -> Any:
 
 
 def test_after_kill_9_nothing_looks_finished_and_the_next_prepare_succeeds(small: Made, tmp_path: Path) -> None:
-    config = PrepareConfig(rows_per_shard=6)  # many shards, so that it is killed among them
+    config = PrepareConfig(rows_per_shard=20)  # many shards, so that it is killed among them
     run, work = new_run(tmp_path, small.archives, config), Work(tmp_path)
     with start(run) as process:
         poll(lambda: list(work.datasets.glob(".tmp-*/train/part-*.parquet")))

@@ -39,7 +39,7 @@ class TrainConfig(Section):
 
     # Explicit, since nothing is scaled by the number of ranks: multiply the learning rate by
     # batch_size / base_batch_size (linear: Goyal et al. 2017) or its square root (sqrt: Krizhevsky 2014).
-    learning_rate_scaling: Literal["none", "linear", "sqrt"] = "none"
+    learning_rate_scaling: Literal["off", "linear", "sqrt"] = "off"
     base_batch_size: int | None = Field(default=None, ge=1)
 
     precision: Literal["float32", "bfloat16"] = "float32"  # of activations; weights and updates are always float32
@@ -60,7 +60,7 @@ class TrainConfig(Section):
     def _has_an_end(self) -> "TrainConfig":
         if self.epochs is None and self.max_steps is None:
             raise ValueError("found neither epochs nor max_steps, expected at least one")
-        if self.learning_rate_scaling != "none" and self.base_batch_size is None:
+        if self.learning_rate_scaling != "off" and self.base_batch_size is None:
             raise ValueError("learning_rate_scaling needs base_batch_size, the batch that learning_rate was chosen for")
         return self
 
@@ -68,4 +68,4 @@ class TrainConfig(Section):
     def peak_rate(self) -> float:
         """The learning rate after scaling."""
         ratio = self.batch_size / (self.base_batch_size or self.batch_size)
-        return self.learning_rate * {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[self.learning_rate_scaling]
+        return self.learning_rate * {"off": 1.0, "linear": ratio, "sqrt": ratio**0.5}[self.learning_rate_scaling]

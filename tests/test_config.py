@@ -1,0 +1,144 @@
+"""Recipes, options and the config they make; runs that are found again."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import InputError
+from jobs.run_dir import RunDir, Work
+from pipelines import recipes, run
+from pipelines.config import compose, data_set_name, differences
+from pipelines.plan import lines, plan_training
+from tests.conftest import MakeArchives
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_is_valid_and_tells_what_it_costs(name: str) -> None:
+    recipe = recipes.load(name)
+    assert compose(name, {}).recipe == name
+    assert recipe.about.command.startswith("idxtrain run")
+    # The README's table names every recipe.
+    assert f"| `{name}` |" in (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_recipe_states_the_images_it_trains_on(name: str) -> None:
+    plan = plan_training(compose(name, {}), Work(Path("nowhere")), 1)
+    assert recipes.load(name).about.images == plan.images
+
+
+def test_the_lecture_is_the_lectures() -> None:
+    train = compose("lecture", {}).train
+    assert (train.model, train.dropout, train.optimizer, train.learning_rate) == ("lecture", 0.5, "adam", 1e-4)
+    assert (train.batch_size, train.max_steps, train.schedule, train.precision) == (50, 20_000, "constant", "float32")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "key", "value"),
+    [
+        ("train.epochs=7", "epochs", 7),
+        ("train.learning_rate = 3e-2", "learning_rate", 0.03),
+        ("train.optimizer=sgd", "optimizer", "sgd"),
+        ('train.optimizer="sgd"', "optimizer", "sgd"),
+        ("train.audit=true", "audit", True),
+        ("train.dropout=none", "dropout", None),
+    ],
+)
+def test_assignments(assignment: str, key: str, value: object) -> None:
+    assert getattr(compose("fast", {}, [assignment]).train, key) == value
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("train.epoch=7", "train.epoch: found an unknown key; did you mean epochs? expected one of model, "),
+        ("trian.epochs=7", "trian: found an unknown key; did you mean train?"),
+        ("train.epochs=-1", "train.epochs: found -1: Input should be greater than or equal to 1"),
+        ("train.optimizer=adamax", "train.optimizer: found 'adamax'"),
+        ("train=3", "train: found 3"),
+        ("seed.x=3", "seed"),
+        ("train.epochs", "found no '='"),
+        ("train.learning_rate_scaling=linear", "learning_rate_scaling needs base_batch_size"),
+        ("fetch.mirrors=['http://example.org/']", "is not https://"),
+        ("train.learning_rate=nan", "train.learning_rate"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(assignment: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        compose("fast", {}, [assignment])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_length_must_have_a_bound(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="found neither epochs nor max_steps"):
+        compose("fast", {}, ["train.epochs=none"])
+
+
+@pytest.mark.parametrize(("scaling", "rate"), [("off", 0.01), ("linear", 0.04), ("sqrt", 0.02)])
+def test_learning_rate_scaling(scaling: str, rate: float) -> None:
+    options = ["train.batch_size=1024", "train.base_batch_size=256", f"train.learning_rate_scaling={scaling}"]
+    assert compose("fast", {}, options).train.peak_rate == pytest.approx(rate)
+
+
+def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
+    text = recipes.load("fast").text.replace("epochs = 3", "epochs = 9")
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    config = compose(str(tmp_path / "mine.toml"), {})
+    assert (config.recipe, config.train.epochs) == ("mine", 9)
+    (tmp_path / "mine.toml").write_text(text + "\n[trian]\n", encoding="utf-8")
+    with pytest.raises(InputError, match="did you mean train"):
+        compose(str(tmp_path / "mine.toml"), {})
+
+
+@pytest.mark.parametrize(("folder", "name"), [("digits", "digits"), ("mnist", "local-mnist"), ("my data!", "my-data-")])
+def test_a_folder_never_passes_for_a_data_set_of_the_catalog(folder: str, name: str) -> None:
+    assert data_set_name(Path("/x") / folder) == name
+    assert compose("fast", {"fetch.dataset": data_set_name(Path("/x") / folder)})
+
+
+def test_a_run_is_gone_on_with_only_under_its_own_config(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    made = run.create(work, "a", compose("fast", {}))
+    assert run.find(work, "a") == made == RunDir(tmp_path / "runs/a")
+    assert run.find(work, "b") is None
+    run.require_same(made, compose("fast", {"launch.np": 3, "spark.master": "local[1]"}))
+    with pytest.raises(
+        InputError, match=r"train\.epochs: 3 there, 4 here; seed|seed: 0 there, 1 here; train\.epochs: 3"
+    ):
+        run.require_same(made, compose("fast", {"seed": 1, "train.epochs": 4}))
+    assert differences(compose("fast", {}), compose("fast", {})) == []
+    assert made.path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("run_id", ["", "../up", "a/b", ".hidden", "x" * 101, "a b"])
+def test_run_ids_stay_inside_the_work_directory(tmp_path: Path, run_id: str) -> None:
+    with pytest.raises(InputError, match="expected letters, digits"):
+        run.find(Work(tmp_path), run_id)
+
+
+def test_the_plan_tells_rows_steps_and_shards(tmp_path: Path, make_archives: MakeArchives) -> None:
+    make_archives(tmp_path / "data", (6, 8), 3, train=120, test=40)
+    config = compose(
+        "fast", {"fetch.data": str(tmp_path / "data"), "fetch.dataset": "data", "prepare.rows_per_shard": 25},
+        ["train.batch_size=32"],
+    )  # fmt: skip
+    plan = plan_training(config, Work(tmp_path), 3)
+    assert [rank.rows for rank in plan.ranks] == [34, 38, 38]
+    assert sum(rank.rows for rank in plan.ranks) == 110
+    assert (plan.steps_an_epoch, plan.last_batch, plan.steps, plan.images) == (4, 14, 12, 330)
+    text = "\n".join(lines(plan))
+    assert "110 rows in 5 shards of 22 rows" in text
+    assert "4 steps on global batches of 32, the last on 14 rows" in text
+
+
+def test_the_plan_without_archives_knows_the_catalog(tmp_path: Path) -> None:
+    plan = plan_training(compose("lecture", {}), Work(tmp_path), 2)
+    assert (plan.dataset.rows["train"], plan.dataset.rows["validation"], plan.dataset.test_rows) == (
+        55_000,
+        5_000,
+        10_000,
+    )
+    assert (plan.steps_an_epoch, plan.steps, plan.images) == (1_100, 20_000, 1_000_000)
+    with pytest.raises(InputError, match="--data"):
+        plan_training(compose("fast", {"fetch.dataset": "unknown"}), Work(tmp_path), 1)
