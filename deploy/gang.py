@@ -1,168 +1,166 @@
-"""python -m deploy.gang RANKS COMMAND…: start the ranks of a training on this machine, and end them all together.
+"""python -m deploy.gang --np N [options] COMMAND…: run the ranks of a training on this machine, as one.
 
 Horovod's ranks find each other at Horovod's own rendezvous server and then talk over Gloo: no MPI, no SSH. This does
 what `horovodrun` does on one machine, with what users of a pipeline need beside: everything listens on the loopback
-interface alone, a rank's exit code is passed on, one line tells which rank failed and with what last words, and a dead
-launcher leaves no rank behind.
+interface alone; one line tells which rank failed and with what last words; a rank that has died or stalled ends the
+gang, which then starts anew from the last checkpoint; a signal stops all ranks at the same step; a dead launcher leaves
+no rank behind.
 """
 
+import argparse
+import json
 import os
+import shutil
 import signal
 import socket
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
-from typing import IO
 
-from jobs.process import PARENT
+from deploy.ranks import Rank, ask, kill, start
+from deploy.watch import Watch
+from jobs.errors import UNEXPECTED, IdxtrainError, InputError, PeerLostError, ResumableError
+from jobs.process import die_with_parent
+from jobs.run_dir import RunDir
+from jobs.train.heartbeat import FOLDER
 
-_LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.1
-_GRACE_SECONDS = 10.0  # between asking the other ranks to end and making them
-_FIRST_FAILURE_SECONDS = 1.0  # a rank's death makes others fail: the one to name is the first, not the loudest
+_PEER_SECONDS = 1.0  # a rank may notice that a peer is lost before we see that it ended
 
 
-@dataclass
-class Rank:
-    """A started rank, and the last line it wrote to stderr."""
+@dataclass(frozen=True)
+class Outcome:
+    """How a gang ended. `rank`: the one that failed, −1 for none; `what`: how it failed.
 
-    number: int
-    process: subprocess.Popen[bytes]
-    last_line: str = ""
-    reader: threading.Thread | None = None
-    ended: float = field(default=float("inf"))
+    `again`: starting anew may help. `told`: the rank has said itself, on stderr, what was wrong.
+    """
 
-    def poll(self) -> int | None:
-        """Return the exit code, or None while it runs; take down when it ended."""
-        code = self.process.poll()
-        if code is not None and self.ended == float("inf"):
-            self.ended = time.monotonic()
-        return code
+    exit_code: int
+    rank: int = -1
+    what: str = ""
+    again: bool = False
+    told: bool = False
 
 
-def rank_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
-    """Return what Horovod needs to know in a rank's environment; all ranks are on this machine."""
-    return {
-        "HOROVOD_HOSTNAME": _LOOPBACK,
-        "HOROVOD_RANK": str(rank),
-        "HOROVOD_SIZE": str(ranks),
-        "HOROVOD_LOCAL_RANK": str(rank),
-        "HOROVOD_LOCAL_SIZE": str(ranks),
-        "HOROVOD_CROSS_RANK": "0",
-        "HOROVOD_CROSS_SIZE": "1",
-        "HOROVOD_CONTROLLER": "gloo",
-        "HOROVOD_CPU_OPERATIONS": "gloo",
-        "HOROVOD_GLOO_RENDEZVOUS_ADDR": _LOOPBACK,
-        "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
-        "HOROVOD_GLOO_IFACE": "lo",
-        "NCCL_SOCKET_IFNAME": "lo",
-        PARENT: str(os.getpid()),
-    }
+class Gang:
+    """All attempts at one training."""
 
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._run = RunDir(options.run_dir) if options.run_dir else None
+        self._signals = 0
+        signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGINT, self._note)
+        signal.signal(signal.SIGUSR1, self._note)
 
-def start_rendezvous(ranks: int) -> int:
-    """Start Horovod's rendezvous server in a thread, on the loopback interface; return its port."""
-    from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
-    from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
 
-    # Horovod's own wrapper around this server binds to every interface.
-    server = RendezvousHTTPServer((_LOOPBACK, 0), RendezvousHandler, False)
-    server.init(get_host_assignments(parse_hosts(f"{_LOOPBACK}:{ranks}"), ranks))
-    threading.Thread(target=server.serve_forever, name="rendezvous", daemon=True).start()
-    return int(server.server_address[1])
+    def run(self) -> int:
+        """Run the ranks to their end, starting anew where that may help; return the exit code to end with."""
+        options, ranks, reached = self._options, self._options.np, -1
+        for restart in range(options.max_restarts + 1):
+            watch = self._new_watch(ranks)
+            outcome = self._attempt(ranks, watch)
+            if outcome.rank < 0:
+                return outcome.exit_code
+            step = watch.step() if watch else 0
+            self._tell(outcome, step, ranks)
+            if not outcome.again or restart == options.max_restarts:
+                break
+            if step <= reached:  # no further than the time before: that rank's place may be what is wrong
+                ranks = max(options.min_np or options.np, ranks - 1)
+            reached = step
+            again = f"restart {restart + 1} of {options.max_restarts}"
+            print(f"train: {ranks} rank(s) go on from the last checkpoint ({again})", file=sys.stderr)
+        return IdxtrainError.exit_code
 
+    def _new_watch(self, ranks: int) -> Watch | None:
+        if self._run is None:
+            return None
+        shutil.rmtree(self._run.heartbeats, ignore_errors=True)
+        self._run.heartbeats.mkdir(parents=True)
+        return Watch(self._run.heartbeats, ranks, self._options.stall_seconds)
 
-def start(command: Sequence[str], ranks: int, environment: Mapping[str, str]) -> list[Rank]:
-    """Start all ranks. Rank 0 keeps the terminal; each line of the others' stderr is passed on with their number."""
-    port = start_rendezvous(ranks)
-    started = []
-    for number in range(ranks):
-        terminal = number == 0 and sys.stderr.isatty()
-        process = subprocess.Popen(
-            command,
-            env={**environment, **rank_environment(number, ranks, port)},
-            stdin=subprocess.DEVNULL,
-            stderr=None if terminal else subprocess.PIPE,
-        )
-        rank = Rank(number, process)
-        if process.stderr:
-            rank.reader = threading.Thread(target=_pass_on, args=(rank, process.stderr), daemon=True)
-            rank.reader.start()
-        started.append(rank)
-    return started
-
-
-def _pass_on(rank: Rank, lines: IO[bytes]) -> None:
-    prefix = f"[rank {rank.number}] " if rank.number else ""
-    for line in lines:
-        text = line.decode(errors="replace").rstrip("\n")
-        rank.last_line = text or rank.last_line
-        print(prefix + text, file=sys.stderr, flush=True)
-
-
-def wait(started: Sequence[Rank]) -> int:
-    """Wait until all ranks are done, or one has failed: then end the others. Return the exit code to end with."""
-    while True:
-        codes = [rank.poll() for rank in started]
-        if all(code == 0 for code in codes):
-            return 0
-        if any(code for code in codes):
-            time.sleep(_FIRST_FAILURE_SECONDS)
-            failed = min((rank for rank in started if rank.poll()), key=lambda rank: rank.ended)
-            end(started, signal.SIGTERM)
-            return _tell(failed)
-        time.sleep(_POLL_SECONDS)
-
-
-def _tell(failed: Rank) -> int:
-    """Say which rank failed, unless it has said itself what is wrong with the input; return the exit code."""
-    code = int(failed.process.returncode)
-    if code == 2:
-        return code
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    if failed.reader:
-        failed.reader.join(timeout=1)
-    words = f"; its last words: {failed.last_line}" if failed.last_line else ""
-    print(f"idxtrain: rank {failed.number} on {socket.gethostname()} {how}{words}", file=sys.stderr)
-    return 1
-
-
-def end(started: Sequence[Rank], how: signal.Signals) -> None:
-    """Ask the ranks that still run to end, and after a while make them."""
-    running = [rank for rank in started if rank.poll() is None]
-    for rank in running:
-        rank.process.send_signal(how)
-    deadline = time.monotonic() + _GRACE_SECONDS
-    for rank in running:
+    def _attempt(self, ranks: int, watch: Watch | None) -> Outcome:
+        environment = {**os.environ, FOLDER: str(self._run.heartbeats)} if self._run else dict(os.environ)
+        started = start(self._options.command, ranks, environment)
         try:
-            rank.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            rank.process.kill()
-            rank.process.wait()
+            return self._wait(started, watch)
+        finally:
+            kill(started)
+
+    def _wait(self, started: Sequence[Rank], watch: Watch | None) -> Outcome:
+        """Wait until all ranks are done, one has failed or stalled, or signals say to stop."""
+        asked = False
+        while True:
+            codes = [rank.poll() for rank in started]
+            if all(code is not None for code in codes) or any(code for code in codes if not asked):
+                return self._judge(started, asked)
+            if self._signals > 1:  # a second signal ends at once
+                return Outcome(ResumableError.exit_code)
+            if self._signals and not asked:
+                ask(started)
+                asked = True
+            stalled = watch.stalled() if watch else None
+            if stalled:
+                return Outcome(IdxtrainError.exit_code, *stalled, again=True)
+            time.sleep(_POLL_SECONDS)
+
+    def _judge(self, started: Sequence[Rank], asked: bool) -> Outcome:
+        """Tell how a gang ended of which a rank has failed, or all are done."""
+        failed = [rank for rank in started if rank.poll()]
+        if not failed:
+            return Outcome(0)
+        if asked:  # a rank that was still starting simply dies of the signal
+            return Outcome(ResumableError.exit_code)
+        # Ranks that lose a peer fail too: the one to name is the one that was the first and has another reason.
+        if all(rank.process.returncode == PeerLostError.exit_code for rank in failed):
+            time.sleep(_PEER_SECONDS)
+            failed = [rank for rank in started if rank.poll()]
+        first = min(failed, key=lambda rank: (rank.process.returncode == PeerLostError.exit_code, rank.ended))
+        code, words = int(first.process.returncode), first.last_words()
+        if code in (InputError.exit_code, ResumableError.exit_code):
+            return Outcome(code)
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return Outcome(
+            IdxtrainError.exit_code,
+            first.number,
+            f"{how}; its last words: {words}" if words else how,
+            again=code < 0 or code in (UNEXPECTED, PeerLostError.exit_code),
+            told=code > 0 and words.startswith("idxtrain: "),
+        )
+
+    def _tell(self, outcome: Outcome, step: int, ranks: int) -> None:
+        """Say which rank failed, where, when and how; keep it in the run's history."""
+        host = socket.gethostname()
+        if not outcome.told:
+            print(f"idxtrain: rank {outcome.rank} on {host} {outcome.what} (last step {step})", file=sys.stderr)
+        if self._run:
+            entry = {"time": time.time(), "host": host, "rank": outcome.rank, "ranks": ranks, "step": step}
+            self._run.logs.mkdir(exist_ok=True)
+            with self._run.restarts_file.open("a", encoding="utf-8") as history:
+                history.write(json.dumps({**entry, "what": outcome.what}) + "\n")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Start, wait, and on SIGTERM or Ctrl-C end all ranks."""
-    if len(arguments) < 2 or not arguments[0].isdigit() or arguments[0] == "0":
-        print("idxtrain: usage: python -m deploy.gang RANKS COMMAND...", file=sys.stderr)
-        return 2
-    started = start(arguments[1:], int(arguments[0]), os.environ)
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        end(started, signal.SIGTERM)
-        sys.exit(128 + number)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    return wait(started)
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line; exits with 2 and a usage line where it is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.gang")
+    parser.add_argument("--np", type=int, required=True, help="ranks")
+    parser.add_argument("--min-np", type=int, help="go on with as few after failures (default: all)")
+    parser.add_argument("--max-restarts", type=int, default=0)
+    parser.add_argument("--stall-seconds", type=float, default=120.0)
+    parser.add_argument("--run-dir", type=Path, help="where heartbeats and the history of restarts go")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    options = parser.parse_args(arguments)
+    if options.np < 1 or not options.command:
+        parser.error("expected --np of at least 1, and a command")
+    return options
 
 
 if __name__ == "__main__":
-    from jobs.process import die_with_parent
-
     die_with_parent()
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(Gang(parse(sys.argv[1:])).run())

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deploy.config import LaunchConfig
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -26,16 +28,21 @@ def in_process(stage: str, run_dir: Path) -> Launch:
     return Launch((sys.executable, "-m", f"jobs.{stage}", str(run_dir)))
 
 
-def gang(ranks: int, command: Sequence[str]) -> Launch:
-    """Several ranks of a command on this machine: see `deploy.gang`."""
-    return Launch((sys.executable, "-m", "deploy.gang", str(ranks), *command))
+def gang(ranks: int, command: Sequence[str], options: Sequence[str] = ()) -> Launch:
+    """Return how to start a command's ranks on this machine: see `deploy.gang`, which has the options."""
+    return Launch((sys.executable, "-m", "deploy.gang", "--np", str(ranks), *options, *command))
 
 
-def launch(stage: str, run_dir: Path, ranks: int) -> Launch:
-    """Return how to start a stage on this machine."""
-    if stage == "train" and ranks > 1:
-        return gang(ranks, in_process(stage, run_dir).argv)
-    return in_process(stage, run_dir)
+def launch(stage: str, run_dir: Path, ranks: int, config: LaunchConfig) -> Launch:
+    """Return how to start a stage on this machine: a training as a gang, also of one rank, as a gang is watched."""
+    alone = in_process(stage, run_dir)
+    if stage != "train":
+        return alone
+    options = ["--run-dir", str(run_dir), "--stall-seconds", f"{config.stall_seconds:g}"]
+    options += ["--max-restarts", str(config.max_restarts)]
+    if config.min_np is not None:
+        options += ["--min-np", str(config.min_np)]
+    return gang(ranks, alone.argv, options)
 
 
 def visible_gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> int:

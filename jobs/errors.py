@@ -22,3 +22,21 @@ class ReportedError(IdxtrainError):
     def __init__(self, exit_code: int) -> None:
         super().__init__(f"ended with exit code {exit_code}")
         self.exit_code = exit_code
+
+
+class ResumableError(IdxtrainError):
+    """Stopped as asked, with all that was done kept: the same command again goes on (exit code 75).
+
+    75 is EX_TEMPFAIL of sysexits.h, which batch systems take for "try again".
+    """
+
+    exit_code = 75
+
+
+class PeerLostError(IdxtrainError):
+    """A rank cannot go on because another one is gone (exit code 71): its launcher tells of that one alone."""
+
+    exit_code = 71
+
+
+UNEXPECTED = 70  # exit code for what nobody foresaw, EX_SOFTWARE of sysexits.h: trying again may help

@@ -15,6 +15,14 @@ def log_to_file(path: Path) -> None:
     log.addHandler(handler)
 
 
+def log_to_file_only(message: str) -> None:
+    """Log an error to the files alone, as whoever calls says it on the terminal."""
+    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (), None)
+    for handler in log.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+
+
 def log_to_stderr() -> None:
     """Send this project's log lines to stderr as they are, warnings marked."""
     handler = logging.StreamHandler(sys.stderr)

@@ -96,6 +96,16 @@ class RunDir:
         """One JSON line each measurement of the training: step, loss, accuracy, images/s."""
         return self.logs / "train.jsonl"
 
+    @property
+    def heartbeats(self) -> Path:
+        """The ranks' signs of life while they train: see `jobs.train.heartbeat`."""
+        return self.path / "heartbeats"
+
+    @property
+    def restarts_file(self) -> Path:
+        """One JSON line each time that a training failed and what it failed of."""
+        return self.logs / "restarts.jsonl"
+
     def record_file(self, stage: str) -> Path:
         """Return where a finished stage leaves its record: see `jobs.stage`."""
         return self.path / "stages" / f"{stage}.json"

@@ -6,20 +6,23 @@ long as the key is the same and the files are as they were: nothing else decides
 """
 
 import os
+import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import psutil
 
-from jobs.errors import IdxtrainError, InputError
+from jobs.errors import UNEXPECTED, IdxtrainError, InputError, PeerLostError, ResumableError
 from jobs.files import sha256_json, write_json
-from jobs.logs import log_to_file, log_to_stderr
+from jobs.logs import log_to_file, log_to_file_only, log_to_stderr
 from jobs.process import die_with_parent
-from jobs.run_dir import RunDir, read_object
+from jobs.run_dir import RunDir, one_line, read_object
 
 STAGES = ("fetch", "prepare", "train", "evaluate")
 # What of the config goes into a stage, beside what the stage before it put out. `seed` decides weights and order.
@@ -93,9 +96,9 @@ def seconds_since_start() -> float:
 
 
 def run_as_process(stage: str, work: Callable[[RunDir], None], argv: Sequence[str] | None = None) -> None:
-    """Be the process `python -m jobs.STAGE RUN_DIR`: do the work, then exit 0, 2 for bad input, 1 for the rest.
+    """Be the process `python -m jobs.STAGE RUN_DIR`: do the work, then end with the exit code that tells how it went.
 
-    An error of ours is one line on stderr. Anything else is a bug and keeps its traceback.
+    0 done; 2 bad input; 75 stopped as asked; 71 another rank is gone; 1 what else can go wrong; 70 what nobody foresaw.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     die_with_parent()
@@ -104,17 +107,36 @@ def run_as_process(stage: str, work: Callable[[RunDir], None], argv: Sequence[st
         print(f"idxtrain: usage: python -m jobs.{stage} RUN_DIR", file=sys.stderr)
         sys.exit(InputError.exit_code)
     run = RunDir(Path(arguments[0]).resolve())
+    # Asked to end, a stage tidies up first. Training stops in its own way: see jobs.train.stop.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         run.read_config()
         log_to_file(run.logs / f"{stage}{_rank_suffix()}.log")
         work(run)
-    except IdxtrainError as error:
-        print(f"idxtrain: {error}", file=sys.stderr)
+    except PeerLostError as error:
+        log_to_file_only(str(error))
         sys.exit(error.exit_code)
+    except IdxtrainError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail(f"{stage}: stopped as asked; `idxtrain run --run-id {run.run_id}` goes on", ResumableError.exit_code)
     except OSError as error:
         # A full disk, a lost file system, a missing permission: the system's words, the file, no traceback.
-        print(f"idxtrain: {stage}: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail(f"{stage}: {error}", IdxtrainError.exit_code)
+    except Exception as error:  # a bug of ours: one line for the user, the traceback for whoever mends it
+        log_to_file_only(traceback.format_exc())
+        _fail(f"{stage}: {type(error).__name__}: {one_line(error)[:300]}; the traceback is in {run.logs}", UNEXPECTED)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    """Say what went wrong, on the terminal and in the run's log, and end."""
+    log_to_file_only(message)
+    print(f"idxtrain: {message}", file=sys.stderr)
+    sys.exit(exit_code)
 
 
 def _rank_suffix() -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.errors import IdxtrainError, ReportedError
+from jobs.errors import IdxtrainError, ReportedError, ResumableError
 from jobs.logs import log_to_stderr
 from pipelines.options import (
     WORK,
@@ -64,8 +64,8 @@ def _exit_codes() -> Iterator[None]:
         print(f"idxtrain: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("idxtrain: interrupted; the same command with the run's --run-id goes on", file=sys.stderr)
-        sys.exit(130)
+        print("idxtrain: interrupted", file=sys.stderr)
+        sys.exit(ResumableError.exit_code)
 
 
 def _pipeline(command: str, last: str, options: Options, dry_run: bool) -> None:

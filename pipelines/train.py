@@ -3,17 +3,16 @@
 import json
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 
 from deploy.launch import Launch, launch, visible_gpus
-from jobs.errors import InputError, ReportedError
-from jobs.process import PARENT
+from jobs.errors import ReportedError
 from jobs.run_dir import RunDir
 from jobs.stage import STAGES, is_done
 from jobs.train.preflight import check_training
 from pipelines.config import Config
+from pipelines.lock import RunLock
+from pipelines.process import run_process
 
 log = logging.getLogger("idxtrain")
 
@@ -25,26 +24,21 @@ def ranks(config: Config, environment: Mapping[str, str]) -> int:
 
 def launches(run: RunDir, config: Config, stages: tuple[str, ...]) -> dict[str, Launch]:
     """Return how each of these stages will be started."""
-    return {stage: launch(stage, run.path, ranks(config, os.environ)) for stage in stages}
+    return {stage: launch(stage, run.path, ranks(config, os.environ), config.launch) for stage in stages}
 
 
 def run_stages(run: RunDir, config: Config, last: str = STAGES[-1]) -> None:
     """Run the stages up to `last` that are not done yet. Raises ReportedError for the first that fails."""
-    for stage, how in launches(run, config, STAGES[: STAGES.index(last) + 1]).items():
-        if is_done(run, stage):
-            log.info("%s: done already", stage)
-            continue
-        if stage == "train":
-            check_training(run, ranks(config, os.environ))
-        _start(stage, how)
-
-
-def _start(stage: str, how: Launch) -> None:
-    # stdout is for the result alone, so a stage's goes where its log lines go.
-    environment = {**os.environ, **how.environment, PARENT: str(os.getpid())}
-    process = subprocess.run(how.argv, env=environment, stdout=sys.stderr, check=False)
-    if process.returncode:
-        raise ReportedError(InputError.exit_code if process.returncode == InputError.exit_code else 1)
+    with RunLock(run):
+        for stage, how in launches(run, config, STAGES[: STAGES.index(last) + 1]).items():
+            if is_done(run, stage):
+                log.info("%s: done already", stage)
+                continue
+            if stage == "train":
+                check_training(run, ranks(config, os.environ))
+            code = run_process(how)
+            if code:
+                raise ReportedError(code)
 
 
 def result_line(run: RunDir) -> str:

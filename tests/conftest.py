@@ -1,10 +1,11 @@
-"""Fixtures that several test files share: small learnable archives, the real MNIST, and the command line."""
+"""Fixtures that several test files share: small learnable archives, their datasets, MNIST, and the command line."""
 
+import functools
 import gzip
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import tau
 from pathlib import Path
@@ -18,6 +19,9 @@ from jobs.fetch.catalog import CATALOG
 from jobs.fetch.offline import DATASET, OfflinePackage
 from jobs.files import sha256_file
 from jobs.prepare import idx
+from jobs.run_dir import Work
+from jobs.stage import read_record
+from tests.prepared import VARIANTS, Archives, Made, new_run, start
 
 NAMES: dict[Role, str] = {
     "train_images": "train-images-idx{}-ubyte",
@@ -115,6 +119,41 @@ def put_archive(folder: Path, role: Role, array: np.ndarray, gz: bool = False) -
 def describe(role: Role, path: Path) -> Archive:
     """Return a file as `fetch` hands it to `prepare`."""
     return Archive(role, path, path.stat().st_size, sha256_file(path))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) -> Callable[[str], Made]:
+    """Return a function that gives the dataset of a variant; each is made once."""
+
+    @functools.cache
+    def make(variant: str) -> Made:
+        how, config = VARIANTS[variant]
+        root = tmp_path_factory.mktemp(variant)
+        archives, work = make_archives(root / "archives", **how), Work(root / "work")
+        if variant == "int16":
+            spoil_kindly(archives)
+        run = new_run(work.path, archives, config)
+        with start(run) as process:
+            _, said = process.communicate()
+        assert process.returncode == 0, said
+        return Made(config, archives, work, Path(read_record(run, "prepare").outputs["dataset"]), said)
+
+    return make
+
+
+def spoil_kindly(archives: Archives) -> None:
+    """Leave a class without training images and put one into the test archive: to be told, not refused."""
+    folder = archives["train_images"].path.parent
+    labels, training, test = (idx.read(archives[role].path) for role in ("train_labels", "train_images", "test_images"))
+    labels[labels == 1] = 2
+    test[7] = training[50]  # 50 is in the validation split
+    archives["train_labels"] = put_archive(folder, "train_labels", labels)
+    archives["test_images"] = put_archive(folder, "test_images", test)
+
+
+@pytest.fixture(scope="session")
+def small(made: Callable[[str], Made]) -> Made:
+    return made("uint8-gz")
 
 
 @pytest.fixture(scope="session")

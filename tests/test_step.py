@@ -45,7 +45,7 @@ def update(call: Call) -> tuple[list[np.ndarray], float]:
     """What one step changes in each weight, and its loss."""
     model, step = make()
     before = model.get_weights()
-    losses, _ = step(call, RATE)
+    losses = step(call, RATE).loss_sums / ROWS
     return [new - old for new, old in zip(model.get_weights(), before, strict=True)], float(losses[0])
 
 
@@ -69,7 +69,7 @@ def test_losses_are_taken_before_each_update_and_fall() -> None:
     same = Call(
         0, IMAGES.repeat(steps, 0), LABELS.repeat(steps, 0), np.ones((steps, ROWS), np.float32), np.arange(0), 0, ROWS
     )
-    losses, _ = step(same, np.array([0, 0.01, 0.01, 0.01], np.float32))
+    losses = step(same, np.array([0, 0.01, 0.01, 0.01], np.float32)).loss_sums
     assert losses.shape == (steps,)
     assert losses[0] == losses[1]
     assert losses[3] < losses[2] < losses[1]
@@ -77,6 +77,6 @@ def test_losses_are_taken_before_each_update_and_fall() -> None:
 
 def test_accuracy_is_measured_with_dropout_off_after_the_last_update() -> None:
     model, step = make()
-    _, right = step(share(0, ROWS), RATE)
+    right = step(share(0, ROWS), RATE).right
     again, _ = make_evaluator(model)(IMAGES[0], LABELS[0])
     assert right == again

@@ -2,13 +2,17 @@
 
 import os
 import platform
+import re
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from jobs.errors import IdxtrainError, InputError
 from jobs.prepare.config import SparkConfig
@@ -18,6 +22,11 @@ from jobs.progress import Progress
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.2
+_PARTITIONS_PER_CORE = 4
+_STANDALONE = "spark://"
+_CONNECT_SECONDS = 3.0
+# What a call ends with when Spark stops its context meanwhile, by itself.
+_STOPPED = re.compile("masters are unresponsive|stopped SparkContext|SparkContext (has been shutdown|was shut down)")
 _LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
@@ -25,6 +34,7 @@ class Spark(AbstractContextManager["Spark"]):
     """A Spark context that starts in the background and is stopped, its Java process with it, at the end."""
 
     def __init__(self, config: SparkConfig, scratch: Path) -> None:
+        require_master(config.master)
         self._config, self._scratch = config, scratch
         # The Java runtime takes seconds to start: meanwhile the caller inflates archives.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="spark-start")
@@ -51,6 +61,8 @@ class Spark(AbstractContextManager["Spark"]):
         try:
             return self._started.result()
         except Exception as error:
+            if self._gave_up(error):
+                raise _no_answer(self._config.master, "Spark gave up waiting") from error
             raise _readable(error, f"Spark did not start on master {self._config.master!r}") from error
 
     def versions(self) -> dict[str, str]:
@@ -67,22 +79,96 @@ class Spark(AbstractContextManager["Spark"]):
         }
 
     def collect(self, what: str, function: Callable[[Any], T], tasks: Sequence[Any]) -> list[T]:
-        """Return function(task) of each task, in order, one Spark task each."""
+        """Return function(task) of each task, in order."""
+        if not tasks:
+            return []
         context = self._context()
-        return self._watch(what, len(tasks), lambda: context.parallelize(tasks, len(tasks)).map(function).collect())
+        try:
+            parts = _split(tasks, self._partitions(context, len(tasks)))
+            rdd = context.parallelize(parts, len(parts)).flatMap(lambda part: map(function, part))
+            return self._watch(context, what, len(parts), rdd.collect)
+        except Exception as error:
+            if self._gave_up(error, context):
+                raise _no_answer(self._config.master, "Spark gave up waiting") from error
+            raise _readable(error, f"Spark failed while {what}") from error
 
-    def _watch(self, what: str, tasks: int, action: Callable[[], T]) -> T:
+    def _partitions(self, context: Any, tasks: int) -> int:
+        """Return how many Spark tasks shall do the work of so many of ours, as each costs about 80 ms of its own."""
+        if not _is_local(self._config.master):
+            # Executors register after the context has started: until then a cluster of any size says it has 2 cores.
+            return tasks
+        return min(tasks, _PARTITIONS_PER_CORE * int(context.defaultParallelism))
+
+    def _watch(self, context: Any, what: str, spark_tasks: int, action: Callable[[], list[T]]) -> list[T]:
         """Run a Spark action in a thread and show its progress meanwhile."""
-        tracker = self._context().statusTracker()
-        with ThreadPoolExecutor(1, thread_name_prefix="spark-action") as pool, Progress(what, tasks, "shards") as shown:
+        tracker = context.statusTracker()
+        shown = Progress(what, spark_tasks, "Spark tasks")
+        with ThreadPoolExecutor(1, thread_name_prefix="spark-action") as pool, shown:
             running = pool.submit(action)
             while not wait([running], timeout=_POLL_SECONDS).done:
                 stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
                 shown.update(max((stage.numCompletedTasks for stage in stages if stage), default=0))
-            try:
-                return running.result()
-            except Exception as error:
-                raise _readable(error, f"Spark failed while {what}") from error
+            return running.result()
+
+    def _gave_up(self, error: Exception, context: Any = None) -> bool:
+        """Tell whether Spark failed because no master answered: it says so nowhere but in its own log."""
+        text = str(error)
+        if not self._config.master.startswith(_STANDALONE) or "Master removed our application" in text:
+            return False
+        return bool(_STOPPED.search(text)) or _is_stopped(context)
+
+
+def require_master(url: str) -> None:
+    """Raise InputError where no host of a spark:// URL listens: Spark would try for a minute and say little."""
+    if not url.startswith(_STANDALONE):
+        return
+    addresses = [_address(url, host) for host in url.removeprefix(_STANDALONE).split(",")]
+    with ThreadPoolExecutor(len(addresses)) as pool:
+        faults = list(pool.map(_connection_fault, addresses))
+    if all(faults):  # of several masters one leads and the rest stand by
+        raise _no_answer(url, ", ".join(faults))
+
+
+def _address(url: str, host: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(f"//{host}")
+        if parts.hostname and parts.port:
+            return parts.hostname, parts.port
+    except ValueError:  # a port that is no number, or a bracket too many
+        pass
+    raise InputError(f"--spark-master {url}: found {host!r}, expected HOST:PORT, e.g. spark://localhost:7077")
+
+
+def _connection_fault(address: tuple[str, int]) -> str:
+    """Return why nothing can be reached there, or an empty text."""
+    try:
+        with socket.create_connection(address, timeout=_CONNECT_SECONDS):
+            return ""
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that no DNS can hold
+        return f"{address[0]}:{address[1]}: {getattr(error, 'strerror', None) or error}"
+
+
+def _no_answer(url: str, why: str) -> InputError:
+    return InputError(
+        f"--spark-master: the Spark master at {url} does not answer ({why}); start it, or give the URL its log shows"
+    )
+
+
+def _is_stopped(context: Any) -> bool:
+    try:
+        return context is not None and bool(context._jsc.sc().isStopped())
+    except Exception:  # Java itself is gone, which is another fault
+        return False
+
+
+def _is_local(master: str) -> bool:
+    return master == "local" or master.startswith("local[")
+
+
+def _split(tasks: Sequence[Any], parts: int) -> list[Sequence[Any]]:
+    """Return the tasks in order as so many runs of equal length (± 1)."""
+    bounds = [len(tasks) * part // parts for part in range(parts + 1)]
+    return [tasks[begin:end] for begin, end in pairwise(bounds)]
 
 
 def _stop_java() -> None:
@@ -107,7 +193,7 @@ def spark_properties(config: SparkConfig, scratch: Path) -> dict[str, str]:
             ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={_LOG4J}"]
         ),
     }
-    if config.master == "local" or config.master.startswith("local["):
+    if _is_local(config.master):
         if config.master == "local":
             properties["spark.master"] = f"local[{len(os.sched_getaffinity(0))}]"
         properties |= {

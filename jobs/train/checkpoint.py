@@ -3,11 +3,15 @@
 Safetensors holds arrays and text, nothing executable: https://github.com/huggingface/safetensors. A checkpoint is
 written aside, flushed and renamed; its own SHA-256 lies in a second file beside it, written after it, so that a torn or
 altered one is recognized and the one before is used.
+
+A state is complete with its step: the order of rows, dropout masks and augmentation are functions of (seed, step), so
+there is no random generator to keep, and the position within the epoch follows from the step.
 """
 
 import json
 import logging
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,14 +19,17 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from jobs.errors import IdxtrainError
 from jobs.files import sha256_file, write_atomic, write_json
 
 log = logging.getLogger("idxtrain")
 
+_BEST = "best.json"
+
 
 @dataclass(frozen=True)
 class Position:
-    """Where a state belongs. `step`: updates done. `key`: the hash of all that decides the training (stage key)."""
+    """Where a state belongs. `step`: updates done. `key`: the hash of config, dataset and seed (the stage's key)."""
 
     step: int
     key: str
@@ -36,20 +43,77 @@ class Checkpoint:
     arrays: Mapping[str, np.ndarray]
 
 
-def save(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint and remove all but the last `keep`; return its path."""
+class Writer:
+    """Writes checkpoints in a thread, one at a time, while the training goes on.
+
+    What the training waits for is the copy of the arrays, and for the checkpoint before if that is still being written.
+    """
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        self._directory, self._keep = directory, keep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._running: Future[Path] | None = None
+        self._last_step = -1
+
+    def save(self, checkpoint: Checkpoint, accuracy: float | None = None) -> None:
+        """Write a checkpoint soon. `accuracy`: on the validation split; the best one's checkpoint is kept.
+
+        Raises what went wrong with the one before, e.g. OSError for a full disk.
+        """
+        self.wait()
+        if checkpoint.position.step == self._last_step and accuracy is None:
+            return
+        self._last_step = checkpoint.position.step
+        self._running = self._thread.submit(save, self._directory, checkpoint, self._keep, accuracy)
+
+    def wait(self) -> None:
+        """Wait until nothing is being written."""
+        if self._running:
+            self._running.result()
+            self._running = None
+
+
+def save(directory: Path, checkpoint: Checkpoint, keep: int, accuracy: float | None = None) -> Path:
+    """Write a checkpoint and remove all but the last `keep` and the best; return its path."""
     directory.mkdir(exist_ok=True)
     path = directory / f"step-{checkpoint.position.step:08d}.safetensors"
     metadata = {"position": json.dumps(asdict(checkpoint.position))}
-    # Arrays are little-endian and C-ordered in the file; numpy's own may be views of anything.
-    arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}
     _sum_file(path).unlink(missing_ok=True)
-    write_atomic(path, lambda temporary: save_file(arrays, temporary, metadata))
+    write_atomic(path, lambda temporary: _save_arrays(checkpoint.arrays, temporary, metadata))
     write_json(_sum_file(path), {"sha256": sha256_file(path), "bytes": path.stat().st_size})
+    best = read_best(directory)
+    if accuracy is not None and (best is None or accuracy > best[1]):
+        write_json(directory / _BEST, {"file": path.name, "accuracy": accuracy})
+        best = path.name, accuracy
     for old in _paths(directory)[:-keep]:
-        _sum_file(old).unlink(missing_ok=True)
-        old.unlink(missing_ok=True)
+        if best is None or old.name != best[0]:
+            _sum_file(old).unlink(missing_ok=True)
+            old.unlink(missing_ok=True)
     return path
+
+
+def _save_arrays(arrays: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
+    try:
+        save_file(dict(arrays), path, metadata)
+    except SafetensorError as error:  # its words for a full disk, too
+        raise IdxtrainError(
+            f"{path.parent}: a checkpoint cannot be written ({' '.join(str(error).split())})"
+        ) from error
+
+
+def read_best(directory: Path) -> tuple[str, float] | None:
+    """Return the file name of the best checkpoint on the validation split, and its accuracy."""
+    try:
+        best = json.loads((directory / _BEST).read_text(encoding="utf-8"))
+        return str(best["file"]), float(best["accuracy"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def clean(directory: Path) -> None:
+    """Remove what a writer that was killed left unfinished. Only for the one process that may write."""
+    for unfinished in directory.glob(".*.tmp-*"):
+        unfinished.unlink(missing_ok=True)
 
 
 def latest(directory: Path, key: str) -> Checkpoint | None:

@@ -46,7 +46,11 @@ class TrainConfig(Section):
     deterministic: bool = False  # bit-equal from run to run, on GPUs too, where it costs speed
 
     log_every: int = Field(default=50, ge=1)  # steps between two measurements, which are one call of the graph
-    keep_checkpoints: int = Field(default=3, ge=1)
+    # A checkpoint at the end of each epoch, when asked to stop, and at the end of the first call after so many steps
+    # (None: never for that reason) or minutes.
+    checkpoint_every_steps: int | None = Field(default=None, ge=1)
+    checkpoint_every_minutes: float = Field(default=10, gt=0)
+    keep_checkpoints: int = Field(default=3, ge=1)  # beside the best on validation
 
     shuffle_shards: int = Field(default=4, ge=1)  # rows are mixed within this many shards of each of the lanes
     reader_threads: int = Field(default=2, ge=1)

@@ -11,6 +11,7 @@ from jobs.progress import Progress
 from jobs.run_dir import RunDir
 from jobs.train.board import Board
 from jobs.train.feed import Call
+from jobs.train.measure import Measurement
 
 log = logging.getLogger("idxtrain")
 
@@ -55,12 +56,14 @@ class Console:
         self._progress.__exit__(*error)
         self._board.close()
 
-    def trained(self, step: int, epoch: int, losses: np.ndarray, accuracy: float, images_per_second: float) -> None:
+    def trained(self, step: int, epoch: int, result: Measurement, images_per_second: float) -> None:
         """Tell about one call of the graph, which ended after `step` updates."""
-        loss = float(losses.mean())
+        loss, accuracy = float(result.losses.mean()), result.accuracy
+        waiting, computing, summing = result.times.max(axis=0)
         self._board.measure(
             "train", step, loss=loss, accuracy=accuracy, images_per_second=images_per_second,
             rate=float(self._rates[step - 1]), epoch=epoch,
+            input_seconds=float(waiting), compute_seconds=float(computing), allreduce_seconds=float(summing),
         )  # fmt: skip
         self._progress.update(
             step, f"loss {loss:.4f}, training accuracy {accuracy:.3f}, {images_per_second:,.0f} images/s"

@@ -1,6 +1,7 @@
 """The training step: forward, backward, allreduce, update. Several steps a call of the graph, no Python between."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,20 @@ from models.training.augment import Augmentation
 from models.training.dropout import keyed
 from models.training.keys import StepKey
 from models.training.optimizers import Optimizer
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What a call of the graph gives on this rank.
+
+    `loss_sums` float32 [k]: each step's sum of losses over this rank's rows, before the update. `right`: how many of
+    its rows of the last step are classified right after the last update, with dropout off. `waited`: seconds in
+    allreduce.
+    """
+
+    loss_sums: np.ndarray
+    right: float
+    waited: float
 
 
 class TrainStep:
@@ -37,34 +52,29 @@ class TrainStep:
             ],
         )
 
-    def __call__(self, call: Call, rates: np.ndarray) -> tuple[np.ndarray, int]:
-        """Train on a call. `rates`: float32 [k].
-
-        Returns losses float32 [k], each the mean over its global batch before the update, and how many of the last
-        global batch's rows are classified right after the last update, with dropout off.
-        """
-        sums, right = self._graph(
+    def __call__(self, call: Call, rates: np.ndarray) -> LocalResult:
+        """Train on a call. `rates`: float32 [k]."""
+        sums, right, waited = self._graph(
             call.images, call.labels, call.weights, rates, call.first_step, call.first_row, call.global_rows
         )
-        total = self._collective.sum(tf.concat([sums, [right]], axis=0), "measurements").numpy()
-        return total[:-1] / call.global_rows, int(total[-1])
+        return LocalResult(sums.numpy(), float(right), float(waited))
 
     def _run(
         self, images: Any, labels: Any, weights: Any, rates: Any, first_step: Any, first_row: Any, global_rows: Any
-    ) -> tuple[Any, Any]:
+    ) -> tuple[Any, Any, Any]:
         steps = tf.shape(images)[0]
-        losses = tf.TensorArray(tf.float32, steps)
 
-        def body(i: Any, losses: Any) -> tuple[Any, Any]:
+        def body(i: Any, losses: Any, waited: Any) -> tuple[Any, Any, Any]:
             key = StepKey(self._seed, first_step + i, first_row, global_rows)
-            loss = self._step(images[i], labels[i], weights[i], rates[i], key)
-            return i + 1, losses.write(i, loss)
+            loss, wait = self._step(images[i], labels[i], weights[i], rates[i], key)
+            return i + 1, losses.write(i, loss), waited + wait
 
-        _, losses = tf.while_loop(lambda i, _: i < steps, body, (0, losses), parallel_iterations=1)
-        return losses.stack(), self._right(images[-1], labels[-1], weights[-1])
+        start = (0, tf.TensorArray(tf.float32, steps), tf.constant(0.0, tf.float64))
+        _, losses, waited = tf.while_loop(lambda i, *_: i < steps, body, start, parallel_iterations=1)
+        return losses.stack(), self._right(images[-1], labels[-1], weights[-1]), waited
 
-    def _step(self, images: Any, labels: Any, weights: Any, rate: Any, key: StepKey) -> Any:
-        """One step; returns this rank's sum of losses."""
+    def _step(self, images: Any, labels: Any, weights: Any, rate: Any, key: StepKey) -> tuple[Any, Any]:
+        """One step; returns this rank's sum of losses, and the seconds it waited for the others' gradients."""
         with tf.GradientTape() as tape, keyed(key):
             shaped = self._shaped(images)
             if self._augmentation:
@@ -76,8 +86,19 @@ class TrainStep:
             # shared out.
             mean = total / tf.cast(key.global_rows, tf.float32)
         gradients = tape.gradient(mean, self._optimizer.variables)
-        self._optimizer.apply(self._collective.sum_gradients(gradients), rate, key.step)
-        return total
+        summed, waited = self._sum(gradients)
+        self._optimizer.apply(summed, rate, key.step)
+        return total, waited
+
+    def _sum(self, gradients: list[Any]) -> tuple[list[Any], Any]:
+        """Sum gradients over all ranks, and clock it from when the last of this rank's is computed."""
+        if self._collective.world_size == 1:
+            return gradients, tf.constant(0.0, tf.float64)
+        with tf.control_dependencies(gradients):
+            computed = tf.timestamp()
+        summed = self._collective.sum_gradients(gradients)
+        with tf.control_dependencies(summed):
+            return summed, tf.timestamp() - computed
 
     def _right(self, images: Any, labels: Any, weights: Any) -> Any:
         logits = self._model(self._shaped(images), training=False)

@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
+import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -10,38 +12,47 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import psutil
 import tensorflow as tf
 
-import models
 from jobs.dataset import Manifest, read_manifest
-from jobs.errors import IdxtrainError
+from jobs.errors import IdxtrainError, InputError, PeerLostError
 from jobs.files import sha256_file, write_atomic
-from jobs.run_dir import RunDir
+from jobs.run_dir import RunDir, one_line
 from jobs.stage import read_record, stage_key, write_record
 from jobs.train import checkpoint, devices
 from jobs.train.collective import Collective
 from jobs.train.config import TrainConfig
 from jobs.train.console import Audit, Console, Meter
 from jobs.train.feed import Call, ShardStore, read_epoch, spans
+from jobs.train.flight import Flight, Recorder
+from jobs.train.heartbeat import Heartbeat
 from jobs.train.length import images_seen, total_steps
-from jobs.train.order import RowOrder, share
+from jobs.train.measure import Measurement, exchange
+from jobs.train.network import Network
+from jobs.train.order import RowOrder
 from jobs.train.step import TrainStep, make_evaluator
+from jobs.train.stop import StopRequest, stopped
+from jobs.train.validation import Validation
 from models.training.augment import Augmentation
 from models.training.export import portable
-from models.training.optimizers import OPTIMIZERS, Hyperparameters
 from models.training.schedules import rates
 
 log = logging.getLogger("idxtrain")
 
-_VALIDATION_ROWS = 500  # a forward pass's batch
-
 
 def train(run: RunDir) -> None:
-    """Be one rank: train, validate, and on rank 0 write checkpoints, curves, the model and the stage's record."""
-    Training(run, run.section("train", TrainConfig)).run()
+    """Be one rank: train, validate, and on rank 0 write checkpoints, curves, the model and the stage's record.
+
+    Raises PeerLostError where another rank is gone: that one's own words tell why.
+    """
+    try:
+        Training(run, run.section("train", TrainConfig)).run()
+    except (tf.errors.OpError, RuntimeError) as error:
+        if "Horovod" in str(error):
+            raise PeerLostError(f"train: another rank is gone ({one_line(error)[:200]})") from error
+        raise
 
 
 class Training:
@@ -49,120 +60,127 @@ class Training:
 
     def __init__(self, run: RunDir, config: TrainConfig) -> None:
         self.run_dir, self.config = run, config
+        self.stop = StopRequest()
         self.key = stage_key(run, "train")
-        self.seed = int(run.read_config()["seed"])
-        self.dataset = Path(read_record(run, "prepare").outputs["dataset"])
-        self.manifest = read_manifest(self.dataset)
+        seed = int(run.read_config()["seed"])
+        dataset = Path(read_record(run, "prepare").outputs["dataset"])
+        manifest = read_manifest(dataset)
 
         self.collective = Collective()
         self.rank, self.world_size = self.collective.rank, self.collective.world_size
+        self.heartbeat = Heartbeat(self.rank, os.environ)
         device = devices.configure(tf, self.collective.local_rank, self.collective.local_size)
         if config.deterministic:
             tf.config.experimental.enable_op_determinism()
         if self.rank == 0:
             log.info("train: %d rank%s, each on %s", self.world_size, "s" if self.world_size > 1 else "", device)
 
-        keras.utils.set_random_seed(self.seed)
-        if config.precision == "bfloat16":
-            keras.config.set_dtype_policy("mixed_bfloat16")
-        pixels = self.manifest.pixels
-        standardize = (pixels.mean, pixels.std or 1.0) if config.standardize else None
-        self.model = models.build(config.model, self.manifest.shape, self.manifest.classes, config.dropout, standardize)
-        self.variables = [variable.value for variable in self.model.trainable_variables]
-        hyperparameters = Hyperparameters(
-            config.momentum, config.rho, config.beta1, config.beta2, config.epsilon, config.weight_decay
-        )
-        self.optimizer = OPTIMIZERS[config.optimizer](self.variables, hyperparameters)
-
-        keep = keep_in_memory(config, self.manifest, self.collective.local_size)
-        self.store = ShardStore(self.dataset, self.manifest, "train", config.reader_threads, keep)
-        self.held_out = ShardStore(self.dataset, self.manifest, "validation", config.reader_threads, keep)
-        self.order = RowOrder(self.store.shard_rows, config.batch_size, self.seed, config.shuffle_shards)
+        keep = keep_in_memory(config, manifest, self.collective.local_size)
+        self.store = ShardStore(dataset, manifest, "train", config.reader_threads, keep)
+        self.validation = Validation(ShardStore(dataset, manifest, "validation", config.reader_threads, keep))
+        self.order = RowOrder(self.store.shard_rows, config.batch_size, seed, config.shuffle_shards)
         self.total_steps = total_steps(config, self.order)
         self.rates = rates(config.schedule, self.total_steps, config.peak_rate, config.warmup, config.final)
+
+        self.network = Network(config, manifest, seed)
         augmentation = Augmentation(config.shift, config.rotate, config.zoom)
-        self.train_step = TrainStep(self.model, self.optimizer, self.collective, augmentation, self.seed)
-        self.evaluate = make_evaluator(self.model)
+        self.train_step = TrainStep(self.network.model, self.network.optimizer, self.collective, augmentation, seed)
+        self.evaluate = make_evaluator(self.network.model)
         self.meter = Meter()
+        self.recorder = Recorder(run.logs / f"flight.rank-{self.rank}.jsonl")
         self.audit = Audit(run.logs / f"rows.rank-{self.rank}.jsonl") if config.audit else None
 
     def run(self) -> None:
         """Train from the last checkpoint, or from the start, to the end."""
         step = self._restore()
         validation: dict[str, Any] = {}
+        writer = checkpoint.Writer(self.run_dir.checkpoints, self.config.keep_checkpoints)
+        due = Due(self.config, step)
         with self._console(step) as console:
             while step < self.total_steps:
                 epoch = step // self.order.steps
-                for call in self._calls(epoch, step):
-                    losses, accuracy = self._train(call)
+                for call, waited in self._calls(epoch, step):
+                    result = self._train(call, waited)
                     step = call.first_step + call.steps
                     if console:
-                        console.trained(step, epoch, losses, accuracy, self.meter.rate)
+                        console.trained(step, epoch, result, self.meter.rate)
+                    if result.stop:
+                        self._save(writer, step)
+                        writer.wait()
+                        raise stopped(step, self.total_steps, self.run_dir.run_id)
+                    if due.now(step) and step % self.order.steps:  # at the end of an epoch it comes anyway
+                        self._save(writer, step)
+                self.heartbeat.tell("validation", step)
                 validation = self._validate()
                 if console:
                     console.validated(step, validation)
-                    checkpoint.save(self.run_dir.checkpoints, self._state(step), self.config.keep_checkpoints)
+                self._save(writer, step, validation["accuracy"])
+            writer.wait()
+        self.heartbeat.tell("finish", step)
         self._finish(step, validation or self._validate())
 
     def _console(self, step: int) -> AbstractContextManager[Console | None]:
-        return Console(self.run_dir, self.model, self.rates, step) if self.rank == 0 else nullcontext()
+        if self.rank:
+            return nullcontext()
+        return Console(self.run_dir, self.network.model, self.rates, step)
 
-    def _train(self, call: Call) -> tuple[np.ndarray, float]:
-        """Run one call of the graph; return the loss of each of its steps, and the accuracy on the last batch."""
+    def _calls(self, epoch: int, step: int) -> Iterator[tuple[Call, float]]:
+        """Yield the calls of an epoch, and how many seconds this rank waited for each."""
+        planned = spans(self.order, epoch, step, self.total_steps, self.config.log_every)
+        coming = read_epoch(self.store, self.order, epoch, planned, self.rank, self.world_size)
+        while True:
+            self.heartbeat.tell("input", step)
+            begin = time.monotonic()
+            call = next(coming, None)
+            if call is None:
+                return
+            self.heartbeat.tell("step", call.first_step)
+            yield call, time.monotonic() - begin
+            step = call.first_step + call.steps
+
+    def _train(self, call: Call, waited: float) -> Measurement:
+        """Run one call of the graph, and exchange with the other ranks what came of it."""
         begin = time.monotonic()
-        losses, right = self.train_step(call, self.rates[call.first_step : call.first_step + call.steps])
+        local = self.train_step(call, self.rates[call.first_step : call.first_step + call.steps])
+        seconds = time.monotonic() - begin
+        self.heartbeat.begun()
+        flight = Flight(call.first_step + call.steps, len(call.indices), waited, seconds - local.waited, local.waited)
+        result = exchange(self.collective, call, local, flight, self.stop.requested)
         self.meter.add(call.steps * call.global_rows, time.monotonic() - begin)
+        self.recorder.record(flight)
         if self.audit:
             self.audit.trained(call)
-        if not np.isfinite(losses).all():
-            raise IdxtrainError(
-                f"step {call.first_step + int(np.argmin(np.isfinite(losses)))}: the loss is not finite; "
+        if not np.isfinite(result.losses).all():
+            raise InputError(
+                f"train: step {call.first_step + int(np.argmin(np.isfinite(result.losses)))}: the loss is not finite; "
                 "lower train.learning_rate or lengthen train.warmup"
             )
-        return losses, right / call.global_rows
-
-    def _calls(self, epoch: int, step: int) -> Iterator[Call]:
-        planned = spans(self.order, epoch, step, self.total_steps, self.config.log_every)
-        return read_epoch(self.store, self.order, epoch, planned, self.rank, self.world_size)
+        return result
 
     def _restore(self) -> int:
         """Load the last checkpoint on rank 0, give it to all ranks; return the step to go on from."""
-        found = checkpoint.latest(self.run_dir.checkpoints, self.key) if self.rank == 0 else None
-        if found:
-            for name, variable in self._named():
-                variable.assign(found.arrays[name])
-            log.info("train: going on from step %d of %d", found.position.step, self.total_steps)
-        step = int(self.collective.gather(np.array([found.position.step if found else 0]))[0])
-        self.collective.broadcast([variable for _, variable in self._named()])
+        step = 0
+        if self.rank == 0:
+            checkpoint.clean(self.run_dir.checkpoints)
+            check_room(self.run_dir.path, self.network.state_bytes, self.config.keep_checkpoints)
+            found = checkpoint.latest(self.run_dir.checkpoints, self.key)
+            if found:
+                self.network.restore(dict(found.arrays))
+                step = found.position.step
+                log.info("train: going on from step %d of %d", step, self.total_steps)
+        step = int(self.collective.gather(np.array([step]))[0])
+        self.collective.broadcast([variable for _, variable in self.network.variables()])
         return step
 
-    def _named(self) -> list[tuple[str, Any]]:
-        """All that a checkpoint holds: weights (also those not trained by gradient) and slots, by name."""
-        weights = [(f"weight.{n}", variable.value) for n, variable in enumerate(self.model.variables)]
-        slots = [
-            (f"{name}.{n}", variable)
-            for name, variables in self.optimizer.slots.items()
-            for n, variable in enumerate(variables)
-        ]
-        return weights + slots
-
-    def _state(self, step: int) -> checkpoint.Checkpoint:
-        arrays = {name: variable.numpy() for name, variable in self._named()}
-        return checkpoint.Checkpoint(checkpoint.Position(step, self.key), arrays)
+    def _save(self, writer: checkpoint.Writer, step: int, accuracy: float | None = None) -> None:
+        """Write a checkpoint on rank 0, where the state is the same as on every rank."""
+        if self.rank == 0:
+            self.heartbeat.tell("checkpoint", step)
+            position = checkpoint.Position(step, self.key)
+            writer.save(checkpoint.Checkpoint(position, self.network.state()), accuracy)
 
     def _validate(self) -> dict[str, Any]:
-        """Evaluate on the whole validation split, each rank on its share; the sums are exact."""
-        count = self.manifest.splits["validation"].rows
-        if not count:
-            return {"accuracy": None, "errors": None, "loss": None, "count": 0}
-        mine = np.arange(*share(count, self.rank, self.world_size))
-        right, loss = 0, 0.0
-        for rows in self.held_out.read([mine[i : i + _VALIDATION_ROWS] for i in range(0, len(mine), _VALIDATION_ROWS)]):
-            batch_right, batch_loss = self.evaluate(rows.images, rows.labels)
-            right, loss = right + batch_right, loss + batch_loss
-        sums = self.collective.gather(np.array([[right, loss]], np.float64)).sum(axis=0)
-        errors = count - int(sums[0])
-        return {"accuracy": 1 - errors / count, "errors": errors, "loss": float(sums[1]) / count, "count": count}
+        return self.validation.run(self.evaluate, self.collective)
 
     def _finish(self, step: int, validation: dict[str, Any]) -> None:
         """Compare the ranks' weights, then write the model and the record."""
@@ -170,7 +188,7 @@ class Training:
         if len(set(digests)) > 1:
             raise IdxtrainError(f"the ranks' weights differ at the end: {digests}; this must not be, please report it")
         if self.rank == 0:
-            model = portable(self.model)
+            model = portable(self.network.model)
             write_atomic(self.run_dir.model_file, model.save)
             outputs = {
                 "model_sha256": sha256_file(self.run_dir.model_file),
@@ -188,10 +206,26 @@ class Training:
     def _weight_digests(self) -> list[str]:
         """Return the SHA-256 of every rank's weights and slots."""
         digest = hashlib.sha256()
-        for _, variable in self._named():
+        for _, variable in self.network.variables():
             digest.update(variable.numpy().tobytes())
         gathered = self.collective.gather(np.frombuffer(digest.digest(), np.uint8))
         return [row.tobytes().hex() for row in gathered.reshape(self.world_size, -1)]
+
+
+class Due:
+    """Tells when the next checkpoint is due, by steps or by minutes."""
+
+    def __init__(self, config: TrainConfig, step: int) -> None:
+        self._steps, self._minutes = config.checkpoint_every_steps, config.checkpoint_every_minutes
+        self._last_step, self._last_time = step, time.monotonic()
+
+    def now(self, step: int) -> bool:
+        """Tell whether one is due after `step` updates; the clock starts anew where it is."""
+        late = time.monotonic() - self._last_time >= 60 * self._minutes
+        if late or (self._steps is not None and step - self._last_step >= self._steps):
+            self._last_step, self._last_time = step, time.monotonic()
+            return True
+        return False
 
 
 def keep_in_memory(config: TrainConfig, manifest: Manifest, local_size: int) -> bool:
@@ -201,6 +235,17 @@ def keep_in_memory(config: TrainConfig, manifest: Manifest, local_size: int) -> 
     rows = manifest.splits["train"].rows + manifest.splits["validation"].rows
     wanted = rows * manifest.values_per_image * 4 * local_size
     return wanted < config.cache_share * psutil.virtual_memory().available
+
+
+def check_room(path: Path, state_bytes: int, keep: int) -> None:
+    """Raise InputError where the disk has no room for the checkpoints, with one more being written, and the model."""
+    needed = state_bytes * (keep + 3)
+    free = shutil.disk_usage(path).free
+    if free < needed:
+        raise InputError(
+            f"{path}: found {free / 1e6:.0f} MB free on the disk, expected {needed / 1e6:.0f} MB for {keep} "
+            "checkpoints and the model; make room, or lower train.keep_checkpoints"
+        )
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,51 @@
+"""The model and the optimizer that a config describes, for one device."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import models
+from jobs.dataset import Manifest
+from jobs.train.config import TrainConfig
+from models.training.optimizers import OPTIMIZERS, Hyperparameters
+
+
+class Network:
+    """A model and its optimizer: all that a training changes."""
+
+    def __init__(self, config: TrainConfig, manifest: Manifest, seed: int) -> None:
+        keras.utils.set_random_seed(seed)
+        keras.config.set_dtype_policy("mixed_bfloat16" if config.precision == "bfloat16" else "float32")
+        pixels = manifest.pixels
+        standardize = (pixels.mean, pixels.std or 1.0) if config.standardize else None
+        self.model = models.build(config.model, manifest.shape, manifest.classes, config.dropout, standardize)
+        self.optimizer = OPTIMIZERS[config.optimizer](
+            [variable.value for variable in self.model.trainable_variables],
+            Hyperparameters(
+                config.momentum, config.rho, config.beta1, config.beta2, config.epsilon, config.weight_decay
+            ),
+        )
+
+    def variables(self) -> Iterator[tuple[str, tf.Variable]]:
+        """Yield all state by name: weights, also those not trained by gradient, and optimizer slots."""
+        for number, variable in enumerate(self.model.variables):
+            yield f"weight.{number}", variable.value
+        for name, slots in self.optimizer.slots.items():
+            for number, slot in enumerate(slots):
+                yield f"{name}.{number}", slot
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy of all state, as NumPy arrays by name."""
+        return {name: variable.numpy().copy() for name, variable in self.variables()}
+
+    def restore(self, arrays: dict[str, Any]) -> None:
+        """Set all state from arrays by name; raises KeyError or ValueError where they are another network's."""
+        for name, variable in self.variables():
+            variable.assign(arrays[name])
+
+    @property
+    def state_bytes(self) -> int:
+        """The size of all state in bytes, as in a checkpoint."""
+        return sum(int(tf.size(variable)) * variable.dtype.size for _, variable in self.variables())
