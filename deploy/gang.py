@@ -69,9 +69,10 @@ class Gang:
                 return outcome.exit_code
             step = watch.step() if watch else 0
             self._tell(outcome, step, ranks)
-            if not outcome.again or restart == options.max_restarts:
-                break
-            if step <= reached:  # no further than the time before: that rank's place may be what is wrong
+            no_further = restart > 0 and step <= reached
+            if not outcome.again or restart == options.max_restarts or (no_further and outcome.told):
+                break  # an error that the rank told of, twice at the same step, is not a matter of luck
+            if no_further:  # that rank's place may be what is wrong
                 ranks = max(options.min_np or options.np, ranks - 1)
             reached = step
             again = f"restart {restart + 1} of {options.max_restarts}"

@@ -169,6 +169,20 @@ def show_recipe(
 
 
 @app.command()
+def report(
+    run_id: Annotated[str | None, typer.Argument(help="The run. Default: the latest.")] = None,
+    work: WorkFolder = WORK,
+) -> None:
+    """Tell where a training's time went, rank by rank, and name the straggler."""
+    with _exit_codes():
+        from pipelines import request
+        from pipelines.report import lines
+
+        for line in lines(request.existing_run(Options(run_id=run_id, work=work))):
+            print(line)
+
+
+@app.command()
 def doctor(work: WorkFolder = WORK) -> None:
     """Check this machine: versions, Java, compilers, Horovod's build, GPUs, disk, an allreduce on two ranks."""
     with _exit_codes():

@@ -55,13 +55,19 @@ def open_run(options: Options, existing: RunDir | None, config: Config) -> RunDi
     return runs.create(place(options), run_id, config)
 
 
-def trained_run(options: Options) -> RunDir:
-    """Return the run to evaluate: the one named, else the latest; raise InputError where there is none."""
+def existing_run(options: Options) -> RunDir:
+    """Return the run that is named, else the latest; raise InputError where there is none."""
     where = place(options)
     found = find_run(options) if options.run_id else runs.latest(where)
     if found is None:
-        what = f"--run-id {options.run_id}" if options.run_id else "evaluate"
-        raise InputError(f"{what}: found no such run in {where.runs}; train one with `idxtrain run`")
+        what = f"run {options.run_id}" if options.run_id else "any run"
+        raise InputError(f"found no trace of {what} in {where.runs}; train one with `idxtrain run`")
+    return found
+
+
+def trained_run(options: Options) -> RunDir:
+    """Return the run to evaluate: the one named, else the latest; raise InputError where it is not trained."""
+    found = existing_run(options)
     if not is_done(found, "train"):
         raise InputError(f"run {found.run_id}: is not trained; run `idxtrain train --run-id {found.run_id}` first")
     return found

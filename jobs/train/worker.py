@@ -84,7 +84,14 @@ class Training:
 
         self.network = Network(config, manifest, seed)
         augmentation = Augmentation(config.shift, config.rotate, config.zoom)
-        self.train_step = TrainStep(self.network.model, self.network.optimizer, self.collective, augmentation, seed)
+        self.train_step = TrainStep(
+            self.network.model,
+            self.network.optimizer,
+            self.collective,
+            augmentation,
+            seed,
+            clocked=not config.deterministic,
+        )
         self.evaluate = make_evaluator(self.network.model)
         self.meter = Meter()
         self.recorder = Recorder(run.logs / f"flight.rank-{self.rank}.jsonl")

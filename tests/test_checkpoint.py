@@ -1,0 +1,164 @@
+"""Checkpoints: whole or not used, whatever happened while they were written."""
+
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs.train import checkpoint
+from jobs.train.checkpoint import Checkpoint, Position, Writer, clean, latest, read_best, save
+
+KEY = "k" * 64
+
+
+def state(step: int, key: str = KEY) -> Checkpoint:
+    random = np.random.default_rng(step)
+    arrays: dict[str, np.ndarray] = {"weight.0": random.normal(size=(5, 7)).astype(np.float32), "m.0": random.normal(size=3)}
+    return Checkpoint(Position(step, key), arrays)
+
+
+def same(one: Checkpoint | None, other: Checkpoint) -> bool:
+    return (
+        one is not None
+        and one.position == other.position
+        and one.arrays.keys() == other.arrays.keys()
+        and all(np.array_equal(one.arrays[name], other.arrays[name]) for name in other.arrays)
+    )
+
+
+def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+    save(tmp_path, state(3), keep=2)
+    assert same(latest(tmp_path, KEY), state(3))
+
+
+def test_the_newest_is_taken_and_few_are_kept(tmp_path: Path) -> None:
+    for step in (9, 10, 11, 100):
+        save(tmp_path, state(step), keep=2)
+    assert same(latest(tmp_path, KEY), state(100))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"step-{step:08d}.{kind}" for step in (11, 100) for kind in ("json", "safetensors")
+    ]
+
+
+def test_the_best_on_validation_is_kept_as_well(tmp_path: Path) -> None:
+    for step, accuracy in ((1, 0.5), (2, 0.9), (3, 0.8), (4, None), (5, 0.9)):
+        save(tmp_path, state(step), keep=1, accuracy=accuracy)
+    assert read_best(tmp_path) == ("step-00000002.safetensors", 0.9)
+    assert [path.name for path in sorted(tmp_path.glob("*.safetensors"))] == [
+        "step-00000002.safetensors",
+        "step-00000005.safetensors",
+    ]
+
+
+def test_another_trainings_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save(tmp_path, state(1), keep=3)
+    save(tmp_path, state(2, key="another"), keep=3)
+    logging.getLogger("idxtrain").propagate = True
+    assert same(latest(tmp_path, KEY), state(1))
+    assert "belongs to another training" in caplog.text
+    assert latest(tmp_path, "nobody's") is None
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "no checksum", "torn checksum"])
+def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str) -> None:
+    save(tmp_path, state(1), keep=3)
+    newest = save(tmp_path, state(2), keep=3)
+    content = bytearray(newest.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        newest.write_bytes(content)
+    elif damage == "cut":
+        newest.write_bytes(content[:-1])
+    elif damage == "empty":
+        newest.write_bytes(b"")
+    elif damage == "no checksum":
+        newest.with_suffix(".json").unlink()
+    else:
+        newest.with_suffix(".json").write_text('{"sha256": "')
+    assert same(latest(tmp_path, KEY), state(1))
+
+
+def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
+    assert latest(tmp_path / "none", KEY) is None
+    clean(tmp_path / "none")
+
+
+def save_and_die(directory: Path, events: int) -> bool:
+    """Save step 2 in a child that is killed at its so-manieth file operation; tell whether it got through."""
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def hook(event: str, arguments: object) -> None:
+            nonlocal count
+            if event.startswith(("open", "os.")):
+                count += 1
+                if count == events:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            sys.addaudithook(hook)
+            save(directory, state(2), keep=1, accuracy=0.7)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) in (0, -signal.SIGKILL)
+    return os.waitstatus_to_exitcode(status) == 0
+
+
+def test_killed_at_any_point_of_a_write_a_whole_one_is_used(tmp_path: Path) -> None:
+    reached, points = set(), 0
+    while True:
+        points += 1
+        directory = tmp_path / str(points)
+        save(directory, state(1), keep=1, accuracy=0.6)
+        through = save_and_die(directory, points)
+        clean(directory)
+        found = latest(directory, KEY)
+        assert found is not None
+        assert same(found, state(found.position.step))
+        reached.add(found.position.step)
+        assert not list(directory.glob(".*"))
+        best = read_best(directory)
+        assert best is not None
+        assert (directory / best[0]).exists()
+        if through:
+            break
+    assert points > 10  # opens, flushes, renames and removals of both files
+    assert reached == {1, 2}
+
+
+def test_the_writer_writes_while_the_training_goes_on(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, keep=3)
+    arrays = {"weight.0": np.zeros(1_000_000, np.float32)}
+    for step in (1, 2, 3):
+        writer.save(Checkpoint(Position(step, KEY), arrays))
+    writer.wait()
+    found = latest(tmp_path, KEY)
+    assert found is not None
+    assert found.position.step == 3
+
+
+def test_what_went_wrong_in_the_writer_is_raised_by_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_atomic", full)
+    writer = Writer(tmp_path, keep=3)
+    writer.save(state(1))
+    with pytest.raises(OSError, match="No space left"):
+        writer.save(state(2))
+
+
+def test_nothing_in_a_checkpoint_is_executable(tmp_path: Path) -> None:
+    path = save(tmp_path, state(1), keep=1)
+    header = path.read_bytes()[8:]
+    assert json.loads(header[: int.from_bytes(path.read_bytes()[:8], "little")])["__metadata__"]["position"]
