@@ -6,21 +6,24 @@
       validation/part-00000.parquet …
       test/part-00000.parquet …
 
+manifest.json's last key, `sha256`, is the hash of all its others (`jobs.files.sealed`): an altered one is refused.
+
 Columns: `image` list<float32>[height × width × channels], row-major H·W·C, each value in [0, 1]; `label` int32 in
 [0, classes); `index` int64, the row's place in the archive it came from. Plain Parquet: any reader reads it.
 No Spark and no TensorFlow here.
 """
 
+import os
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from jobs.config import Section
 from jobs.errors import InputError
-from jobs.files import sha256_file
+from jobs.files import sha256_file, take_seal
 from jobs.run_dir import one_line, read_object
 
 if TYPE_CHECKING:
@@ -29,15 +32,18 @@ if TYPE_CHECKING:
 FORMAT = 1  # raised when a reader of the old contract would misread the new one
 SPLITS: tuple["Split", ...] = ("train", "validation", "test")
 MANIFEST = "manifest.json"
+_PICKLE = b"dataset-toolkit.unischema"  # the key under which Petastorm puts a schema, as a pickle
+_MOST_VALUES = 2**31 - 1  # of an image: what the 32-bit offsets of a list column can tell
 
 Split = Literal["train", "validation", "test"]
 
 
 class Shard(Section):
-    """One Parquet file, which is one row group."""
+    """One Parquet file, which is one row group. `first_index`: the archive row it begins with, which identifies it."""
 
     path: str = Field(pattern=r"^(train|validation|test)/part-\d+\.parquet$")
     rows: int = Field(ge=1)
+    first_index: int = Field(ge=0)
     bytes: int = Field(ge=1)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
@@ -46,7 +52,7 @@ class SplitInfo(Section):
     """One split: its shards in row order and how often each class occurs in it."""
 
     rows: int = Field(ge=0)
-    label_counts: tuple[int, ...]
+    label_counts: tuple[Annotated[int, Field(ge=0)], ...]
     shards: tuple[Shard, ...]
 
 
@@ -112,13 +118,14 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST
     mend = f"remove {directory} and prepare it again"
     raw = read_object(path, mend)
+    intact = take_seal(raw)
     if raw.get("format") != FORMAT:
         raise InputError(f"{path}: found format {raw.get('format')!r}, expected {FORMAT}; {mend}")
     try:
         manifest = Manifest.model_validate(raw)
     except ValueError as error:
         raise InputError(f"{path}: {one_line(error)}; {mend}") from error
-    problem = _contradiction(manifest)
+    problem = _contradiction(manifest) or (None if intact else "its content is not what was written (SHA-256)")
     if problem:
         raise InputError(f"{path}: {problem}; {mend}")
     return manifest
@@ -129,6 +136,8 @@ def _contradiction(manifest: Manifest) -> str | None:
         return f"found splits {sorted(manifest.splits)}, expected {sorted(SPLITS)}"
     if min(manifest.shape) < 1:
         return f"found shape {manifest.shape}, expected positive sizes"
+    if manifest.values_per_image > _MOST_VALUES:
+        return f"found shape {manifest.shape}, expected at most {_MOST_VALUES} values an image"
     for name, split in manifest.splits.items():
         if sum(shard.rows for shard in split.shards) != split.rows:
             return f"the {name} shards hold {sum(s.rows for s in split.shards)} rows, expected {split.rows}"
@@ -161,10 +170,21 @@ def _verify_shard(path: Path, shard: Shard, mend: str) -> None:
         if size != shard.bytes:
             raise InputError(f"{path}: found {size} bytes, expected {shard.bytes}; {mend}")
         digest = sha256_file(path)
+        footer = _footer(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {mend}") from error
     if digest != shard.sha256:
         raise InputError(f"{path}: found SHA-256 {digest[:12]}…, expected {shard.sha256[:12]}…; {mend}")
+    if _PICKLE in footer:  # of a forged dataset, whose manifest fits
+        raise InputError(f"{path}: carries a pickled schema, which is never loaded; {mend}")
+
+
+def _footer(path: Path) -> bytes:
+    """Return a Parquet file's metadata as it is: before its last 8 bytes, which are its length and a magic number."""
+    with path.open("rb") as file:
+        end = file.seek(-8, os.SEEK_END)
+        file.seek(max(0, end - int.from_bytes(file.read(4), "little")))
+        return file.read()
 
 
 def read_split(directory: Path, manifest: Manifest, split: Split) -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
@@ -175,6 +195,9 @@ def read_split(directory: Path, manifest: Manifest, split: Split) -> "tuple[np.n
     import numpy as np
     import pyarrow.parquet as pq
 
+    for shard in manifest.splits[split].shards:  # before any memory is given to what the manifest promises
+        footer = pq.read_metadata(directory / shard.path)
+        _check_size(directory, manifest, shard, footer.num_rows, _image_values(footer))
     images = np.empty((manifest.splits[split].rows, manifest.values_per_image), np.float32)
     labels = np.empty(len(images), np.int32)
     indices = np.empty(len(images), np.int64)
@@ -182,14 +205,24 @@ def read_split(directory: Path, manifest: Manifest, split: Split) -> "tuple[np.n
     for shard in manifest.splits[split].shards:
         table = pq.ParquetFile(directory / shard.path).read().combine_chunks()
         values = table["image"].combine_chunks().flatten().to_numpy()
-        if table.num_rows != shard.rows or len(values) != shard.rows * manifest.values_per_image:
-            raise InputError(
-                f"{directory / shard.path}: found {table.num_rows} rows of {len(values)} values in all, expected "
-                f"{shard.rows} of {manifest.values_per_image} each; remove {directory} and prepare it again"
-            )
+        _check_size(directory, manifest, shard, table.num_rows, len(values))
         stop = start + shard.rows
         images[start:stop] = values.reshape(shard.rows, -1)
         labels[start:stop] = table["label"].to_numpy()
         indices[start:stop] = table["index"].to_numpy()
         start = stop
     return images.reshape(-1, *manifest.shape), labels, indices
+
+
+def _check_size(directory: Path, manifest: Manifest, shard: Shard, rows: int, values: int) -> None:
+    if (rows, values) != (shard.rows, shard.rows * manifest.values_per_image):
+        raise InputError(
+            f"{directory / shard.path}: found {rows} rows of {values} values in all, expected "
+            f"{shard.rows} of {manifest.values_per_image} each; remove {directory} and prepare it again"
+        )
+
+
+def _image_values(footer: Any) -> int:
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    chunks = [group.column(number) for group in groups for number in range(footer.num_columns)]
+    return sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.split(".")[0] == "image")

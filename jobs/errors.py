@@ -1,10 +1,24 @@
 """The errors a stage may end with, and the exit code each one means."""
 
+_LONGEST = 2000  # characters of a message
+
+
+def printable(text: str) -> str:
+    """Return text as one line that a terminal shows as it is: what came from a file may hold anything, at any length.
+
+    Line breaks, control characters and the like are escaped; of a long text head and end are left.
+    """
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} … {line[3 - _LONGEST // 2 :]}"
+
 
 class IdxtrainError(Exception):
-    """Something failed that is not the user's input (exit code 1). The message is one line."""
+    """Something failed that is not the user's input (exit code 1). The message is made one line."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class InputError(IdxtrainError):

@@ -1,14 +1,17 @@
 """Files that are whole or not there at all, and their checksums."""
 
+import errno
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _BLOCK = 1 << 20
+_SEAL = "sha256"
 
 
 def sha256_file(path: Path) -> str:
@@ -30,20 +33,57 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with one key more: the SHA-256 of all others. It finds out what changed by mishap."""
+    return value | {_SEAL: sha256_json(json.loads(json.dumps(value)))}
+
+
+def take_seal(value: dict[str, Any]) -> bool:
+    """Remove the seal from a JSON object and tell whether there was one and it holds."""
+    return bool(value.pop(_SEAL, None) == sha256_json(value))
+
+
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it to `path`.
 
     Whoever reads `path` sees the old file or the new one, also after a power cut. If `write` raises, nothing is left.
+    A full disk is an OSError that names `path`, whatever `write` makes of it.
     """
     # The suffix stays last: Keras and others choose a format by it.
     temporary = path.with_name(f".{secrets.token_hex(4)}.tmp-{path.name}")
     try:
-        write(temporary)
-        sync(temporary)
-        temporary.rename(path)
+        with naming_full_disk(path):
+            write(temporary)
+            sync(temporary)
+            temporary.rename(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Turn whatever is raised for a full disk into an OSError that names the file."""
+    try:
+        yield
+    except Exception as error:
+        number = full_disk(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def full_disk(error: BaseException | None) -> int | None:
+    """Return ENOSPC or EDQUOT where an exception comes of a full disk or quota, else None.
+
+    Libraries that write through C++ or Rust raise what they like, with the system's words somewhere in it.
+    """
+    while error is not None:
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+                return number
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -10,7 +10,7 @@ log = logging.getLogger("idxtrain")
 def log_to_file(path: Path) -> None:
     """Send this project's log lines to a file as well, with the time."""
     path.parent.mkdir(exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _File(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
 
@@ -30,6 +30,11 @@ def log_to_stderr() -> None:
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
+
+
+class _File(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """Lose the line: the disk is full, and what matters is told elsewhere, without a traceback."""
 
 
 class _LineFormatter(logging.Formatter):

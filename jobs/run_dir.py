@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jobs.errors import InputError
+from jobs.errors import InputError, printable
 
 if TYPE_CHECKING:
     from jobs.config import Section
 
 S = TypeVar("S", bound="Section")
+
+_DEEPEST = 50  # levels of a JSON file; ours have ten at most
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,8 @@ def one_line(error: BaseException) -> str:
     """Return an error's text on one line; pydantic's errors as `key: what is wrong`, joined by semicolons."""
     details = getattr(error, "errors", None)
     if callable(details):
-        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in details())
-    return " ".join(str(error).split())
+        return printable("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in details()))
+    return printable(" ".join(str(error).split()))
 
 
 def read_object(path: Path, mend: str) -> dict[str, Any]:
@@ -140,4 +142,14 @@ def read_object(path: Path, mend: str) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read as JSON ({one_line(error)}); {mend}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: found {type(value).__name__}, expected a JSON object; {mend}")
+    if _deeper_than(_DEEPEST, value):
+        raise InputError(f"{path}: found more than {_DEEPEST} levels of nesting, expected a few; {mend}")
     return value
+
+
+def _deeper_than(levels: int, value: Any) -> bool:
+    """Python reads a deeper nesting than it can then print, compare or write."""
+    if not isinstance(value, dict | list):
+        return False
+    below = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper_than(levels - 1, each) for each in below)

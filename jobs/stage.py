@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import psutil
 
 from jobs.errors import UNEXPECTED, IdxtrainError, InputError, PeerLostError, ResumableError
-from jobs.files import sha256_json, write_json
+from jobs.files import full_disk, sealed, sha256_json, take_seal, write_json
 from jobs.logs import log_to_file, log_to_file_only, log_to_stderr
 from jobs.process import die_with_parent
 from jobs.run_dir import RunDir, one_line, read_object
@@ -48,7 +48,13 @@ def stage_key(run: RunDir, stage: str) -> str:
     config = run.read_config()
     position = STAGES.index(stage)
     before = {name: read_record(run, name).outputs for name in STAGES[:position]}
-    return sha256_json({"stage": stage, "config": {k: config[k] for k in _CONFIG_KEYS[stage]}, "before": before})
+    try:
+        options = {key: config[key] for key in _CONFIG_KEYS[stage]}
+    except KeyError as error:
+        raise InputError(
+            f"{run.config_file}: found no section {error}; make the run anew with `idxtrain run`"
+        ) from None
+    return sha256_json({"stage": stage, "config": options, "before": before})
 
 
 def read_record(run: RunDir, stage: str) -> Record:
@@ -56,8 +62,12 @@ def read_record(run: RunDir, stage: str) -> Record:
     path = run.record_file(stage)
     raw = read_object(path, f"run `idxtrain {stage} --run-id {run.run_id}` first")
     try:
-        return Record(raw["key"], dict(raw["outputs"]), list(raw["files"]), float(raw["seconds"]))
-    except (KeyError, TypeError, ValueError) as error:
+        intact = take_seal(raw)
+        record = Record(raw["key"], dict(raw["outputs"]), list(raw["files"]), float(raw["seconds"]))
+        if not intact:
+            raise ValueError("its content is not what was written")
+        return record
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: is not a stage's record ({error!r}); remove it to run {stage} again") from error
 
 
@@ -66,7 +76,7 @@ def is_done(run: RunDir, stage: str) -> bool:
     try:
         record = read_record(run, stage)
         return record.key == stage_key(run, stage) and all(_untouched(file) for file in record.files)
-    except (InputError, KeyError, TypeError):
+    except (InputError, KeyError, TypeError, ValueError):  # ValueError: a path that no file can have
         return False
 
 
@@ -87,7 +97,7 @@ def write_record(run: RunDir, stage: str, key: str, outputs: dict[str, Any], fil
     path = run.record_file(stage)
     path.parent.mkdir(exist_ok=True)
     record = {"key": key, "outputs": outputs, "files": seen, "seconds": round(seconds_since_start(), 3)}
-    write_json(path, record)
+    write_json(path, sealed(record))
 
 
 def seconds_since_start() -> float:
@@ -120,10 +130,13 @@ def run_as_process(stage: str, work: Callable[[RunDir], None], argv: Sequence[st
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail(f"{stage}: stopped as asked; `idxtrain run --run-id {run.run_id}` goes on", ResumableError.exit_code)
-    except OSError as error:
-        # A full disk, a lost file system, a missing permission: the system's words, the file, no traceback.
-        _fail(f"{stage}: {error}", IdxtrainError.exit_code)
-    except Exception as error:  # a bug of ours: one line for the user, the traceback for whoever mends it
+    except Exception as error:
+        if full_disk(error):
+            text = f"{stage}: {one_line(error)[:300]}; make room, then `idxtrain run --run-id {run.run_id}` goes on"
+            _fail(text, IdxtrainError.exit_code)
+        if isinstance(error, OSError):  # a lost file system, a missing permission: the system's words, no traceback
+            _fail(f"{stage}: {error}", IdxtrainError.exit_code)
+        # A bug of ours: one line for the user, the traceback for whoever mends it.
         log_to_file_only(traceback.format_exc())
         _fail(f"{stage}: {type(error).__name__}: {one_line(error)[:300]}; the traceback is in {run.logs}", UNEXPECTED)
 

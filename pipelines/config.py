@@ -1,6 +1,8 @@
 """The config of a run: a recipe, then the options of the command line, as one frozen value."""
 
 import difflib
+import json
+import reprlib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +16,14 @@ from jobs.errors import InputError
 from jobs.evaluate.config import EvaluateConfig
 from jobs.fetch.config import FetchConfig
 from jobs.prepare.config import PrepareConfig, SparkConfig
+from jobs.run_dir import one_line
 from jobs.train.config import TrainConfig
 from pipelines import recipes
 
 DEFAULT_RECIPE = "fast"
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 200
 
 
 class Config(Section):
@@ -57,10 +63,18 @@ def compose(recipe: str, settings: Mapping[str, Any], assignments: Sequence[str]
 def validate(values: Mapping[str, Any], origin: str) -> Config:
     """Return the config that these values make; raise InputError, naming `origin`, where they make none."""
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
+        # TOML's hexadecimal may hold more digits than Python writes; text from anywhere, what is no Unicode.
+        if Config.model_validate_json(json.dumps(config.to_json())) != config:
+            raise ValueError("found text that is no Unicode")
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{origin}: {_explain(first)}") from error
+    except ValueError as error:
+        raise InputError(
+            f"{origin}: cannot be written to config.json ({one_line(error)}); give other values"
+        ) from error
+    return config
 
 
 def data_set_name(data: Path) -> str:
@@ -110,7 +124,7 @@ def _parse(text: str) -> Any:
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, or with too many digits, or nested too deep
         return text
 
 
@@ -118,7 +132,7 @@ def _explain(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] != "extra_forbidden":
         message = error["msg"].removeprefix("Value error, ")
-        return f"{key}: found {error['input']!r}: {message}" if key and error["type"] != "value_error" else message
+        return f"{key}: found {_show(error['input'])}: {message}" if key and error["type"] != "value_error" else message
     *sections, last = error["loc"]
     model: Any = Config
     for section in sections:
@@ -127,3 +141,10 @@ def _explain(error: Any) -> str:
     close = difflib.get_close_matches(str(last), valid, 1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"{key}: found an unknown key; {hint}expected one of {', '.join(valid)}"
+
+
+def _show(value: Any) -> str:
+    try:
+        return _short.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"a {type(value).__name__} too long to show"

@@ -15,7 +15,9 @@ def complete_recipe(incomplete: str) -> list[str]:
 
 
 Data = Annotated[
-    Path | None, typer.Option(help="Folder with the four IDX archives. Default: download or unpack --dataset.")
+    Path | None,
+    # readable: left to us, who say it in one line
+    typer.Option(help="Folder with the four IDX archives. Default: download or unpack --dataset.", readable=False),
 ]
 Dataset = Annotated[str | None, typer.Option(help="Data set of the catalog: mnist (default), fashion-mnist, kmnist.")]
 Recipe = Annotated[
@@ -31,7 +33,7 @@ Seed = Annotated[
     int | None, typer.Option(min=0, help="Seed of weights, row order and masks. Default: the recipe's or 0.")
 ]
 SparkMaster = Annotated[str | None, typer.Option(help="Spark master URL. Default: local, on this machine's CPUs.")]
-WorkFolder = Annotated[Path, typer.Option("--work", help="Folder for archives, datasets and runs.")]
+WorkFolder = Annotated[Path, typer.Option("--work", help="Folder for archives, datasets and runs.", readable=False)]
 RunId = Annotated[str | None, typer.Option(help="Name of the run; an existing one is gone on with.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")]
 

@@ -53,6 +53,6 @@ def load(name: str) -> Recipe:
         about = About.model_validate(sections.pop("about", {}))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a recipe or a file that is there") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not a recipe: {one_line(error)}; see `idxtrain recipes show fast`") from error
     return Recipe(path.stem, about, sections, text)

@@ -50,9 +50,9 @@ def _compose(options: Options) -> Config:
 
 
 def open_run(options: Options, existing: RunDir | None, config: Config) -> RunDir:
-    """Return the existing run, or make it, with the config as it is now."""
+    """Return the existing run's directory, or make it. Its config is written under the run's lock."""
     run_id = existing.run_id if existing else options.run_id or runs.new_id(config.recipe)
-    return runs.create(place(options), run_id, config)
+    return runs.make(place(options), run_id)
 
 
 def existing_run(options: Options) -> RunDir:

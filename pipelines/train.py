@@ -9,7 +9,8 @@ from deploy.launch import Launch, launch, visible_gpus
 from jobs.errors import ReportedError
 from jobs.run_dir import RunDir
 from jobs.stage import STAGES, is_done
-from jobs.train.preflight import check_training
+from jobs.train.preflight import check_config, check_dataset
+from pipelines import run as runs
 from pipelines.config import Config
 from pipelines.lock import RunLock
 from pipelines.process import run_process
@@ -28,14 +29,24 @@ def launches(run: RunDir, config: Config, stages: tuple[str, ...]) -> dict[str, 
 
 
 def run_stages(run: RunDir, config: Config, last: str = STAGES[-1]) -> None:
-    """Run the stages up to `last` that are not done yet. Raises ReportedError for the first that fails."""
+    """Run the stages up to `last` that are not done yet. Raises ReportedError for the first that fails.
+
+    Raises InputError for what can be refused before: another process on the run, another config or dataset than its
+    own, a training that cannot work.
+    """
     with RunLock(run):
-        for stage, how in launches(run, config, STAGES[: STAGES.index(last) + 1]).items():
+        planned = launches(run, config, STAGES[: STAGES.index(last) + 1])
+        if "train" in planned and not is_done(run, "train"):
+            check_config(config.train, ranks(config, os.environ))
+        runs.freeze(run, config)
+        for stage, how in planned.items():
+            if stage == "prepare":
+                runs.require_same_dataset(run, config)
             if is_done(run, stage):
                 log.info("%s: done already", stage)
                 continue
             if stage == "train":
-                check_training(run, ranks(config, os.environ))
+                check_dataset(run)
             code = run_process(how)
             if code:
                 raise ReportedError(code)

@@ -5,10 +5,19 @@ The same random generator gives the same mutant, so the number of a case is all 
 
 import json
 import math
+import resource
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
+
+import psutil
+import pytest
+
+from jobs.errors import InputError
+
+T = TypeVar("T")
 
 _SIZES = (0, 1, 2, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1)
 
@@ -151,7 +160,8 @@ def _change_at(container: Any, key: Any, random: Random, places: list[tuple[Any,
     elif change in (4, 5):
         container[key] = _nudge(container[key], random)
     else:
-        container[key] = random.choice(_ODD)
+        a_number = isinstance(container[key], int | float) and random.random() < 0.5
+        container[key] = random.choice(_NUMBERS if a_number else _ODD)
 
 
 def _has(container: Any, key: Any) -> bool:
@@ -163,7 +173,9 @@ def _nudge(value: Any, random: Random) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
-        return random.choice((value + 1, value - 1, -value, value * 10, value / 2, float(value)))
+        return random.choice(
+            (value + 1, value - 1, -value, value * 10, value // 2, value * 0.5 if abs(value) < 2**64 else 0.5)
+        )
     if isinstance(value, list):
         return random.choice((value[::-1], value[1:], value * 2))
     if isinstance(value, str) and value:
@@ -186,3 +198,53 @@ def mutate_toml(text: str, random: Random) -> bytes:
              *[[key + equals + random.choice(_ODD_TOML)]] * 3, [f"{key}.b{equals}{odd}"])
         )  # fmt: skip
     return "\n".join(lines).encode()
+
+
+# --- running many of them
+
+CASES = {
+    "archive": 2000, "gzip archive": 1500, "manifest": 1200, "sealed manifest": 800, "config": 1500, "recipe": 1000,
+    "record": 1000, "checkpoint": 600, "shard": 400,
+}  # fmt: skip
+BLOCKS = 4
+in_blocks = pytest.mark.parametrize("block", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, BLOCKS))])
+
+
+def random_of(case: str) -> Random:
+    """Return the generator of a case, known by its name."""
+    return Random(case)  # noqa: S311
+
+
+def check_each(kind: str, block: int, check: Callable[[Random], bool]) -> None:
+    """Run one block of the cases of a kind. `check` tells whether the mutant was accepted."""
+    count, accepted = CASES[kind] // BLOCKS, 0
+    with bounded_memory():
+        for number in range(block * count, (block + 1) * count):
+            try:
+                accepted += check(random_of(f"{kind} {number}"))
+            except Exception as error:
+                error.add_note(f"{kind}: case {number}")
+                raise
+    assert 0 < accepted < count  # a mutator that breaks everything, or nothing, would test little
+
+
+@contextmanager
+def bounded_memory(more: int = 1 << 30) -> Iterator[None]:
+    """Let an allocation beyond what these small files need fail with MemoryError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def outcome(call: Callable[[], T]) -> T | None:
+    """Return what the call returns; None where it refuses with an InputError, which must be one line."""
+    try:
+        return call()
+    except InputError as error:
+        text = str(error)
+        assert text.isprintable(), ascii(text)
+        assert 20 < len(text) < 3000, f"{len(text)} characters"
+        return None

@@ -18,7 +18,10 @@ KEY = "k" * 64
 
 def state(step: int, key: str = KEY) -> Checkpoint:
     random = np.random.default_rng(step)
-    arrays: dict[str, np.ndarray] = {"weight.0": random.normal(size=(5, 7)).astype(np.float32), "m.0": random.normal(size=3)}
+    arrays: dict[str, np.ndarray] = {
+        "weight.0": random.normal(size=(5, 7)).astype(np.float32),
+        "m.0": random.normal(size=3),
+    }
     return Checkpoint(Position(step, key), arrays)
 
 

@@ -99,7 +99,9 @@ def test_a_folder_never_passes_for_a_data_set_of_the_catalog(folder: str, name: 
 
 def test_a_run_is_gone_on_with_only_under_its_own_config(tmp_path: Path) -> None:
     work = Work(tmp_path)
-    made = run.create(work, "a", compose("fast", {}))
+    made = run.make(work, "a")
+    assert run.find(work, "a") is None
+    run.freeze(made, compose("fast", {}))
     assert run.find(work, "a") == made == RunDir(tmp_path / "runs/a")
     assert run.find(work, "b") is None
     run.require_same(made, compose("fast", {"launch.np": 3, "spark.master": "local[1]"}))

@@ -13,7 +13,7 @@ import pytest
 
 from jobs.dataset import FORMAT, MANIFEST, SPLITS, Manifest, Shard, Split, read_manifest, read_split, verify
 from jobs.errors import InputError
-from jobs.files import sha256_file, write_json
+from jobs.files import sealed, sha256_file, write_json
 
 SHAPE = (2, 3, 2)
 ROWS: dict[Split, tuple[int, ...]] = {"train": (4, 3), "validation": (), "test": (2,)}  # of each shard
@@ -45,7 +45,9 @@ def write_shard(directory: Path, split: Split, number: int) -> dict[str, Any]:
     }
     pq.write_table(pa.table(columns), path)
     name = str(path.relative_to(directory))
-    return {"path": name, "rows": len(pixels), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    first = int(indices(split)[rows][0])
+    size, digest = path.stat().st_size, sha256_file(path)
+    return {"path": name, "rows": len(pixels), "first_index": first, "bytes": size, "sha256": digest}
 
 
 def valid(directory: Path) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def valid(directory: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> tuple[Path, Manifest]:
-    write_json(tmp_path / MANIFEST, valid(tmp_path))
+    write_json(tmp_path / MANIFEST, sealed(valid(tmp_path)))
     return tmp_path, read_manifest(tmp_path)
 
 
@@ -99,7 +101,7 @@ def test_a_manifest_survives_being_written_and_read(dataset: tuple[Path, Manifes
     assert manifest.model_dump(mode="json") == raw
     assert manifest.values_per_image == 12
     assert [manifest.splits[split].rows for split in SPLITS] == [7, 0, 2]
-    write_json(directory / MANIFEST, manifest.model_dump(mode="json"))
+    write_json(directory / MANIFEST, sealed(manifest.model_dump(mode="json")))
     assert read_manifest(directory) == manifest
 
 
@@ -141,7 +143,7 @@ def test_a_manifest_that_does_not_hold_together_is_refused(
 ) -> None:
     raw = valid(tmp_path)
     spoil(raw)
-    write_json(tmp_path / MANIFEST, raw)
+    write_json(tmp_path / MANIFEST, sealed(raw))
     assert words in refused(tmp_path)
 
 
@@ -220,14 +222,14 @@ def test_a_shard_of_other_rows_than_the_manifest_says_is_refused(tmp_path: Path)
     raw = valid(tmp_path)
     first, second = raw["splits"]["train"]["shards"]
     first["rows"], second["rows"] = 5, 2
-    write_json(tmp_path / MANIFEST, raw)
+    write_json(tmp_path / MANIFEST, sealed(raw))
     expected = r"part-00000\.parquet: found 4 rows of 48 values in all, expected 5 of 12 each; remove .* again$"
     with pytest.raises(InputError, match=expected):
         read_split(tmp_path, read_manifest(tmp_path), "train")
 
 
 def test_images_of_another_size_than_the_manifest_says_are_refused(tmp_path: Path) -> None:
-    write_json(tmp_path / MANIFEST, valid(tmp_path) | {"shape": [2, 3, 3]})
+    write_json(tmp_path / MANIFEST, sealed(valid(tmp_path) | {"shape": [2, 3, 3]}))
     with pytest.raises(InputError, match="found 4 rows of 48 values in all, expected 4 of 18 each"):
         read_split(tmp_path, read_manifest(tmp_path), "train")
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.dataset import FORMAT, MANIFEST, Manifest, Shard, SplitInfo
-from jobs.files import sha256_file, write_json
+from jobs.files import sealed, sha256_file, write_json
 from jobs.run_dir import RunDir
 
 REPOSITORY = Path(__file__).parent.parent
@@ -61,7 +61,7 @@ def run(tmp_path: Path, models: Path) -> RunDir:
 def make_run(work: Path, model: Path, order: Sequence[int] = ORDER) -> RunDir:
     """Make a run whose stages before evaluate are done, on a dataset of two test shards."""
     dataset = work / "datasets" / "0123456789abcdef"
-    write_json(made(dataset / MANIFEST), write_shards(dataset, order).model_dump(mode="json"))
+    write_json(made(dataset / MANIFEST), sealed(write_shards(dataset, order).model_dump(mode="json")))
     run = RunDir(work / "runs" / HOSTILE_ID)
     config = {"recipe": "tiny", "seed": 7, "fetch": {"dataset": "dots"}, "prepare": {}, "spark": {}, "train": {}}
     write_json(made(run.config_file), config | {"evaluate": {"batch_size": 5}})
@@ -82,7 +82,7 @@ def make_run(work: Path, model: Path, order: Sequence[int] = ORDER) -> RunDir:
         ("train", train, 4),
     ):
         record: dict[str, Any] = {"key": stage, "outputs": outputs, "files": [], "seconds": seconds}
-        write_json(made(run.record_file(stage)), record)
+        write_json(made(run.record_file(stage)), sealed(record))
     return run
 
 
@@ -105,7 +105,9 @@ def write_shards(dataset: Path, order: Sequence[int]) -> Manifest:
         }
         pq.write_table(pa.table(columns), path)
         name = str(path.relative_to(dataset))
-        shards.append(Shard(path=name, rows=len(rows), bytes=path.stat().st_size, sha256=sha256_file(path)))
+        shards.append(
+            Shard(path=name, rows=len(rows), first_index=rows[0], bytes=path.stat().st_size, sha256=sha256_file(path))
+        )
     return manifest_of(SHAPE, np.array([LABELS[row] for row in order]), 3, tuple(shards))
 
 

@@ -201,7 +201,8 @@ def process(run: RunDir, body: str, *args: object, **env: str) -> subprocess.Com
         (
             "raise OSError(28, 'No space left on device', '/data/x')",
             1,
-            "idxtrain: demo: [Errno 28] No space left on device: '/data/x'",
+            "idxtrain: demo: [Errno 28] No space left on device: '/data/x'; make room, then `idxtrain run --run-id r1` "
+            "goes on",
         ),
         ("open('nothing/here', 'w')", 1, "idxtrain: demo: [Errno 2] No such file or directory: 'nothing/here'"),
     ],
@@ -215,9 +216,10 @@ def test_a_stage_ends_with_its_code_and_one_line(new: RunDir, body: str, code: i
 
 def test_a_bug_keeps_its_traceback(new: RunDir) -> None:
     ended = process(new, "raise AssertionError('impossible')")
-    assert ended.returncode == 1
-    assert "Traceback" in ended.stderr
-    assert ended.stderr.endswith("AssertionError: impossible\n")
+    assert ended.returncode == 70
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.endswith(f"idxtrain: demo: AssertionError: impossible; the traceback is in {new.logs}\n")
+    assert "Traceback" in (new.logs / "demo.log").read_text()
 
 
 def test_wrong_usage_is_told_in_one_line(new: RunDir) -> None:

@@ -75,7 +75,7 @@ def inflate(archives: Mapping[str, Archive], scratch: Path) -> dict[str, Path]:
                 f"{archive.path}: found SHA-256 {found[:12]}…, expected {archive.sha256[:12]}… as fetched; "
                 "it changed since, so run again"
             )
-        if not _is_gzip(archive.path):
+        if not is_gzip(archive.path):
             return archive.path
         idx.inflate(archive.path, scratch / role)
         return scratch / role
@@ -84,6 +84,7 @@ def inflate(archives: Mapping[str, Archive], scratch: Path) -> dict[str, Path]:
         return dict(zip(archives, pool.map(inflate_one, archives), strict=True))
 
 
-def _is_gzip(path: Path) -> bool:
+def is_gzip(path: Path) -> bool:
+    """Tell whether a file is gzip, by its first bytes."""
     with path.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"

@@ -12,12 +12,13 @@ from jobs import dataset
 from jobs.archive import Archive
 from jobs.dataset import Split
 from jobs.errors import IdxtrainError
-from jobs.files import write_json
+from jobs.files import sealed, write_json
 from jobs.prepare.archives import Pair, image_shape, inflate, read_headers
 from jobs.prepare.config import PrepareConfig, SparkConfig
 from jobs.prepare.decode import Decoder
 from jobs.prepare.idx import Header
 from jobs.prepare.plan import DatasetPlan, even_ranges, plan_dataset
+from jobs.prepare.room import require_room
 from jobs.prepare.spark import Spark
 from jobs.prepare.survey import Findings, Survey, merge
 
@@ -33,6 +34,7 @@ def build(
     headers = read_headers(archives)
     images = headers["train_images"]
     plan = plan_dataset(config, images.rows, headers["test_images"].rows, images.row_shape)
+    require_room(directory, archives, headers, plan)
     scratch = directory / "scratch"
     scratch.mkdir()
     with Spark(spark_config, scratch) as spark:
@@ -62,7 +64,7 @@ def build(
         options={"validation_from": plan.validation_from, "rows_per_shard": plan.rows_per_shard},
         versions=versions,
     )
-    write_json(directory / dataset.MANIFEST, manifest.model_dump(mode="json"))
+    write_json(directory / dataset.MANIFEST, sealed(manifest.model_dump(mode="json")))
     _report(manifest)
 
 

@@ -51,7 +51,13 @@ class Decoder:
         table = pa.Table.from_batches(batches)
         path = directory / shard.path
         write_atomic(path, lambda temporary: pq.write_table(table, temporary, row_group_size=len(table), **_PARQUET))
-        return Shard(path=shard.path, rows=len(table), bytes=path.stat().st_size, sha256=sha256_file(path))
+        return Shard(
+            path=shard.path,
+            rows=len(table),
+            first_index=table["index"][0].as_py(),
+            bytes=path.stat().st_size,
+            sha256=sha256_file(path),
+        )
 
     def _batches(self, normalization: Normalization, shard: ShardPlan) -> Iterator[pa.RecordBatch]:
         pair = self.pair(shard.split)

@@ -30,8 +30,7 @@ def prepare(config: PrepareConfig, spark: SparkConfig, archives: Mapping[str, Ar
     """Make the dataset, unless it is there, and return its directory. It appears whole, by one rename."""
     name = dataset_id(config, archives)
     directory = work.datasets / name
-    if (directory / dataset.MANIFEST).exists():
-        dataset.read_manifest(directory)
+    if _is_there(directory):
         log.info("prepare: dataset %s is there already", name)
         return directory
 
@@ -45,7 +44,7 @@ def prepare(config: PrepareConfig, spark: SparkConfig, archives: Mapping[str, Ar
             return directory
         if directory.exists():
             raise InputError(f"{directory}: found no {dataset.MANIFEST} in it; remove {directory} to prepare it again")
-        work.datasets.mkdir(parents=True, exist_ok=True)
+        work.datasets.mkdir(mode=0o775, parents=True, exist_ok=True)  # never for everybody, whatever the umask
         for abandoned in work.datasets.glob(f".tmp-{name}-*"):  # of a process that died; the lock says it is dead
             shutil.rmtree(abandoned)
         unfinished = work.datasets / f".tmp-{name}-{secrets.token_hex(4)}"
@@ -57,3 +56,15 @@ def prepare(config: PrepareConfig, spark: SparkConfig, archives: Mapping[str, Ar
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return directory
+
+
+def _is_there(directory: Path) -> bool:
+    try:
+        if not (directory / dataset.MANIFEST).exists():
+            return False
+    except OSError as error:
+        raise InputError(
+            f"{directory}: cannot be read ({error.strerror}); mend its permissions, or remove it to prepare it again"
+        ) from error
+    dataset.read_manifest(directory)
+    return True

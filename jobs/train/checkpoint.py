@@ -13,6 +13,7 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jobs.errors import IdxtrainError
-from jobs.files import sha256_file, write_atomic, write_json
+from jobs.files import sealed, sha256_file, take_seal, write_atomic, write_json
+from jobs.run_dir import one_line
 
 log = logging.getLogger("idxtrain")
 
 _BEST = "best.json"
+# What reading a damaged file may raise: see the tests with mutated ones.
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -74,19 +78,22 @@ class Writer:
 
 
 def save(directory: Path, checkpoint: Checkpoint, keep: int, accuracy: float | None = None) -> Path:
-    """Write a checkpoint and remove all but the last `keep` and the best; return its path."""
+    """Write a checkpoint and remove all but the last `keep` up to it and the best; return its path."""
     directory.mkdir(exist_ok=True)
-    path = directory / f"step-{checkpoint.position.step:08d}.safetensors"
+    path = directory / _name(checkpoint.position)
     metadata = {"position": json.dumps(asdict(checkpoint.position))}
     _sum_file(path).unlink(missing_ok=True)
     write_atomic(path, lambda temporary: _save_arrays(checkpoint.arrays, temporary, metadata))
     write_json(_sum_file(path), {"sha256": sha256_file(path), "bytes": path.stat().st_size})
     best = read_best(directory)
     if accuracy is not None and (best is None or accuracy > best[1]):
-        write_json(directory / _BEST, {"file": path.name, "accuracy": accuracy})
+        write_json(directory / _BEST, sealed({"file": path.name, "accuracy": accuracy}))
         best = path.name, accuracy
-    for old in _paths(directory)[:-keep]:
-        if best is None or old.name != best[0]:
+    paths = _paths(directory)
+    # What lies behind this step was passed over when the training came here: broken, or another training's.
+    kept = [old for old in paths if old <= path][-keep:]
+    for old in paths:
+        if old not in kept and (best is None or old.name != best[0]):
             _sum_file(old).unlink(missing_ok=True)
             old.unlink(missing_ok=True)
     return path
@@ -105,8 +112,10 @@ def read_best(directory: Path) -> tuple[str, float] | None:
     """Return the file name of the best checkpoint on the validation split, and its accuracy."""
     try:
         best = json.loads((directory / _BEST).read_text(encoding="utf-8"))
-        return str(best["file"]), float(best["accuracy"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = str(best["file"]), float(best["accuracy"])
+        # No accuracy exceeds NaN: it would stay the best for good.
+        return found if take_seal(best) and isfinite(found[1]) else None
+    except _DAMAGED:
         return None
 
 
@@ -124,8 +133,8 @@ def latest(directory: Path, key: str) -> Checkpoint | None:
     for path in reversed(_paths(directory)):
         try:
             checkpoint = _load(path)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            log.warning("%s: is not whole (%s); using the one before", path, " ".join(str(error).split()))
+        except _DAMAGED as error:
+            log.warning("%s: is not whole (%s); using the one before", path, one_line(error))
             continue
         if checkpoint.position.key == key:
             return checkpoint
@@ -140,7 +149,14 @@ def _load(path: Path) -> Checkpoint:
     with safe_open(path, "numpy") as file:
         position = json.loads(file.metadata()["position"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    return Checkpoint(Position(int(position["step"]), str(position["key"])), arrays)
+    checkpoint = Checkpoint(Position(int(position["step"]), str(position["key"])), arrays)
+    if path.name != _name(checkpoint.position):
+        raise ValueError(f"it holds step {checkpoint.position.step}")
+    return checkpoint
+
+
+def _name(position: Position) -> str:
+    return f"step-{position.step:08d}.safetensors"
 
 
 def _paths(directory: Path) -> list[Path]:

@@ -39,10 +39,10 @@ class ShardStore:
         arriving = read_shards(
             self._directory, self._manifest, [self._shards[shard] for shard in missing], self._threads
         )
-        coming = iter(missing)
         for position, (shards, rows) in enumerate(located):
             while any(int(shard) not in self._held for shard in needed[position]):
-                self._held[next(coming)] = next(arriving)
+                place, rows_of_shard = next(arriving)
+                self._held[missing[place]] = rows_of_shard
             yield self._gather(shards, rows)
             if not self._keep:
                 self._held = {shard: held for shard, held in self._held.items() if last_use.get(shard, -1) > position}

@@ -50,8 +50,10 @@ class Heartbeat:
             time.sleep(_SECONDS)
             try:
                 self._write()
-            except OSError:  # the folder is gone: the launcher is
+            except FileNotFoundError:  # the folder is gone: the launcher is
                 return
+            except OSError:  # a full disk: there may be room again
+                continue
 
     def _write(self) -> None:
         text = json.dumps({"time": time.time(), "step": self._step, "phase": self._phase, "pid": os.getpid()})

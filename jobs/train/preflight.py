@@ -10,9 +10,8 @@ from jobs.stage import read_record
 from jobs.train.config import TrainConfig
 
 
-def check_training(run: RunDir, ranks: int) -> None:
-    """Raise InputError where the training cannot work: model, batch, or a dataset that is not what prepare wrote."""
-    config = run.section("train", TrainConfig)
+def check_config(config: TrainConfig, ranks: int) -> None:
+    """Raise InputError where a training cannot work, whatever the data: model, batch."""
     if config.model not in models.names():
         raise InputError(f"train.model: found {config.model!r}, expected one of {', '.join(models.names())}")
     if config.batch_size < ranks:
@@ -20,6 +19,10 @@ def check_training(run: RunDir, ranks: int) -> None:
             f"train.batch_size: found {config.batch_size}, the global batch, for {ranks} ranks, expected at least a "
             "row a rank; raise it or lower --np"
         )
+
+
+def check_dataset(run: RunDir) -> None:
+    """Raise InputError where a run's dataset is not what prepare wrote."""
     directory = Path(read_record(run, "prepare").outputs["dataset"])
     manifest = dataset.read_manifest(directory)
     dataset.verify(directory, manifest, "train", "validation")

@@ -1,0 +1,249 @@
+"""A full disk, really full: one line, nothing that looks whole and is not, and the same command goes on once there is
+room."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from errno import EDQUOT, ENOSPC
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs.archive import ROLES, Archive, Role
+from jobs.dataset import SPLITS, Normalization, read_manifest, verify
+from jobs.errors import InputError
+from jobs.files import sha256_file, write_atomic
+from jobs.prepare import idx
+from jobs.prepare.archives import Pair, inflate
+from jobs.prepare.config import PrepareConfig
+from jobs.prepare.decode import Decoder
+from jobs.prepare.plan import plan_dataset
+from jobs.prepare.room import parquet_bytes
+from jobs.prepare.stage import prepare
+from jobs.run_dir import RunDir, Work
+from jobs.stage import read_record
+from jobs.train.checkpoint import Checkpoint, Position, latest, save
+from pipelines.lock import RunLock
+from tests.conftest import Idxtrain, MakeArchives, as_stored
+from tests.prepared import NO_SPARK, Archives
+
+BALLAST = "ballast"
+TRAINING = (
+    "--set", "train.model=softmax", "--set", "train.epochs=4", "--set", "train.batch_size=16",
+    "--set", "train.keep_checkpoints=2",
+)  # fmt: skip
+
+# Python runs this before a program. In each process of the pipeline it fills the disk as a certain file is to be
+# written, but for so many bytes.
+FILL = """
+import os
+from contextlib import suppress
+from pathlib import Path
+from jobs import files
+
+disk, name, room = Path(os.environ["FILL_DISK"]), os.environ["FILL_AT"], int(os.environ["FILL_ROOM"])
+write_atomic = files.write_atomic
+
+
+def fill():
+    status = os.statvfs(disk)
+    with (disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+        for _ in range(status.f_bavail - room // status.f_frsize):
+            ballast.write(bytes(status.f_frsize))
+
+
+def filling(path, write):
+    if path.name == name and not (disk / "ballast").exists():
+        fill()
+    write_atomic(path, write)
+
+
+files.write_atomic = filling
+"""
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Return the place of a small disk of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, text=True)
+        problem = mounted.stderr.strip()
+    except OSError as error:
+        problem = str(error)
+    if problem:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"needs a small disk: {problem}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def filling(tmp_path: Path, disk: Path) -> dict[str, str]:
+    """Return an environment in which the disk fills up as a file named FILL_AT is to be written."""
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook/sitecustomize.py").write_text(FILL, encoding="utf-8")
+    path = [str(tmp_path / "hook"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "FILL_DISK": str(disk)}
+
+
+def require_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Check that a command failed for want of room and said so in one line."""
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    assert "Error" not in done.stderr.replace("OSError: [Errno 28] ", "")
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("idxtrain: ")]
+    assert "No space left on device" in line
+    for word in words:
+        assert word in line
+    assert done.stdout == ""
+
+
+# --- told before anything is written
+
+
+def test_too_little_room_is_refused_before_spark_starts(tmp_path: Path) -> None:
+    archives: Archives = {role: promise(role, tmp_path / role) for role in ROLES}
+    work = Work(tmp_path / "work")
+    with pytest.raises(InputError) as caught:
+        prepare(PrepareConfig(), NO_SPARK, archives, work)
+    expected = r"found [\d,.]+ MB free on the disk, expected 19,\d\d\d,\d\d\d\.\d MB for the inflated archives and"
+    assert re.match(rf"{work.datasets}: {expected}", str(caught.value))
+    assert list(work.datasets.iterdir()) == []
+
+
+def promise(role: Role, path: Path) -> Archive:
+    """Return a plain archive that is all hole: 9 TB of images on no disk at all."""
+    shape = (1 << 17, 1 << 13, 1 << 13) if role.endswith("images") else (1 << 17,)
+    header = b"\0\0\x08" + bytes([len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
+    path.write_bytes(header)
+    os.truncate(path, len(header) + prod(shape))
+    return Archive(role, path, path.stat().st_size, "0" * 64)
+
+
+@pytest.mark.parametrize("rows_per_shard", [1, 100, 2500])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float64"])
+def test_no_dataset_takes_more_than_was_estimated(tmp_path: Path, dtype: str, rows_per_shard: int) -> None:
+    random, rows = np.random.default_rng(0), min(20 * rows_per_shard, 2500)
+    noise = as_stored(random.random((rows, 16, 16)), np.dtype(dtype))  # nothing is harder to compress
+    pair = put_pair(tmp_path, noise, random.integers(0, 10, rows, np.uint8))
+    plan = plan_dataset(PrepareConfig(rows_per_shard=rows_per_shard, validation_rows=0), rows, 1, (16, 16))
+    (tmp_path / "train").mkdir()
+    rule = Normalization(rule="train-range", offset=noise.min(), scale=1 / (float(noise.max()) - float(noise.min())))
+    train = [shard for shard in plan.shards if shard.split == "train"]
+    taken = sum(Decoder(plan, pair, pair).write(rule, tmp_path, shard).bytes for shard in train)
+    assert taken <= parquet_bytes(plan, pair.image_header) <= 4 * taken + 100_000
+
+
+def put_pair(folder: Path, images: np.ndarray, labels: np.ndarray) -> Pair:
+    one, other = folder / "images", folder / "labels"
+    idx.write(one, images)
+    idx.write(other, labels)
+    return Pair(one, other, idx.read_header(one), idx.read_header(other), one, other)
+
+
+# --- full while it works
+
+
+def fill(disk: Path, room: int) -> None:
+    with (disk / BALLAST).open("wb") as ballast:
+        os.posix_fallocate(ballast.fileno(), 0, shutil.disk_usage(disk).free - room)
+
+
+@pytest.mark.parametrize(("role", "room"), [("train_images", 0), ("train_images", 65536), ("test_labels", 0)], ids=str)
+def test_while_inflating(make_archives: MakeArchives, disk: Path, role: Role, room: int) -> None:
+    archives = make_archives(disk.parent / "data")
+    fill(disk, room)
+    with pytest.raises(OSError, match=rf"^\[Errno 28\] No space left on device: '{disk}/{role}'$"):
+        inflate({role: archives[role]}, disk)
+    assert [path.name for path in disk.iterdir()] == [BALLAST]
+
+
+def test_while_spark_writes(
+    idxtrain: Idxtrain, make_archives: MakeArchives, disk: Path, filling: dict[str, str]
+) -> None:
+    make_archives(disk.parent / "data")
+    work = Work(disk / "work")
+    command = ("prepare", "--data", disk.parent / "data", "--work", work.path, "--run-id", "r",
+               "--set", "prepare.rows_per_shard=100")  # fmt: skip
+    done = idxtrain(*command, env={**filling, "FILL_AT": "part-00003.parquet", "FILL_ROOM": "8192"})
+    require_one_line(done, "part-00003.parquet")
+    assert list(work.datasets.iterdir()) == []
+    assert not RunDir(work.runs / "r").record_file("prepare").exists()
+    (disk / BALLAST).unlink()
+    done = idxtrain(*command)
+    assert done.returncode == 0, done.stderr
+    (directory,) = work.datasets.iterdir()
+    verify(directory, read_manifest(directory), *SPLITS)
+
+
+def test_while_training(idxtrain: Idxtrain, make_archives: MakeArchives, disk: Path, filling: dict[str, str]) -> None:
+    make_archives(disk.parent / "data", (8, 8), 2, train=130, test=20)
+    run = RunDir(disk / "work/runs/r")
+    command = ("train", "--data", disk.parent / "data", "--work", disk / "work", "--run-id", "r", *TRAINING)
+    for name, room in (("step-00000016.safetensors", 0), ("model.keras", 8192)):
+        done = idxtrain(*command, env={**filling, "FILL_AT": name, "FILL_ROOM": str(room)})
+        require_one_line(done, name, "make room, then `idxtrain run --run-id r` goes on")
+        assert unfinished(run.path) == []
+        assert not run.record_file("train").exists()
+        assert not run.model_file.exists()
+        (disk / BALLAST).unlink()
+    assert "going on from step 8 of 32" in done.stderr  # not from one that was not written
+    done = idxtrain(*command)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step 32 of 32" in done.stderr
+    assert read_record(run, "train").outputs["model_sha256"] == sha256_file(run.model_file)
+
+
+def unfinished(folder: Path) -> list[str]:
+    return [str(path) for path in folder.rglob("*") if ".tmp-" in path.name]
+
+
+def test_while_the_lock_is_taken(disk: Path) -> None:
+    fill(disk, 0)
+    with (
+        pytest.raises(OSError, match=rf"^\[Errno 28\] No space left on device: '{disk}/lock.json'$"),
+        RunLock(RunDir(disk)),
+    ):
+        pass
+    assert [path.name for path in disk.iterdir()] == [BALLAST]
+
+
+def test_a_checkpoint_without_its_checksum_is_none_and_displaces_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def state(step: int) -> Checkpoint:
+        return Checkpoint(Position(step, "key"), {"weight.0": np.full(3, step)})
+
+    def full(path: Path, value: object) -> None:
+        raise OSError(ENOSPC, "No space left on device", str(path))
+
+    save(tmp_path, state(1), keep=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.train.checkpoint.write_json", full)
+        with pytest.raises(OSError, match=r"step-00000009\.json"):
+            save(tmp_path, state(9), keep=1)
+    found = latest(tmp_path, "key")
+    assert found is not None
+    assert found.position.step == 1
+    save(tmp_path, state(4), keep=1)  # the training came by another way this time
+    assert {path.stem for path in tmp_path.iterdir()} == {"step-00000004"}
+
+
+@pytest.mark.parametrize("number", [ENOSPC, EDQUOT])
+def test_whatever_a_library_raises_a_full_disk_is_told(tmp_path: Path, number: int) -> None:
+    def write(path: Path) -> None:
+        path.write_bytes(b"half")
+        try:
+            raise ValueError(f"io: {os.strerror(number)} (os error {number})")
+        except ValueError as error:
+            raise RuntimeError("cannot serialize") from error
+
+    with pytest.raises(OSError, match=rf"^\[Errno {number}\] .*: '{tmp_path}/x'$"):
+        write_atomic(tmp_path / "x", write)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,290 @@
+"""What is refused before any work starts: one line that names the fault and the mend, exit code 2, nothing written."""
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.files import sealed, sha256_file
+from jobs.run_dir import RunDir
+from pipelines.lock import RunLock
+from tests.conftest import Idxtrain, MakeArchives
+
+# Training is refused before TensorFlow is even imported, so this is never seen in what these tests print.
+STARTED = "train: 1 rank"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    make_archives(folder, (6, 8), 2, train=60, test=12)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """Return a work directory with run `r`, which is prepared and not yet trained."""
+    work = tmp_path_factory.mktemp("made") / "work"
+    command = ["prepare", "--data", data, "--work", work, "--run-id", "r", "--set", "prepare.rows_per_shard=20"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", *map(str, command)], cwd=data, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return work
+
+
+@pytest.fixture
+def prepared(made: Path, tmp_path: Path) -> RunDir:
+    """Return a copy of that run, in a work directory of its own."""
+    work = tmp_path / "work"
+    shutil.copytree(made, work)
+    for record in work.glob("runs/r/stages/*.json"):  # they name absolute paths
+        values = json.loads(record.read_text().replace(str(made), str(work)))
+        values.pop("sha256")
+        record.write_text(json.dumps(sealed(values)))
+    return RunDir(work / "runs/r")
+
+
+def dataset_of(run: RunDir) -> Path:
+    (directory,) = run.work.datasets.iterdir()
+    return directory
+
+
+def require_refusal(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("idxtrain: ")]
+    for word in words:
+        assert word in line
+    assert "Traceback" not in done.stderr
+    assert STARTED not in done.stderr
+    assert done.stdout == ""
+
+
+# --- another run than the one that was made
+
+
+def test_another_config_under_the_same_run_id_is_refused_with_the_differences(
+    idxtrain: Idxtrain, prepared: RunDir, data: Path
+) -> None:
+    before = prepared.config_file.read_text()
+    options = ("--data", data, "--set", "prepare.rows_per_shard=20", "--set", "train.epochs=9", "--seed", "5")
+    done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r", *options)
+    require_refusal(done, "--run-id r: was made with another config (seed: 0 there, 5 here; train.epochs: 3 there, 9")
+    assert prepared.config_file.read_text() == before
+
+
+def test_other_archives_under_the_same_run_id_are_refused_by_name(
+    idxtrain: Idxtrain, prepared: RunDir, data: Path, make_archives: MakeArchives, tmp_path: Path
+) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    # The run's own config names the folder: let it name one whose content changes.
+    prepared.config_file.write_text(prepared.config_file.read_text().replace(str(data), str(copy)))
+    assert idxtrain("fetch", "--work", prepared.work.path, "--run-id", "r").returncode == 0
+    new = make_archives(tmp_path / "other", (6, 8), 2, train=60, test=12, seed=1)["train_labels"].path
+    old = sha256_file(copy / new.name)
+    new.replace(copy / new.name)
+    for _ in range(2):  # the second time, fetch has done its part
+        done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r")
+        name, now = new.name, sha256_file(copy / new.name)
+        changed = f"(train_labels: {name} {old[:12]}… there, {name} {now[:12]}… here)"
+        require_refusal(done, f"--run-id r: was made from other archives {changed}; put those back, or give another")
+    assert len(list(prepared.work.datasets.iterdir())) == 1
+
+
+def test_a_second_process_on_the_same_run_changes_nothing(idxtrain: Idxtrain, prepared: RunDir) -> None:
+    before = prepared.config_file.read_text()
+    with RunLock(prepared):
+        done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r", "--np", 2)
+    require_refusal(done, f"--run-id r: process {os.getpid()} on {os.uname().nodename} is at work on it")
+    assert prepared.config_file.read_text() == before
+
+
+# --- what cannot be trained on
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--np", 3, "--set", "train.batch_size=2"), "train.batch_size: found 2, the global batch, for 3 ranks"),
+        (("--set", "train.model=nope"), "train.model: found 'nope', expected one of compact, "),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused_before_the_first_stage(
+    idxtrain: Idxtrain, data: Path, tmp_path: Path, options: tuple[Any, ...], words: str
+) -> None:
+    command = ("run", "--data", data, "--work", tmp_path / "work", "--run-id", "r")
+    require_refusal(idxtrain(*command, *options), words)
+    assert not (tmp_path / "work/runs/r/stages").exists()
+    done = idxtrain("fetch", "--data", data, "--work", tmp_path / "work", "--run-id", "r")  # mended, it is no other run
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("where", ["_common_metadata", "train/_metadata", "train/_common_metadata"])
+def test_a_dataset_with_petastorms_own_metadata_is_refused(idxtrain: Idxtrain, prepared: RunDir, where: str) -> None:
+    carrier = dataset_of(prepared) / where
+    carrier.write_bytes(b"PAR1")
+    done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r")
+    require_refusal(done, f"{carrier}: may carry a pickled schema, which is never loaded; remove the file")
+
+
+def test_parquet_with_a_pickled_schema_is_refused_even_where_the_manifest_fits(
+    idxtrain: Idxtrain, prepared: RunDir
+) -> None:
+    directory = dataset_of(prepared)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    shard = manifest["splits"]["train"]["shards"][1]
+    path = directory / shard["path"]
+    table = pq.read_table(path).replace_schema_metadata({"dataset-toolkit.unischema.v1": b"\x80\x04."})
+    pq.write_table(table, path, row_group_size=len(table))
+    shard |= {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    manifest.pop("sha256")
+    (directory / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    record = prepared.record_file("prepare")
+    values = json.loads(record.read_text())
+    status = (directory / "manifest.json").stat()
+    values["files"][0] |= {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+    values.pop("sha256")
+    record.write_text(json.dumps(sealed(values)))
+    done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r")
+    require_refusal(done, f"{path}: carries a pickled schema, which is never loaded; remove {directory}")
+
+
+def test_a_dataset_without_one_of_its_files_is_refused(idxtrain: Idxtrain, prepared: RunDir) -> None:
+    shard = dataset_of(prepared) / "validation/part-00000.parquet"
+    shard.unlink()
+    done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r")
+    require_refusal(done, f"{shard}: cannot be read (No such file or directory); remove {dataset_of(prepared)}")
+
+
+# --- directories
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
+@pytest.mark.parametrize("folder", ["", "runs", "runs/r", "datasets"])
+def test_a_directory_that_everybody_may_write_is_refused(
+    idxtrain: Idxtrain, tmp_path: Path, data: Path, folder: str, mode: int
+) -> None:
+    work = tmp_path / "work"
+    for name in ("runs/r", "datasets"):
+        (work / name).mkdir(parents=True)
+    (work / folder).chmod(mode)
+    before = sorted(work.rglob("*"))
+    done = idxtrain("run", "--data", data, "--work", work, "--run-id", "r")
+    open_one = (work / folder).resolve()
+    require_refusal(done, f"{open_one}: found mode {mode:04o}, writable by everybody", f"; chmod o-w {open_one}")
+    assert sorted(work.rglob("*")) == before
+
+
+def test_the_parent_of_the_work_directory_may_be_everybodys(idxtrain: Idxtrain, tmp_path: Path, data: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch").chmod(0o1777)
+    done = idxtrain("fetch", "--data", data, "--work", tmp_path / "scratch/work", "--run-id", "r")
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_a_umask_nothing_is_made_that_is_refused_later(
+    idxtrain: Idxtrain, tmp_path: Path, prepared: RunDir, data: Path
+) -> None:
+    shutil.rmtree(prepared.work.datasets)
+    work, umask = tmp_path / "deep/work", os.umask(0)
+    try:
+        for _ in range(2):
+            done = idxtrain("fetch", "--data", data, "--work", work, "--run-id", "r")
+            assert done.returncode == 0, done.stderr
+        assert idxtrain("prepare", "--work", prepared.work.path, "--run-id", "r").returncode == 0
+    finally:
+        os.umask(umask)
+    for folder in (work, work / "runs", prepared.work.datasets):
+        assert folder.stat().st_mode & 0o777 == 0o775
+    assert (work / "runs/r").stat().st_mode & 0o777 == 0o700
+
+
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
+
+
+def obey_permissions() -> None:
+    """Give up root's right to read and write everything, from the next program on; others have none."""
+    libc = ctypes.CDLL(None)
+    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+@pytest.fixture
+def as_ordinary_user(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def run(*args: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pipelines.cli", *map(str, args)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=obey_permissions)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("folder", "mode", "words"),
+    [
+        ("work", 0o000, "--work {}: cannot be read ("),
+        ("work/runs", 0o000, "--work {}/work: cannot be read ("),
+        ("work/runs/r", 0o000, "--work {}/work: cannot be read ("),
+        ("work", 0o500, "{}: found mode 0500, which does not let you read and write, expected 0700 or more; chmod u+"),
+        ("work/runs", 0o500, "{}: found mode 0500"),
+        ("work/runs/r", 0o500, "{}: found mode 0500"),
+        ("work/datasets", 0o300, "{}: found mode 0300"),
+    ],
+)
+def test_a_work_directory_without_permission_is_refused(
+    as_ordinary_user: Callable[..., subprocess.CompletedProcess[str]],
+    prepared: RunDir,
+    tmp_path: Path,
+    folder: str,
+    mode: int,
+    words: str,
+) -> None:
+    closed = tmp_path / folder
+    closed.chmod(mode)
+    try:
+        done = as_ordinary_user("train", "--work", tmp_path / "work", "--run-id", "r")
+    finally:
+        closed.chmod(0o700)
+    require_refusal(done, words.format(tmp_path if words.startswith("--work {}/") else closed))
+
+
+@pytest.mark.parametrize("part", ["", "manifest.json", "train", "train/part-00001.parquet"])
+def test_a_dataset_without_permission_is_refused(
+    as_ordinary_user: Callable[..., subprocess.CompletedProcess[str]], prepared: RunDir, part: str
+) -> None:
+    closed = dataset_of(prepared) / part
+    mode = closed.stat().st_mode
+    closed.chmod(0)
+    try:
+        done = as_ordinary_user("train", "--work", prepared.work.path, "--run-id", "r")
+    finally:
+        closed.chmod(mode)
+    require_refusal(done, str(closed), "Permission denied")
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o400, 0o100])
+def test_a_data_folder_without_permission_is_refused(
+    as_ordinary_user: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, data: Path, mode: int
+) -> None:
+    closed = tmp_path / "data"
+    shutil.copytree(data, closed)
+    closed.chmod(mode)
+    try:
+        done = as_ordinary_user("run", "--data", closed, "--work", tmp_path / "work")
+    finally:
+        closed.chmod(0o700)
+    require_refusal(done, f"{closed}: cannot be read (Permission denied); give a folder you may read as --data")
+
+
+def test_a_work_directory_that_is_a_file_is_refused(idxtrain: Idxtrain, tmp_path: Path, data: Path) -> None:
+    (tmp_path / "work").touch()
+    done = idxtrain("run", "--data", data, "--work", tmp_path / "work")
+    require_refusal(done, f"{tmp_path / 'work'}: found a file, expected a folder; give another --work")
