@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -84,6 +85,7 @@ class Gang:
             return None
         shutil.rmtree(self._run.heartbeats, ignore_errors=True)
         self._run.heartbeats.mkdir(parents=True)
+        self._run.logs.mkdir(exist_ok=True)
         return Watch(self._run.heartbeats, ranks, self._options.stall_seconds)
 
     def _attempt(self, ranks: int, watch: Watch | None) -> Outcome:
@@ -142,8 +144,8 @@ class Gang:
             print(f"idxtrain: rank {outcome.rank} on {host} {outcome.what} (last step {step})", file=sys.stderr)
         if self._run:
             entry = {"time": time.time(), "host": host, "rank": outcome.rank, "ranks": ranks, "step": step}
-            self._run.logs.mkdir(exist_ok=True)
-            with self._run.restarts_file.open("a", encoding="utf-8") as history:
+            # The disk may be what is full: then the line above has to do.
+            with suppress(OSError), self._run.restarts_file.open("a", encoding="utf-8") as history:
                 history.write(json.dumps({**entry, "what": outcome.what}) + "\n")
 
 
@@ -164,4 +166,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 if __name__ == "__main__":
     die_with_parent()
-    sys.exit(Gang(parse(sys.argv[1:])).run())
+    try:
+        sys.exit(Gang(parse(sys.argv[1:])).run())
+    except OSError as error:  # no room for the heartbeats, no such command
+        print(f"idxtrain: {error}", file=sys.stderr)
+        sys.exit(IdxtrainError.exit_code)
