@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.train.order import RowOrder, locate, share
+from jobs.train.order import RowOrder, locate, share, share_slices
 
 WORLD_SIZES = range(1, 8)
 
@@ -151,6 +151,22 @@ def test_mnists_shards_are_all_in_one_batch_of_256() -> None:
 def test_shares_cover_all_rows_in_rank_order(rows: int, world_size: int) -> None:
     bounds = [share(rows, rank, world_size) for rank in range(world_size)]
     assert [row for start, stop in bounds for row in range(start, stop)] == list(range(rows))
+
+
+@given(st.integers(1, 1000), st.integers(1, 40), st.integers(1, 40))
+def test_whole_slices_cover_all_rows_in_rank_order(rows: int, world_size: int, slices: int) -> None:
+    bounds = [share_slices(rows, rank, world_size, slices) for rank in range(world_size)]
+    assert [row for start, stop in bounds for row in range(start, stop)] == list(range(rows))
+    # No rank's bounds cut a slice, and those are the same at any number of ranks.
+    count = min(slices, rows)
+    ends = {rows * n // count for n in range(count + 1)}
+    assert {bound for pair in bounds for bound in pair} <= ends
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 12])
+def test_twelve_slices_are_shared_as_evenly_as_rows(world_size: int) -> None:
+    for rank in range(world_size):
+        assert share_slices(50, rank, world_size, 12) == share(50, rank, world_size)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=9))

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import models
 from jobs.train.collective import Collective
+from jobs.train.exact import SCALE, from_grid, to_grid
 from jobs.train.feed import Call
 from jobs.train.step import TrainStep, make_evaluator
 from models.training.augment import Augmentation
@@ -80,3 +81,33 @@ def test_accuracy_is_measured_with_dropout_off_after_the_last_update() -> None:
     right = step(share(0, ROWS), RATE).right
     again, _ = make_evaluator(model)(IMAGES[0], LABELS[0])
     assert right == again
+
+
+def test_gradients_on_the_grid_sum_to_the_same_bits_in_any_order() -> None:
+    parts = (RANDOM.standard_normal((12, 5000)) * 10.0 ** RANDOM.uniform(-9, 1, (12, 5000))).astype(np.float32)
+    sums = set()
+    for _ in range(20):
+        total = tf.zeros(5000, tf.float64)
+        for part in RANDOM.permutation(parts):
+            total += to_grid(part * np.float32(SCALE))
+        sums.add(from_grid(total).numpy().tobytes())
+    assert len(sums) == 1
+    np.testing.assert_allclose(np.frombuffer(sums.pop(), np.float32), parts.sum(0, np.float64), rtol=1e-6, atol=1e-12)
+    plain = {RANDOM.permutation(parts).sum(0, np.float32).tobytes() for _ in range(20)}
+    assert len(plain) > 1  # float32 sums do depend on the order
+
+
+def test_what_is_not_finite_stays_so_on_the_grid() -> None:
+    assert np.isnan(from_grid(to_grid(np.array([np.nan], np.float32)) + to_grid(np.ones(1, np.float32))).numpy()).all()
+
+
+def test_in_slices_a_step_does_the_same_as_at_once() -> None:
+    def weights(slices: int | None) -> list[np.ndarray]:
+        tf.keras.utils.set_random_seed(1)
+        model = models.build("lecture", (6, 6, 1), 4)
+        optimizer = SGD([v.value for v in model.trainable_variables], Hyperparameters())
+        TrainStep(model, optimizer, OneRank(), Augmentation(shift=1), 5, slices)(share(0, ROWS), RATE)
+        return model.get_weights()
+
+    for in_slices, at_once in zip(weights(5), weights(None), strict=True):
+        np.testing.assert_allclose(in_slices, at_once, rtol=1e-4, atol=1e-5)

@@ -87,6 +87,26 @@ def test_losses_agree_at_any_number_of_ranks(work: Path) -> None:
     np.testing.assert_allclose(losses(3), losses(1), rtol=1e-4)
 
 
+def test_deterministic_training_gives_the_same_bits_at_any_number_of_ranks(
+    idxtrain: Idxtrain, archives: dict[str, Path], work: Path
+) -> None:
+    # 16 rows in 12 slices: 5 ranks take 2 or 3 slices each; an epoch ends with a batch of 3 rows, so ranks without any.
+    settings = ("--set", "train.deterministic=true", "--set", "train.shift=1", "--recipe", "lecture", *QUICK)
+    options = ("--set", "prepare.rows_per_shard=29", "--set", "prepare.validation_rows=0", *settings)
+    digests = set()
+    for ranks in (1, 3, 5):
+        run_id = f"exact-{ranks}"
+        done = idxtrain(
+            "train", "--data", archives["prime"], "--work", work, "--run-id", run_id, "--np", ranks, *options
+        )
+        assert done.returncode == 0, done.stderr
+        digests |= set(result(work, run_id)["weights_sha256"])
+        rows = rows_by_step(work, run_id, ranks)
+        assert rows == rows_by_step(work, "exact-1", 1)
+        assert Counter(row for step in rows for row in step) == Counter(list(range(211)) * 2)
+    assert len(digests) == 1
+
+
 def test_a_run_leaves_what_the_contract_names(work: Path) -> None:
     run = work / "runs/prime-2"
     assert {path.name for path in run.iterdir()} >= {"config.json", "model.keras", "checkpoints", "tensorboard", "logs"}
@@ -124,6 +144,10 @@ def test_resumes_from_the_last_whole_checkpoint(idxtrain: Idxtrain, work: Path) 
     [
         (("--set", "train.model=nope"), "train.model: found 'nope', expected one of compact, lecture, softmax"),
         (("--np", "3", "--set", "train.batch_size=2"), "train.batch_size: found 2, the global batch, for 3 ranks"),
+        (
+            ("--np", "3", "--set", "train.deterministic=true", "--set", "train.slices=2"),
+            "train.slices: found 2 for 3 ranks, expected at least a slice a rank",
+        ),
         (("--set", "train.batchsize=2"), "did you mean batch_size?"),
         (("--set", "train.epochs=0"), "train.epochs: found 0"),
         (("--set", "train.learning_rate=fast"), "train.learning_rate: found 'fast'"),

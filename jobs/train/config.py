@@ -43,7 +43,9 @@ class TrainConfig(Section):
     base_batch_size: int | None = Field(default=None, ge=1)
 
     precision: Literal["float32", "bfloat16"] = "float32"  # of activations; weights and updates are always float32
-    deterministic: bool = False  # bit-equal from run to run, on GPUs too, where it costs speed
+    # Bit-equal from run to run and at any number of ranks up to `slices`, at the cost of speed: see jobs.train.exact.
+    deterministic: bool = False
+    slices: int = Field(default=12, ge=1)  # 12: whole slices, so equal shares, for 1, 2, 3, 4, 6 and 12 ranks
 
     log_every: int = Field(default=50, ge=1)  # steps between two measurements, which are one call of the graph
     # A checkpoint at the end of each epoch, when asked to stop, and at the end of the first call after so many steps

@@ -42,8 +42,12 @@ def threads_per_rank(cpus: int, local_rank: int, local_size: int, pinned: bool) 
     return max(1, cpus * (local_rank + 1) // local_size - cpus * local_rank // local_size)
 
 
-def configure(tf: Any, local_rank: int, local_size: int) -> str:
-    """Give TensorFlow this rank's share of the node, before it starts; return it in words."""
+def configure(tf: Any, local_rank: int, local_size: int, single_threaded_ops: bool = False) -> str:
+    """Give TensorFlow this rank's share of the node, before it starts; return it in words.
+
+    `single_threaded_ops`: the threads run operations side by side, none of which is shared out over several: how
+    kernels share out a sum decides its rounding.
+    """
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         # A launcher that shows each rank its own GPU alone leaves just index 0.
@@ -53,6 +57,7 @@ def configure(tf: Any, local_rank: int, local_size: int) -> str:
         return f"GPU {gpu.name.rpartition(':')[2]}"
     pinned = bool(os.environ.get("SLURM_CPU_BIND"))
     threads = threads_per_rank(usable_cpus(), local_rank, local_size, pinned)
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    intra, inter = (1, threads) if single_threaded_ops else (threads, 1)
+    tf.config.threading.set_intra_op_parallelism_threads(intra)
+    tf.config.threading.set_inter_op_parallelism_threads(inter)
     return f"{threads} CPU thread{'s' if threads > 1 else ''}"

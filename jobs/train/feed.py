@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jobs.dataset import Manifest, Split
-from jobs.train.order import RowOrder, locate, share
+from jobs.train.order import RowOrder, locate
 from jobs.train.reader import Rows, read_shards
 
 _AHEAD = 2  # calls prepared while one runs
@@ -114,12 +114,13 @@ def read_epoch(
     drawn = order.epoch(epoch)
     chunks = [drawn.rank_rows(span.first, span.last, rank, world_size) for span in calls]
     for span, rows in zip(calls, read_ahead(store.read(chunks)), strict=True):
-        yield _to_call(span, rows, order.batch_rows(span.first), rank, world_size)
+        global_rows = order.batch_rows(span.first)
+        yield _to_call(span, rows, global_rows, *order.share(global_rows, rank, world_size))
 
 
-def _to_call(span: Span, rows: Rows, global_rows: int, rank: int, world_size: int) -> Call:
+def _to_call(span: Span, rows: Rows, global_rows: int, low: int, high: int) -> Call:
+    """Shape a rank's rows, [low, high) of each global batch."""
     steps = span.last - span.first
-    low, high = share(global_rows, rank, world_size)
     images, labels, weights = rows.images, rows.labels, np.ones(len(rows.labels), np.float32)
     if low == high:
         low = min(low, global_rows - 1)

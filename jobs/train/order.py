@@ -10,7 +10,7 @@ One epoch, in four steps:
    mixes rows from 8 distant places of the stream.
 3. Within a lane, rows are shuffled in equal windows of a few shards' rows.
 4. Rank r of W takes slots [⌊r b / W⌋, ⌊(r + 1) b / W⌋) of a batch of b rows. Slots of one lane lie together, so a rank
-   reads about 1 / W of the shards.
+   reads about 1 / W of the shards. A batch that is computed in slices (see `jobs.train.exact`) is shared by slices.
 """
 
 from collections.abc import Sequence
@@ -31,6 +31,7 @@ class RowOrder:
     batch_size: int
     seed: int
     shuffle_shards: int
+    slices: int | None = None  # into which a batch is cut, of which a rank takes whole ones; None: ranks take any rows
 
     @property
     def rows(self) -> int:
@@ -50,6 +51,12 @@ class RowOrder:
     def batch_rows(self, step: int) -> int:
         """Rows of the global batch of a step (0 ≤ step < steps) of any epoch."""
         return min(self.batch_size, self.rows - step * self.batch_size)
+
+    def share(self, rows: int, rank: int, world_size: int) -> tuple[int, int]:
+        """Return the bounds of a rank's rows in a global batch of `rows` rows."""
+        return (
+            share(rows, rank, world_size) if self.slices is None else share_slices(rows, rank, world_size, self.slices)
+        )
 
     def shards_of(self, rows: np.ndarray) -> int:
         """Return how many shards these rows lie in."""
@@ -109,13 +116,23 @@ class Epoch:
     def rank_rows(self, first_step: int, last_step: int, rank: int, world_size: int) -> np.ndarray:
         """Return the rows of one rank in steps [first_step, last_step), in order: int64 [n]."""
         batches = [self.batch(step) for step in range(first_step, last_step)]
-        parts = [batch[slice(*share(len(batch), rank, world_size))] for batch in batches]
+        parts = [batch[slice(*self.plan.share(len(batch), rank, world_size))] for batch in batches]
         return np.concatenate(parts) if parts else self.order[:0]
 
 
 def share(rows: int, rank: int, world_size: int) -> tuple[int, int]:
     """Return the bounds of a rank's rows among `rows`: shares differ by one row at most."""
     return rows * rank // world_size, rows * (rank + 1) // world_size
+
+
+def share_slices(rows: int, rank: int, world_size: int, slices: int) -> tuple[int, int]:
+    """Return the bounds of a rank's rows among `rows` that are cut into equal slices (± 1 row), whole slices only.
+
+    Where the world size divides `slices`, these are the bounds of `share`. A batch of fewer rows has a slice a row.
+    """
+    slices = min(slices, rows)
+    first, last = share(slices, rank, world_size)
+    return rows * first // slices, rows * last // slices
 
 
 def locate(rows: np.ndarray, shard_rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

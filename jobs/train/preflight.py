@@ -19,6 +19,11 @@ def check_config(config: TrainConfig, ranks: int) -> None:
             f"train.batch_size: found {config.batch_size}, the global batch, for {ranks} ranks, expected at least a "
             "row a rank; raise it or lower --np"
         )
+    if config.deterministic and config.slices < ranks:
+        raise InputError(
+            f"train.slices: found {config.slices} for {ranks} ranks, expected at least a slice a rank where "
+            "train.deterministic is true; raise it or lower --np"
+        )
 
 
 def check_dataset(run: RunDir) -> None:

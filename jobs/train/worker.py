@@ -69,7 +69,9 @@ class Training:
         self.collective = Collective()
         self.rank, self.world_size = self.collective.rank, self.collective.world_size
         self.heartbeat = Heartbeat(self.rank, os.environ)
-        device = devices.configure(tf, self.collective.local_rank, self.collective.local_size)
+        device = devices.configure(
+            tf, self.collective.local_rank, self.collective.local_size, single_threaded_ops=config.deterministic
+        )
         if config.deterministic:
             tf.config.experimental.enable_op_determinism()
         if self.rank == 0:
@@ -78,7 +80,8 @@ class Training:
         keep = keep_in_memory(config, manifest, self.collective.local_size)
         self.store = ShardStore(dataset, manifest, "train", config.reader_threads, keep)
         self.validation = Validation(ShardStore(dataset, manifest, "validation", config.reader_threads, keep))
-        self.order = RowOrder(self.store.shard_rows, config.batch_size, seed, config.shuffle_shards)
+        slices = config.slices if config.deterministic else None
+        self.order = RowOrder(self.store.shard_rows, config.batch_size, seed, config.shuffle_shards, slices)
         self.total_steps = total_steps(config, self.order)
         self.rates = rates(config.schedule, self.total_steps, config.peak_rate, config.warmup, config.final)
 
@@ -90,7 +93,7 @@ class Training:
             self.collective,
             augmentation,
             seed,
-            clocked=not config.deterministic,
+            slices,
         )
         self.evaluate = make_evaluator(self.network.model)
         self.meter = Meter()
