@@ -19,6 +19,7 @@ from jobs.prepare.config import PrepareConfig, SparkConfig
 from jobs.run_dir import one_line
 from jobs.train.config import TrainConfig
 from pipelines import recipes
+from pipelines.gate import GateConfig
 
 DEFAULT_RECIPE = "fast"
 
@@ -37,6 +38,7 @@ class Config(Section):
     train: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     launch: LaunchConfig = LaunchConfig()
+    gate: GateConfig = GateConfig()
 
     def to_json(self) -> dict[str, Any]:
         """Return the config as config.json has it."""

@@ -106,10 +106,10 @@ def read_config(run: RunDir) -> Config:
 def require_same(run: RunDir, wanted: Config) -> None:
     """Raise InputError, listing the differences, where a run was made with another config than the one wanted.
 
-    Where it runs may change (launch, spark); what comes out may not.
+    Where it runs (launch, spark) and what the model is judged by (gate) may change; what comes out may not.
     """
     made = read_config(run)
-    where = {"launch": made.launch, "spark": made.spark}
+    where = {"launch": made.launch, "spark": made.spark, "gate": made.gate}
     different = differences(made, wanted.model_copy(update=where))
     if different:
         raise InputError(
