@@ -37,6 +37,16 @@ class Work:
         return self.path / "runs"
 
     @property
+    def parts(self) -> Path:
+        """Prepared archive pairs, a folder each part ID; datasets of several pairs are made of their files."""
+        return self.path / "parts"
+
+    @property
+    def registry(self) -> Path:
+        """MLflow's database and artifacts, unless a server keeps them."""
+        return self.path / "mlflow"
+
+    @property
     def locks(self) -> Path:
         """Lock files; empty of meaning when nobody holds them."""
         return self.path / ".locks"
