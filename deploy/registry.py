@@ -14,14 +14,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from deploy.versions import ALIASES, Entry, Version
+from deploy.versions import ALIASES, Entry, Version, without_password
 from jobs.errors import IdxtrainError, InputError, printable
 from jobs.files import sha256_file
 from jobs.run_dir import Work, one_line
@@ -153,6 +153,16 @@ class Registry:
     def _run_of(self, version: Version) -> str:
         return str(self._client.get_model_version(self.name, str(version.number)).run_id)
 
+    def predict(self, version: Version, images: Any) -> Any:
+        """Return a version's probabilities for images float32 [n, height, width, channels], loaded as users do."""
+        with _down(self.uri):
+            _import_quietly(self._work)
+            import mlflow
+
+            mlflow.set_tracking_uri(self.uri)
+            model = mlflow.tensorflow.load_model(f"models:/{self.name}/{version.number}")
+        return model.predict(images, verbose=0)
+
     # --- writing
 
     def register(self, entry: Entry) -> Version:
@@ -172,6 +182,7 @@ class Registry:
             )
             mlflow_id = run.info.run_id
             self._log(mlflow_id, entry)
+            _import_quietly(self._work)
             with tempfile.TemporaryDirectory(prefix="idxtrain-") as folder:
                 model = Path(folder) / "model"
                 _write_model(entry, model)
@@ -309,14 +320,6 @@ def _down(uri: str) -> Iterator[None]:
         raise RegistryDownError(f"the model registry at {without_password(uri)}: {said}") from error
 
 
-def without_password(uri: str) -> str:
-    """Return a URL without user name and password."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
 def _require_answer(uri: str) -> None:
     """Raise OSError where a server does not answer at once: MLflow itself would try for long."""
     if urlsplit(uri).scheme not in ("http", "https"):
@@ -348,11 +351,21 @@ def _make_database(work: Work) -> None:
         new.rename(database)
 
 
-def _write_model(entry: Entry, folder: Path) -> None:
-    """Write an MLflow model of the tensorflow (Keras) and pyfunc flavours, with the very file that was trained."""
+def _import_quietly(work: Work) -> None:
+    """Import TensorFlow without its chatter, and for the CPU alone: this process trains nothing."""
     from jobs.tensorflow_import import import_tensorflow
 
-    import_tensorflow(entry.model.parent / "logs" / "tensorflow.log")
+    work.path.mkdir(parents=True, exist_ok=True)
+    import_tensorflow(work.retrains / "tensorflow.log" if work.retrains.exists() else Path(os.devnull))
+    import tensorflow as tf
+
+    with suppress(RuntimeError):  # too late: somebody has used it by now
+        tf.config.set_visible_devices([], "GPU")
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+
+
+def _write_model(entry: Entry, folder: Path) -> None:
+    """Write an MLflow model of the tensorflow (Keras) and pyfunc flavours, with the very file that was trained."""
     import keras
     import mlflow.tensorflow
     import numpy as np
@@ -360,7 +373,6 @@ def _write_model(entry: Entry, folder: Path) -> None:
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    tf.config.set_visible_devices([], "GPU")  # this process computes nothing
     single = np.dtype(np.float32)
     signature = ModelSignature(
         Schema([TensorSpec(single, (-1, *entry.shape))]), Schema([TensorSpec(single, (-1, entry.classes))])

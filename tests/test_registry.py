@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.registry import Registry, RegistryDownError, tracking_uri, without_password
-from deploy.versions import CHALLENGER, CHAMPION, PREVIOUS, Entry
+from deploy.registry import Registry, RegistryDownError, tracking_uri
+from deploy.versions import CHALLENGER, CHAMPION, PREVIOUS, Entry, without_password
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import sha256_file
 from jobs.run_dir import Work
