@@ -9,7 +9,8 @@
 manifest.json's last key, `sha256`, is the hash of all its others (`jobs.files.sealed`): an altered one is refused.
 
 Columns: `image` list<float32>[height × width × channels], row-major H·W·C, each value in [0, 1]; `label` int32 in
-[0, classes); `index` int64, the row's place in the archive it came from. Plain Parquet: any reader reads it.
+[0, classes); `index` int64, the row's place in the archive it came from (of many training pairs: see `jobs.parts`,
+which tells of `parts.json`, too). Plain Parquet: any reader reads it.
 No Spark and no TensorFlow here.
 """
 

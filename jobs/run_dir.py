@@ -37,6 +37,21 @@ class Work:
         return self.path / "runs"
 
     @property
+    def parts(self) -> Path:
+        """Prepared archive pairs, a folder each part ID; datasets of several pairs are made of their files."""
+        return self.path / "parts"
+
+    @property
+    def registry(self) -> Path:
+        """MLflow's database and artifacts, unless a server keeps them."""
+        return self.path / "mlflow"
+
+    @property
+    def retrains(self) -> Path:
+        """What `idxtrain retrain` remembers, a folder each registered model."""
+        return self.path / "retrain"
+
+    @property
     def locks(self) -> Path:
         """Lock files; empty of meaning when nobody holds them."""
         return self.path / ".locks"
@@ -77,6 +92,26 @@ class RunDir:
     def report_file(self) -> Path:
         """The result as a page for people."""
         return self.path / "report.html"
+
+    @property
+    def comparison_file(self) -> Path:
+        """What `evaluate` found out for the gate of a retraining: see `jobs.evaluate.compare`."""
+        return self.path / "comparison.json"
+
+    @property
+    def sample_file(self) -> Path:
+        """A few test images and the probabilities that `evaluate` saw for them, as NumPy's .npz."""
+        return self.path / "sample.npz"
+
+    @property
+    def decision_file(self) -> Path:
+        """What the gate of a retraining decided, and why."""
+        return self.path / "decision.json"
+
+    @property
+    def decision_page(self) -> Path:
+        """The decision as a page for people."""
+        return self.path / "decision.html"
 
     @property
     def checkpoints(self) -> Path:

@@ -10,6 +10,7 @@ import typer
 
 from jobs.errors import IdxtrainError, ReportedError, ResumableError
 from jobs.logs import log_to_stderr
+from pipelines import registry_commands
 from pipelines.options import (
     WORK,
     Assignments,
@@ -189,6 +190,9 @@ def doctor(work: WorkFolder = WORK) -> None:
         from pipelines.doctor_command import doctor
 
         doctor(work)
+
+
+registry_commands.register(app, _exit_codes)
 
 
 def main() -> None:

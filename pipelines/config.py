@@ -19,6 +19,7 @@ from jobs.prepare.config import PrepareConfig, SparkConfig
 from jobs.run_dir import one_line
 from jobs.train.config import TrainConfig
 from pipelines import recipes
+from pipelines.gate import GateConfig
 
 DEFAULT_RECIPE = "fast"
 
@@ -37,6 +38,7 @@ class Config(Section):
     train: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     launch: LaunchConfig = LaunchConfig()
+    gate: GateConfig = GateConfig()
 
     def to_json(self) -> dict[str, Any]:
         """Return the config as config.json has it."""
@@ -90,7 +92,7 @@ def data_set_name(data: Path) -> str:
 
 def differences(one: Config, other: Config) -> list[str]:
     """Return each key in which two configs differ, as `key: one's value, other's value`."""
-    left, right = _flat(one.to_json()), _flat(other.to_json())
+    left, right = flat(one.to_json()), flat(other.to_json())
     return [
         f"{key}: {left.get(key)!r} there, {right.get(key)!r} here"
         for key in sorted(left.keys() | right.keys())
@@ -98,14 +100,15 @@ def differences(one: Config, other: Config) -> list[str]:
     ]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by dotted keys."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            found[prefix + key] = value
+    return found
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:

@@ -19,7 +19,7 @@ from jobs.run_dir import RunDir, Work
 from jobs.stage import read_record
 from pipelines.config import Config, differences, validate
 
-_ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
 def new_id(recipe: str) -> str:
@@ -29,7 +29,7 @@ def new_id(recipe: str) -> str:
 
 def find(work: Work, run_id: str) -> RunDir | None:
     """Return a run by its ID, or None where there is none; raise InputError for what cannot be an ID."""
-    if not run_id or run_id.startswith(".") or not set(run_id) <= _ID_CHARACTERS or len(run_id) > 100:
+    if not run_id or run_id.startswith(".") or not set(run_id) <= ID_CHARACTERS or len(run_id) > 100:
         raise InputError(f"--run-id {run_id!r}: expected letters, digits, '.', '_' and '-', not starting with '.'")
     run = RunDir(work.runs / run_id)
     with _reading(work):
@@ -106,10 +106,10 @@ def read_config(run: RunDir) -> Config:
 def require_same(run: RunDir, wanted: Config) -> None:
     """Raise InputError, listing the differences, where a run was made with another config than the one wanted.
 
-    Where it runs may change (launch, spark); what comes out may not.
+    Where it runs (launch, spark) and what the model is judged by (gate) may change; what comes out may not.
     """
     made = read_config(run)
-    where = {"launch": made.launch, "spark": made.spark}
+    where = {"launch": made.launch, "spark": made.spark, "gate": made.gate}
     different = differences(made, wanted.model_copy(update=where))
     if different:
         raise InputError(

@@ -474,7 +474,7 @@ def test_missing_files_are_completed(tmp_path: Path, server: Server, tiny: Known
 
 def test_download(tmp_path: Path, server: Server, tiny: KnownDataSet, lines: pytest.LogCaptureFixture) -> None:
     archives = run(tmp_path, mirrors=(server.url,))
-    for role, archive in archives.items():
+    for role, archive in ((archive.role, archive) for archive in archives.values()):
         assert archive.path == tmp_path / "archives/tiny" / f"{NAMES[role]}.gz"
         assert archive.path.read_bytes() == PACKED[role]
         assert (archive.bytes, archive.sha256) == (len(PACKED[role]), sha256_file(archive.path))
@@ -707,7 +707,7 @@ def test_offline_package_is_mnist(unpacked: Path) -> None:
     }
     assert {archive.path.name: digest_file(archive.path, "md5") for archive in archives.values()} == expected
     assert sorted(path.name for path in (unpacked / "archives/mnist").iterdir()) == sorted(expected)
-    for role, archive in archives.items():
+    for role, archive in ((archive.role, archive) for archive in archives.values()):
         assert archive.known == "mnist"
         assert archive.bytes == CATALOG["mnist"].archives[role].bytes
     assert "pureml" not in sys.modules

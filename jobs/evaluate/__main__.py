@@ -10,14 +10,18 @@ from jobs.stage import run_as_process, stage_key, write_record
 def main(run: RunDir) -> None:
     """Run the stage; see `jobs.evaluate.stage`."""
     key = stage_key(run, "evaluate")
-    test = evaluate(run, run.section("evaluate", EvaluateConfig))["test"]
+    config = run.section("evaluate", EvaluateConfig)
+    test = evaluate(run, config)["test"]
     outputs = {
         "metrics_sha256": sha256_file(run.metrics_file),
         "test_accuracy": test["accuracy"],
         "test_errors": test["errors"],
         "test_count": test["count"],
     }
-    write_record(run, "evaluate", key, outputs, [run.metrics_file, run.report_file])
+    files = [run.metrics_file, run.report_file]
+    if config.compare:
+        files += [run.comparison_file, run.sample_file]
+    write_record(run, "evaluate", key, outputs, files)
 
 
 if __name__ == "__main__":

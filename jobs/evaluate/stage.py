@@ -7,6 +7,7 @@ import numpy as np
 
 from jobs.dataset import Manifest, read_manifest, read_split, verify
 from jobs.errors import InputError
+from jobs.evaluate.compare import write_comparison
 from jobs.evaluate.config import EvaluateConfig
 from jobs.evaluate.metrics import summarize
 from jobs.evaluate.predict import Predictions, load_model, predict
@@ -33,6 +34,8 @@ def evaluate(run: RunDir, config: EvaluateConfig) -> dict[str, Any]:
     metrics = _metrics(run, manifest, summarize(predictions.probabilities, labels))
     write_json(run.metrics_file, metrics)
     write_report(run, metrics, manifest, predictions)
+    if config.compare:
+        write_comparison(run, config, manifest, predictions)
     show(metrics["test"])
     return metrics
 

@@ -47,7 +47,8 @@ class FetchConfig(Section):
 
     `dataset`: a name of the catalog, or with `data` any name for data of one's own. `data`: absolute path of a folder
     with the archives; "" for none. `mirrors`: base URLs asked before the catalog's. `timeout_seconds`: how long a
-    connection or a read may take. `offline`: ask no mirror.
+    connection or a read may take. `offline`: ask no mirror. `parts`: make the dataset of parts, one each training pair,
+    even where there is one pair, so that a pair that comes later is all that is decoded then; of several it always is.
     """
 
     dataset: str = Field(default="mnist", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
@@ -55,3 +56,4 @@ class FetchConfig(Section):
     mirrors: tuple[Annotated[str, AfterValidator(_mirror)], ...] = ()
     timeout_seconds: float = Field(default=20, gt=0, le=600)
     offline: bool = False
+    parts: bool = False

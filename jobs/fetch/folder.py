@@ -12,15 +12,17 @@ from jobs.fetch.names import find, missing, unreadable
 log = logging.getLogger("idxtrain")
 
 
-def from_folder(folder: Path, data_set: KnownDataSet | None) -> dict[Role, Path]:
+def from_folder(folder: Path, data_set: KnownDataSet | None, more: bool = False) -> dict[Role, Path]:
     """Return the archives in a folder; raise InputError where they cannot be used.
 
     Of a data set of the catalog some may be missing, as long as checksums say that the others are that very data set's.
-    Of any other data set all four must be there.
+    Of any other data set all four must be there; but no training pair where tagged ones are (`more`).
     """
     found = find(folder)
     checked = [data_set is not None and _check(path, data_set, role) for role, path in found.items()]
     lacking = [role for role in ROLES if role not in found]
+    if more and lacking == [role for role in ROLES if role.startswith("train")]:
+        return found
     # A folder with none at all is the wrong folder: to go on without it would train on something else.
     if lacking and not (found and all(checked)):
         raise missing(folder, lacking)

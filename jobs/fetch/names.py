@@ -65,15 +65,16 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _choose(role: Role, paths: list[Path]) -> Path:
-    stems = {path.name[:-3] if _is_gz(path) else path.name for path in paths}
+    stems = {path.name[:-3] if is_gz(path) else path.name for path in paths}
     if len(stems) > 1:
         found = " and ".join(path.name for path in paths)
         raise InputError(f"{paths[0].parent}: found {found} for {role}, expected one; move the other out of --data")
     # At most the plain file and its .gz are left. The plain one comes first: it needs no inflating.
-    return min(paths, key=_is_gz)
+    return min(paths, key=is_gz)
 
 
-def _is_gz(path: Path) -> bool:
+def is_gz(path: Path) -> bool:
+    """Tell by its name whether a file is compressed."""
     return path.name.lower().endswith(".gz")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from jobs import parts
 from jobs.archive import ROLES, Archive, Role
 from jobs.errors import InputError
 from jobs.fetch import offline
@@ -20,6 +21,7 @@ from jobs.fetch.folder import from_folder
 from jobs.fetch.identify import identify, is_checkable, mismatch
 from jobs.fetch.mirror import Mirror
 from jobs.fetch.names import unreadable
+from jobs.fetch.pairs import find_pairs
 from jobs.fetch.source import Source, SourceDownError, SourceError
 from jobs.files import sha256_file
 from jobs.progress import megabytes
@@ -27,11 +29,13 @@ from jobs.progress import megabytes
 log = logging.getLogger("idxtrain")
 
 
-Archives = dict[Role, Archive]
+Archives = dict[str, Archive]
 
 
 def fetch(config: FetchConfig, archives_dir: Path, lock_dir: Path) -> Archives:
-    """Return the data set's archives, in the order of ROLES; raise InputError where they cannot be had.
+    """Return the data set's archives by role, in the order of ROLES; raise InputError where they cannot be had.
+
+    Of several training pairs, each archive by role and tag: see `jobs.parts`.
 
     `archives_dir` is WORK/archives; what is fetched goes into a folder in it that bears the data set's name.
     """
@@ -41,12 +45,24 @@ def fetch(config: FetchConfig, archives_dir: Path, lock_dir: Path) -> Archives:
             f"--dataset {config.dataset}: not in the catalog ({', '.join(CATALOG)}); "
             "name one of these, or give the folder with your archives as --data"
         )
-    paths = from_folder(Path(config.data), data_set) if config.data else {}
+    folder = Path(config.data) if config.data else None
+    more = find_pairs(folder) if folder and folder.is_dir() else {}
+    paths = from_folder(folder, data_set, bool(more)) if folder else {}
     lacking = [role for role in ROLES if role not in paths]
     if data_set is not None and lacking:
         with _lock(lock_dir, data_set.name):
             paths |= _obtain(data_set, lacking, config, archives_dir / data_set.name)
-    return {role: _describe(role, paths[role], config.dataset) for role in ROLES}
+    found: Archives = {role: _describe(role, paths[role], config.dataset) for role in ROLES if role in paths}
+    if not more and not config.parts:
+        return found
+    return {
+        **{role if role.startswith("test") else parts.key(role, ""): archive for role, archive in found.items()},
+        **{key: _describe(_role(key), path, config.dataset) for key, path in more.items()},
+    }
+
+
+def _role(key: str) -> Role:
+    return "train_images" if key.startswith("train_images") else "train_labels"
 
 
 @contextmanager

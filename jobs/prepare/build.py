@@ -39,7 +39,8 @@ def build(
     scratch.mkdir()
     with Spark(spark_config, scratch) as spark:
         plain = inflate(archives, scratch)
-        decoder = Decoder(plan, *(_pair(archives, plain, headers, split) for split in ("train", "test")))
+        train, test = (_pair(archives, plain, headers, split) for split in ("train", "test"))
+        decoder = Decoder(plan, train, test)
         found = _survey(spark, decoder, images)
         for split in dataset.SPLITS:
             (directory / split).mkdir()
@@ -47,7 +48,7 @@ def build(
         shards = spark.collect("prepare: writing Parquet", write, plan.shards)
         versions = spark.versions()
     shutil.rmtree(scratch)
-    _check_shards(directory, plan, shards)
+    check_shards(directory, plan, shards)
     manifest = dataset.Manifest(
         format=dataset.FORMAT,
         dataset_id=name,
@@ -65,7 +66,7 @@ def build(
         versions=versions,
     )
     write_json(directory / dataset.MANIFEST, sealed(manifest.model_dump(mode="json")))
-    _report(manifest)
+    report(manifest)
 
 
 def _pair(
@@ -83,16 +84,21 @@ def _pair(
 
 
 def _survey(spark: Spark, decoder: Decoder, images: Header) -> Findings:
+    return merge(decoder.plan, survey_splits(spark, decoder, images), images.dtype, decoder.test.label_archive)
+
+
+def survey_splits(spark: Spark, decoder: Decoder, images: Header) -> dict[Split, list[Survey]]:
+    """Survey all rows that a decoder has: of each split, the surveys of its ranges, in order."""
     step = max(1, _SURVEY_BYTES // images.row_bytes)
     tasks = [(split, *bounds) for split, rows in decoder.plan.rows.items() for bounds in even_ranges(rows, step)]
     surveys = spark.collect("prepare: surveying", decoder.survey, tasks)
     by_split: dict[Split, list[Survey]] = {split: [] for split in dataset.SPLITS}
     for (split, *_), part in zip(tasks, surveys, strict=True):
         by_split[split].append(part)
-    return merge(decoder.plan, by_split, images.dtype, decoder.test.label_archive)
+    return by_split
 
 
-def _check_shards(directory: Path, plan: DatasetPlan, shards: Sequence[dataset.Shard]) -> None:
+def check_shards(directory: Path, plan: DatasetPlan, shards: Sequence[dataset.Shard]) -> None:
     """Look at what really lies there: an executor on another node may have written to another file system."""
     for planned, shard in zip(plan.shards, shards, strict=True):
         try:
@@ -120,7 +126,8 @@ def _splits(plan: DatasetPlan, shards: Sequence[dataset.Shard], found: Findings)
     }
 
 
-def _report(manifest: dataset.Manifest) -> None:
+def report(manifest: dataset.Manifest) -> None:
+    """Log what a dataset holds, and what is odd about it."""
     height, width, channels = manifest.shape
     rows = " / ".join(f"{manifest.splits[split].rows:,} {split}" for split in dataset.SPLITS)
     log.info(

@@ -26,11 +26,15 @@ _PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "writ
 
 @dataclass(frozen=True)
 class Decoder:
-    """All an executor needs to survey and decode any rows of the dataset; small, pickled once with a job."""
+    """All an executor needs to survey and decode any rows of the dataset; small, pickled once with a job.
+
+    `first_index`: the `index` of archive row 0, other than 0 only in parts (`jobs.parts`).
+    """
 
     plan: DatasetPlan
     train: Pair
     test: Pair
+    first_index: int = 0
 
     def pair(self, split: Split) -> Pair:
         """Return the archives that a split comes from."""
@@ -65,7 +69,7 @@ class Decoder:
         for first in range(shard.start, shard.stop, step):
             rows = self.plan.archive_rows(shard.split, first, min(first + step, shard.stop))
             images, labels = pair.read(rows)
-            yield to_batch(normalize(images, normalization), labels, rows)
+            yield to_batch(normalize(images, normalization), labels, rows + self.first_index)
 
 
 def to_batch(images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> pa.RecordBatch:

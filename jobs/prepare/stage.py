@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from jobs import dataset
+from jobs import dataset, parts
 from jobs.archive import Archive
 from jobs.errors import InputError
 from jobs.files import sha256_json, sync
@@ -36,7 +36,9 @@ def prepare(config: PrepareConfig, spark: SparkConfig, archives: Mapping[str, Ar
 
     from filelock import FileLock
 
-    from jobs.prepare.build import build  # brings Spark, Arrow and NumPy
+    # These bring Spark, Arrow and NumPy.
+    from jobs.prepare.build import build
+    from jobs.prepare.compose import build_of_parts
 
     work.locks.mkdir(parents=True, exist_ok=True)
     with FileLock(work.locks / f"dataset-{name}.lock"):
@@ -50,7 +52,10 @@ def prepare(config: PrepareConfig, spark: SparkConfig, archives: Mapping[str, Ar
         unfinished = work.datasets / f".tmp-{name}-{secrets.token_hex(4)}"
         unfinished.mkdir()
         try:
-            build(config, spark, archives, unfinished, name)
+            if parts.tags(archives):
+                build_of_parts(config, spark, archives, unfinished, name, work)
+            else:
+                build(config, spark, archives, unfinished, name)
             unfinished.rename(directory)
             sync(work.datasets)
         finally:

@@ -16,6 +16,8 @@ from jobs.errors import InputError
 from jobs.prepare.archives import Pair
 from jobs.prepare.plan import DatasetPlan
 
+NORMALIZATION_OF_BYTES = Normalization(rule="type-range", offset=0.0, scale=1 / 255)
+
 _DIGEST_BYTES = 16  # 128 bits: no two different images collide by chance
 _EXAMPLES = 10
 _LARGEST_VALUE = 1e100  # its square, summed over any archive, is still a float64
@@ -149,21 +151,25 @@ def _add_counts(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 def _normalization(stored: np.dtype, seen: Moments) -> Normalization:
     if stored == np.uint8:
-        return Normalization(rule="type-range", offset=0.0, scale=1 / 255)
+        return NORMALIZATION_OF_BYTES
     extent = seen.max - seen.min
     return Normalization(rule="train-range", offset=seen.min, scale=1 / extent if extent else 1.0)
 
 
 def find_duplicates(plan: DatasetPlan, digests: Mapping[Split, bytes]) -> Duplicates:
     """Find test images that are also in the training archive, by digest."""
-    wanted = set(_split(digests["test"]))
+    rows = [row for split in ("train", "validation") for row in plan.archive_rows(split, 0, plan.rows[split]).tolist()]
+    return duplicates(rows, digests["train"] + digests["validation"], digests["test"])
+
+
+def duplicates(rows: Sequence[int], training: bytes, test: bytes) -> Duplicates:
+    """Find test images among training images by digest. `rows`: the training images' `index`, in `training`'s order."""
+    wanted = set(_split(test))
     first_seen: dict[bytes, int] = {}
-    for split in ("train", "validation"):
-        archive_rows = plan.archive_rows(split, 0, plan.rows[split])
-        for row, digest in zip(archive_rows, _split(digests[split]), strict=True):
-            if digest in wanted:
-                first_seen.setdefault(digest, int(row))
-    pairs = [(row, first_seen[digest]) for row, digest in enumerate(_split(digests["test"])) if digest in first_seen]
+    for row, digest in zip(rows, _split(training), strict=True):
+        if digest in wanted:
+            first_seen.setdefault(digest, row)
+    pairs = [(row, first_seen[digest]) for row, digest in enumerate(_split(test)) if digest in first_seen]
     return Duplicates(test_images_in_train=len(pairs), examples=tuple(pairs[:_EXAMPLES]))
 
 

@@ -12,6 +12,8 @@ class TrainConfig(Section):
 
     model: str = Field(default="compact", pattern=r"^[a-z][a-z0-9_]*$")  # a file in models/
     dropout: float | None = Field(default=None, ge=0, lt=1)  # None: the architecture's own rate
+    # Absolute path of a Keras file to begin with, not with random weights: the same architecture, a warm start.
+    initial_model: str | None = None
     standardize: bool = False  # to the training pixels' mean 0 and deviation 1, inside the model
 
     # Each training image moved at random, at the most so far: pixels, degrees, share of its size.

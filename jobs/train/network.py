@@ -1,6 +1,7 @@
 """The model and the optimizer that a config describes, for one device."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -8,6 +9,8 @@ import tensorflow as tf
 
 import models
 from jobs.dataset import Manifest
+from jobs.errors import InputError
+from jobs.run_dir import one_line
 from jobs.train.config import TrainConfig
 from models.training.optimizers import OPTIMIZERS, Hyperparameters
 
@@ -44,6 +47,16 @@ class Network:
         """Set all state from arrays by name; raises KeyError or ValueError where they are another network's."""
         for name, variable in self.variables():
             variable.assign(arrays[name])
+
+    def warm_start(self, path: Path) -> None:
+        """Take over the weights of a trained model's file; raise InputError where it is of another architecture."""
+        try:
+            trained = keras.models.load_model(path, compile=False, safe_mode=True)
+            self.model.set_weights(trained.get_weights())
+        except Exception as error:  # Keras raises whatever reading the file ran into
+            raise InputError(
+                f"{path}: its weights do not fit model {self.model.name} ({one_line(error)[:200]}); train without it"
+            ) from error
 
     @property
     def state_bytes(self) -> int:

@@ -178,6 +178,8 @@ class Training:
                 self.network.restore(dict(found.arrays))
                 step = found.position.step
                 log.info("train: going on from step %d of %d", step, self.total_steps)
+            elif self.config.initial_model:
+                self.network.warm_start(Path(self.config.initial_model))
         step = int(self.collective.gather(np.array([step]))[0])
         self.collective.broadcast([variable for _, variable in self.network.variables()])
         return step

@@ -1,0 +1,252 @@
+"""The gate: whether a challenger becomes champion. Pure functions of figures; no model, no registry, no file.
+
+Every check is a value: what was found, what was demanded, whether it holds and whether it can block. The decision is
+all of them together; `decision.json` and the report show each, also those that hold.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from jobs.config import Section
+from jobs.evaluate.comparison import Paired
+from pipelines.exact_tests import loss_bound, mcnemar
+
+
+class GateConfig(Section):
+    """What a challenger must be. It changes no model, so a run may go on with other values."""
+
+    min_accuracy: float = Field(default=0.8, ge=0, le=1)  # on the test set, whatever the champion does
+    min_recall: float = Field(default=0.5, ge=0, le=1)  # of the worst class
+
+    # Against the champion, on the same test images. not-worse: with confidence 1 − alpha, accuracy is not lower by
+    # more than delta. better: McNemar's exact test, one-sided, has p ≤ alpha. both: both are demanded.
+    rule: Literal["not-worse", "better", "both"] = "not-worse"
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    delta: float = Field(default=0.005, ge=0, le=1)
+
+    # Training data against the champion's, and each new archive pair of its own: told, or a reason not to promote.
+    drift: Literal["report", "block"] = "report"
+    max_label_distance: float = Field(default=0.2, ge=0, le=1)  # total variation distance of the label shares
+    max_pixel_shift: float = Field(default=0.25, ge=0)  # of the mean, in deviations of the champion's pixels
+    max_pixel_spread: float = Field(default=0.25, ge=0)  # of the deviation, as a share of the champion's
+
+    max_model_mb: float = Field(default=500, gt=0)
+    max_latency_ms: float = Field(default=1000, gt=0)  # of one image, median, on the machine that evaluates
+    max_difference: float = Field(default=1e-5, ge=0)  # of a probability, from what evaluation saw
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check. `figure` and `threshold` are as `text` says; None where there is no number to it.
+
+    `blocks`: whether the challenger stays out where it does not hold.
+    """
+
+    name: str
+    holds: bool
+    blocks: bool
+    figure: float | None
+    threshold: float | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether to promote, and why."""
+
+    promote: bool
+    checks: tuple[Check, ...]
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that keep the challenger out."""
+        return tuple(check for check in self.checks if check.blocks and not check.holds)
+
+    @property
+    def warnings(self) -> tuple[Check, ...]:
+        """The checks that do not hold but were only to be reported."""
+        return tuple(check for check in self.checks if not check.blocks and not check.holds)
+
+    @property
+    def reason(self) -> str:
+        """One line for a person."""
+        if self.promote:
+            return "every check that can block holds"
+        return "; ".join(f"{check.name}: {check.text}" for check in self.failed)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the decision as decision.json has it."""
+        return {"promote": self.promote, "reason": self.reason, "checks": [asdict(check) for check in self.checks]}
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What drift is judged by: of a whole training split, or of one archive pair's.
+
+    `label_counts`: of each class. `mean`, `std`: of the normalized pixels, in [0, 1].
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    classes: int
+    label_counts: tuple[int, ...]
+    mean: float
+    std: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as a JSON object."""
+        return asdict(self) | {"shape": list(self.shape), "label_counts": list(self.label_counts)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "DataFacts":
+        """Read what `to_json` wrote; raises KeyError, TypeError or ValueError where it did not."""
+        return cls(
+            str(value["name"]),
+            tuple(int(size) for size in value["shape"]),
+            int(value["classes"]),
+            tuple(int(count) for count in value["label_counts"]),
+            float(value["mean"]),
+            float(value["std"]),
+        )
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of the challenger's file. `difference`: the largest of any probability, after loading it anew,
+    from evaluation's; None where it could not be loaded, for the reason in `fault`.
+    """
+
+    bytes: int
+    latency_ms: float | None
+    difference: float | None
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that the gate looks at. `test`: the challenger's `test` object of metrics.json.
+
+    `paired`: None where there is no champion, or where it cannot be compared, for the reason in `incomparable`.
+    `data`: the challenger's training split, then the archive pairs that are new to the champion.
+    """
+
+    test: Mapping[str, Any]
+    model: ModelFacts
+    data: Sequence[DataFacts]
+    champion_data: DataFacts | None = None
+    paired: Paired | None = None
+    incomparable: str = ""
+
+
+def decide(config: GateConfig, evidence: Evidence) -> Decision:
+    """Return the decision: promote where every check that can block holds."""
+    checks = [*floors(config, evidence.test), *model_checks(config, evidence.model)]
+    if evidence.incomparable:
+        checks.append(Check("comparable", False, True, None, None, evidence.incomparable))
+    if evidence.paired is not None:
+        checks += paired_checks(config, evidence.paired)
+    if evidence.champion_data is not None:
+        for data in evidence.data:
+            checks += drift_checks(config, evidence.champion_data, data)
+    return Decision(all(check.holds or not check.blocks for check in checks), tuple(checks))
+
+
+def floors(config: GateConfig, test: Mapping[str, Any]) -> list[Check]:
+    """Check the challenger alone: accuracy, and the recall of the worst class that has test images."""
+    accuracy, (low, high) = float(test["accuracy"]), test["ci95"]
+    found = [
+        _at_least(
+            "accuracy", accuracy, config.min_accuracy, f"test accuracy {accuracy:.4f} (95 %: {low:.4f} to {high:.4f})"
+        )
+    ]
+    recalls = [(each["recall"], each["label"]) for each in test["classes"] if each["recall"] is not None]
+    if recalls:
+        recall, label = min(recalls)
+        found.append(_at_least("recall", recall, config.min_recall, f"recall {recall:.4f} of class {label}, the worst"))
+    return found
+
+
+def _at_least(name: str, figure: float, floor: float, text: str) -> Check:
+    short = "" if figure >= floor else f", short by {floor - figure:.4f}"
+    return Check(name, figure >= floor, True, figure, floor, f"{text}, at least {floor:g}{short}")
+
+
+def model_checks(config: GateConfig, model: ModelFacts) -> list[Check]:
+    """Check the model's file: that it loads, predicts as at evaluation, is small and quick enough."""
+    if model.difference is None or model.latency_ms is None:
+        return [Check("model loads", False, True, None, None, f"the model's file does not load: {model.fault}")]
+    return [
+        Check("model loads", True, True, None, None, "the model's file loads"),
+        _at_most(
+            "same predictions", model.difference, config.max_difference, "loaded anew, its probabilities differ by {}"
+        ),
+        _at_most("size", model.bytes / 1e6, config.max_model_mb, "the file has {} MB"),
+        _at_most("latency", model.latency_ms, config.max_latency_ms, "one image takes {} ms"),
+    ]
+
+
+def paired_checks(config: GateConfig, paired: Paired) -> list[Check]:
+    """Check the challenger against the champion on the same images."""
+    gained, lost, count = paired.only_challenger, paired.only_champion, paired.count
+    found = f"of {count} images {lost} only the champion got right, {gained} only the challenger"
+    checks = []
+    if config.rule in ("not-worse", "both"):
+        bound = loss_bound(lost, gained, count, config.alpha)
+        text = (
+            f"{found}: accuracy lower by {100 * (lost - gained) / count:.2f} points, with {1 - config.alpha:.0%} "
+            f"confidence by at most {100 * bound:.2f}, at most {100 * config.delta:g} allowed"
+        )
+        over = f", too many by {100 * (bound - config.delta):.2f}" if bound > config.delta else ""
+        checks.append(Check("not worse", bound <= config.delta, True, bound, config.delta, text + over))
+    if config.rule in ("better", "both"):
+        p = mcnemar(lost, gained, "less")
+        text = f"{found}: McNemar's exact test, one-sided, p = {p:.4g}, at most {config.alpha:g}"
+        checks.append(Check("better", p <= config.alpha, True, p, config.alpha, text))
+    return checks
+
+
+def drift_checks(config: GateConfig, champion: DataFacts, data: DataFacts) -> list[Check]:
+    """Check training data against the champion's. Another shape or other classes always block: nothing compares."""
+    if data.shape != champion.shape:
+        text = f"{data.name}: images of {data.shape}, the champion's of {champion.shape}"
+        return [Check("shape", False, True, None, None, text)]
+    checks = []
+    if data.classes > champion.classes:
+        text = f"{data.name}: {data.classes} classes, the champion knows {champion.classes}"
+        checks.append(Check("classes", False, True, data.classes, champion.classes, text))
+    blocks = config.drift == "block"
+    deviation = champion.std or 1.0
+    shift = abs(data.mean - champion.mean) / deviation
+    spread = abs(data.std - champion.std) / deviation
+    distance = label_distance(data.label_counts, champion.label_counts)
+    drifts = (
+        ("drift of labels", distance, config.max_label_distance, "label shares differ by {}"),
+        ("drift of pixel mean", shift, config.max_pixel_shift, "the mean moved by {} deviations"),
+        ("drift of pixel spread", spread, config.max_pixel_spread, "the deviation changed by {}, as a share"),
+    )
+    return checks + [
+        _at_most(name, figure, ceiling, f"{data.name}: {text}", blocks) for name, figure, ceiling, text in drifts
+    ]
+
+
+def label_distance(counts: Sequence[int], others: Sequence[int]) -> float:
+    """Return the total variation distance of two label histograms, in [0, 1]: half the sum of |share − share|.
+
+    The shorter one has no images of the classes it does not list; an empty one differs from nothing.
+    """
+    classes = max(len(counts), len(others))
+    total, other_total = sum(counts), sum(others)
+    if not total or not other_total:
+        return 0.0
+    shares = [count / total for count in counts] + [0.0] * (classes - len(counts))
+    other_shares = [count / other_total for count in others] + [0.0] * (classes - len(others))
+    return min(1.0, sum(abs(a - b) for a, b in zip(shares, other_shares, strict=True)) / 2)
+
+
+def _at_most(name: str, figure: float, ceiling: float, text: str, blocks: bool = True) -> Check:
+    over = "" if figure <= ceiling else f", too much by {figure - ceiling:.4g}"
+    said = text.replace("{}", f"{figure:.4g}")
+    return Check(name, figure <= ceiling, blocks, figure, ceiling, f"{said}, at most {ceiling:g}{over}")

@@ -1,0 +1,163 @@
+"""idxtrain retrain and idxtrain models: parse, call, print."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.options import (
+    WORK,
+    Assignments,
+    Data,
+    Dataset,
+    Np,
+    Options,
+    Recipe,
+    Seed,
+    SparkMaster,
+    WorkFolder,
+)
+
+if TYPE_CHECKING:
+    from deploy.registry import Registry
+    from pipelines.retrain_state import Place
+
+Name = Annotated[str, typer.Option(help="Name of the registered model: the data set's, unless retrain was told.")]
+Which = Annotated[str, typer.Argument(help="A version's number, alias (champion, challenger, previous) or run ID.")]
+
+ExitCodes = Callable[[], AbstractContextManager[None]]
+
+
+def register(app: typer.Typer, exit_codes: ExitCodes) -> None:
+    """Add the commands. `exit_codes`: turns errors into exit codes, as for every command."""
+    _register_retrain(app, exit_codes)
+    models = typer.Typer(help="The model registry: list, compare, promote, go back.", no_args_is_help=True)
+    app.add_typer(models, name="models")
+    _register_models(models, exit_codes)
+
+
+def _register_retrain(app: typer.Typer, exit_codes: ExitCodes) -> None:
+    @app.command()
+    def retrain(
+        data: Data = None,
+        dataset: Dataset = None,
+        recipe: Recipe = None,
+        np: Np = None,
+        assignments: Assignments = None,
+        seed: Seed = None,
+        spark_master: SparkMaster = None,
+        work: WorkFolder = WORK,
+        name: Annotated[str | None, typer.Option(help="Name of the registered model. Default: the data set's.")] = None,
+        warm_start: Annotated[bool, typer.Option("--warm-start", help="Begin with the champion's weights.")] = False,
+        notify: Annotated[
+            str | None, typer.Option(help="Command that gets the outcome as JSON on stdin; also: IDXTRAIN_WEBHOOK.")
+        ] = None,
+        force: Annotated[bool, typer.Option("--force", help="Train although nothing is new.")] = False,
+    ) -> None:
+        """Retrain if there are new archives; promote the model only if it passes the gate. Made for cron."""
+        options = Options(data, dataset, recipe, np, tuple(assignments or ()), seed, spark_master, work)
+        with exit_codes():
+            from pipelines.retrain import Retrain
+            from pipelines.retrain import retrain as run
+
+            print(run(Retrain(options, name, warm_start, notify, force)).text)
+
+
+def _register_models(app: typer.Typer, exit_codes: ExitCodes) -> None:
+    @app.command("list")
+    def list_versions(name: Name = "mnist", work: WorkFolder = WORK) -> None:
+        """List the versions, newest first."""
+        with exit_codes():
+            registry, _ = _open(name, work)
+            print(f"{'version':>7}  {'accuracy':>8}  {'registered':<16}  {'run':<40}  aliases")
+            for version in registry.versions():
+                accuracy = f"{version.accuracy:.4f}" if version.accuracy is not None else "–"
+                when = time.strftime("%Y-%m-%d %H:%M", time.localtime(version.created))
+                row = f"{version.number:>7}  {accuracy:>8}  {when:<16}  {version.run_id:<40}"
+                print(f"{row}  {', '.join(version.aliases)}".rstrip())
+
+    @app.command()
+    def show(which: Which, name: Name = "mnist", work: WorkFolder = WORK) -> None:
+        """Show all parameters and figures of a version."""
+        with exit_codes():
+            registry, _ = _open(name, work)
+            version = registry.find(which)
+            details = registry.details(version)
+            aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
+            print(f"{name} version {version.number}{aliases}, run {version.run_id}")
+            print(f"model SHA-256 {version.model_sha256}")
+            for key, value in sorted((details["metrics"] | details["parameters"]).items()):
+                print(f"  {key:<34} {value}")
+
+    @app.command()
+    def compare(one: Which, other: Which, name: Name = "mnist", work: WorkFolder = WORK) -> None:
+        """Show in what two versions differ."""
+        with exit_codes():
+            registry, _ = _open(name, work)
+            found = [registry.find(which) for which in (one, other)]
+            left, right = (
+                {k: str(v) for values in registry.details(version).values() for k, v in values.items()}
+                for version in found
+            )
+            print(f"{'':<34} {'version ' + str(found[0].number):>22} {'version ' + str(found[1].number):>22}")
+            for key in sorted(left.keys() | right.keys()):
+                if left.get(key) != right.get(key):
+                    print(f"{key:<34} {left.get(key, '–')[:22]:>22} {right.get(key, '–')[:22]:>22}")
+
+    @app.command()
+    def promote(which: Which, name: Name = "mnist", work: WorkFolder = WORK) -> None:
+        """Make a version the champion, whatever the gate said."""
+        with exit_codes(), _at_work(name, work) as (registry, place):
+            from pipelines.promotion import promote as move
+
+            version = registry.find(which)
+            move(place, registry, version)
+            print(f"{name}: version {version.number} is the champion")
+
+    @app.command()
+    def rollback(name: Name = "mnist", work: WorkFolder = WORK) -> None:
+        """Undo the last promotion: the previous champion is champion again."""
+        with exit_codes(), _at_work(name, work) as (registry, place):
+            from pipelines.promotion import rollback as back
+
+            print(f"{name}: version {back(place, registry).number} is the champion again")
+
+    @app.command()
+    def sync(name: Name = "mnist", work: WorkFolder = WORK) -> None:
+        """Register the runs that were finished while the registry was away."""
+        with exit_codes(), _at_work(name, work) as (registry, place):
+            from pipelines.retrain import sync as send
+
+            done = send(place, registry)
+            for decision in done:
+                what = "promoted" if decision["promote"] else f"not promoted: {decision['reason']}"
+                print(f"{name}: version {decision['version']}, run {decision['run_id']}: {what}")
+            waiting = place.waiting()
+            print(f"{name}: {len(done)} registered, {len(waiting)} waiting")
+            if waiting:
+                sys.exit(1)
+
+
+def _open(name: str, work: Path) -> "tuple[Registry, Place]":
+    from deploy.registry import Registry
+    from pipelines import request
+    from pipelines.retrain_state import Place
+
+    place = request.place(Options(work=work))
+    return Registry(place, name, os.environ), Place(place, name)
+
+
+@contextmanager
+def _at_work(name: str, work: Path) -> "Iterator[tuple[Registry, Place]]":
+    """Open the registry to change it: one process at a time, and first what a killed one left is finished."""
+    from pipelines.promotion import finish_promotion
+
+    registry, place = _open(name, work)
+    with place.lock():
+        finish_promotion(place, registry)
+        yield registry, place

@@ -1,0 +1,105 @@
+"""What `retrain` remembers of one registered model, in WORK/retrain/NAME/: small sealed files, each whole or not there.
+
+state.json       the last finished retraining: its inputs, its run, what it came to
+pending.json     the retraining under way, which a killed one is gone on with
+promotion.json   the journal of `pipelines.promotion`
+champion.json    the champion, and models/ its file, for when the registry is away
+outbox/RUN.json  runs that wait for the registry
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import InputError
+from jobs.files import sealed, take_seal, write_json
+from jobs.run_dir import RunDir, Work, read_object
+from pipelines.lock import RunLock
+
+
+class BusyError(InputError):
+    """Another process is at work on the model."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folder of one registered model."""
+
+    work: Work
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """WORK/retrain/NAME."""
+        return self.work.retrains / self.name
+
+    @property
+    def models(self) -> Path:
+        """Copies of the registry's files that are needed here, named by their SHA-256."""
+        return self.path / "models"
+
+    @property
+    def outbox(self) -> Path:
+        """Runs that wait for the registry."""
+        return self.path / "outbox"
+
+    def make(self) -> None:
+        """Make the folder, for its user alone."""
+        self.work.path.mkdir(mode=0o775, parents=True, exist_ok=True)
+        for folder in (self.work.retrains, self.path, self.outbox):
+            folder.mkdir(mode=0o700, exist_ok=True)
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """Return one of the files, or None where there is none. One that is not whole counts as none."""
+        path = self.path / f"{name}.json"
+        if not path.exists():
+            return None
+        try:
+            raw = read_object(path, "remove it")
+        except InputError:
+            return None
+        return raw if take_seal(raw) else None
+
+    def write(self, name: str, value: dict[str, Any]) -> None:
+        """Write one of the files, whole."""
+        write_json(self.path / f"{name}.json", sealed(value))
+
+    def remove(self, name: str) -> None:
+        """Remove one of the files, if it is there."""
+        (self.path / f"{name}.json").unlink(missing_ok=True)
+
+    def waiting(self) -> list[str]:
+        """Return the IDs of the runs that wait for the registry, oldest first."""
+        files = self.outbox.glob("*.json") if self.outbox.exists() else []
+        return [path.stem for path in sorted(files, key=lambda path: path.stat().st_mtime_ns)]
+
+    def champion_file(self, note: dict[str, Any]) -> Path:
+        """Return where the champion's copy lies. `note`: what champion.json says."""
+        return self.models / f"{note['model_sha256'][:16]}.keras"
+
+    def in_use(self, model: Path) -> bool:
+        """Tell whether the retraining under way compares with this copy, or begins with it."""
+        pending = self.read("pending")
+        return pending is not None and str(model) in (pending["champion"], pending.get("initial"))
+
+    def lock(self) -> "PlaceLock":
+        """Return the lock that one process at a time holds; entering it raises BusyError where another has it."""
+        self.make()
+        return PlaceLock(self)
+
+
+class PlaceLock(RunLock):
+    """The lock of a run (see there), on the folder of a registered model."""
+
+    def __init__(self, place: Place) -> None:
+        self._name = place.name
+        super().__init__(RunDir(place.path))
+
+    def __enter__(self) -> "PlaceLock":
+        """Take the lock; raise BusyError where another process, which lives, has it."""
+        try:
+            super().__enter__()
+        except InputError as error:
+            who = str(error).partition(": ")[2].partition(";")[0]
+            raise BusyError(f"{self._name}: {who}; try again when it is done") from error
+        return self

@@ -1,0 +1,253 @@
+"""The model registry, with MLflow itself: its SQLite file, its server, and serving code as MLflow's users write it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy.registry import Registry, RegistryDownError, tracking_uri
+from deploy.versions import CHALLENGER, CHAMPION, PREVIOUS, Entry, without_password
+from jobs.errors import IdxtrainError, InputError
+from jobs.files import sha256_file
+from jobs.run_dir import Work
+
+SHAPE = (6, 5, 1)
+# Serving code that knows nothing of this project: it loads the champion and predicts.
+SERVE = """
+import numpy, mlflow
+images = numpy.load("images.npy")
+numpy.save("pyfunc.npy", mlflow.pyfunc.load_model("models:/digits@champion").predict(images))
+numpy.save("keras.npy", mlflow.tensorflow.load_model("models:/digits@champion").predict(images, verbose=0))
+"""
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small trained-looking Keras file."""
+    import keras
+
+    keras.utils.set_random_seed(3)
+    images = keras.Input(SHAPE)
+    x = keras.layers.Flatten()(keras.layers.Conv2D(2, 3, activation="relu")(images))
+    path = tmp_path_factory.mktemp("run") / "model.keras"
+    keras.Model(images, keras.layers.Softmax()(keras.layers.Dense(4)(x))).save(path)
+    return path
+
+
+@pytest.fixture
+def entry(model: Path, tmp_path: Path) -> Entry:
+    report = tmp_path / "report.html"
+    report.write_text("<p>99 %</p>")
+    return Entry(
+        run_id="r1",
+        model=model,
+        model_sha256=sha256_file(model),
+        shape=SHAPE,
+        classes=4,
+        parameters={"train.epochs": "3", "seed": "0"},
+        metrics={"test_accuracy": 0.97, "test_errors": 30},
+        curve=tuple(("train/loss", 1 / step, step) for step in range(1, 1500)),
+        dataset_id="0123456789abcdef",
+        data={"label_counts": [1, 2, 3, 4], "mean": 0.5},
+        code={"code": "abc"},
+        files=(report, tmp_path / "missing.html"),
+    )
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Registry:
+    return Registry(Work(tmp_path / "work"), "digits", {})
+
+
+def test_a_run_is_registered_once_with_all_that_belongs_to_it(local: Registry, entry: Entry, tmp_path: Path) -> None:
+    assert local.versions() == []
+    assert local.by_alias(CHAMPION) is None
+    version = local.register(entry)
+    assert (version.number, version.run_id, version.accuracy) == (1, "r1", 0.97)
+    assert local.register(entry).number == 1
+    assert [each.number for each in local.versions()] == [1]
+    assert local.details(version)["parameters"] == {"train.epochs": "3", "seed": "0"}
+    assert local.details(version)["metrics"]["test_accuracy"] == 0.97
+    assert local.training_data(version) == entry.data
+    copy = local.model_file(version, tmp_path / "copies")
+    assert copy.read_bytes() == entry.model.read_bytes()
+
+    import mlflow
+
+    client = mlflow.MlflowClient(local.uri)
+    run = client.search_runs([client.get_experiment_by_name("digits").experiment_id])[0]
+    assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 1499
+    assert run.inputs.dataset_inputs[0].dataset.name == entry.dataset_id
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+        "model",
+        "report.html",
+        "training-data.json",
+    }
+
+
+def test_aliases_name_versions_and_serving_code_follows_them(local: Registry, entry: Entry, tmp_path: Path) -> None:
+    first, second = local.register(entry), local.register(replace(entry, run_id="r2"))
+    local.set_alias(CHAMPION, first.number)
+    local.set_alias(CHALLENGER, second.number)
+    assert local.find("champion").number == local.find("r1").number == local.find("v1").number == 1
+    local.set_alias(PREVIOUS, first.number)
+    local.set_alias(CHAMPION, second.number)
+    local.drop_alias(CHALLENGER)
+    assert [(version.number, version.aliases) for version in local.versions()] == [
+        (2, ("champion",)),
+        (1, ("previous",)),
+    ]
+    images = np.random.default_rng(0).random((7, *SHAPE), np.float32)
+    np.save(tmp_path / "images.npy", images)
+    environment = os.environ | QUIET | {"MLFLOW_TRACKING_URI": local.uri}
+    subprocess.run([sys.executable, "-c", SERVE], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    import keras
+
+    expected = keras.models.load_model(entry.model).predict(images, verbose=0)
+    for flavour in ("pyfunc", "keras"):
+        assert np.abs(np.load(tmp_path / f"{flavour}.npy") - expected).max() <= 1e-6
+
+
+def test_what_is_not_there_is_said(local: Registry, entry: Entry, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="digits: found no version, alias or run '7', expected one of: none"):
+        local.find("7")
+    version = local.register(entry)
+    (file,) = (tmp_path / "work/mlflow/artifacts").rglob("model.keras")
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(IdxtrainError, match=r"version 1: found a model of SHA-256 .*promote another"):
+        local.model_file(version, tmp_path / "copies")
+
+
+def test_a_killed_registration_leaves_no_version_and_is_made_anew(entry: Entry, tmp_path: Path) -> None:
+    """Killed while it writes the model: a reader sees no version, and the next attempt leaves one run."""
+    work = Work(tmp_path / "work")
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from deploy import registry\nfrom tests.test_registry import entry_of\n"
+        "def die(*_): os.kill(os.getpid(), 9)\n"
+        "registry._write_model = die\n"
+        "from jobs.run_dir import Work\n"
+        "registry.Registry(Work(Path(sys.argv[1])), 'digits', {}).register(entry_of(Path(sys.argv[2])))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, work.path, entry.model], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    registry = Registry(work, "digits", {})
+    assert registry.versions() == []
+    assert registry.remove_orphans(keep=frozenset({"r1"})) == []
+    version = registry.register(entry)
+    assert (version.number, [each.number for each in registry.versions()]) == (1, [1])
+    assert registry.remove_orphans() == []
+    assert len(list((work.registry / "artifacts/digits").iterdir())) == 1
+
+
+def entry_of(model: Path) -> Entry:
+    return Entry("r1", model, sha256_file(model), SHAPE, 4, {}, {}, (), "0123456789abcdef", {}, {}, ())
+
+
+def test_orphans_are_removed_and_versions_are_not(local: Registry, entry: Entry) -> None:
+    local.register(entry)
+    experiment = local._experiment()
+    orphan = local._client.create_run(experiment, tags={"idxtrain.run_id": "r9"})
+    stranger = local._client.create_run(experiment)  # somebody else's, in the same experiment
+    assert local.remove_orphans() == ["r9"]
+    left = {run.info.run_id for run in local._client.search_runs([experiment])}
+    assert orphan.info.run_id not in left
+    assert stranger.info.run_id in left
+    assert len(left) == 2
+
+
+def test_a_deleted_version_takes_its_files_along(local: Registry, entry: Entry, tmp_path: Path) -> None:
+    local.register(entry)
+    second = local.register(replace(entry, run_id="r2"))
+    local.delete(second)
+    assert [version.run_id for version in local.versions()] == ["r1"]
+    assert len(list((tmp_path / "work/mlflow/artifacts/digits").iterdir())) == 1
+
+
+def test_a_password_is_not_shown() -> None:
+    assert without_password("https://me:secret@host:5000/x") == "https://host:5000/x"
+    assert tracking_uri(Work(Path("/w")), {"MLFLOW_TRACKING_URI": "http://h"}) == "http://h"
+    assert tracking_uri(Work(Path("/w")), {}) == "sqlite:////w/mlflow/mlflow.db"
+
+
+# --- a server
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class Server:
+    """An `mlflow server` of its own, on this machine."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.uri, self.folder, self._port = f"http://127.0.0.1:{port}", folder, port
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "Server":
+        command = [str(Path(sys.executable).with_name("mlflow")), "server", "--host", "127.0.0.1"]
+        command += ["--port", str(self._port), "--workers", "1"]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
+        command += ["--artifacts-destination", str(self.folder / "files")]
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command, env=os.environ | QUIET, stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=1):  # noqa: S310
+                return self
+            assert self._process.poll() is None, (self.folder / "server.log").read_text()
+            time.sleep(0.1)
+        raise TimeoutError((self.folder / "server.log").read_text())
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {"MLFLOW_TRACKING_URI": self.uri}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    made = Server(folder, free_port())
+    yield made.start()
+    made.kill()
+
+
+def test_a_server_keeps_versions_and_its_death_is_told_at_once(server: Server, entry: Entry, tmp_path: Path) -> None:
+    registry = Registry(Work(tmp_path / "work"), "digits", server.environment)
+    version = registry.register(entry)
+    registry.set_alias(CHAMPION, version.number)
+    assert registry.model_file(version, tmp_path / "copies").read_bytes() == entry.model.read_bytes()
+    assert registry.training_data(version) == entry.data
+    server.kill()
+    with pytest.raises(RegistryDownError, match=f"the model registry at {server.uri}: "):
+        registry.set_alias(PREVIOUS, version.number)
+    begin = time.monotonic()
+    with pytest.raises(RegistryDownError, match="refused"):
+        Registry(Work(tmp_path / "work"), "digits", server.environment)
+    assert time.monotonic() - begin < 5
+    server.start()
+    again = Registry(Work(tmp_path / "work"), "digits", server.environment).by_alias(CHAMPION)
+    assert again is not None
+    assert again.number == 1
+    assert not (tmp_path / "work/mlflow").exists()
