@@ -2,10 +2,11 @@
 
 import functools
 import gzip
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from math import tau
 from pathlib import Path
@@ -22,6 +23,7 @@ from jobs.prepare import idx
 from jobs.run_dir import Work
 from jobs.stage import read_record
 from tests.prepared import VARIANTS, Archives, Made, new_run, start
+from tests.slurm_cluster import SlurmCluster, missing
 
 NAMES: dict[Role, str] = {
     "train_images": "train-images-idx{}-ubyte",
@@ -179,3 +181,15 @@ def idxtrain(tmp_path: Path) -> Idxtrain:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    """A Slurm of two nodes. Without its packages the tests of it are skipped, under CI=true they fail."""
+    why = missing()
+    if why:
+        if os.environ.get("CI") == "true":
+            pytest.fail(why)
+        pytest.skip(why)
+    with SlurmCluster(tmp_path_factory.mktemp("slurm")) as cluster:
+        yield cluster

@@ -1,0 +1,176 @@
+"""A real Slurm of two nodes on this machine, for tests: munged, slurmctld and two slurmd, in a folder of their own.
+
+`SlurmCluster(folder)` is a context manager; `environment` makes Slurm's commands talk to it. The two nodes, n1 and n2,
+are this host twice: what is on one is seen on the other, and they share the loopback interface.
+"""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+NODES = ("n1", "n2")
+CPUS = 4  # of each node, as told to Slurm; the machine may have fewer
+_PROGRAMS = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "sinfo", "scancel")
+_PACKAGES = "apt-get install slurm-wlm munge"
+_SECONDS = 60.0
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+# See slurm.conf(5). cred_expire bounds how long a requeued job waits (120 s by default); the rest keeps it small, quick
+# and free of what a container or a small machine lacks: cgroups, accounting, more CPUs than there are.
+_CONF = """\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+CryptoType=crypto/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0
+DependencyParameters=kill_invalid_depend
+SlurmdParameters=config_overrides
+ReturnToService=2
+JobRequeue=1
+KillWait=5
+MinJobAge=3600
+SlurmdTimeout=20
+NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[0]} CPUs={cpus} RealMemory=4000
+NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus} RealMemory=4000
+PartitionName=batch Nodes={nodes[0]},{nodes[1]} Default=YES MaxTime=60 State=UP
+"""
+
+
+def missing() -> str:
+    """Return why no Slurm can be started here, or an empty text."""
+    if os.geteuid():
+        return "Slurm's daemons are started as root"
+    lacking = [name for name in _PROGRAMS if shutil.which(name, path=_PATH) is None]
+    return f"found no {', '.join(lacking)}: {_PACKAGES}" if lacking else ""
+
+
+class SlurmCluster(AbstractContextManager["SlurmCluster"]):
+    """Slurm's daemons from enter to exit; no process of theirs or of their jobs is left behind."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "PATH": _PATH}
+        self._daemons = ExitStack()
+
+    def __enter__(self) -> "SlurmCluster":
+        try:
+            self._start()
+        except BaseException:
+            self._daemons.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.run("scancel", "--quiet", "--state=pending")
+        self.run("scancel", "--quiet", "--full", "--signal=KILL", "--state=running")
+        self._daemons.close()
+
+    def run(self, *command: object, check: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run one of Slurm's commands on this cluster."""
+        argv = [str(word) for word in command]
+        return subprocess.run(argv, env=self.environment, capture_output=True, text=True, timeout=60, check=check)
+
+    def show(self, job: object) -> Mapping[str, str]:
+        """Return what `scontrol show job` tells of a job, by key; an empty mapping where it is not known."""
+        words = self.run("scontrol", "--oneliner", "show", "job", job).stdout.split()
+        return dict(word.split("=", 1) for word in words if "=" in word)
+
+    def state(self, job: object) -> str:
+        """Return a job's state, e.g. COMPLETED; an empty text where it is not known."""
+        return self.show(job).get("JobState", "")
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 120.0) -> None:
+        """Wait until a condition holds; raise TimeoutError, with the queue as it is, where it does not in time."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(self.run("squeue", "--states=all", "--long").stdout)
+            time.sleep(0.1)
+
+    def wait_for_end(self, *jobs: object, seconds: float = 300.0) -> None:
+        """Wait until jobs have ended, in whatever way."""
+        going = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED")
+        self.wait_for(lambda: all(self.state(job) not in going for job in jobs), seconds)
+
+    def _start(self) -> None:
+        for name in ("state", *(f"spool-{node}" for node in NODES)):
+            (self.folder / name).mkdir(parents=True)
+        self.folder.chmod(0o755)  # munge wants its socket to be reached by everybody
+        self._start_munge()
+        controller, *ports = free_ports(1 + len(NODES))
+        conf = _CONF.format(
+            folder=self.folder, host=socket.gethostname(), controller=controller, ports=ports, nodes=NODES, cpus=CPUS
+        )
+        (self.folder / "slurm.conf").write_text(conf, encoding="utf-8")
+        self._daemons.enter_context(self._daemon("slurmctld", "-D", "-i"))
+        for node in NODES:
+            self._daemons.enter_context(self._daemon("slurmd", "-D", "-N", node))
+        self.wait_for(self.idle, _SECONDS)
+
+    def idle(self) -> bool:
+        """Tell whether both nodes are up and without a job."""
+        states = self.run("sinfo", "--noheader", "--Node", "--format=%T").stdout.split()
+        return states == ["idle"] * len(NODES)
+
+    def _start_munge(self) -> None:
+        key = self.folder / "munge.key"
+        key.write_bytes(secrets.token_bytes(1024))
+        key.chmod(0o400)
+        names = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+        options = [f"--{option}={self.folder}/munge.{suffix}" for option, suffix in names.items()]
+        self._daemons.enter_context(self._daemon("munged", "--foreground", "--force", *options))
+        self.wait_for((self.folder / "munge.socket").exists, _SECONDS)
+
+    @contextmanager
+    def _daemon(self, *command: str) -> Iterator[None]:
+        with (self.folder / f"{'-'.join(command[::3])[:40].replace('/', '_')}.out").open("ab") as out:
+            process = subprocess.Popen(command, env=self.environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+        try:
+            yield
+        finally:
+            family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            for child in psutil.wait_procs(family, timeout=2)[1]:
+                child.kill()
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that are free on the loopback interface just now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
