@@ -9,6 +9,7 @@ from jobs.prepare.plan import DatasetPlan, plan_dataset
 from jobs.run_dir import Work
 from jobs.train.length import images_seen, total_steps
 from jobs.train.order import RowOrder, share
+from jobs.train.preflight import check_config
 from pipelines.config import Config
 
 
@@ -43,11 +44,8 @@ def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
     dataset = plan_dataset(config.prepare, train_rows, test_rows, row_shape)
     shard_rows = tuple(shard.rows for shard in dataset.shards if shard.split == "train")
     train = config.train
-    if train.batch_size < ranks:
-        raise InputError(
-            f"train.batch_size: found {train.batch_size} for {ranks} ranks, expected at least a row a rank"
-        )
-    order = RowOrder(shard_rows, train.batch_size, config.seed, train.shuffle_shards)
+    check_config(train, ranks)
+    order = RowOrder(shard_rows, train.batch_size, config.seed, train.shuffle_shards, train.fixed_slices)
     steps = total_steps(train, order)
     return TrainingPlan(
         dataset,
@@ -63,7 +61,7 @@ def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
 
 def _rank(order: RowOrder, dataset: DatasetPlan, rank: int, ranks: int) -> RankPlan:
     rows = order.epoch(0).rank_rows(0, order.steps, rank, ranks)
-    first, last = share(order.batch_rows(0), rank, ranks)
+    first, last = order.share(order.batch_rows(0), rank, ranks)
     low, high = share(dataset.validation_rows, rank, ranks)
     return RankPlan(rank, len(rows), last - first, order.shards_of(rows), high - low)
 

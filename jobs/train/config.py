@@ -73,6 +73,11 @@ class TrainConfig(Section):
         return self
 
     @property
+    def fixed_slices(self) -> int | None:
+        """Into how many slices each global batch is cut; None: into none, as it need not be exact."""
+        return self.slices if self.deterministic else None
+
+    @property
     def peak_rate(self) -> float:
         """The learning rate after scaling."""
         ratio = self.batch_size / (self.base_batch_size or self.batch_size)

@@ -80,8 +80,9 @@ class Training:
         keep = keep_in_memory(config, manifest, self.collective.local_size)
         self.store = ShardStore(dataset, manifest, "train", config.reader_threads, keep)
         self.validation = Validation(ShardStore(dataset, manifest, "validation", config.reader_threads, keep))
-        slices = config.slices if config.deterministic else None
-        self.order = RowOrder(self.store.shard_rows, config.batch_size, seed, config.shuffle_shards, slices)
+        self.order = RowOrder(
+            self.store.shard_rows, config.batch_size, seed, config.shuffle_shards, config.fixed_slices
+        )
         self.total_steps = total_steps(config, self.order)
         self.rates = rates(config.schedule, self.total_steps, config.peak_rate, config.warmup, config.final)
 
@@ -93,7 +94,7 @@ class Training:
             self.collective,
             augmentation,
             seed,
-            slices,
+            config.fixed_slices,
         )
         self.evaluate = make_evaluator(self.network.model)
         self.meter = Meter()
