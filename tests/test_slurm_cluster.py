@@ -1,4 +1,4 @@
-"""The Slurm that other tests use is a real one: two nodes run a job's tasks, and nothing of it outlives the test."""
+"""The Slurm that other tests use is a real one: two nodes run a job's tasks, and a job is requeued."""
 
 from pathlib import Path
 
