@@ -27,25 +27,21 @@ from pipelines.options import (
     complete_recipe,
 )
 
-EXAMPLES = """
-[bold]Examples[/bold]
-
-[cyan]idxtrain run[/cyan]                               MNIST, the default recipe
-
-[cyan]idxtrain run --recipe lecture --np 2[/cyan]       another recipe, on two ranks
-
-[cyan]idxtrain run --data ~/archives --set train.epochs=5[/cyan]   your own IDX archives
-
-[cyan]idxtrain run --run-id ID[/cyan]                   go on with a run that was interrupted
-
-[cyan]idxtrain plan --np 3[/cyan]                       rows, shards and steps, before anything starts
+# \b: the lines below are shown as they are.
+EXAMPLES = """\b
+Examples:
+  idxtrain run                               MNIST, the default recipe
+  idxtrain run --recipe lecture --np 2       another recipe, on two ranks
+  idxtrain run --data ~/archives --set train.epochs=5   your own IDX archives
+  idxtrain run --run-id ID                   go on with a run that was interrupted
+  idxtrain plan --np 3                       rows, shards and steps, before anything starts
 """
 
 app = typer.Typer(
     help="IDX archives in, a trained and tested classifier out.",
     epilog=EXAMPLES,
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # plain help, in half the time: Rich is loaded where there is progress to show
     pretty_exceptions_enable=False,
 )
 

@@ -91,5 +91,5 @@ def test_help_is_quick() -> None:
         begin = time.perf_counter()
         subprocess.run([Path(sys.executable).with_name("idxtrain"), "--help"], capture_output=True, check=True)
         seconds.append(time.perf_counter() - begin)
-    # The promise is half a second on a quiet machine; the bound leaves room for a busy one.
-    assert statistics.median(seconds) < 1.0
+    # Seen: 0.22 s on a machine half as quick as usual.
+    assert statistics.median(seconds) < 0.5
