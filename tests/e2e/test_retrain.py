@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deploy.registry import tracking_uri
 from jobs.prepare import idx
 from jobs.run_dir import Work
 from tests.conftest import Idxtrain, MakeArchives
@@ -94,7 +95,7 @@ def test_sync_registers_it_and_it_is_promoted(idxtrain: Idxtrain, place: Path) -
 def test_serving_code_loads_the_champion_as_mlflows_users_expect(place: Path) -> None:
     import mlflow
 
-    mlflow.set_tracking_uri(f"sqlite:///{place}/work/mlflow/mlflow.db")
+    mlflow.set_tracking_uri(tracking_uri(Work(place / "work"), {}))
     model = mlflow.pyfunc.load_model("models:/data@champion")
     probabilities = np.asarray(model.predict(np.zeros((2, 12, 20, 1), np.float32)))
     assert probabilities.shape == (2, 3)
