@@ -1,6 +1,5 @@
 """report.html: a run's result as one page for people, that needs nothing but itself."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from jobs import page
 from jobs.dataset import Manifest
 from jobs.evaluate import curve, png
 from jobs.evaluate.metrics import worst_confusions
 from jobs.evaluate.predict import Predictions
-from jobs.files import write_atomic
 from jobs.run_dir import RunDir
 
-_TEMPLATE = "report.html.j2"
+_TEMPLATE = Path(__file__).with_name("report.html.j2")
 _MOST_CLASSES = 30  # a larger confusion matrix is not readable; its most frequent errors are listed instead
 _MOST_CONFUSIONS = 40
 _MOST_ERRORS = 40  # in the gallery
@@ -44,30 +43,13 @@ class Mistake:
 
 def write_report(run: RunDir, metrics: Mapping[str, Any], manifest: Manifest, predictions: Predictions) -> None:
     """Write report.html, whole or not at all, readable by its owner alone: it shows images of the data."""
-    page = render(run, metrics, manifest, predictions)
-    write_atomic(run.report_file, lambda temporary: _write_private(temporary, page))
-
-
-def _write_private(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 (a descriptor, not a path)
-        file.write(text)
+    page.write_private(run.report_file, render(run, metrics, manifest, predictions))
 
 
 def render(run: RunDir, metrics: Mapping[str, Any], manifest: Manifest, predictions: Predictions) -> str:
     """Return the page. `metrics`: what metrics.json holds. Every text in it is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "number": number}
     confusion = np.array(metrics["test"]["confusion"])
-    return environment.get_template(_TEMPLATE).render(
+    html: str = page.template(_TEMPLATE, percent=percent, number=number).render(
         metrics=metrics,
         test=metrics["test"],
         facts=_facts(run.read_config(), metrics, manifest),
@@ -78,6 +60,7 @@ def render(run: RunDir, metrics: Mapping[str, Any], manifest: Manifest, predicti
         confusions=worst_confusions(confusion, _MOST_CONFUSIONS),
         mistakes=most_confident_mistakes(predictions, _MOST_ERRORS),
     )
+    return html
 
 
 def percent(share: float | None, digits: int = 2) -> str:

@@ -1,4 +1,4 @@
-"""Kill -9 at random moments: a process of the pipeline picked at random, again and again, and the run gone on with.
+"""Kill -9 at random moments: each process of the pipeline, again and again, and the run gone on with.
 
     python -m tests.e2e.kills WORK DATA KILLS SEED
 
@@ -8,10 +8,12 @@ with 0 where both models are bit-equal.
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,24 +29,47 @@ SETTINGS = {
     "launch.max_restarts": 1,
 }
 OPTIONS = ("--recipe", "lecture", "--np", "2", *(f"--set={key}={value}" for key, value in SETTINGS.items()))
+# For each process of the pipeline: the word of its command line that tells it, and the stage in which to kill it.
 VICTIMS = {
-    "fetch": "jobs.fetch",
-    "prepare": "jobs.prepare",
-    "Spark's Java": "/bin/java",
-    "launcher": "deploy.gang",
-    "rank": "jobs.train",
-    "evaluate": "jobs.evaluate",
-    "pipeline": "pipelines.cli",
+    "fetch": ("jobs.fetch", "fetch"),
+    "prepare": ("jobs.prepare", "prepare"),
+    "Spark's Java": ("/bin/java", "prepare"),
+    "launcher": ("deploy.gang", "train"),
+    "rank": ("jobs.train", "train"),
+    "evaluate": ("jobs.evaluate", "evaluate"),
+    "pipeline": ("pipelines.cli", None),  # in any stage
 }
+STAGES = ("fetch", "prepare", "train", "evaluate")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A kill to come: which process, in which stage, and when: `moment` in [0, 1) of the stage's length."""
+
+    victim: str
+    stage: str
+    moment: float
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill: which process, how long after the pipeline was started, and at which training step (0: none yet)."""
+    """A kill done: how long after its stage's process was seen, and at which training step (0: none yet)."""
 
-    victim: str
+    planned: Planned
     seconds: float
     step: int
+
+
+def plan(kills: int, seed: int) -> list[Planned]:
+    """Return kills of every kind of process, each about equally often, in the order of the stages.
+
+    The same seed gives the same kills.
+    """
+    dice = random.Random(seed)  # noqa: S311 (no secret)
+    kinds = dice.sample(sorted(VICTIMS), len(VICTIMS))
+    victims = [kinds[n % len(kinds)] for n in range(kills)]
+    planned = [Planned(victim, VICTIMS[victim][1] or dice.choice(STAGES), dice.random()) for victim in victims]
+    return sorted(planned, key=lambda kill: (STAGES.index(kill.stage), kill.moment))
 
 
 def command(work: Path, data: Path, run_id: str, steps: int) -> list[str]:
@@ -52,73 +77,76 @@ def command(work: Path, data: Path, run_id: str, steps: int) -> list[str]:
     return [sys.executable, "-m", "pipelines.cli", "run", *options, *OPTIONS]
 
 
-def run_undisturbed(work: Path, data: Path, steps: int) -> None:
+def run_undisturbed(work: Path, data: Path, steps: int) -> dict[str, float]:
+    """Return the seconds of each stage."""
     subprocess.run(command(work, data, "undisturbed", steps), check=True, capture_output=True)
+    metrics = json.loads((work / "runs/undisturbed/metrics.json").read_text(encoding="utf-8"))
+    return {stage: metrics["seconds"][stage] for stage in STAGES}
 
 
-def run_under_kills(work: Path, data: Path, steps: int, kills: int, seed: int) -> list[Kill]:
-    """Run to the end under so many kills, starting the pipeline again whenever it has ended."""
-    dice = random.Random(seed)  # noqa: S311 (no secret: the same seed, the same kills)
-    done: list[Kill] = []
+def run_under_kills(
+    work: Path, data: Path, steps: int, planned: Sequence[Planned], lengths: Mapping[str, float]
+) -> list[Kill]:
+    """Run to the end under these kills, starting the pipeline again whenever it has ended.
+
+    `lengths`: seconds of each undisturbed stage.
+    """
     work.mkdir(parents=True, exist_ok=True)
     with (work / "killed.log").open("ab") as log:
-        for _ in range(3 * kills + 10):
-            process = subprocess.Popen(command(work, data, "killed", steps), stdout=log, stderr=log)
-            begin = time.monotonic()
-            while process.poll() is None and len(done) < kills:
-                wait_for_a_moment(process, work, steps, dice)
-                victim = pick(process, dice)
-                if victim:
-                    done.append(Kill(victim, time.monotonic() - begin, step_of(work)))
+
+        def begin() -> "subprocess.Popen[bytes]":
+            return subprocess.Popen(command(work, data, "killed", steps), stdout=log, stderr=log)
+
+        process = begin()
+        done: list[Kill] = []
+        for kill in planned:
+            struck = None
+            while struck is None:
+                if finished(work, kill.stage):
+                    # The stage ended before the moment of this kill: once more, and earlier.
+                    process.terminate()
+                    process.wait()
+                    undo_from(work, kill.stage)
+                    lengths = {**lengths, kill.stage: lengths[kill.stage] / 2}
+                if process.poll() is not None:
+                    process = begin()
+                struck = strike(process, work, kill, steps, lengths[kill.stage])
+            done.append(struck)
+        for _ in range(5):
             if process.wait() == 0:
-                # Kills that are left find nothing more to kill: the last stage is made undone.
-                if len(done) >= kills:
-                    return done
-                undo_last_stage(work, dice)
+                return done
+            process = begin()
     raise RuntimeError(f"the run did not come to an end; its output is in {work / 'killed.log'}")
 
 
-def wait_for_a_moment(process: "subprocess.Popen[bytes]", work: Path, steps: int, dice: random.Random) -> None:
-    """Wait for some seconds, which often ends in fetch, prepare or start-up, or for some step of the training.
-
-    A run that ends by itself ends the wait.
-    """
-    reached = step_of(work)
-    target = dice.randint(reached, min(reached + steps // 4, steps)) if dice.random() < 0.6 else None
-    deadline = time.monotonic() + (dice.uniform(0.3, 12.0) if target is None else 120.0)
-    while process.poll() is None and time.monotonic() < deadline:
-        if target is not None and step_of(work) > target:
-            return
+def strike(process: "subprocess.Popen[bytes]", work: Path, kill: Planned, steps: int, length: float) -> Kill | None:
+    """Kill at the planned moment; None where the pipeline or the stage ended before it."""
+    # A training's moments are steps, but for the first fifth, which is its start.
+    step = max(0, round((kill.moment - 0.2) / 0.8 * steps)) if kill.stage == "train" else 0
+    delay = kill.moment * (length if step == 0 else 5.0)
+    seen = None
+    while process.poll() is None and not finished(work, kill.stage):
+        if seen is None and find(process, f"jobs.{kill.stage}"):
+            seen = time.monotonic()
+        if seen is not None and time.monotonic() >= seen + delay and step_of(work) >= step:
+            victims = find(process, VICTIMS[kill.victim][0])  # several ranks, or one
+            with suppress(psutil.NoSuchProcess, IndexError):
+                struck = Kill(kill, time.monotonic() - seen, step_of(work))
+                victims[int(kill.moment * len(victims))].kill()
+                return struck
         time.sleep(0.02)
+    return None
 
 
-def pick(process: "subprocess.Popen[bytes]", dice: random.Random) -> str | None:
-    """Kill one process of the pipeline, the pipeline included; return what it was, or None where it has ended."""
+def find(process: "subprocess.Popen[bytes]", mark: str) -> list[psutil.Process]:
+    """Return the processes of the pipeline whose command line has that word."""
     try:
         pipeline = psutil.Process(process.pid)
-        family = {named: p for p in [pipeline, *pipeline.children(recursive=True)] if (named := name_of(p))}
-    except psutil.NoSuchProcess:
-        return None
-    if not family:
-        return None
-    victim = dice.choice(sorted(family))
-    try:
-        family[victim].kill()
-    except psutil.NoSuchProcess:
-        return None
-    return victim.split("#")[0]
-
-
-def name_of(process: psutil.Process) -> str | None:
-    try:
-        line = process.cmdline()
+        # A launcher's command line names the stage it launches, too: after its own name.
+        family = [pipeline, *pipeline.children(recursive=True)]
+        return [p for p in family if any(mark in word for word in p.cmdline()[:4])]
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return None
-    for victim, mark in VICTIMS.items():
-        # A launcher's command line names the stage it launches, too: the first mark in the line is the process's own.
-        if any(mark in word for word in line[:4]):
-            return f"{victim}#{process.pid}"
-    return None
+        return []
 
 
 def step_of(work: Path) -> int:
@@ -129,10 +157,16 @@ def step_of(work: Path) -> int:
         return 0
 
 
-def undo_last_stage(work: Path, dice: random.Random) -> None:
-    stages = work / "runs/killed/stages"
-    for stage in dice.choice([("evaluate",), ("train", "evaluate")]):
-        (stages / f"{stage}.json").unlink()
+def finished(work: Path, stage: str) -> bool:
+    return (work / f"runs/killed/stages/{stage}.json").exists()
+
+
+def undo_from(work: Path, stage: str) -> None:
+    """Make a stage and those after it undone; what the training reached is kept."""
+    for later in STAGES[STAGES.index(stage) :]:
+        (work / f"runs/killed/stages/{later}.json").unlink(missing_ok=True)
+    if stage in ("fetch", "prepare"):
+        shutil.rmtree(work / "datasets", ignore_errors=True)
 
 
 def weights(work: Path, run_id: str) -> list[str]:
@@ -150,14 +184,17 @@ def model_weights(work: Path, run_id: str) -> list[bytes]:
 
 
 def table(kills: Sequence[Kill]) -> str:
-    lines = ["| kill | process | after, s | at step |", "|---:|---|---:|---:|"]
-    lines += [f"| {n} | {kill.victim} | {kill.seconds:.1f} | {kill.step} |" for n, kill in enumerate(kills, 1)]
+    lines = ["| kill | stage | process | after, s | at step |", "|---:|---|---|---:|---:|"]
+    lines += [
+        f"| {n} | {kill.planned.stage} | {kill.planned.victim} | {kill.seconds:.1f} | {kill.step} |"
+        for n, kill in enumerate(kills, 1)
+    ]
     return "\n".join(lines)
 
 
 def main(work: Path, data: Path, kills: int, seed: int, steps: int = 1200) -> int:
-    run_undisturbed(work, data, steps)
-    print(table(run_under_kills(work, data, steps, kills, seed)))
+    lengths = run_undisturbed(work, data, steps)
+    print(table(run_under_kills(work, data, steps, plan(kills, seed), lengths)))
     equal = weights(work, "undisturbed") == weights(work, "killed")
     print("bit-equal" if equal else "NOT EQUAL", weights(work, "killed")[0])
     return 0 if equal else 1

@@ -1,5 +1,6 @@
 """A run killed at random moments and gone on with ends with the very model of an undisturbed one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,11 @@ def data(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) 
     return folder
 
 
-def bit_equal_under_kills(work: Path, data: Path, steps: int, number: int, seed: int) -> None:
-    kills.run_undisturbed(work, data, steps)
-    done = kills.run_under_kills(work, data, steps, number, seed)
+def bit_equal_under_kills(work: Path, data: Path, steps: int, planned: Sequence[kills.Planned]) -> None:
+    lengths = kills.run_undisturbed(work, data, steps)
+    done = kills.run_under_kills(work, data, steps, planned, lengths)
     print(kills.table(done))
-    assert len(done) == number
+    assert [kill.planned for kill in done] == list(planned)
     assert kills.weights(work, "killed") == kills.weights(work, "undisturbed")
     assert kills.model_weights(work, "killed") == kills.model_weights(work, "undisturbed")
     # Nothing of the dead processes is left beside what is whole.
@@ -28,16 +29,17 @@ def bit_equal_under_kills(work: Path, data: Path, steps: int, number: int, seed:
 
 
 def test_a_few_kills(tmp_path: Path, data: Path) -> None:
-    bit_equal_under_kills(tmp_path / "work", data, steps=400, number=3, seed=1)
+    planned = [
+        kills.Planned("Spark's Java", "prepare", 0.6),
+        kills.Planned("rank", "train", 0.5),
+        kills.Planned("pipeline", "train", 0.8),
+    ]
+    bit_equal_under_kills(tmp_path / "work", data, 120, planned)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_twenty_kills(tmp_path: Path, data: Path) -> None:
-    bit_equal_under_kills(tmp_path / "work", data, steps=1200, number=20, seed=2)
-
-
-def test_two_undisturbed_runs_are_bit_equal(tmp_path: Path, data: Path) -> None:
-    for name in ("one", "two"):
-        kills.run_undisturbed(tmp_path / name, data, steps=60)
-    assert kills.model_weights(tmp_path / "one", "undisturbed") == kills.model_weights(tmp_path / "two", "undisturbed")
+    planned = kills.plan(20, seed=2)
+    assert {kill.victim for kill in planned} == set(kills.VICTIMS)
+    bit_equal_under_kills(tmp_path / "work", data, 1200, planned)
