@@ -26,9 +26,11 @@ bench: .venv/ready        ## the benchmark table
 setup: .venv/ready        ## the environment alone
 
 # One lock file decides every version. Horovod is compiled here, which takes most of the time (about 2 minutes on 2
-# cores). With UV_DEFAULT_INDEX set (a mirror of PyPI), uv takes the locked versions from there.
+# cores). With UV_DEFAULT_INDEX set (a mirror of PyPI), uv takes the locked versions from there. Bytecode is compiled once,
+# here: where Python may not write it (PYTHONDONTWRITEBYTECODE, an installation that is not the user's own), each process
+# would do so again, 11 s for TensorFlow alone.
 .venv/ready: uv.lock pyproject.toml | $(UV)
-	$(UV) sync $(if $(UV_DEFAULT_INDEX),,--frozen)
+	$(UV) sync --compile-bytecode $(if $(UV_DEFAULT_INDEX),,--frozen)
 	@touch $@
 
 $(UV):
