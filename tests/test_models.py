@@ -10,10 +10,18 @@ import tensorflow as tf
 
 import models
 from models.training.dropout import Dropout, keyed
+from models.training.elastic import bent
 from models.training.export import portable
 from models.training.keys import StepKey
 
-PARAMETERS = {"softmax": 7_850, "lecture": 3_274_634, "compact": 215_194}
+PARAMETERS = {
+    "softmax": 7_850,
+    "lecture": 3_274_634,
+    "compact": 215_194,
+    "mnist_cnn": 1_199_882,
+    "residual": 176_090,
+    "plain": 597_162,
+}
 
 
 @pytest.mark.parametrize("name", models.names())
@@ -83,3 +91,40 @@ def test_the_exported_model_needs_none_of_our_code(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     expected = tf.nn.softmax(model(images, training=False))
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["residual", "plain"])
+def test_normalization_is_exported_as_keras_own(name: str) -> None:
+    model = models.build(name, (8, 8, 1), 4)
+    random = np.random.default_rng(0)
+    model.set_weights([random.uniform(0.5, 1.5, weight.shape) for weight in model.get_weights()])
+    images = random.random((6, 8, 8, 1), np.float32)
+    exported = portable(model)
+    assert not any(type(layer).__module__.startswith("models") for layer in exported.layers)
+    expected = tf.nn.softmax(model(images, training=False))
+    np.testing.assert_allclose(exported(images), expected, rtol=1e-4, atol=1e-6)
+
+
+def bend(images: np.ndarray, first: int, of: int, displacement: float) -> np.ndarray:
+    return np.asarray(bent(images, StepKey(3, tf.constant(7), tf.constant(first), tf.constant(of)), displacement, 3.0))
+
+
+def test_bent_images_do_not_depend_on_how_a_batch_is_shared_out() -> None:
+    images = np.random.default_rng(0).random((9, 12, 20, 2), np.float32)
+    parts = np.concatenate([bend(images[:4], 0, 9, 1.0), bend(images[4:], 4, 9, 1.0)])
+    np.testing.assert_allclose(parts, bend(images, 0, 9, 1.0), atol=1e-5)
+
+
+def test_a_field_of_nothing_bends_nothing() -> None:
+    images = np.random.default_rng(0).random((3, 12, 20, 2), np.float32)
+    np.testing.assert_allclose(bend(images, 0, 3, 0.0), images, atol=1e-6)
+
+
+def test_pixels_move_as_far_as_asked() -> None:
+    """Images whose values are their own rows and columns: what is read tells from where."""
+    rows, columns = np.meshgrid(np.arange(40.0), np.arange(40.0), indexing="ij")
+    images = np.repeat(np.stack([rows, columns], axis=-1)[None], 64, axis=0).astype(np.float32)
+    moved = (bend(images, 0, 64, 1.5) - images)[:, 12:28, 12:28]  # far from the rim, where the field fades
+    assert abs(np.sqrt(np.mean(moved**2)) - 1.5) < 0.15
+    neighbours = np.abs(np.diff(moved, axis=1)).mean()
+    assert neighbours < 0.5 * np.abs(moved).mean()  # they move alike

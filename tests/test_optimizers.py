@@ -1,6 +1,7 @@
 """The fused optimizers against Keras's, which are written out in plain operations."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -19,6 +20,8 @@ KERAS: dict[str, Callable[[], Any]] = {
     "rmsprop": lambda: keras.optimizers.RMSprop(RATE, rho=0.85, epsilon=1e-6),
     "adam": lambda: keras.optimizers.Adam(RATE, beta_1=0.7, beta_2=0.95, epsilon=1e-6),
     "adamw": lambda: keras.optimizers.AdamW(RATE, weight_decay=0.1, beta_1=0.7, beta_2=0.95, epsilon=1e-6),
+    # Keras decays the weights beside the step, the paper within it: compared without decay here, with it below.
+    "lamb": lambda: keras.optimizers.Lamb(RATE, beta_1=0.7, beta_2=0.95, epsilon=1e-6),
 }
 
 
@@ -35,13 +38,25 @@ def test_every_optimizer_is_compared() -> None:
 def test_equals_keras_over_ten_updates(name: str) -> None:
     ours = [tf.Variable(array) for array in gradients(100)]
     theirs = [keras.Variable(array) for array in gradients(100)]
-    optimizer = OPTIMIZERS[name](ours, HYPERPARAMETERS)
+    optimizer = OPTIMIZERS[name](ours, replace(HYPERPARAMETERS, weight_decay=0.0 if name == "lamb" else 0.1))
     reference = KERAS[name]()
     for step in range(10):
         optimizer.apply([tf.constant(g) for g in gradients(step)], tf.constant(RATE), tf.constant(step))
         reference.apply([tf.constant(g) for g in gradients(step)], theirs)
     for mine, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(mine.numpy(), np.asarray(other), rtol=2e-5, atol=2e-6)
+
+
+def test_lamb_decays_as_in_its_paper() -> None:
+    weights, gradient = (np.arange(1.0, 7.0, dtype=np.float32).reshape(2, 3), gradients(7)[0][:2])
+    variable, zeros = tf.Variable(weights), tf.Variable(np.zeros(3, np.float32))
+    lamb = OPTIMIZERS["lamb"]([variable, zeros], HYPERPARAMETERS)
+    lamb.apply([tf.constant(gradient), tf.constant(np.ones(3, np.float32))], tf.constant(RATE), tf.constant(0))
+    # After one update the corrected moments are the gradient and its square.
+    direction = gradient / (np.abs(gradient) + 1e-6) + 0.1 * weights
+    ratio = np.linalg.norm(weights) / np.linalg.norm(direction)
+    np.testing.assert_allclose(variable.numpy(), weights - RATE * ratio * direction, rtol=1e-5)
+    np.testing.assert_allclose(zeros.numpy(), -RATE * np.ones(3), rtol=1e-5)  # a norm of 0: the ratio is 1
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))

@@ -2,15 +2,21 @@
 
 from typing import Any
 
+import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import models
 from jobs.train.collective import Collective
 from jobs.train.exact import SCALE, from_grid, to_grid
 from jobs.train.feed import Call
-from jobs.train.step import TrainStep, make_evaluator
+from jobs.train.step import HowTaken, TrainStep, make_evaluator
+from models.training import norm
 from models.training.augment import Augmentation
+from models.training.average import Average
+from models.training.loss import cross_entropy
+from models.training.norm import BatchNormalization
 from models.training.optimizers import SGD, Hyperparameters
 
 ROWS = 12
@@ -101,13 +107,86 @@ def test_what_is_not_finite_stays_so_on_the_grid() -> None:
     assert np.isnan(from_grid(to_grid(np.array([np.nan], np.float32)) + to_grid(np.ones(1, np.float32))).numpy()).all()
 
 
-def test_in_slices_a_step_does_the_same_as_at_once() -> None:
-    def weights(slices: int | None) -> list[np.ndarray]:
+@pytest.mark.parametrize("how", [HowTaken(slices=5), HowTaken(microbatches=3), HowTaken(microbatches=20)])
+def test_in_parts_a_step_does_the_same_as_at_once(how: HowTaken) -> None:
+    def weights(how: HowTaken) -> list[np.ndarray]:
         tf.keras.utils.set_random_seed(1)
         model = models.build("lecture", (6, 6, 1), 4)
         optimizer = SGD([v.value for v in model.trainable_variables], Hyperparameters())
-        TrainStep(model, optimizer, OneRank(), Augmentation(shift=1), 5, slices)(share(0, ROWS), RATE)
+        TrainStep(model, optimizer, OneRank(), Augmentation(shift=1), 5, how)(share(0, ROWS), RATE)
         return model.get_weights()
 
-    for in_slices, at_once in zip(weights(5), weights(None), strict=True):
-        np.testing.assert_allclose(in_slices, at_once, rtol=1e-4, atol=1e-5)
+    for in_parts, at_once in zip(weights(how), weights(HowTaken()), strict=True):
+        np.testing.assert_allclose(in_parts, at_once, rtol=1e-4, atol=1e-5)
+
+
+def test_a_clipped_step_is_as_long_as_asked() -> None:
+    def moved(how: HowTaken) -> np.ndarray:
+        tf.keras.utils.set_random_seed(1)
+        model = models.build("lecture", (6, 6, 1), 4)
+        before = model.get_weights()
+        optimizer = SGD([v.value for v in model.trainable_variables], Hyperparameters())
+        TrainStep(model, optimizer, OneRank(), Augmentation(), 5, how)(share(0, ROWS), RATE)
+        return np.concatenate([(a - b).ravel() for a, b in zip(model.get_weights(), before, strict=True)])
+
+    free, clipped = moved(HowTaken()), moved(HowTaken(clip_norm=0.01))
+    assert np.linalg.norm(free) > 2 * RATE[0] * 0.01
+    np.testing.assert_allclose(np.linalg.norm(clipped), RATE[0] * 0.01, rtol=1e-2)  # differences of float32 weights
+    cosine = free @ clipped / np.linalg.norm(free) / np.linalg.norm(clipped)
+    assert cosine > 0.999
+    np.testing.assert_array_equal(moved(HowTaken(clip_norm=1e6)), free)
+
+
+def test_a_batch_shared_out_is_normalized_as_a_whole() -> None:
+    """A rank that has all rows, and one that has some, with the sums of the others given: the same outputs."""
+    layer = BatchNormalization(name="norm")
+    images = RANDOM.normal(3, 2, (ROWS, 4, 4, 5)).astype(np.float32)
+    with norm.over(norm.GlobalBatch(tf.ones(ROWS), lambda tensor, name: tensor)):
+        whole = layer(images, training=True)
+    np.testing.assert_allclose(np.mean(whole, axis=(0, 1, 2)), 0, atol=1e-4)
+    np.testing.assert_allclose(np.std(whole, axis=(0, 1, 2)), 1, atol=2e-3)
+    np.testing.assert_allclose(layer.moving_mean, 0.01 * images.mean(axis=(0, 1, 2)), rtol=1e-4)
+    own = keras.layers.BatchNormalization()
+    np.testing.assert_allclose(whole, own(images, training=True), atol=1e-4)
+
+    sums: list[np.ndarray] = []
+
+    def note(tensor: Any, name: str) -> Any:
+        sums.append(np.asarray(tensor))
+        return tensor
+
+    for rows in (slice(0, 5), slice(5, ROWS)):
+        with norm.over(norm.GlobalBatch(tf.ones(len(images[rows])), note)):
+            layer(images[rows], training=True)
+    with norm.over(norm.GlobalBatch(tf.ones(5), lambda tensor, name: tensor + sums[1])):
+        part = layer(images[:5], training=True)
+    np.testing.assert_allclose(part, whole[:5], atol=1e-5)
+
+
+def test_a_stand_in_row_is_not_normalized_over() -> None:
+    layer = BatchNormalization(name="norm")
+    images = RANDOM.normal(3, 2, (3, 4, 4, 5)).astype(np.float32)
+    with norm.over(norm.GlobalBatch(tf.constant([1.0, 1.0, 0.0]), lambda tensor, name: tensor)):
+        with_one = layer(images, training=True)
+    with norm.over(norm.GlobalBatch(tf.ones(2), lambda tensor, name: tensor)):
+        without = layer(images[:2], training=True)
+    np.testing.assert_allclose(with_one[:2], without, atol=1e-5)
+
+
+def test_the_average_follows_the_weights() -> None:
+    weight, average = tf.Variable([0.0, 10.0]), tf.Variable([4.0, 10.0])
+    expected = np.array([4.0, 10.0])
+    kept = Average([weight], [average], 0.15)
+    for step, decay in enumerate((0.1, 0.15, 0.15)):  # 1/10, then less than 2/11 and 3/12
+        weight.assign_add([1.0, -1.0])
+        kept.update(tf.constant(step))
+        expected = decay * expected + (1 - decay) * weight.numpy()
+    np.testing.assert_allclose(average.numpy(), expected, rtol=1e-6)
+
+
+def test_smoothed_labels_as_in_the_paper() -> None:
+    logits = RANDOM.normal(size=(6, 4)).astype(np.float32)
+    labels = np.array([0, 1, 2, 3, 0, 1], np.int32)
+    spread = 0.9 * np.eye(4)[labels] + 0.1 / 4
+    expected = keras.losses.categorical_crossentropy(spread, logits, from_logits=True)
+    np.testing.assert_allclose(cross_entropy(labels, logits, 0.1), expected, rtol=1e-5)

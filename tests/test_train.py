@@ -107,6 +107,28 @@ def test_deterministic_training_gives_the_same_bits_at_any_number_of_ranks(
     assert len(digests) == 1
 
 
+def test_normalized_averaged_and_augmented_the_same_at_any_number_of_ranks(
+    idxtrain: Idxtrain, archives: dict[str, Path], work: Path
+) -> None:
+    asked = {"model": "residual", "average": 0.9, "label_smoothing": 0.1, "clip_norm": 1, "optimizer": "lamb"}
+    asked |= {"elastic": 1, "rotate": 10, "zoom": 0.1, "dropout": 0.2}
+    settings = [f"--set=train.{key}={value}" for key, value in asked.items()]
+    options = ("--set", "prepare.rows_per_shard=29", "--set", "prepare.validation_rows=40", *QUICK, *settings)
+    curves, final = [], []
+    for ranks in (1, 2):
+        run = work / f"runs/all-{ranks}"
+        done = idxtrain(
+            "run", "--data", archives["prime"], "--work", work, "--run-id", run.name, "--np", ranks, *options
+        )
+        assert done.returncode == 0, done.stderr
+        entries = [json.loads(line) for line in (run / "logs/train.jsonl").read_text().splitlines()]
+        curves.append([entry["loss"] for entry in entries])
+        final.append(json.loads((run / "metrics.json").read_text()))
+    assert len(curves[0]) >= 4  # an epoch's training and validation, twice
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-3)
+    assert [metrics["test"]["count"] for metrics in final] == [40, 40]
+
+
 def test_a_run_leaves_what_the_contract_names(work: Path) -> None:
     run = work / "runs/prime-2"
     assert {path.name for path in run.iterdir()} >= {"config.json", "model.keras", "checkpoints", "tensorboard", "logs"}
@@ -142,12 +164,17 @@ def test_resumes_from_the_last_whole_checkpoint(idxtrain: Idxtrain, work: Path) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--set", "train.model=nope"), "train.model: found 'nope', expected one of compact, lecture, softmax"),
+        (("--set", "train.model=nope"), "train.model: found 'nope', expected one of compact, lecture, mnist_cnn"),
         (("--np", "3", "--set", "train.batch_size=2"), "train.batch_size: found 2, the global batch, for 3 ranks"),
         (
             ("--np", "3", "--set", "train.deterministic=true", "--set", "train.slices=2"),
             "train.slices: found 2 for 3 ranks, expected at least a slice a rank",
         ),
+        (
+            ("--set", "train.deterministic=true", "--set", "train.microbatches=2"),
+            "microbatches is for training without",
+        ),
+        (("--set", "train.deterministic=true", "--set", "train.model=residual"), "model residual normalizes over the"),
         (("--set", "train.batchsize=2"), "did you mean batch_size?"),
         (("--set", "train.epochs=0"), "train.epochs: found 0"),
         (("--set", "train.learning_rate=fast"), "train.learning_rate: found 'fast'"),

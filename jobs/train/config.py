@@ -20,20 +20,30 @@ class TrainConfig(Section):
     shift: float = Field(default=0.0, ge=0)
     rotate: float = Field(default=0.0, ge=0, le=180)
     zoom: float = Field(default=0.0, ge=0, lt=1)
+    # And bent: pixels in quadratic mean, and how many pixels far neighbours move alike.
+    elastic: float = Field(default=0.0, ge=0)
+    elastic_sigma: float = Field(default=4.0, gt=0)
 
     # The training ends at whichever bound comes first.
     epochs: int | None = Field(default=None, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=256, ge=1)  # the global batch
+    # Each rank computes its rows of a batch in so many parts, one after another, for batches larger than its memory.
+    microbatches: int = Field(default=1, ge=1)
 
-    optimizer: Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw"] = "adam"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)  # share of the label spread over all classes
+    clip_norm: float | None = Field(default=None, gt=0)  # longest gradient, as L2 norm over all weights; None: any
+    # Decay of a running average of the weights, which is then what is validated and kept; None: the weights themselves.
+    average: float | None = Field(default=None, ge=0, lt=1)
+
+    optimizer: Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lamb"] = "adam"
     learning_rate: float = Field(default=1e-3, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)  # momentum, nesterov
     rho: float = Field(default=0.9, ge=0, lt=1)  # rmsprop
-    beta1: float = Field(default=0.9, ge=0, lt=1)  # adam, adamw
-    beta2: float = Field(default=0.999, ge=0, lt=1)  # adam, adamw
-    epsilon: float = Field(default=1e-8, gt=0)  # rmsprop, adam, adamw
-    weight_decay: float = Field(default=0.0, ge=0)  # adamw
+    beta1: float = Field(default=0.9, ge=0, lt=1)  # adam, adamw, lamb
+    beta2: float = Field(default=0.999, ge=0, lt=1)  # adam, adamw, lamb
+    epsilon: float = Field(default=1e-8, gt=0)  # rmsprop, adam, adamw, lamb
+    weight_decay: float = Field(default=0.0, ge=0)  # adamw, lamb
 
     schedule: Literal["constant", "step", "cosine", "linear", "one-cycle"] = "constant"
     warmup: float = Field(default=0.0, ge=0, lt=1)  # share of the steps in which the rate rises
@@ -70,6 +80,8 @@ class TrainConfig(Section):
             raise ValueError("found neither epochs nor max_steps, expected at least one")
         if self.learning_rate_scaling != "off" and self.base_batch_size is None:
             raise ValueError("learning_rate_scaling needs base_batch_size, the batch that learning_rate was chosen for")
+        if self.deterministic and self.microbatches > 1:
+            raise ValueError("microbatches is for training without deterministic, whose slices are parts already")
         return self
 
     @property

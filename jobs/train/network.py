@@ -12,11 +12,16 @@ from jobs.dataset import Manifest
 from jobs.errors import InputError
 from jobs.run_dir import one_line
 from jobs.train.config import TrainConfig
+from models.training.average import Average
+from models.training.norm import BatchNormalization
 from models.training.optimizers import OPTIMIZERS, Hyperparameters
 
 
 class Network:
-    """A model and its optimizer: all that a training changes."""
+    """A model, its optimizer and its average: all that a training changes.
+
+    `final`: the model that is validated and kept: that of the averaged weights, where they are averaged, else `model`.
+    """
 
     def __init__(self, config: TrainConfig, manifest: Manifest, seed: int) -> None:
         keras.utils.set_random_seed(seed)
@@ -24,20 +29,39 @@ class Network:
         pixels = manifest.pixels
         standardize = (pixels.mean, pixels.std or 1.0) if config.standardize else None
         self.model = models.build(config.model, manifest.shape, manifest.classes, config.dropout, standardize)
+        if config.deterministic and any(isinstance(layer, BatchNormalization) for layer in self.model.layers):
+            raise InputError(
+                f"train.deterministic: model {config.model} normalizes over the whole batch, which is not exact at any "
+                "number of ranks; choose a model without, or train without train.deterministic"
+            )
         self.optimizer = OPTIMIZERS[config.optimizer](
             [variable.value for variable in self.model.trainable_variables],
             Hyperparameters(
                 config.momentum, config.rho, config.beta1, config.beta2, config.epsilon, config.weight_decay
             ),
         )
+        self.final = self.model
+        self.average: Average | None = None
+        if config.average is not None:
+            self.final = keras.models.clone_model(self.model)
+            self.final.set_weights(self.model.get_weights())
+            weights, averages = (
+                # Without Keras's own random state, an integer that nothing here draws by.
+                [v.value for v in model.variables if v.value.dtype.is_floating]
+                for model in (self.model, self.final)
+            )
+            self.average = Average(weights, averages, config.average)
 
     def variables(self) -> Iterator[tuple[str, tf.Variable]]:
-        """Yield all state by name: weights, also those not trained by gradient, and optimizer slots."""
+        """Yield all state by name: weights, also those not trained by gradient, slots and averages."""
         for number, variable in enumerate(self.model.variables):
             yield f"weight.{number}", variable.value
         for name, slots in self.optimizer.slots.items():
             for number, slot in enumerate(slots):
                 yield f"{name}.{number}", slot
+        if self.average:
+            for number, variable in enumerate(self.final.variables):
+                yield f"average.{number}", variable.value
 
     def state(self) -> dict[str, Any]:
         """Return a copy of all state, as NumPy arrays by name."""
@@ -52,7 +76,8 @@ class Network:
         """Take over the weights of a trained model's file; raise InputError where it is of another architecture."""
         try:
             trained = keras.models.load_model(path, compile=False, safe_mode=True)
-            self.model.set_weights(trained.get_weights())
+            for model in (self.model, self.final):
+                model.set_weights(trained.get_weights())
         except Exception as error:  # Keras raises whatever reading the file ran into
             raise InputError(
                 f"{path}: its weights do not fit model {self.model.name} ({one_line(error)[:200]}); train without it"

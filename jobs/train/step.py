@@ -1,28 +1,21 @@
 """The training step: forward, backward, allreduce, update. Several steps a call of the graph, no Python between."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from jobs.train import exact
+from jobs.train.backward import Backward, Rows
 from jobs.train.collective import Collective
 from jobs.train.feed import Call
 from models.training.augment import Augmentation
-from models.training.dropout import keyed
+from models.training.average import Average
+from models.training.clip import clipped
 from models.training.keys import StepKey
 from models.training.optimizers import Optimizer
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows inside the graph: images float32 [n, values], labels int32 [n], weights float32 [n]."""
-
-    images: Any
-    labels: Any
-    weights: Any
 
 
 @dataclass(frozen=True)
@@ -39,12 +32,23 @@ class LocalResult:
     waited: float
 
 
-class TrainStep:
-    """Runs the steps of a Call on this rank's rows, together with all other ranks.
+@dataclass(frozen=True)
+class HowTaken:
+    """How a step is taken.
 
-    `slices`: into how many each global batch is cut, so that the bits do not depend on the number of ranks; None: a
-    rank computes on all of its rows at once. See `jobs.train.exact`.
+    `smoothing`: of the labels. `clip_norm`: the longest gradient. `microbatches`: into how many parts a rank cuts its
+    rows. `slices`: into how many each global batch is cut, so that the bits do not depend on the number of ranks (see
+    `jobs.train.exact`); None: into none.
     """
+
+    smoothing: float = 0.0
+    clip_norm: float | None = None
+    microbatches: int = 1
+    slices: int | None = None
+
+
+class TrainStep:
+    """Runs the steps of a Call on this rank's rows, together with all other ranks."""
 
     def __init__(
         self,
@@ -53,10 +57,12 @@ class TrainStep:
         collective: Collective,
         augmentation: Augmentation,
         seed: int,
-        slices: int | None = None,
+        how: HowTaken = HowTaken(),
+        average: Average | None = None,
     ) -> None:
         self._model, self._optimizer, self._collective = model, optimizer, collective
-        self._augmentation, self._seed, self._slices = augmentation, seed, slices
+        self._seed, self._how, self._average = seed, how, average
+        self._backward = Backward(model, optimizer.variables, collective, augmentation, how.smoothing)
         self._shape = model.input_shape[1:]
         values = int(np.prod(self._shape))
         self._graph = tf.function(
@@ -95,49 +101,26 @@ class TrainStep:
 
     def _step(self, rows: Rows, rate: Any, key: StepKey) -> tuple[Any, Any]:
         """One step; returns this rank's sum of losses, and the seconds it waited for the others' gradients."""
-        if self._slices is None:
-            loss, gradients = self._backward(rows, key)
-            summed, waited = self._sum(gradients)
-        else:
-            loss, gradients = self._backward_in_slices(rows, key, self._slices)
-            summed = [exact.from_grid(total) for total in self._collective.sum_gradients(gradients)]
-            waited = tf.constant(0.0, tf.float64)  # TensorFlow refuses to read a clock where it is to be deterministic
+        loss, summed, waited = self._gradient(rows, key)
+        if self._how.clip_norm is not None:
+            summed = clipped(summed, self._how.clip_norm)
         self._optimizer.apply(summed, rate, key.step)
+        if self._average:
+            self._average.update(key.step)
         return tf.cast(loss, tf.float64), waited
 
-    def _backward(self, rows: Rows, key: StepKey, scale: float = 1.0) -> tuple[Any, list[Any]]:
-        """Return the sum of these rows' losses, and their part in the gradient of the global batch's mean × `scale`."""
-        with tf.GradientTape() as tape, keyed(key):
-            images = self._shaped(rows.images)
-            if self._augmentation:
-                images = self._augmentation(images, key)
-            logits = self._model(images, training=True)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(rows.labels, logits)
-            total = tf.reduce_sum(losses * rows.weights)
-            # Divided by the global batch's rows, so that the sum over ranks is the mean over rows, however they are
-            # shared out.
-            mean = total / tf.cast(key.global_rows, tf.float32) * scale
-        return total, tape.gradient(mean, self._optimizer.variables)
-
-    def _backward_in_slices(self, rows: Rows, key: StepKey, slices: int) -> tuple[Any, list[Any]]:
-        """Do the same slice by slice; the gradients are float64 sums of whole multiples of 1 / exact.SCALE."""
-        # As in `jobs.train.order.share_slices`.
-        count = tf.minimum(slices, key.global_rows)
-        first, last = (count * (self._collective.rank + i) // self._collective.world_size for i in (0, 1))
-
-        def body(n: Any, loss: Any, *sums: Any) -> tuple[Any, ...]:
-            start, stop = n * key.global_rows // count, (n + 1) * key.global_rows // count
-            mine = slice(start - key.first_row, stop - key.first_row)
-            part = Rows(rows.images[mine], rows.labels[mine], rows.weights[mine])
-            total, gradients = self._backward(part, replace(key, first_row=start), exact.SCALE)
-            added = [s + exact.to_grid(gradient) for s, gradient in zip(sums, gradients, strict=True)]
-            return n + 1, loss + tf.cast(total, tf.float64), *added
-
-        zeros = [tf.zeros(variable.shape, tf.float64) for variable in self._optimizer.variables]
-        start = (first, tf.constant(0.0, tf.float64), *zeros)
-        # Slices side by side: each has one thread.
-        _, loss, *sums = tf.while_loop(lambda n, *_: n < last, body, start, parallel_iterations=slices)
-        return loss, sums
+    def _gradient(self, rows: Rows, key: StepKey) -> tuple[Any, list[Any], Any]:
+        """Return this rank's sum of losses, the global batch's gradients, and the seconds waited for them."""
+        if self._how.slices is not None:
+            loss, gradients = self._backward.in_slices(rows, key, self._how.slices)
+            summed = [exact.from_grid(total) for total in self._collective.sum_gradients(gradients)]
+            # TensorFlow refuses to read a clock where it is to be deterministic.
+            return loss, summed, tf.constant(0.0, tf.float64)
+        if self._how.microbatches > 1:
+            loss, gradients = self._backward.in_microbatches(rows, key, self._how.microbatches)
+        else:
+            loss, gradients = self._backward.at_once(rows, key)
+        return loss, *self._sum(gradients)
 
     def _sum(self, gradients: list[Any]) -> tuple[list[Any], Any]:
         """Sum gradients over all ranks, and clock it from when the last of this rank's is computed."""

@@ -32,7 +32,7 @@ from jobs.train.length import images_seen, total_steps
 from jobs.train.measure import Measurement, exchange
 from jobs.train.network import Network
 from jobs.train.order import RowOrder
-from jobs.train.step import TrainStep, make_evaluator
+from jobs.train.step import HowTaken, TrainStep, make_evaluator
 from jobs.train.stop import StopRequest, stopped
 from jobs.train.validation import Validation
 from models.training.augment import Augmentation
@@ -87,16 +87,18 @@ class Training:
         self.rates = rates(config.schedule, self.total_steps, config.peak_rate, config.warmup, config.final)
 
         self.network = Network(config, manifest, seed)
-        augmentation = Augmentation(config.shift, config.rotate, config.zoom)
+        augmentation = Augmentation(config.shift, config.rotate, config.zoom, config.elastic, config.elastic_sigma)
+        how = HowTaken(config.label_smoothing, config.clip_norm, config.microbatches, config.fixed_slices)
         self.train_step = TrainStep(
             self.network.model,
             self.network.optimizer,
             self.collective,
             augmentation,
             seed,
-            config.fixed_slices,
+            how,
+            self.network.average,
         )
-        self.evaluate = make_evaluator(self.network.model)
+        self.evaluate = make_evaluator(self.network.final)
         self.meter = Meter()
         self.recorder = Recorder(run.logs / f"flight.rank-{self.rank}.jsonl")
         self.audit = Audit(run.logs / f"rows.rank-{self.rank}.jsonl") if config.audit else None
@@ -201,7 +203,7 @@ class Training:
         if len(set(digests)) > 1:
             raise IdxtrainError(f"the ranks' weights differ at the end: {digests}; this must not be, please report it")
         if self.rank == 0:
-            model = portable(self.network.model)
+            model = portable(self.network.final)
             write_atomic(self.run_dir.model_file, model.save)
             outputs = {
                 "model_sha256": sha256_file(self.run_dir.model_file),

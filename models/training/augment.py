@@ -1,4 +1,4 @@
-"""Training images moved, turned and zoomed a little at random, in the graph, one pass over the pixels."""
+"""Training images moved, turned, zoomed and bent a little at random, in the graph."""
 
 from dataclasses import dataclass
 from math import pi
@@ -6,28 +6,37 @@ from typing import Any
 
 import tensorflow as tf
 
+from models.training.elastic import bent
 from models.training.keys import StepKey, salt_of
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far at the most, each way, uniformly. `shift`: pixels; `rotate`: degrees; `zoom`: share of the size."""
+    """How far at the most, each way, uniformly. `shift`: pixels; `rotate`: degrees; `zoom`: share of the size.
+
+    `elastic`, `elastic_sigma`: pixels; see `models.training.elastic`.
+    """
 
     shift: float = 0.0
     rotate: float = 0.0
     zoom: float = 0.0
+    elastic: float = 0.0
+    elastic_sigma: float = 4.0
 
     def __bool__(self) -> bool:
         """Tell whether it does anything."""
-        return any((self.shift, self.rotate, self.zoom))
+        return any((self.shift, self.rotate, self.zoom, self.elastic))
 
     def __call__(self, images: Any, key: StepKey) -> Any:
-        """Return images [n, height, width, channels], each under a transform of its own; what comes in is 0.
+        """Return images float32 [n, height, width, channels], each under a transform of its own; what comes in is 0."""
+        if any((self.shift, self.rotate, self.zoom)):
+            images = self._moved(images, key)
+        return bent(images, key, self.elastic, self.elastic_sigma) if self.elastic else images
 
-        Bilinear; a shift alone is by whole pixels, which blurs nothing.
-        """
+    def _moved(self, images: Any, key: StepKey) -> Any:
+        """Shift, rotate and zoom in one pass. Bilinear; a shift alone is by whole pixels, which blurs nothing."""
         drawn = key.uniform(salt_of("augment"), tf.shape(images)[0], [4]) * 2 - 1
-        return tf.raw_ops.ImageProjectiveTransformV3(
+        moved = tf.raw_ops.ImageProjectiveTransformV3(
             images=images,
             transforms=self._transforms(drawn, *images.shape[1:3]),
             output_shape=tf.shape(images)[1:3],
@@ -35,6 +44,7 @@ class Augmentation:
             fill_mode="CONSTANT",
             fill_value=0.0,
         )
+        return tf.ensure_shape(moved, images.shape)
 
     def _transforms(self, drawn: Any, height: int, width: int) -> Any:
         """Return float32 [n, 8], rows of (a, b, c, d, e, f, 0, 0): output (x, y) comes from (ax+by+c, dx+ey+f)."""

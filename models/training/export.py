@@ -5,19 +5,22 @@ from typing import Any
 import keras
 
 from models.training.dropout import Dropout
+from models.training.norm import BatchNormalization
+
+_KERAS_OWN = {Dropout: keras.layers.Dropout, BatchNormalization: keras.layers.BatchNormalization}
 
 
 def portable(model: Any) -> Any:
     """Return a copy of a model that needs none of this project's code: images [batch, H, W, C] in [0, 1] to float32
     probabilities [batch, classes].
 
-    Keyed dropout becomes Keras's own (the same at inference) and every layer computes in float32.
+    Keyed dropout and global batch normalization become Keras's own (the same at inference) and every layer computes in
+    float32.
     """
 
     def plain(layer: Any) -> Any:
         config = layer.get_config() | {"dtype": "float32"}
-        kind = keras.layers.Dropout if isinstance(layer, Dropout) else type(layer)
-        return kind.from_config(config)
+        return _KERAS_OWN.get(type(layer), type(layer)).from_config(config)
 
     copy = keras.models.clone_model(model, clone_function=plain)
     copy.set_weights(model.get_weights())

@@ -124,6 +124,26 @@ class AdamW(Adam):
         super()._update(variable, gradient, rate, step, **slots)
 
 
+class Lamb(Adam):
+    """Adam with decoupled decay, each variable's step as long as its weights: for large batches.
+
+    w ← w − η (‖w‖ / ‖u‖) u with u = m̂ / (√v̂ + ε) + λ w; the ratio is 1 where either norm is 0. You et al., "Large batch
+    optimization for deep learning" (2020), algorithm 2 with φ(z) = z. No kernel does this in one pass.
+    """
+
+    def _update(self, variable: Any, gradient: Any, rate: Any, step: Any, **slots: Any) -> None:
+        m, v, h = slots["m"], slots["v"], self.h
+        updates = tf.cast(step + 1, tf.float32)
+        m.assign(h.beta1 * m + (1 - h.beta1) * gradient)
+        v.assign(h.beta2 * v + (1 - h.beta2) * tf.square(gradient))
+        corrected = m / (1 - tf.pow(h.beta1, updates))
+        root = tf.sqrt(v / (1 - tf.pow(h.beta2, updates)))
+        direction = corrected / (root + h.epsilon) + h.weight_decay * variable
+        weights, length = tf.norm(variable), tf.norm(direction)
+        ratio = tf.where((weights > 0) & (length > 0), tf.math.divide_no_nan(weights, length), 1.0)
+        variable.assign_sub(rate * ratio * direction)
+
+
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "sgd": SGD,
     "momentum": Momentum,
@@ -131,4 +151,5 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "rmsprop": RMSProp,
     "adam": Adam,
     "adamw": AdamW,
+    "lamb": Lamb,
 }

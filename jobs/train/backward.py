@@ -1,0 +1,86 @@
+"""From this rank's rows of a global batch to their part in its gradient: at once, in microbatches, in exact slices."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import tensorflow as tf
+
+from jobs.train import exact
+from jobs.train.collective import Collective
+from models.training import norm
+from models.training.augment import Augmentation
+from models.training.dropout import keyed
+from models.training.keys import StepKey
+from models.training.loss import cross_entropy
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows inside the graph: images float32 [n, values], labels int32 [n], weights float32 [n]."""
+
+    images: Any
+    labels: Any
+    weights: Any
+
+    def __getitem__(self, some: slice) -> "Rows":
+        """Return some of them."""
+        return Rows(self.images[some], self.labels[some], self.weights[some])
+
+
+class Backward:
+    """Computes the sum of the losses of this rank's rows, and their part in the gradient of the global batch's mean."""
+
+    def __init__(
+        self, model: Any, variables: Any, collective: Collective, augmentation: Augmentation, smoothing: float
+    ) -> None:
+        self._model, self._variables, self._collective = model, variables, collective
+        self._augmentation, self._smoothing = augmentation, smoothing
+        self._shape = model.input_shape[1:]
+
+    def at_once(self, rows: Rows, key: StepKey, scale: float = 1.0) -> tuple[Any, list[Any]]:
+        """Return the sum of losses, float32, and the gradients × `scale`."""
+        batch = norm.GlobalBatch(rows.weights, self._collective.sum)
+        with tf.GradientTape() as tape, keyed(key), norm.over(batch):
+            images = tf.reshape(rows.images, [-1, *self._shape])
+            if self._augmentation:
+                images = self._augmentation(images, key)
+            logits = self._model(images, training=True)
+            total = tf.reduce_sum(cross_entropy(rows.labels, logits, self._smoothing) * rows.weights)
+            # Divided by the global batch's rows, so that the sum over ranks is the mean over rows, however they are
+            # shared out.
+            mean = total / tf.cast(key.global_rows, tf.float32) * scale
+        return total, tape.gradient(mean, self._variables)
+
+    def in_microbatches(self, rows: Rows, key: StepKey, parts: int) -> tuple[Any, list[Any]]:
+        """Do the same part by part, one after another: as long a step, in a fraction of the memory."""
+        count = tf.shape(rows.labels)[0]
+
+        def body(n: Any, loss: Any, *sums: Any) -> tuple[Any, ...]:
+            start, stop = n * count // parts, (n + 1) * count // parts
+            total, gradients = self.at_once(rows[start:stop], replace(key, first_row=key.first_row + start))
+            return n + 1, loss + total, *(s + gradient for s, gradient in zip(sums, gradients, strict=True))
+
+        zeros = [tf.zeros(variable.shape) for variable in self._variables]
+        _, loss, *sums = tf.while_loop(
+            lambda n, *_: n < parts, body, (0, tf.constant(0.0), *zeros), parallel_iterations=1
+        )
+        return loss, sums
+
+    def in_slices(self, rows: Rows, key: StepKey, slices: int) -> tuple[Any, list[Any]]:
+        """Do the same slice by slice; the gradients are float64 sums of whole multiples of 1 / exact.SCALE."""
+        # As in `jobs.train.order.share_slices`.
+        count = tf.minimum(slices, key.global_rows)
+        first, last = (count * (self._collective.rank + i) // self._collective.world_size for i in (0, 1))
+
+        def body(n: Any, loss: Any, *sums: Any) -> tuple[Any, ...]:
+            start, stop = n * key.global_rows // count, (n + 1) * key.global_rows // count
+            mine = rows[start - key.first_row : stop - key.first_row]
+            total, gradients = self.at_once(mine, replace(key, first_row=start), exact.SCALE)
+            added = [s + exact.to_grid(gradient) for s, gradient in zip(sums, gradients, strict=True)]
+            return n + 1, loss + tf.cast(total, tf.float64), *added
+
+        zeros = [tf.zeros(variable.shape, tf.float64) for variable in self._variables]
+        start = (first, tf.constant(0.0, tf.float64), *zeros)
+        # Slices side by side: each has one thread.
+        _, loss, *sums = tf.while_loop(lambda n, *_: n < last, body, start, parallel_iterations=slices)
+        return loss, sums

@@ -1,0 +1,19 @@
+"""What a training minimizes: the cross-entropy, its labels smoothed where asked."""
+
+from typing import Any
+
+import tensorflow as tf
+
+
+def cross_entropy(labels: Any, logits: Any, smoothing: float = 0.0) -> Any:
+    """Return each row's loss: float32 [n]. `labels`: int32 [n]; `logits`: float32 [n, classes].
+
+    `smoothing`: the share ε in [0, 1) of the label that is spread evenly over all classes, so that the loss is
+    (1 − ε) · −log p(label) + ε · the mean of −log p over the classes. Szegedy et al., "Rethinking the inception
+    architecture" (2016), section 7.
+    """
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    if not smoothing:
+        return losses
+    even = tf.reduce_logsumexp(logits, axis=1) - tf.reduce_mean(logits, axis=1)
+    return (1 - smoothing) * losses + smoothing * even
