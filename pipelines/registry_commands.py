@@ -22,6 +22,7 @@ from pipelines.options import (
     SparkMaster,
     WorkFolder,
 )
+from pipelines.output_log import output_to
 
 if TYPE_CHECKING:
     from deploy.registry import Registry
@@ -58,10 +59,13 @@ def _register_retrain(app: typer.Typer, exit_codes: ExitCodes) -> None:
             str | None, typer.Option(help="Command that gets the outcome as JSON on stdin; also: IDXTRAIN_WEBHOOK.")
         ] = None,
         force: Annotated[bool, typer.Option("--force", help="Train although nothing is new.")] = False,
+        log: Annotated[
+            Path | None, typer.Option(help="File for all it says, instead of the terminal; it rotates at 1 MB.")
+        ] = None,
     ) -> None:
         """Retrain if there are new archives; promote the model only if it passes the gate. Made for cron."""
         options = Options(data, dataset, recipe, np, tuple(assignments or ()), seed, spark_master, work)
-        with exit_codes():
+        with exit_codes(), output_to(log), exit_codes():  # what is wrong with the log is said on the terminal
             from pipelines.retrain import Retrain
             from pipelines.retrain import retrain as run
 
