@@ -37,6 +37,7 @@ ExitCodes = Callable[[], AbstractContextManager[None]]
 def register(app: typer.Typer, exit_codes: ExitCodes) -> None:
     """Add the commands. `exit_codes`: turns errors into exit codes, as for every command."""
     _register_retrain(app, exit_codes)
+    _register_prune(app, exit_codes)
     models = typer.Typer(help="The model registry: list, compare, promote, go back.", no_args_is_help=True)
     app.add_typer(models, name="models")
     _register_models(models, exit_codes)
@@ -59,6 +60,9 @@ def _register_retrain(app: typer.Typer, exit_codes: ExitCodes) -> None:
             str | None, typer.Option(help="Command that gets the outcome as JSON on stdin; also: IDXTRAIN_WEBHOOK.")
         ] = None,
         force: Annotated[bool, typer.Option("--force", help="Train although nothing is new.")] = False,
+        keep: Annotated[
+            int | None, typer.Option(min=1, help="Afterwards, prune all but so many of the newest runs.")
+        ] = None,
         log: Annotated[
             Path | None, typer.Option(help="File for all it says, instead of the terminal; it rotates at 1 MB.")
         ] = None,
@@ -69,7 +73,28 @@ def _register_retrain(app: typer.Typer, exit_codes: ExitCodes) -> None:
             from pipelines.retrain import Retrain
             from pipelines.retrain import retrain as run
 
-            print(run(Retrain(options, name, warm_start, notify, force)).text)
+            print(run(Retrain(options, name, warm_start, notify, force, keep)).text)
+
+
+def _register_prune(app: typer.Typer, exit_codes: ExitCodes) -> None:
+    @app.command()
+    def prune(
+        keep: Annotated[int, typer.Option(min=1, help="How many of the newest runs of each model stay.")] = 5,
+        versions: Annotated[
+            bool, typer.Option("--versions", help="Also the registry's versions without an alias whose run goes.")
+        ] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would go, and remove nothing.")] = False,
+        work: WorkFolder = WORK,
+    ) -> None:
+        """Remove old runs of retraining and the data only they used; never the champion's or what is in use."""
+        with exit_codes():
+            from pipelines import request
+            from pipelines.prune import Pruning, summary
+
+            removed = Pruning(request.place(Options(work=work)), keep, is_dry=dry_run, versions=versions).run()
+            for removal in removed:
+                print(f"{'would remove' if dry_run else 'removed'} {removal.kind} {removal.name}")
+            print(summary(removed))
 
 
 def _register_models(app: typer.Typer, exit_codes: ExitCodes) -> None:

@@ -6,12 +6,14 @@ every step may be done twice.
 
 import logging
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from deploy.registry import Registry, RegistryDownError, tracking_uri
+from deploy.registry import Registry
+from deploy.tracking import RegistryDownError, tracking_uri
 from deploy.versions import CHALLENGER, Version
 from jobs.errors import IdxtrainError, InputError
 from jobs.fetch.names import find
@@ -26,6 +28,7 @@ from pipelines.decision_page import write_page
 from pipelines.judgement import entry_of, judge, read_metrics
 from pipelines.options import Options
 from pipelines.promotion import finish_promotion, note_champion, promote
+from pipelines.prune import Pruning, summary
 from pipelines.retrain_state import BusyError, Place
 from pipelines.train import result_line, run_stages
 
@@ -36,13 +39,17 @@ log = logging.getLogger("idxtrain")
 
 @dataclass(frozen=True)
 class Retrain:
-    """What `idxtrain retrain` was told. `name`: of the registered model; None: the data set's."""
+    """What `idxtrain retrain` was told. `name`: of the registered model; None: the data set's.
+
+    `keep`: how many of the newest runs stay when a retraining is done; None: all of them.
+    """
 
     options: Options
     name: str | None = None
     warm_start: bool = False
     notify: str | None = None
     force: bool = False
+    keep: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ class _Retraining:
         self._wanted, self._config, self._place = wanted, config, place
 
     def run(self) -> Outcome:
+        self._tell_again()
         files = archives(self._config)
         seen, state = stamps(files), self._place.read("state")
         settings = settings_of(self._config)
@@ -102,12 +110,19 @@ class _Retraining:
         pending = self._pending(seen, settings, content_of(files))
         run = RunDir(self._place.work.runs / pending["run_id"])
         try:
-            outcome, news = self._train_and_judge(run, pending, registry)
+            outcome = self._train_and_judge(run, pending, registry)
         except IdxtrainError as error:
             text = f"{self._place.name}: run {run.run_id} failed: {error}"
-            self._tell({"event": "failed", "name": self._place.name, "run_id": run.run_id, "reason": text})
+            attempt = f"{run.run_id}-failed-{time.time():.0f}"
+            self._place.write(
+                "news",
+                {"id": attempt, "event": "failed", "name": self._place.name, "run_id": run.run_id, "reason": text},
+            )
+            self._tell()
             raise
-        self._tell(news)
+        self._tell()
+        if registry is not None and outcome.event != "waiting":
+            self._prune()
         return outcome
 
     def _is_whole(self, state: dict[str, Any]) -> bool:
@@ -159,9 +174,7 @@ class _Retraining:
         self._place.write("pending", pending)
         return pending
 
-    def _train_and_judge(
-        self, run: RunDir, pending: dict[str, Any], registry: Registry | None
-    ) -> tuple[Outcome, dict[str, Any]]:
+    def _train_and_judge(self, run: RunDir, pending: dict[str, Any], registry: Registry | None) -> Outcome:
         config = self._config_for(pending)
         runs.make(self._place.work, run.run_id)
         run_stages(run, config)
@@ -170,20 +183,9 @@ class _Retraining:
         text = f"{_WORDS[event].format(**decided)}; {result_line(run)}"
         if event != "promoted":
             log.warning("retrain: %s: %s", event, decided["reason"])
-        self._place.write(
-            "state",
-            {
-                "run_id": run.run_id,
-                "settings": pending["settings"],
-                "content": pending["content"],
-                "seen": pending["seen"],
-                "event": event,
-                "text": text,
-            },
-        )
-        self._place.remove("pending")
         metrics = read_metrics(run)["test"]
         news = {
+            "id": f"{run.run_id}-{event}",
             "event": event,
             "name": self._place.name,
             "run_id": run.run_id,
@@ -196,7 +198,20 @@ class _Retraining:
             "checks": decided["checks"],
             "report": str(run.decision_page),
         }
-        return Outcome(event, text), news
+        self._place.write("news", news)  # first: a kill from here on does not lose it
+        self._place.write(
+            "state",
+            {
+                "run_id": run.run_id,
+                "settings": pending["settings"],
+                "content": pending["content"],
+                "seen": pending["seen"],
+                "event": event,
+                "text": text,
+            },
+        )
+        self._place.remove("pending")
+        return Outcome(event, text)
 
     def _config_for(self, pending: dict[str, Any]) -> Config:
         values = self._config.to_json()
@@ -205,8 +220,26 @@ class _Retraining:
             values["train"]["initial_model"] = pending["initial"]
         return validate(values, "retrain")
 
-    def _tell(self, news: dict[str, Any]) -> None:
-        notify.notify(news, self._wanted.notify, os.environ)
+    def _tell(self) -> None:
+        """Tell the last news, which are kept until they are told: after a kill in between, twice, by one id."""
+        news = self._place.read("news")
+        if news is not None and notify.notify(news, self._wanted.notify, os.environ):
+            self._place.remove("news")
+
+    def _tell_again(self) -> None:
+        """Tell what a killed process, or one whose webhook was away, has left untold."""
+        if self._place.read("news") is not None:
+            log.info("retrain: telling the last outcome again")
+            self._tell()
+
+    def _prune(self) -> None:
+        if self._wanted.keep is None:
+            return
+        try:
+            removed = Pruning(self._place.work, self._wanted.keep, held=self._place).run()
+            log.info("retrain: pruned: %s", summary(removed))
+        except IdxtrainError as error:
+            log.warning("retrain: nothing pruned: %s", error)
 
 
 _WORDS = {
