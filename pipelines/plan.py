@@ -92,7 +92,9 @@ def _archive_sizes(config: Config, work: Work) -> tuple[list[int], int, tuple[in
 
     known = CATALOG.get(config.fetch.dataset)
     folder = Path(config.fetch.data) if config.fetch.data else work.archives / config.fetch.dataset
-    found: dict[str, Path] = {**find(folder)} if config.fetch.data or folder.is_dir() else {}
+    found: dict[str, Path] = {}
+    if config.fetch.data or folder.is_dir():
+        found |= {str(role): path for role, path in find(folder).items()}
     if config.fetch.data:
         found |= find_pairs(folder)
     images = [found[key] for key in sorted(found) if key.partition("@")[0] == "train_images"]
