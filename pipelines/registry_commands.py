@@ -157,6 +157,28 @@ def _register_models(app: typer.Typer, exit_codes: ExitCodes) -> None:
             print(f"{name}: version {back(place, registry).number} is the champion again")
 
     @app.command()
+    def export(
+        to: Annotated[Path, typer.Option(help="File to write, or folder of a SavedModel; must not be there yet.")],
+        which: Which = "champion",
+        kind: Annotated[str, typer.Option("--format", help="keras, savedmodel or onnx.")] = "keras",
+        name: Name = "mnist",
+        work: WorkFolder = WORK,
+    ) -> None:
+        """Write a version's model to a file, checked to predict as the original."""
+        with exit_codes():
+            from deploy import export as exports
+            from deploy.tracking import scratch
+
+            target = to.expanduser().absolute()
+            exports.check(kind, target)
+            registry, place = _open(name, work)
+            version = registry.find(which)
+            with scratch(place.work) as folder:
+                model = registry.model_file(version, folder)
+                difference = exports.export(model, kind, target, folder / "tensorflow.log")
+            print(f"{name}: version {version.number} as {kind} in {to}; probabilities differ by up to {difference:.1g}")
+
+    @app.command()
     def sync(name: Name = "mnist", work: WorkFolder = WORK) -> None:
         """Register the runs that were finished while the registry was away."""
         with exit_codes(), _at_work(name, work) as (registry, place):
