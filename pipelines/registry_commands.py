@@ -182,9 +182,11 @@ def _register_models(app: typer.Typer, exit_codes: ExitCodes) -> None:
     def sync(name: Name = "mnist", work: WorkFolder = WORK) -> None:
         """Register the runs that were finished while the registry was away."""
         with exit_codes(), _at_work(name, work) as (registry, place):
-            from pipelines.retrain import sync as send
+            from pipelines.conclusion import sync as send
+            from pipelines.promotion import finish_promotion
 
-            done = send(place, registry)
+            finish_promotion(place, registry)
+            done = [decision for decision in send(place, registry) if decision["version"] is not None]
             for decision in done:
                 what = "promoted" if decision["promote"] else f"not promoted: {decision['reason']}"
                 print(f"{name}: version {decision['version']}, run {decision['run_id']}: {what}")
@@ -205,10 +207,7 @@ def _open(name: str, work: Path) -> "tuple[Registry, Place]":
 
 @contextmanager
 def _at_work(name: str, work: Path) -> "Iterator[tuple[Registry, Place]]":
-    """Open the registry to change it: one process at a time, and first what a killed one left is finished."""
-    from pipelines.promotion import finish_promotion
-
+    """Open the registry to change it: one process at a time."""
     registry, place = _open(name, work)
     with place.lock():
-        finish_promotion(place, registry)
         yield registry, place

@@ -9,7 +9,7 @@ import pytest
 from deploy.registry import Registry
 from jobs.prepare import idx
 from jobs.run_dir import Work
-from pipelines.promotion import promote
+from pipelines.promotion import promote, rollback
 from pipelines.retrain_state import Place
 from tests.conftest import MakeArchives
 from tests.e2e import promotion_kills as kills
@@ -42,6 +42,21 @@ def test_promotions_are_killed_and_the_champion_is_always_there(model: Path, tmp
     kills.run("prune", "--work", work.path)
     kills.assert_settled(work, "digits")
     assert kills.orphans(work, "digits") == []
+
+
+def test_a_killed_rollback_is_finished_and_not_undone(model: Path, tmp_path: Path) -> None:
+    registry, place = Registry(Work(tmp_path / "work"), "digits", {}), Place(Work(tmp_path / "work"), "digits")
+    with place.lock():
+        versions = [registry.register(replace(entry_of(model), run_id=run_id)) for run_id in ("r1", "r2")]
+        for version in versions:
+            promote(place, registry, version)
+        place.write("promotion", {"champion": 1, "previous": 2, "is_rollback": True})
+        assert rollback(place, registry).number == 1
+        assert kills.aliases(place.work, "digits") == {"champion": 1, "previous": 2}
+        assert rollback(place, registry).number == 2
+        place.write("promotion", {"champion": 1, "previous": 2, "is_rollback": False})
+        assert rollback(place, registry).number == 2
+        assert kills.aliases(place.work, "digits") == {"champion": 2, "previous": 1}
 
 
 @pytest.mark.slow
