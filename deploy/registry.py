@@ -45,14 +45,15 @@ class Registry:
             require_answer(self.uri)
             logging.getLogger("mlflow").setLevel(logging.ERROR)
             logging.getLogger("alembic").setLevel(logging.ERROR)
-            if self._is_local:
+            if self.is_local:
                 _make_database(work)
             from mlflow import MlflowClient
 
             self._client = MlflowClient(self.uri)
 
     @property
-    def _is_local(self) -> bool:
+    def is_local(self) -> bool:
+        """Whether it is the work directory's own."""
         return self.uri == tracking_uri(self._work, {})
 
     @property
@@ -212,7 +213,7 @@ class Registry:
             if found.lifecycle_stage == "deleted":
                 self._client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
-        where = (self._work.registry / "artifacts" / self.name).as_uri() if self._is_local else None
+        where = (self._work.registry / "artifacts" / self.name).as_uri() if self.is_local else None
         return str(self._client.create_experiment(self.name, artifact_location=where))
 
     def _require_model(self) -> None:
@@ -237,7 +238,7 @@ class Registry:
                 return []
             runs = self._runs(found.experiment_id, f"tags.`{_RUN}` != ''")
             ids = {str(run.data.tags[_RUN]) for run in runs} - registered - keep
-            return sorted(ids if self._is_local else ids & mine)
+            return sorted(ids if self.is_local else ids & mine)
 
     def remove_registration(self, run_id: str) -> None:
         """Remove MLflow's runs of one of our runs: see `orphans`."""
@@ -251,7 +252,7 @@ class Registry:
         for run in self._runs(experiment, f"tags.`{_RUN}` = '{run_id}'"):
             self._client.delete_run(run.info.run_id)
             place = urlsplit(run.info.artifact_uri)
-            if self._is_local and place.scheme in ("", "file"):
+            if self.is_local and place.scheme in ("", "file"):
                 shutil.rmtree(Path(place.path).parent, ignore_errors=True)
 
     def set_alias(self, alias: str, number: int) -> None:

@@ -198,13 +198,16 @@ class Pruning:
                         yield Removal("registration", f"{place.name} {run_id}")
 
     def _old_versions(self, registries: Mapping[Place, Registry], found: _Runs) -> Iterator[Removal]:
-        """Remove versions without an alias whose run goes, or is gone."""
-        stay = {run.run_id for run in found.kept}
+        """Remove versions without an alias whose run goes, and in the work directory's own registry, is gone."""
+        stay, go = ({run.run_id for run in runs} for runs in (found.kept, found.old))
         for place, registry in registries.items():
             with self._locked(place) as is_mine:
-                old: Sequence[Version] = registry.versions() if is_mine else ()
-                for version in old:
-                    if not version.aliases and version.run_id not in stay:
+                # A killed promotion is still to move an alias to one of them.
+                is_settled = is_mine and place.read("promotion") is None
+                versions: Sequence[Version] = registry.versions() if is_settled else ()
+                for version in versions:
+                    is_old = version.run_id not in stay if registry.is_local else version.run_id in go
+                    if not version.aliases and is_old:
                         if not self._is_dry:
                             registry.delete(version)
                         yield Removal("version", f"{place.name} {version.number}")

@@ -133,6 +133,12 @@ def test_versions_go_when_asked_but_none_with_an_alias(work: Work) -> None:
     assert [version.number for version in Registry(work, "digits", {}).versions()] == [4, 2, 1]
 
 
+def test_a_version_that_a_killed_promotion_is_about_to_be_stays(work: Work) -> None:
+    Place(work, "digits").write("promotion", {"champion": 3, "previous": 2, "is_rollback": False})
+    Pruning(work, 2, {}, versions=True).run()
+    assert [version.number for version in Registry(work, "digits", {}).versions()] == [4, 3, 2, 1]
+
+
 def test_a_run_in_use_stays_and_its_data(work: Work) -> None:
     with RunLock(RunDir(work.runs / run_id(3))):
         Pruning(work, 2, {}).run()

@@ -1,16 +1,13 @@
 """What `idxtrain schedule` prints, kept by a real cron daemon and a real Slurm: each retrains by itself."""
 
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from jobs.prepare import idx
 from jobs.run_dir import RunDir, Work
 from tests.conftest import Idxtrain, MakeArchives
 from tests.slurm_cluster import SlurmCluster
+from tests.webhook import Webhook, webhook
 
 EVERY_MINUTE = "* * * * *"
 SETTINGS = ("--set=train.batch_size=32", "--set=train.epochs=2", "--set=train.learning_rate=0.003")
@@ -99,22 +97,9 @@ def test_debians_cron_retrains(place: Path) -> None:
 
 
 @pytest.fixture
-def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A web server on this machine, and what it was told."""
-    told: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, format: str, *arguments: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/secret-path", told
-    server.shutdown()
+def hook() -> Iterator[Webhook]:
+    with webhook() as made:
+        yield made
 
 
 def weights(path: Path) -> list[np.ndarray]:
@@ -128,7 +113,7 @@ def test_a_slurm_job_retrains_and_submits_its_successor(
     place: Path,
     idxtrain: Idxtrain,
     make_archives: MakeArchives,
-    webhook: tuple[str, list[dict[str, Any]]],
+    hook: Webhook,
 ) -> None:
     """A drifted pair, beginning with the champion's weights at a rate that leaves them, told to a webhook."""
     work = Work(place / "work")
@@ -140,10 +125,9 @@ def test_a_slurm_job_retrains_and_submits_its_successor(
     for kind, form in (("images", "idx3"), ("labels", "idx1")):
         array = idx.read(made[f"train_{kind}"].path)
         idx.write(place / f"data/train-{kind}-dark-{form}-ubyte", array // 4 if kind == "images" else array)
-    url, told = webhook
     secrets = place / "secrets"
     secrets.touch(0o600)
-    secrets.write_text(f"IDXTRAIN_WEBHOOK={url}\n")
+    secrets.write_text(f"IDXTRAIN_WEBHOOK={hook.url}\n")
     script = place / "retrain.sh"
     options = ("--warm-start", "--set=train.learning_rate=1e-12", "--set=gate.delta=0.1", "--keep", "3")
     script.write_text(schedule(place, "slurm", "--env-file", str(secrets), "--sbatch=--ntasks=1", *options))
@@ -167,7 +151,7 @@ def test_a_slurm_job_retrains_and_submits_its_successor(
     assert len(pending(slurm)) == 1
     slurm.run("scancel", *pending(slurm), check=True)
 
-    (news,) = told
+    (news,) = hook.told
     assert (news["event"], news["version"], news["id"]) == ("promoted", 2, f"{news['run_id']}-promoted")
     drift = [check for check in news["checks"] if check["name"] == "drift of pixel mean" and not check["holds"]]
     assert drift
