@@ -9,10 +9,7 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,30 +18,19 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
+from deploy.tracking import CALM, naming_registry, require_answer, scratch, tracking_uri
 from deploy.versions import ALIASES, Entry, Version, without_password
-from jobs.errors import IdxtrainError, InputError, printable
+from jobs.errors import IdxtrainError, InputError
 from jobs.files import sha256_file
-from jobs.run_dir import Work, one_line
-
-TRACKING_URI = "MLFLOW_TRACKING_URI"
+from jobs.run_dir import Work
 
 _RUN, _MODEL_SHA, _ACCURACY = "idxtrain.run_id", "idxtrain.model_sha256", "idxtrain.test_accuracy"
 _KERAS_FILE = "data/model.keras"  # within an MLflow model of the tensorflow flavour
 _DATA_FILE = "training-data.json"
-_PROBE_SECONDS = 10.0
 _MOST_POINTS = 1000  # of one call of MLflow's
 _MOST_CHARACTERS = 500  # of a parameter's value
 
 log = logging.getLogger("idxtrain")
-
-
-class RegistryDownError(IdxtrainError):
-    """The registry does not answer, or not as it should; what was to be registered is kept."""
-
-
-def tracking_uri(work: Work, environment: Mapping[str, str]) -> str:
-    """Return where the registry is: what the environment says, else a SQLite file in the work directory."""
-    return environment.get(TRACKING_URI) or f"sqlite:///{work.registry / 'mlflow.db'}"
 
 
 class Registry:
@@ -53,20 +39,21 @@ class Registry:
     def __init__(self, work: Work, name: str, environment: Mapping[str, str]) -> None:
         """Connect; raise RegistryDownError where nothing answers."""
         self.name, self.uri, self._work = name, tracking_uri(work, environment), work
-        for key, value in _CALM.items():
+        for key, value in CALM.items():
             os.environ.setdefault(key, value)
-        with _down(self.uri):
-            _require_answer(self.uri)
+        with naming_registry(self.uri):
+            require_answer(self.uri)
             logging.getLogger("mlflow").setLevel(logging.ERROR)
             logging.getLogger("alembic").setLevel(logging.ERROR)
-            if self._is_local:
+            if self.is_local:
                 _make_database(work)
             from mlflow import MlflowClient
 
             self._client = MlflowClient(self.uri)
 
     @property
-    def _is_local(self) -> bool:
+    def is_local(self) -> bool:
+        """Whether it is the work directory's own."""
         return self.uri == tracking_uri(self._work, {})
 
     @property
@@ -78,7 +65,7 @@ class Registry:
 
     def versions(self) -> list[Version]:
         """Return all versions, newest first."""
-        with _down(self.uri):
+        with naming_registry(self.uri):
             aliases = self._aliases()
             found: list[Any] = []
             token: str | None = None
@@ -141,21 +128,21 @@ class Registry:
 
     def details(self, version: Version) -> dict[str, Any]:
         """Return all parameters and metrics of a version: {"parameters": …, "metrics": …}."""
-        with _down(self.uri):
+        with naming_registry(self.uri):
             run = self._client.get_run(self._run_of(version))
         return {"parameters": dict(run.data.params), "metrics": dict(run.data.metrics)}
 
     @contextmanager
     def _artifact(self, version: Version, path: str) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="idxtrain-") as folder, _down(self.uri):
-            yield Path(self._client.download_artifacts(self._run_of(version), path, folder))
+        with scratch(self._work) as folder, naming_registry(self.uri):
+            yield Path(self._client.download_artifacts(self._run_of(version), path, str(folder)))
 
     def _run_of(self, version: Version) -> str:
         return str(self._client.get_model_version(self.name, str(version.number)).run_id)
 
     def predict(self, version: Version, images: Any) -> Any:
         """Return a version's probabilities for images float32 [n, height, width, channels], loaded as users do."""
-        with _down(self.uri):
+        with scratch(self._work), naming_registry(self.uri):
             _import_quietly(self._work)
             import mlflow
 
@@ -172,7 +159,7 @@ class Registry:
         there = self.by_run(entry.run_id)
         if there:
             return there
-        with _down(self.uri):
+        with naming_registry(self.uri):
             experiment = self._experiment()
             self._remove_runs(experiment, entry.run_id)
             run = self._client.create_run(
@@ -183,8 +170,8 @@ class Registry:
             mlflow_id = run.info.run_id
             self._log(mlflow_id, entry)
             _import_quietly(self._work)
-            with tempfile.TemporaryDirectory(prefix="idxtrain-") as folder:
-                model = Path(folder) / "model"
+            with scratch(self._work) as folder:
+                model = folder / "model"
                 _write_model(entry, model)
                 self._client.log_artifacts(mlflow_id, str(model), "model")
             self._client.set_terminated(mlflow_id)
@@ -226,7 +213,7 @@ class Registry:
             if found.lifecycle_stage == "deleted":
                 self._client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
-        where = (self._work.registry / "artifacts" / self.name).as_uri() if self._is_local else None
+        where = (self._work.registry / "artifacts" / self.name).as_uri() if self.is_local else None
         return str(self._client.create_experiment(self.name, artifact_location=where))
 
     def _require_model(self) -> None:
@@ -238,21 +225,25 @@ class Registry:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
-    def remove_orphans(self, keep: frozenset[str] = frozenset()) -> list[str]:
-        """Remove MLflow's runs of ours that have no version, as interrupted attempts leave them; return our IDs.
+    def orphans(self, mine: frozenset[str] = frozenset(), keep: frozenset[str] = frozenset()) -> list[str]:
+        """Return our IDs of MLflow's runs of ours that have no version, as interrupted attempts leave them.
 
-        `keep`: run IDs that are left alone.
+        `keep`: run IDs that are none. `mine`: where a server keeps the registry, only these are: others may be about to
+        register one of theirs.
         """
         registered = {version.run_id for version in self.versions()}
-        with _down(self.uri):
+        with naming_registry(self.uri):
             found = self._client.get_experiment_by_name(self.name)
             if found is None:
                 return []
             runs = self._runs(found.experiment_id, f"tags.`{_RUN}` != ''")
-            orphans = sorted({run.data.tags[_RUN] for run in runs} - registered - keep)
-            for run_id in orphans:
-                self._remove_runs(found.experiment_id, run_id)
-        return orphans
+            ids = {str(run.data.tags[_RUN]) for run in runs} - registered - keep
+            return sorted(ids if self.is_local else ids & mine)
+
+    def remove_registration(self, run_id: str) -> None:
+        """Remove MLflow's runs of one of our runs: see `orphans`."""
+        with naming_registry(self.uri):
+            self._remove_runs(self._experiment(), run_id)
 
     def _runs(self, experiment: str, query: str) -> list[Any]:
         return list(self._client.search_runs([experiment], query, max_results=1000))
@@ -261,75 +252,38 @@ class Registry:
         for run in self._runs(experiment, f"tags.`{_RUN}` = '{run_id}'"):
             self._client.delete_run(run.info.run_id)
             place = urlsplit(run.info.artifact_uri)
-            if self._is_local and place.scheme in ("", "file"):
+            if self.is_local and place.scheme in ("", "file"):
                 shutil.rmtree(Path(place.path).parent, ignore_errors=True)
 
     def set_alias(self, alias: str, number: int) -> None:
         """Let an alias name a version, in one transaction."""
-        with _down(self.uri):
+        with naming_registry(self.uri):
             self._client.set_registered_model_alias(self.name, alias, str(number))
 
     def drop_alias(self, alias: str) -> None:
         """Let an alias name nothing."""
-        with _down(self.uri):
+        with naming_registry(self.uri):
             self._client.delete_registered_model_alias(self.name, alias)
 
     def note(self, version: Version, key: str, value: str) -> None:
         """Write a tag to a version, e.g. what the gate decided."""
-        with _down(self.uri):
+        with naming_registry(self.uri):
             self._client.set_model_version_tag(
                 self.name, str(version.number), f"idxtrain.{key}", value[:_MOST_CHARACTERS]
             )
 
     def delete(self, version: Version) -> None:
         """Delete a version, its MLflow run and, in the work directory's own registry, its files."""
-        with _down(self.uri):
+        with naming_registry(self.uri):
             experiment = self._experiment()
             self._client.delete_model_version(self.name, str(version.number))
             self._remove_runs(experiment, version.run_id)
 
     def attach(self, version: Version, *files: Path) -> None:
         """Add files to a version's MLflow run: what came after it was registered."""
-        with _down(self.uri):
+        with naming_registry(self.uri):
             for file in files:
                 self._client.log_artifact(self._run_of(version), str(file))
-
-
-# MLflow's own settings: no telemetry, no minutes of retries where a server is gone.
-_CALM = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
-
-
-@contextmanager
-def _down(uri: str) -> Iterator[None]:
-    """Turn what MLflow raises where its store is away or refuses into one line that names the store."""
-    try:
-        yield
-    except IdxtrainError:
-        raise
-    except Exception as error:
-        module = type(error).__module__.split(".")[0]
-        if module not in ("mlflow", "requests", "sqlalchemy", "urllib3", "sqlite3") and not isinstance(error, OSError):
-            raise
-        said = printable(one_line(error))[:300].replace(uri, without_password(uri))
-        raise RegistryDownError(f"the model registry at {without_password(uri)}: {said}") from error
-
-
-def _require_answer(uri: str) -> None:
-    """Raise OSError where a server does not answer at once: MLflow itself would try for long."""
-    if urlsplit(uri).scheme not in ("http", "https"):
-        return
-    request = urllib.request.Request(without_password(uri).rstrip("/") + "/health")  # noqa: S310 (http, https)
-    try:
-        with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):  # noqa: S310
-            pass
-    except urllib.error.HTTPError:
-        pass  # it answers; what it wants, MLflow knows
 
 
 def _make_database(work: Work) -> None:

@@ -88,12 +88,16 @@ def full_disk(error: BaseException | None) -> int | None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON value to `path`, atomically, indented, ending with a newline."""
-    text = json.dumps(value, indent=2) + "\n"
-    write_atomic(path, lambda temporary: _write_text(temporary, text))
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def write_text(path: Path, text: str) -> None:
+    """Write text to `path`, atomically, as UTF-8."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomic(path, write)
 
 
 def sync(path: Path) -> None:

@@ -52,6 +52,16 @@ class Work:
         return self.path / "retrain"
 
     @property
+    def scratch(self) -> Path:
+        """Temporary files of the registry's client."""
+        return self.retrains / ".scratch"
+
+    @property
+    def bin(self) -> Path:
+        """What is being removed: see `pipelines.prune`."""
+        return self.path / ".removed"
+
+    @property
     def locks(self) -> Path:
         """Lock files; empty of meaning when nobody holds them."""
         return self.path / ".locks"

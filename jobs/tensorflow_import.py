@@ -16,7 +16,7 @@ def import_tensorflow(log: Path) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of the later C++ messages: none but fatal ones
     os.environ["KERAS_BACKEND"] = "tensorflow"
     log.parent.mkdir(exist_ok=True)
-    with _native_stderr_to(log), _hidden("sklearn", "matplotlib"):
+    with native_stderr_to(log), _hidden("sklearn", "matplotlib"):
         import keras  # noqa: F401
         import tensorflow  # noqa: F401
 
@@ -38,7 +38,7 @@ def _hidden(*modules: str) -> Iterator[None]:
 
 
 @contextmanager
-def _native_stderr_to(path: Path) -> Iterator[None]:
+def native_stderr_to(path: Path) -> Iterator[None]:
     """Send file descriptor 2, which C++ writes to, to a file."""
     kept = os.dup(2)
     target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -1,4 +1,7 @@
-"""Tell somebody how a retraining went: a command of the user's gets the JSON on stdin, a webhook as its body."""
+"""Tell somebody how a retraining went: a command of the user's gets the JSON on stdin, a webhook as its body.
+
+The last outcome is told at least once. Its `id` tells a repetition, as after a kill, from news.
+"""
 
 import json
 import logging
@@ -33,25 +36,34 @@ def check(command: str | None, environment: Mapping[str, str]) -> None:
             raise InputError(f"{WEBHOOK}: found no https:// URL (http:// only to this machine); mend the variable")
 
 
-def notify(news: Mapping[str, Any], command: str | None, environment: Mapping[str, str]) -> None:
-    """Tell the news; a failure is a warning, as what was done is done."""
+def notify(news: Mapping[str, Any], command: str | None, environment: Mapping[str, str]) -> bool:
+    """Tell the news, and whether everybody has got it; a failure is a warning, as what was done is done."""
     text = json.dumps(news, indent=2)
-    if command:
-        try:
-            argv = shlex.split(command)
-            done = subprocess.run(argv, input=text, text=True, timeout=_SECONDS, check=False, capture_output=True)
-            if done.returncode:
-                last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-                log.warning("retrain: --notify ended with exit code %d: %s", done.returncode, last[:200])
-        except (OSError, subprocess.TimeoutExpired) as error:
-            log.warning("retrain: --notify failed: %s", one_line(error)[:200])
-    if environment.get(WEBHOOK):
-        try:
-            request = urllib.request.Request(  # noqa: S310 (checked above)
-                environment[WEBHOOK], text.encode(), {"Content-Type": "application/json"}
-            )
-            with urllib.request.urlopen(request, timeout=_SECONDS):  # noqa: S310
-                pass
-        except (OSError, ValueError) as error:
-            said = one_line(error)[:200].replace(environment[WEBHOOK], WEBHOOK)
-            log.warning("retrain: the webhook failed: %s", said)
+    told = [_run(text, command)] if command else []
+    told += [_post(text, environment[WEBHOOK])] if environment.get(WEBHOOK) else []
+    return all(told)
+
+
+def _run(text: str, command: str) -> bool:
+    try:
+        argv = shlex.split(command)
+        done = subprocess.run(argv, input=text, text=True, timeout=_SECONDS, check=False, capture_output=True)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.warning("retrain: --notify failed: %s", one_line(error)[:200])
+        return False
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        log.warning("retrain: --notify ended with exit code %d: %s", done.returncode, last[:200])
+    return not done.returncode
+
+
+def _post(text: str, url: str) -> bool:
+    try:
+        request = urllib.request.Request(  # noqa: S310 (checked above)
+            url, text.encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=_SECONDS):  # noqa: S310
+            return True
+    except (OSError, ValueError) as error:
+        log.warning("retrain: the webhook failed: %s", one_line(error)[:200].replace(url, WEBHOOK))
+        return False

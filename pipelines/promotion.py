@@ -16,26 +16,36 @@ log = logging.getLogger("idxtrain")
 
 
 def promote(place: Place, registry: Registry, version: Version) -> None:
-    """Make a version the champion, and the champion the previous one."""
+    """Make a version the champion, and the champion the previous one. What a killed process began is finished first."""
+    finish_promotion(place, registry)
     current = registry.by_alias(CHAMPION)
     if current is not None and current.number == version.number:
         log.info("%s: version %d is the champion already", registry.name, version.number)
         return
-    place.write("promotion", {"champion": version.number, "previous": current.number if current else None})
-    finish_promotion(place, registry)
+    _move(place, registry, version, current, is_rollback=False)
 
 
 def rollback(place: Place, registry: Registry) -> Version:
     """Make the previous version the champion again, and the champion the previous one; return the champion.
 
-    Raises InputError where there is no previous one.
+    One that was killed is finished, not undone by a second one. Raises InputError where there is no previous champion.
     """
+    journal = place.read("promotion")
+    finish_promotion(place, registry)
     current, previous = registry.by_alias(CHAMPION), registry.by_alias(PREVIOUS)
+    if journal is not None and journal.get("is_rollback") and current is not None:
+        log.info("%s: the rollback that was interrupted is finished", registry.name)
+        return current
     if current is None or previous is None:
         raise InputError(f"{registry.name}: found no previous champion to go back to; see `idxtrain models list`")
-    place.write("promotion", {"champion": previous.number, "previous": current.number})
-    finish_promotion(place, registry)
+    _move(place, registry, previous, current, is_rollback=True)
     return previous
+
+
+def _move(place: Place, registry: Registry, champion: Version, previous: Version | None, is_rollback: bool) -> None:
+    number = previous.number if previous else None
+    place.write("promotion", {"champion": champion.number, "previous": number, "is_rollback": is_rollback})
+    finish_promotion(place, registry)
 
 
 def finish_promotion(place: Place, registry: Registry) -> None:

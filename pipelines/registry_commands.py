@@ -22,6 +22,7 @@ from pipelines.options import (
     SparkMaster,
     WorkFolder,
 )
+from pipelines.output_log import output_to
 
 if TYPE_CHECKING:
     from deploy.registry import Registry
@@ -36,6 +37,7 @@ ExitCodes = Callable[[], AbstractContextManager[None]]
 def register(app: typer.Typer, exit_codes: ExitCodes) -> None:
     """Add the commands. `exit_codes`: turns errors into exit codes, as for every command."""
     _register_retrain(app, exit_codes)
+    _register_prune(app, exit_codes)
     models = typer.Typer(help="The model registry: list, compare, promote, go back.", no_args_is_help=True)
     app.add_typer(models, name="models")
     _register_models(models, exit_codes)
@@ -58,14 +60,41 @@ def _register_retrain(app: typer.Typer, exit_codes: ExitCodes) -> None:
             str | None, typer.Option(help="Command that gets the outcome as JSON on stdin; also: IDXTRAIN_WEBHOOK.")
         ] = None,
         force: Annotated[bool, typer.Option("--force", help="Train although nothing is new.")] = False,
+        keep: Annotated[
+            int | None, typer.Option(min=1, help="Afterwards, prune all but so many of the newest runs.")
+        ] = None,
+        log: Annotated[
+            Path | None, typer.Option(help="File for all it says, instead of the terminal; it rotates at 1 MB.")
+        ] = None,
     ) -> None:
         """Retrain if there are new archives; promote the model only if it passes the gate. Made for cron."""
         options = Options(data, dataset, recipe, np, tuple(assignments or ()), seed, spark_master, work)
-        with exit_codes():
+        with exit_codes(), output_to(log), exit_codes():  # what is wrong with the log is said on the terminal
             from pipelines.retrain import Retrain
             from pipelines.retrain import retrain as run
 
-            print(run(Retrain(options, name, warm_start, notify, force)).text)
+            print(run(Retrain(options, name, warm_start, notify, force, keep)).text)
+
+
+def _register_prune(app: typer.Typer, exit_codes: ExitCodes) -> None:
+    @app.command()
+    def prune(
+        keep: Annotated[int, typer.Option(min=1, help="How many of the newest runs of each model stay.")] = 5,
+        versions: Annotated[
+            bool, typer.Option("--versions", help="Also the registry's versions without an alias whose run goes.")
+        ] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would go, and remove nothing.")] = False,
+        work: WorkFolder = WORK,
+    ) -> None:
+        """Remove old runs of retraining and the data only they used; never the champion's or what is in use."""
+        with exit_codes():
+            from pipelines import request
+            from pipelines.prune import Pruning, summary
+
+            removed = Pruning(request.place(Options(work=work)), keep, is_dry=dry_run, versions=versions).run()
+            for removal in removed:
+                print(f"{'would remove' if dry_run else 'removed'} {removal.kind} {removal.name}")
+            print(summary(removed))
 
 
 def _register_models(app: typer.Typer, exit_codes: ExitCodes) -> None:
@@ -128,12 +157,36 @@ def _register_models(app: typer.Typer, exit_codes: ExitCodes) -> None:
             print(f"{name}: version {back(place, registry).number} is the champion again")
 
     @app.command()
+    def export(
+        to: Annotated[Path, typer.Option(help="File to write, or folder of a SavedModel; must not be there yet.")],
+        which: Which = "champion",
+        kind: Annotated[str, typer.Option("--format", help="keras, savedmodel or onnx.")] = "keras",
+        name: Name = "mnist",
+        work: WorkFolder = WORK,
+    ) -> None:
+        """Write a version's model to a file, checked to predict as the original."""
+        with exit_codes():
+            from deploy import export as exports
+            from deploy.tracking import scratch
+
+            target = to.expanduser().absolute()
+            exports.check(kind, target)
+            registry, place = _open(name, work)
+            version = registry.find(which)
+            with scratch(place.work) as folder:
+                model = registry.model_file(version, folder)
+                difference = exports.export(model, kind, target, folder / "tensorflow.log")
+            print(f"{name}: version {version.number} as {kind} in {to}; probabilities differ by up to {difference:.1g}")
+
+    @app.command()
     def sync(name: Name = "mnist", work: WorkFolder = WORK) -> None:
         """Register the runs that were finished while the registry was away."""
         with exit_codes(), _at_work(name, work) as (registry, place):
-            from pipelines.retrain import sync as send
+            from pipelines.conclusion import sync as send
+            from pipelines.promotion import finish_promotion
 
-            done = send(place, registry)
+            finish_promotion(place, registry)
+            done = [decision for decision in send(place, registry) if decision["version"] is not None]
             for decision in done:
                 what = "promoted" if decision["promote"] else f"not promoted: {decision['reason']}"
                 print(f"{name}: version {decision['version']}, run {decision['run_id']}: {what}")
@@ -154,10 +207,7 @@ def _open(name: str, work: Path) -> "tuple[Registry, Place]":
 
 @contextmanager
 def _at_work(name: str, work: Path) -> "Iterator[tuple[Registry, Place]]":
-    """Open the registry to change it: one process at a time, and first what a killed one left is finished."""
-    from pipelines.promotion import finish_promotion
-
+    """Open the registry to change it: one process at a time."""
     registry, place = _open(name, work)
     with place.lock():
-        finish_promotion(place, registry)
         yield registry, place

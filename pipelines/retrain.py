@@ -9,48 +9,42 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from deploy.registry import Registry, RegistryDownError, tracking_uri
-from deploy.versions import CHALLENGER, Version
+from deploy.registry import Registry
+from deploy.tracking import RegistryDownError, tracking_uri
 from jobs.errors import IdxtrainError, InputError
 from jobs.fetch.names import find
 from jobs.fetch.pairs import find_pairs
-from jobs.files import sha256_file, sha256_json, write_json
+from jobs.files import sha256_file, sha256_json
 from jobs.run_dir import RunDir
 from jobs.stage import is_done
 from pipelines import notify, request
 from pipelines import run as runs
+from pipelines.conclusion import Outcome, decide_and_register, failure, record, sync
 from pipelines.config import Config, validate
-from pipelines.decision_page import write_page
-from pipelines.judgement import entry_of, judge, read_metrics
 from pipelines.options import Options
-from pipelines.promotion import finish_promotion, note_champion, promote
+from pipelines.promotion import finish_promotion
+from pipelines.prune import Pruning, summary
 from pipelines.retrain_state import BusyError, Place
-from pipelines.train import result_line, run_stages
-
-Event = Literal["promoted", "rejected", "waiting", "nothing-new", "busy", "failed"]
+from pipelines.train import run_stages
 
 log = logging.getLogger("idxtrain")
 
 
 @dataclass(frozen=True)
 class Retrain:
-    """What `idxtrain retrain` was told. `name`: of the registered model; None: the data set's."""
+    """What `idxtrain retrain` was told. `name`: of the registered model; None: the data set's.
+
+    `keep`: how many of the newest runs stay when a retraining is done; None: all of them.
+    """
 
     options: Options
     name: str | None = None
     warm_start: bool = False
     notify: str | None = None
     force: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of it, and one line for a person."""
-
-    event: Event
-    text: str
+    keep: int | None = None
 
 
 def retrain(wanted: Retrain) -> Outcome:
@@ -83,32 +77,45 @@ class _Retraining:
         self._wanted, self._config, self._place = wanted, config, place
 
     def run(self) -> Outcome:
+        self._tell("again")
         files = archives(self._config)
-        seen, state = stamps(files), self._place.read("state")
-        settings = settings_of(self._config)
-        clean = not self._place.waiting() and self._place.read("promotion") is None
-        if state and not self._wanted.force and state["settings"] == settings and clean and self._is_whole(state):
-            content = state["content"] if state["seen"] == seen else content_of(files)
-            if content == state["content"]:
-                self._place.write("state", state | {"seen": seen})
-                self._place.remove("pending")
-                return Outcome("nothing-new", f"nothing new: {state['text']}")
+        seen, settings = stamps(files), settings_of(self._config)
+        if not self._place.waiting() and self._place.read("promotion") is None:
+            nothing = self._nothing_new(files, seen, settings)
+            if nothing:
+                return nothing
         registry = self._registry()
         if registry is not None:
             finish_promotion(self._place, registry)
-            sync(self._place, registry)
-            # A run that waited may be what is wanted now.
-            state = self._place.read("state")
+            if sync(self._place, registry):
+                self._tell()
+                nothing = self._nothing_new(files, seen, settings)  # what waited may be what is wanted now
+                if nothing:
+                    return nothing
         pending = self._pending(seen, settings, content_of(files))
         run = RunDir(self._place.work.runs / pending["run_id"])
         try:
-            outcome, news = self._train_and_judge(run, pending, registry)
+            outcome = self._train_and_judge(run, pending, registry)
         except IdxtrainError as error:
-            text = f"{self._place.name}: run {run.run_id} failed: {error}"
-            self._tell({"event": "failed", "name": self._place.name, "run_id": run.run_id, "reason": text})
+            self._place.write("news", failure(self._place, run, str(error)))
+            self._tell()
             raise
-        self._tell(news)
+        self._tell()
+        if registry is not None and outcome.event != "waiting":
+            self._prune()
         return outcome
+
+    def _nothing_new(self, files: Sequence[Path], seen: Sequence[Any], settings: str) -> Outcome | None:
+        """Return the outcome where the last retraining had the same to go by, and all is where it should be."""
+        state = self._place.read("state")
+        if self._wanted.force or state is None or state["settings"] != settings or not self._is_whole(state):
+            return None
+        content = state["content"] if state["seen"] == seen else content_of(files)
+        if content != state["content"]:
+            return None
+        self._place.write("state", state | {"seen": seen})
+        self._place.remove("pending")
+        return Outcome("nothing-new", f"nothing new: {state['text']}")
 
     def _is_whole(self, state: dict[str, Any]) -> bool:
         """Tell whether the last model, the champion's copy and our own registry are where they should be."""
@@ -159,44 +166,16 @@ class _Retraining:
         self._place.write("pending", pending)
         return pending
 
-    def _train_and_judge(
-        self, run: RunDir, pending: dict[str, Any], registry: Registry | None
-    ) -> tuple[Outcome, dict[str, Any]]:
+    def _train_and_judge(self, run: RunDir, pending: dict[str, Any], registry: Registry | None) -> Outcome:
         config = self._config_for(pending)
         runs.make(self._place.work, run.run_id)
         run_stages(run, config)
         decided = decide_and_register(self._place, run, config, pending["note"], registry)
-        event: Event = "waiting" if decided["version"] is None else "promoted" if decided["promote"] else "rejected"
-        text = f"{_WORDS[event].format(**decided)}; {result_line(run)}"
-        if event != "promoted":
-            log.warning("retrain: %s: %s", event, decided["reason"])
-        self._place.write(
-            "state",
-            {
-                "run_id": run.run_id,
-                "settings": pending["settings"],
-                "content": pending["content"],
-                "seen": pending["seen"],
-                "event": event,
-                "text": text,
-            },
-        )
+        outcome = record(self._place, run, decided, pending)
+        if outcome.event != "promoted":
+            log.warning("retrain: %s: %s", outcome.event, decided["reason"])
         self._place.remove("pending")
-        metrics = read_metrics(run)["test"]
-        news = {
-            "event": event,
-            "name": self._place.name,
-            "run_id": run.run_id,
-            "version": decided["version"],
-            "accuracy": metrics["accuracy"],
-            "errors": metrics["errors"],
-            "count": metrics["count"],
-            "champion": decided["champion"],
-            "reason": decided["reason"],
-            "checks": decided["checks"],
-            "report": str(run.decision_page),
-        }
-        return Outcome(event, text), news
+        return outcome
 
     def _config_for(self, pending: dict[str, Any]) -> Config:
         values = self._config.to_json()
@@ -205,114 +184,24 @@ class _Retraining:
             values["train"]["initial_model"] = pending["initial"]
         return validate(values, "retrain")
 
-    def _tell(self, news: dict[str, Any]) -> None:
-        notify.notify(news, self._wanted.notify, os.environ)
+    def _tell(self, how: str = "") -> None:
+        """Tell the last news, which are kept until they are told: after a kill in between, twice, by one id."""
+        news = self._place.read("news")
+        if news is None:
+            return
+        if how:
+            log.info("retrain: telling the last outcome %s, as it was not told to its end", how)
+        if notify.notify(news, self._wanted.notify, os.environ):
+            self._place.remove("news")
 
-
-_WORDS = {
-    "promoted": "promoted: {name} version {version}",
-    "rejected": "not promoted: {name} version {version}: {reason}",
-    "waiting": "not registered yet: {name}: the registry is away; `idxtrain models sync` registers the run",
-}
-
-
-def decide_and_register(
-    place: Place, run: RunDir, config: Config, champion: dict[str, Any] | None, registry: Registry | None
-) -> dict[str, Any]:
-    """Pass a finished run through the gate, register it, promote it or not; return what decision.json holds.
-
-    Where the registry is away, the run waits in the outbox. `champion`: the note of the one it was compared with.
-    """
-    version: Version | None = None
-    difference = 0.0
-    try:
-        if registry is not None:
-            version = registry.register(entry_of(run, config))
-            difference = _difference(run, registry, version)
-    except RegistryDownError as error:
-        log.warning("retrain: %s; the run is kept, `idxtrain models sync` registers it", error)
-        version = None
-    decision = judge(run, config, champion, difference)
-    accuracy = (read_comparison(run).get("champion") or {}).get("accuracy")
-    content = {
-        "name": place.name,
-        "run_id": run.run_id,
-        "version": version.number if version else None,
-        "champion": {"version": champion["version"], "run_id": champion["run_id"], "accuracy": accuracy}
-        if champion
-        else None,
-        **decision.to_json(),
-    }
-    write_json(run.decision_file, content)
-    write_page(run, content, read_metrics(run))
-    if version is None or registry is None:
-        write_json(place.outbox / f"{run.run_id}.json", {"champion": champion})
-        return content
-    try:
-        _conclude(place, run, registry, version, decision.promote)
-    except RegistryDownError as error:
-        log.warning("retrain: %s; `idxtrain models sync` finishes what is left", error)
-        write_json(place.outbox / f"{run.run_id}.json", {"champion": champion})
-        return content | {"version": None}
-    (place.outbox / f"{run.run_id}.json").unlink(missing_ok=True)
-    return content
-
-
-def _conclude(place: Place, run: RunDir, registry: Registry, version: Version, is_better: bool) -> None:
-    registry.attach(version, run.decision_file, run.decision_page)
-    registry.note(version, "decision", "promoted" if is_better else "not promoted")
-    if is_better:
-        promote(place, registry, version)
-    else:
-        registry.set_alias(CHALLENGER, version.number)
-        note_champion(place, registry)
-
-
-def _difference(run: RunDir, registry: Registry, version: Version) -> float:
-    """Return the largest difference of any probability of the registry's copy from what evaluation saw."""
-    import numpy as np
-
-    with np.load(run.sample_file, allow_pickle=False) as sample:
-        return float(np.abs(registry.predict(version, sample["images"]) - sample["probabilities"]).max())
-
-
-def read_comparison(run: RunDir) -> dict[str, Any]:
-    """Return comparison.json."""
-    from jobs.run_dir import read_object
-
-    return read_object(run.comparison_file, "run `idxtrain retrain` again")
-
-
-def sync(place: Place, registry: Registry) -> list[dict[str, Any]]:
-    """Register the runs that wait, oldest first; return their decisions. One that was compared with another champion
-    than there is now is registered as challenger, and not promoted.
-    """
-    done = []
-    for run_id in place.waiting():
-        run = RunDir(place.work.runs / run_id)
-        if not run.metrics_file.exists():
-            log.warning("models: run %s waited for the registry, but is gone", run_id)
-            (place.outbox / f"{run_id}.json").unlink()
-            continue
-        champion = _read_outbox(place, run_id)
-        now = note_champion(place, registry)
-        if now is not None and now["run_id"] not in (run_id, champion["run_id"] if champion else None):
-            log.warning(
-                "models: run %s was compared with another champion than %s; not promoted", run_id, now["run_id"]
-            )
-            version = registry.register(entry_of(run, runs.read_config(run)))
-            registry.set_alias(CHALLENGER, version.number)
-            (place.outbox / f"{run_id}.json").unlink()
-            continue
-        done.append(decide_and_register(place, run, runs.read_config(run), champion, registry))
-    return done
-
-
-def _read_outbox(place: Place, run_id: str) -> dict[str, Any] | None:
-    from jobs.run_dir import read_object
-
-    found: dict[str, Any] | None = read_object(place.outbox / f"{run_id}.json", "remove it").get("champion")
-    return found
+    def _prune(self) -> None:
+        if self._wanted.keep is None:
+            return
+        try:
+            removed = Pruning(self._place.work, self._wanted.keep, held=self._place).run()
+            log.info("retrain: pruned: %s", summary(removed))
+        except IdxtrainError as error:
+            log.warning("retrain: nothing pruned: %s", error)
 
 
 def archives(config: Config) -> list[Path]:

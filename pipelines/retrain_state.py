@@ -2,6 +2,7 @@
 
 state.json       the last finished retraining: its inputs, its run, what it came to
 pending.json     the retraining under way, which a killed one is gone on with
+news.json        the last outcome, until it has been told
 promotion.json   the journal of `pipelines.promotion`
 champion.json    the champion, and models/ its file, for when the registry is away
 outbox/RUN.json  runs that wait for the registry
@@ -42,6 +43,11 @@ class Place:
     def outbox(self) -> Path:
         """Runs that wait for the registry."""
         return self.path / "outbox"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All folders of a place."""
+        return self.path, self.models, self.outbox
 
     def make(self) -> None:
         """Make the folder, for its user alone."""

@@ -136,11 +136,11 @@ def test_the_plan_tells_rows_steps_and_shards(tmp_path: Path, make_archives: Mak
 
 def test_the_plan_without_archives_knows_the_catalog(tmp_path: Path) -> None:
     plan = plan_training(compose("lecture", {}), Work(tmp_path), 2)
-    assert (plan.dataset.rows["train"], plan.dataset.rows["validation"], plan.dataset.test_rows) == (
-        55_000,
-        5_000,
-        10_000,
-    )
+    assert {split: sum(rows) for split, rows in plan.shards.items()} == {
+        "train": 55_000,
+        "validation": 5_000,
+        "test": 10_000,
+    }
     assert (plan.steps_an_epoch, plan.steps, plan.images) == (1_100, 20_000, 1_000_000)
     with pytest.raises(InputError, match="--data"):
         plan_training(compose("fast", {"fetch.dataset": "unknown"}), Work(tmp_path), 1)

@@ -18,8 +18,10 @@ from jobs.prepare import idx
 from jobs.prepare.compose import read_pairs
 from jobs.prepare.config import PrepareConfig
 from jobs.prepare.stage import dataset_id
-from jobs.run_dir import RunDir
+from jobs.run_dir import RunDir, Work
 from jobs.stage import read_record
+from pipelines.config import compose
+from pipelines.plan import lines, plan_training
 from tests.conftest import MakeArchives
 from tests.prepared import new_run, start
 
@@ -123,6 +125,17 @@ def test_the_dataset_holds_every_row_of_every_pair_once(grown: dict[str, Any]) -
     assert np.array_equal(classes, idx.read(archives["test_labels"].path))
     firsts = [shard.first_index for shard in manifest.splits["train"].shards]
     assert len(set(firsts)) == len(firsts)
+
+
+def test_the_plan_counts_all_pairs_as_prepare_does(grown: dict[str, Any]) -> None:
+    settings = {"fetch.data": str(grown["folder"]), "fetch.dataset": "data", "prepare.rows_per_shard": 64}
+    planned = plan_training(compose("fast", settings), Work(grown["work"]), 2)
+    manifest = dataset.read_manifest(grown["datasets"][1])
+    assert planned.pairs == 2
+    assert planned.shards == {
+        split: tuple(shard.rows for shard in info.shards) for split, info in manifest.splits.items()
+    }
+    assert "pairs       2 training pairs" in lines(planned)
 
 
 def test_a_dataset_takes_no_room_beside_its_parts(grown: dict[str, Any]) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.registry import Registry, RegistryDownError, tracking_uri
+from deploy.registry import Registry
+from deploy.tracking import RegistryDownError, tracking_uri
 from deploy.versions import CHALLENGER, CHAMPION, PREVIOUS, Entry, without_password
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import sha256_file
@@ -144,10 +145,11 @@ def test_a_killed_registration_leaves_no_version_and_is_made_anew(entry: Entry, 
     assert done.returncode == -signal.SIGKILL, done.stderr
     registry = Registry(work, "digits", {})
     assert registry.versions() == []
-    assert registry.remove_orphans(keep=frozenset({"r1"})) == []
+    assert registry.orphans(keep=frozenset({"r1"})) == []
+    assert registry.orphans() == ["r1"]
     version = registry.register(entry)
     assert (version.number, [each.number for each in registry.versions()]) == (1, [1])
-    assert registry.remove_orphans() == []
+    assert registry.orphans() == []
     assert len(list((work.registry / "artifacts/digits").iterdir())) == 1
 
 
@@ -160,7 +162,8 @@ def test_orphans_are_removed_and_versions_are_not(local: Registry, entry: Entry)
     experiment = local._experiment()
     orphan = local._client.create_run(experiment, tags={"idxtrain.run_id": "r9"})
     stranger = local._client.create_run(experiment)  # somebody else's, in the same experiment
-    assert local.remove_orphans() == ["r9"]
+    assert local.orphans() == ["r9"]
+    local.remove_registration("r9")
     left = {run.info.run_id for run in local._client.search_runs([experiment])}
     assert orphan.info.run_id not in left
     assert stranger.info.run_id in left

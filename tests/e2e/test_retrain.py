@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.registry import tracking_uri
+from deploy.tracking import tracking_uri
 from jobs.prepare import idx
 from jobs.run_dir import Work
 from tests.conftest import Idxtrain, MakeArchives

@@ -1,0 +1,81 @@
+"""A retraining as systemd's service and timer: systemd.service(5), systemd.timer(5), systemd.time(7)."""
+
+from collections.abc import Sequence
+
+from deploy.schedule.expression import Cron
+from deploy.schedule.job import Job
+
+_DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
+
+_SERVICE = """\
+# systemctl --user daemon-reload && systemctl --user enable --now {title}.timer
+# loginctl enable-linger makes it run while you are not logged in. What it says: journalctl --user -u {title}
+[Unit]
+Description=Retrain {name} and promote only what is better (idxtrain)
+
+[Service]
+Type=oneshot
+WorkingDirectory={folder}
+{environment}ExecStart={command}
+# SIGTERM to idxtrain alone, which passes it on: training writes a checkpoint, and the next start goes on from there.
+KillMode=mixed
+TimeoutStopSec=300
+SuccessExitStatus=75
+"""
+
+_TIMER = """\
+# Times of `{cron}`, in the machine's time zone.
+[Unit]
+Description=When {name} is retrained (idxtrain)
+
+[Timer]
+{times}# A time that the machine slept through is made up for once it is up.
+Persistent=true
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+def units(job: Job) -> dict[str, str]:
+    """Return the unit files by name. A oneshot service that still runs is not started again."""
+    variables = "".join(f"Environment={_quoted(f'{key}={value}')}\n" for key, value in job.environment.items())
+    if job.environment_file:
+        variables += f"EnvironmentFile={_escaped(str(job.environment_file))}\n"
+    service = _SERVICE.format(
+        title=job.title,
+        name=job.name,
+        folder=_escaped(str(job.folder)),
+        environment=variables,
+        command=" ".join(_quoted(word, is_command=True) for word in job.argv),
+    )
+    times = "".join(f"OnCalendar={time}\n" for time in calendar(job.cron))
+    timer = _TIMER.format(cron=job.cron.text, name=job.name, times=times)
+    return {f"{job.title}.service": service, f"{job.title}.timer": timer}
+
+
+def calendar(cron: Cron) -> list[str]:
+    """Return a cron expression as calendar events, whose union it is: one, or two where a day may fit in two ways."""
+    clock = f"{_values(cron.hours, 24)}:{_values(cron.minutes, 60)}:00"
+    weekdays = "" if len(cron.weekdays) == 7 else ",".join(_DAYS[day] for day in cron.weekdays) + " "
+    months, days = _values(cron.months, 12), _values(cron.days, 31)
+    if cron.both_days:
+        return [f"{weekdays}*-{months}-{days} {clock}"]
+    return [f"{weekdays}*-{months}-* {clock}", f"*-{months}-{days} {clock}"]
+
+
+def _values(values: Sequence[int], all_of_them: int) -> str:
+    return "*" if len(values) == all_of_them else ",".join(f"{value:02d}" for value in values)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")  # % begins a specifier
+
+
+def _quoted(text: str, is_command: bool = False) -> str:
+    """Return one word as a unit file has it; in a command $ begins a variable."""
+    text = _escaped(text).replace("\\", "\\\\").replace('"', '\\"')
+    if is_command:
+        text = text.replace("$", "$$")
+    plain = all(c.isalnum() or c in "%$/._-+=:,@" for c in text)
+    return text if plain and text else f'"{text}"'

@@ -1,0 +1,56 @@
+"""All that a command and its stages say, in one file that rotates: for what runs with nobody looking."""
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jobs.errors import InputError
+
+MOST_BYTES, KEPT = 1 << 20, 5  # a file of a megabyte, and five old ones beside it
+
+
+@contextmanager
+def output_to(path: Path | None) -> Iterator[None]:
+    """Send file descriptors 1 and 2 to a file, so what libraries and child processes say goes there, too.
+
+    It is rotated before the first line, never amid a run. None: leave all as it is. Raises InputError.
+    """
+    if path is None:
+        yield
+        return
+    target = _open(path)
+    sys.stdout.flush()
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
+    _mark(f"begins: {shlex.join(sys.argv[1:])}")
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        _mark("ends")
+
+
+def _open(path: Path) -> int:
+    from logging.handlers import RotatingFileHandler
+
+    from filelock import FileLock
+
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):  # two that start at once rotate once
+            if path.exists() and path.stat().st_size > MOST_BYTES:
+                handler = RotatingFileHandler(path, backupCount=KEPT, delay=True)
+                handler.doRollover()
+                handler.close()
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError as error:
+        raise InputError(f"--log {path}: cannot be written ({error.strerror}); give another file") from error
+
+
+def _mark(what: str) -> None:
+    print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()} {what}", file=sys.stderr, flush=True)
