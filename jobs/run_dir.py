@@ -143,6 +143,11 @@ class RunDir:
         """One JSON line each time that a training failed and what it failed of."""
         return self.logs / "restarts.jsonl"
 
+    @property
+    def slurm(self) -> Path:
+        """Batch scripts, site, logs and history of the run's Slurm jobs: see `pipelines.slurm_jobs`."""
+        return self.path / "slurm"
+
     def record_file(self, stage: str) -> Path:
         """Return where a finished stage leaves its record: see `jobs.stage`."""
         return self.path / "stages" / f"{stage}.json"
