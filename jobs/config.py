@@ -17,7 +17,7 @@ class Section(BaseModel):
 
 
 def explain(model: type[BaseModel], error: Any) -> str:
-    """Return one of pydantic's errors as `key: what was found, what was expected`; of an unknown key, the valid ones."""
+    """Return one of pydantic's errors as `key: what was found and expected`; of an unknown key, the valid ones."""
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] != "extra_forbidden":
         message = error["msg"].removeprefix("Value error, ")

@@ -14,12 +14,16 @@ _CONTAINER_PYTHON = "python"  # the images of deploy/container have the environm
 
 def stage_command(site: Site, python: str, stage: str, run_dir: Path) -> tuple[str, ...]:
     """Return the argv of a stage's process, or of one rank of a training; in the site's container, if it has one."""
-    module = ("-m", f"jobs.{stage}", str(run_dir))
+    return inside(site, python, run_dir, f"jobs.{stage}", str(run_dir))
+
+
+def inside(site: Site, python: str, run_dir: Path, module: str, *arguments: str) -> tuple[str, ...]:
+    """Return the argv that runs a module with what the site's stages run with. `run_dir`: in the work directory."""
     if site.container is None:
-        return (python, *module)
-    gpus = ("--nv",) if site.resources("train").gpus_per_node else ()
+        return (python, "-m", module, *arguments)
+    gpus = ("--nv",) if site.train.gpus_per_node else ()
     work = str(run_dir.parent.parent)
-    return ("apptainer", "exec", *gpus, "--bind", work, site.container, _CONTAINER_PYTHON, *module)
+    return ("apptainer", "exec", *gpus, "--bind", work, site.container, _CONTAINER_PYTHON, "-m", module, *arguments)
 
 
 def train_launch(
@@ -33,11 +37,11 @@ def train_launch(
         # srun forwards SIGUSR1 to the ranks; a SIGTERM it takes as the order to kill them.
         return Launch((*srun(site, ranks, "--mpi=pmix", "--kill-on-bad-exit=1"), *command), _MPI, signal.SIGUSR1)
     if site.launcher == "mpirun":
-        network = ("--mca", "btl_tcp_if_include", site.interface) if site.interface else ()
+        network = ["--mca", "btl_tcp_if_include", site.interface] if site.interface else []
         place = ("--map-by", f"ppr:{site.train.ranks_per_node}:node", "--bind-to", "none")
         exported = [word for name in sorted(_MPI) for word in ("-x", name)]
         return Launch(("mpirun", "-np", str(ranks), *place, *network, *exported, *command), _MPI, signal.SIGUSR1)
-    network = ("--network-interfaces", site.interface) if site.interface else ()
+    network = ["--network-interfaces", site.interface] if site.interface else []
     slots = ",".join(f"{host}:{site.train.ranks_per_node}" for host in hosts)
     return Launch(("horovodrun", "--gloo", "-np", str(ranks), "-H", slots, *network, *command))
 
