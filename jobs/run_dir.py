@@ -52,6 +52,11 @@ class Work:
         return self.path / "retrain"
 
     @property
+    def sweeps(self) -> Path:
+        """What `idxtrain sweep` tried, a folder each sweep; its runs lie among the others."""
+        return self.path / "sweeps"
+
+    @property
     def locks(self) -> Path:
         """Lock files; empty of meaning when nobody holds them."""
         return self.path / ".locks"

@@ -1,5 +1,7 @@
 """python -m pipelines.job STAGE RUN_DIR: one job of a submitted run, from its first start to its last end.
 
+In RUN_DIR, %a stands for the number of an array's task.
+
 It takes the run's lock, runs the stage as the site says, and then sees to what comes next: a training that stopped as
 asked goes back into the queue; a stage that failed takes the jobs that wait for it along.
 """
@@ -38,7 +40,7 @@ _RETRY_SECONDS = 2.0
 
 def main(stage: JobStage, run: RunDir, environment: Mapping[str, str]) -> int:
     """Be a job; return the exit code to end with."""
-    jobs, me = SlurmJobs(run), environment.get("SLURM_JOB_ID", "")
+    jobs, me = SlurmJobs(run), _job_id(environment)
     begin = jobs.log_size(stage, me)
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGUSR1, _interrupt)
@@ -62,6 +64,13 @@ def main(stage: JobStage, run: RunDir, environment: Mapping[str, str]) -> int:
     if code:
         _see_to_the_rest(jobs, stage, me, code)
     return code
+
+
+def _job_id(environment: Mapping[str, str]) -> str:
+    """Return this job's ID: of an array's task, the array's ID and the task's number."""
+    if "SLURM_ARRAY_TASK_ID" in environment:
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment.get("SLURM_JOB_ID", "")
 
 
 def _run(stage: JobStage, run: RunDir, config: Config, site: Site) -> None:
@@ -107,6 +116,8 @@ def _go_on_later(jobs: SlurmJobs, stage: JobStage, me: str) -> None:
     why = "the site says so" if not jobs.site().requeue else queue.requeue(me)
     if not why:
         return
+    if "_" in me:
+        raise IdxtrainError(f"{stage}: cannot be requeued ({why}); submit the sweep again, and it goes on")
     # sbatch must not take this job's own variables for wishes.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
     kept = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
@@ -164,4 +175,5 @@ if __name__ == "__main__":
         print(f"idxtrain: usage: python -m pipelines.job {'|'.join(JOB_STAGES)} RUN_DIR", file=sys.stderr)
         sys.exit(InputError.exit_code)
     named = JOB_STAGES[JOB_STAGES.index(sys.argv[1])]
-    sys.exit(main(named, RunDir(Path(sys.argv[2]).resolve()), os.environ))
+    path = sys.argv[2].replace("%a", os.environ.get("SLURM_ARRAY_TASK_ID", "%a"))
+    sys.exit(main(named, RunDir(Path(path).resolve()), os.environ))

@@ -35,6 +35,7 @@ Run = Annotated[str | None, typer.Argument(help="The run. Default: the one submi
 def register(app: typer.Typer, exit_codes: ExitCodes) -> None:
     """Add the commands. `exit_codes`: turns errors into exit codes, as for every command."""
     _register_submit(app, exit_codes)
+    _register_sweep(app, exit_codes)
 
     @app.command()
     def status(run_id: Run = None, work: WorkFolder = WORK) -> None:
@@ -117,3 +118,58 @@ def _register_submit(app: typer.Typer, exit_codes: ExitCodes) -> None:
             if not submitted:
                 print("nothing to submit: all stages are done")
             print(f"run {run.run_id} in {run.path}; `idxtrain status {run.run_id}` tells more", file=sys.stderr)
+
+
+def _register_sweep(app: typer.Typer, exit_codes: ExitCodes) -> None:
+    @app.command()
+    def sweep(
+        grid: Annotated[
+            list[str] | None,
+            typer.Option(metavar="SECTION.KEY=VALUE,VALUE…", help="Values of an option to try; repeatable: all pairs."),
+        ] = None,
+        name: Annotated[str | None, typer.Option(help="Name of the sweep; an existing one is gone on with.")] = None,
+        site: Annotated[str | None, typer.Option(help="Slurm site, for an array. Default: here, in sequence.")] = None,
+        table: Annotated[bool, typer.Option("--table", help="Print the table of the sweep as it is now.")] = False,
+        data: Data = None,
+        dataset: Dataset = None,
+        recipe: Recipe = None,
+        np: Np = None,
+        assignments: Assignments = None,
+        site_assignments: SiteAssignments = None,
+        seed: Seed = None,
+        work: WorkFolder = WORK,
+        dry_run: DryRun = False,
+    ) -> None:
+        """Train a recipe at each point of a grid of options; one table, the best by validation is then tested."""
+        options = Options(data, dataset, recipe, np, tuple(assignments or ()), seed, work=work)
+        with exit_codes():
+            from jobs.errors import InputError
+            from pipelines import request, sweep_run
+            from pipelines.run import new_id
+            from pipelines.submit import load_site
+            from pipelines.sweep import read
+
+            if table:
+                if not name:
+                    raise InputError("--table: expected --name, the sweep to show")
+                print(*sweep_run.table_so_far(read(name, request.place(options))), sep="\n")
+                return
+            if not grid:
+                raise InputError("--grid: expected at least one, e.g. --grid train.learning_rate=1e-4,1e-3")
+            wanted = load_site(site, site_assignments or ()) if site else None
+            planned, configs = sweep_run.plan(name or new_id("sweep"), tuple(grid), options, wanted)
+            if dry_run:
+                for point in planned.points:
+                    print(f"{point.run_id}  {'  '.join(point.settings)}")
+                if wanted:
+                    print(*sweep_run.scripts(planned, wanted).values(), sep="\n", end="")
+                return
+            if wanted is None:
+                sys.exit(sweep_run.run_here(planned, configs))
+            for stage, job in sweep_run.submit_sweep(planned, configs, wanted).items():
+                print(f"{stage:<9} {job}{f'_[0-{len(planned.points) - 1}]' if stage == 'train' else ''}")
+            print(
+                f"sweep {planned.name} of {len(planned.points)} runs; `idxtrain sweep --name {planned.name} --table` "
+                f"tells how far it is, {planned.folder} has the table at the end",
+                file=sys.stderr,
+            )

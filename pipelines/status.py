@@ -38,7 +38,7 @@ def rows(jobs: SlurmJobs) -> list[Row]:
     """Return what became of each stage, in order."""
     known = jobs.jobs()
     try:
-        queued = {job.job: job for job in queue.find(jobs.names().values())}
+        queued = {job.job: job for job in queue.find(jobs.names().values(), known.values())}
     except NoSlurmError:
         queued = {}
     found: list[Row] = []
@@ -118,7 +118,8 @@ def exit_code(found: Sequence[Row]) -> int:
 
 def cancel(jobs: SlurmJobs) -> list[str]:
     """Cancel all jobs of a run that are not over; return their IDs."""
-    going = [job.job for job in queue.find(jobs.names().values()) if not job.over]
+    found = queue.find(jobs.names().values(), jobs.jobs().values())
+    going = [job.job for job in found if not job.over]
     queue.cancel(going)
     return going
 
@@ -131,7 +132,7 @@ def log_lines(jobs: SlurmJobs, follow: bool) -> Iterator[str]:
     while going:
         if follow and time.monotonic() - asked > _ASK_SECONDS:
             asked = time.monotonic()
-            going = any(not job.over for job in queue.find(jobs.names().values()))
+            going = any(not job.over for job in queue.find(jobs.names().values(), jobs.jobs().values()))
         elif not follow:
             going = False
         known = jobs.jobs()

@@ -36,32 +36,27 @@ class Queued:
         return self.state in _OVER
 
 
-def submit(path: Path, after: str | None = None, environment: Mapping[str, str] = os.environ) -> str:
+def submit(
+    path: Path, after: str | None = None, environment: Mapping[str, str] = os.environ, however: bool = False
+) -> str:
     """Submit a script and return the job's ID; raise InputError, with sbatch's words, where Slurm refuses it."""
-    done = _call(script.submission(path, after), environment)
+    done = _call(script.submission(path, after, however), environment)
     if done.returncode:
         raise InputError(f"{path}: sbatch refuses it ({_words(done)}); mend the site")
     return done.stdout.strip().partition(";")[0]
 
 
-def find(names: Iterable[str]) -> list[Queued]:
-    """Return the user's jobs of these names that the queue knows, the newest first, those that are over too."""
-    wanted = ",".join(names)
-    argv = [
-        "squeue",
-        "--me",
-        "--states=all",
-        "--noheader",
-        f"--name={wanted}",
-        "--array",
-        f"--format={'|'.join(_FIELDS)}",
-    ]
+def find(names: Iterable[str], jobs: Iterable[str] = ()) -> list[Queued]:
+    """Return the user's jobs of these names or IDs that the queue knows, those that are over too, newest first."""
+    argv = ["squeue", "--me", "--states=all", "--noheader", "--array", f"--format={'|'.join(_FIELDS)}"]
     done = _call(argv)
     if done.returncode:
         raise NoSlurmError(f"squeue fails ({_words(done)})")
     rows = [line.split("|") for line in done.stdout.splitlines()]
     found = [Queued(*(cell.strip() for cell in row)) for row in rows if len(row) == len(_FIELDS)]
-    return sorted(found, key=lambda job: int(job.job.partition("_")[0]), reverse=True)
+    by_name, by_id = set(names), set(jobs)
+    wanted = [job for job in found if job.name in by_name or job.job in by_id]
+    return sorted(wanted, key=lambda job: int(job.job.partition("_")[0]), reverse=True)
 
 
 def account(job: str) -> tuple[str, str] | None:

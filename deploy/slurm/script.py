@@ -12,9 +12,9 @@ SCRATCH = "IDXTRAIN_SCRATCH"  # a folder of the node's own, in which each job ma
 
 @dataclass(frozen=True)
 class Job:
-    """One job to submit. `name`: in the queue; `log`: where its output goes, %j is the job's ID; `command`: the argv.
+    """One job to submit. `name`: in the queue; `log`: where its output goes, by sbatch's pattern; `command`: the argv.
 
-    `array`: so many tasks of an array, of which `command` is told the number; 0: no array.
+    `array`: so many tasks of an array, 0: no array.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Job:
 
 def stage_job(stage: JobStage, folder: Path, run_id: str, command: tuple[str, ...]) -> Job:
     """Return the job of a run's stage. `folder`: where scripts and logs go."""
-    return Job(job_name(run_id, stage), f"{stage} of run {run_id}", f"{_escaped(folder)}/{stage}-%j.out", command)
+    return Job(job_name(run_id, stage), f"{stage} of run {run_id}", f"{escaped(folder)}/{stage}-%j.out", command)
 
 
 def job_name(run_id: str, stage: str) -> str:
@@ -47,9 +47,10 @@ def batch_script(site: Site, stage: JobStage, job: Job) -> str:
     return "\n".join(lines) + "\n"
 
 
-def submission(script: Path, after: str | None) -> list[str]:
-    """Return the argv that submits a script. `after`: the ID of the job that has to end well before."""
-    depends = [f"--dependency=afterok:{after}", "--kill-on-invalid-dep=yes"] if after else []
+def submission(script: Path, after: str | None, however: bool = False) -> list[str]:
+    """Return the argv that submits a script. `after`: the job that has to end before, well or, if so said, however."""
+    kind = "afterany" if however else "afterok"
+    depends = [f"--dependency={kind}:{after}", "--kill-on-invalid-dep=yes"] if after else []
     return ["sbatch", "--parsable", *depends, str(script)]
 
 
@@ -79,7 +80,8 @@ def _options(site: Site, wanted: Resources, job: Job) -> Iterator[str]:
     yield from (*site.options, *wanted.options)
 
 
-def _escaped(path: Path) -> str:
+def escaped(path: Path) -> str:
+    """Return a path as a part of a pattern for `log`."""
     return str(path).replace("%", "%%")  # sbatch(1), FILENAME PATTERN
 
 
