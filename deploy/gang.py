@@ -1,10 +1,10 @@
-"""python -m deploy.gang --np N [options] COMMAND…: run the ranks of a training on this machine, as one.
+"""python -m deploy.gang --np N [options] COMMAND…: run the ranks of a training as one, here or in a Slurm allocation.
 
 Horovod's ranks find each other at Horovod's own rendezvous server and then talk over Gloo: no MPI, no SSH. This does
-what `horovodrun` does on one machine, with what users of a pipeline need beside: everything listens on the loopback
+what `horovodrun` does, with what users of a pipeline need beside: on one machine everything listens on the loopback
 interface alone; one line tells which rank failed and with what last words; a rank that has died or stalled ends the
 gang, which then starts anew from the last checkpoint; a signal stops all ranks at the same step; a dead launcher leaves
-no rank behind.
+no rank behind. How ranks are started, asked and ended is a value: see `deploy.ranks` and `deploy.slurm.step`.
 """
 
 import argparse
@@ -12,36 +12,40 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from deploy.ranks import Rank, ask, kill, start
+from deploy.ranks import LocalRanks, Ranks
 from deploy.watch import Watch
 from jobs.errors import UNEXPECTED, IdxtrainError, InputError, PeerLostError, ResumableError
 from jobs.process import die_with_parent
-from jobs.run_dir import RunDir
+from jobs.run_dir import RunDir, read_object
 from jobs.train.heartbeat import FOLDER
 
 _POLL_SECONDS = 0.1
-_PEER_SECONDS = 1.0  # a rank may notice that a peer is lost before we see that it ended
+_REHEARSAL_SECONDS = 900.0  # imports from a cold network file system included
+
+
+Start = Callable[[Sequence[str], int, Mapping[str, str]], Ranks]  # of a command, so many ranks, in an environment
+Stalled = Callable[[], tuple[int, str] | None]  # tells which rank has, and in which way
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a gang ended. `rank`: the one that failed, −1 for none; `what`: how it failed.
 
-    `again`: starting anew may help. `told`: the rank has said itself, on stderr, what was wrong.
+    `host`: where. `again`: starting anew may help. `told`: the rank has said itself, on stderr, what was wrong.
     """
 
     exit_code: int
     rank: int = -1
     what: str = ""
+    host: str = ""
     again: bool = False
     told: bool = False
 
@@ -49,8 +53,9 @@ class Outcome:
 class Gang:
     """All attempts at one training."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self._options = options
+    def __init__(self, options: argparse.Namespace, start: Start, rehearsal: Sequence[str] = ()) -> None:
+        """`rehearsal`: a command that all ranks run before the training, which tells whether they reach each other."""
+        self._options, self._start, self._rehearsal = options, start, rehearsal
         self._run = RunDir(options.run_dir) if options.run_dir else None
         self._signals = 0
         signal.signal(signal.SIGTERM, self._note)
@@ -63,6 +68,12 @@ class Gang:
     def run(self) -> int:
         """Run the ranks to their end, starting anew where that may help; return the exit code to end with."""
         options, ranks, reached = self._options, self._options.np, -1
+        if self._rehearsal and ranks > 1:
+            outcome = self._rehearse(ranks)
+            if outcome.rank >= 0:
+                self._tell(outcome, 0, ranks)
+            if outcome.exit_code:
+                return outcome.exit_code
         for restart in range(options.max_restarts + 1):
             watch = self._new_watch(ranks)
             outcome = self._attempt(ranks, watch)
@@ -88,65 +99,90 @@ class Gang:
         self._run.logs.mkdir(exist_ok=True)
         return Watch(self._run.heartbeats, ranks, self._options.stall_seconds)
 
+    def _rehearse(self, ranks: int) -> Outcome:
+        """Let the ranks add up once, which finds what keeps them apart before a training does."""
+        self._new_watch(ranks)
+        deadline = time.monotonic() + _REHEARSAL_SECONDS
+
+        def stalled() -> tuple[int, str] | None:
+            late = time.monotonic() > deadline
+            return (0, f"did not come to the end of an allreduce in {_REHEARSAL_SECONDS:g} s") if late else None
+
+        return replace(self._run_ranks(self._rehearsal, ranks, dict(os.environ), stalled), again=False)
+
     def _attempt(self, ranks: int, watch: Watch | None) -> Outcome:
         environment = {**os.environ, FOLDER: str(self._run.heartbeats)} if self._run else dict(os.environ)
-        started = start(self._options.command, ranks, environment)
-        try:
-            return self._wait(started, watch)
-        finally:
-            kill(started)
+        return self._run_ranks(self._options.command, ranks, environment, watch.stalled if watch else lambda: None)
 
-    def _wait(self, started: Sequence[Rank], watch: Watch | None) -> Outcome:
+    def _run_ranks(
+        self, command: Sequence[str], ranks: int, environment: Mapping[str, str], stalled: Stalled
+    ) -> Outcome:
+        started = self._start(command, ranks, environment)
+        try:
+            return self._wait(started, stalled)
+        finally:
+            started.kill()
+
+    def _wait(self, started: Ranks, stalled: Stalled) -> Outcome:
         """Wait until all ranks are done, one has failed or stalled, or signals say to stop."""
         asked = False
         while True:
-            codes = [rank.poll() for rank in started]
-            if all(code is not None for code in codes) or any(code for code in codes if not asked):
+            codes = started.poll()
+            # A rank that stopped as asked is not the one to end the others, which may be writing a checkpoint.
+            failed = any(code not in (None, 0, ResumableError.exit_code) for code in codes)
+            if None not in codes or (failed and not asked):
                 return self._judge(started, asked)
             if self._signals > 1:  # a second signal ends at once
                 return Outcome(ResumableError.exit_code)
             if self._signals and not asked:
-                ask(started)
+                started.ask()
                 asked = True
-            stalled = watch.stalled() if watch else None
-            if stalled:
-                return Outcome(IdxtrainError.exit_code, *stalled, again=True)
+            found = stalled()
+            if found:
+                rank, what = found
+                return Outcome(IdxtrainError.exit_code, rank, what, started.host(rank), again=True)
             time.sleep(_POLL_SECONDS)
 
-    def _judge(self, started: Sequence[Rank], asked: bool) -> Outcome:
+    def _judge(self, started: Ranks, asked: bool) -> Outcome:
         """Tell how a gang ended of which a rank has failed, or all are done."""
-        failed = [rank for rank in started if rank.poll()]
+        failed = _failed(started)
         if not failed:
             return Outcome(0)
         if asked:  # a rank that was still starting simply dies of the signal
             return Outcome(ResumableError.exit_code)
         # Ranks that lose a peer fail too: the one to name is the one that was the first and has another reason.
-        if all(rank.process.returncode == PeerLostError.exit_code for rank in failed):
-            time.sleep(_PEER_SECONDS)
-            failed = [rank for rank in started if rank.poll()]
-        first = min(failed, key=lambda rank: (rank.process.returncode == PeerLostError.exit_code, rank.ended))
-        code, words = int(first.process.returncode), first.last_words()
+        deadline = time.monotonic() + started.peer_seconds
+        while set(failed.values()) == {PeerLostError.exit_code} and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+            failed = _failed(started)
+        first = min(failed, key=lambda rank: (failed[rank] == PeerLostError.exit_code, started.ended(rank)))
+        code, words = failed[first], started.last_words(first)
         if code in (InputError.exit_code, ResumableError.exit_code):
             return Outcome(code)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return Outcome(
             IdxtrainError.exit_code,
-            first.number,
+            first,
             f"{how}; its last words: {words}" if words else how,
+            started.host(first),
             again=code < 0 or code in (UNEXPECTED, PeerLostError.exit_code),
             told=code > 0 and words.startswith("idxtrain: "),
         )
 
     def _tell(self, outcome: Outcome, step: int, ranks: int) -> None:
         """Say which rank failed, where, when and how; keep it in the run's history."""
-        host = socket.gethostname()
         if not outcome.told:
-            print(f"idxtrain: rank {outcome.rank} on {host} {outcome.what} (last step {step})", file=sys.stderr)
+            print(f"idxtrain: rank {outcome.rank} on {outcome.host} {outcome.what} (last step {step})", file=sys.stderr)
         if self._run:
-            entry = {"time": time.time(), "host": host, "rank": outcome.rank, "ranks": ranks, "step": step}
+            entry = {"time": time.time(), "host": outcome.host, "rank": outcome.rank, "ranks": ranks, "step": step}
             # The disk may be what is full: then the line above has to do.
             with suppress(OSError), self._run.restarts_file.open("a", encoding="utf-8") as history:
                 history.write(json.dumps({**entry, "what": outcome.what}) + "\n")
+
+
+def _failed(started: Ranks) -> dict[int, int]:
+    """Return the exit codes of the ranks that have ended, and not well."""
+    return {rank: code for rank, code in enumerate(started.poll()) if code}
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -157,17 +193,37 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--max-restarts", type=int, default=0)
     parser.add_argument("--stall-seconds", type=float, default=120.0)
     parser.add_argument("--run-dir", type=Path, help="where heartbeats and the history of restarts go")
+    parser.add_argument("--site", type=Path, help="start ranks by srun, as this site's JSON says; wants --run-dir")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args(arguments)
     if options.np < 1 or not options.command:
         parser.error("expected --np of at least 1, and a command")
+    if options.site and not options.run_dir:
+        parser.error("--site: expected --run-dir, too")
     return options
+
+
+def make_gang(options: argparse.Namespace) -> Gang:
+    """Return the gang that the options mean: of this machine, or of the Slurm allocation that this process runs in."""
+    if options.site is None:
+        return Gang(options, LocalRanks)
+    from deploy.slurm.launchers import inside
+    from deploy.slurm.site import validate
+    from deploy.slurm.step import allocation
+
+    run = RunDir(options.run_dir)
+    site = validate(read_object(options.site, "submit the run again"), str(options.site))
+    rehearsal = inside(site, sys.executable, run.path, "deploy.allreduce", str(run.logs / "allreduce.json"))
+    return Gang(options, allocation(site, run.heartbeats, os.environ).start, rehearsal)
 
 
 if __name__ == "__main__":
     die_with_parent()
     try:
-        sys.exit(Gang(parse(sys.argv[1:])).run())
+        sys.exit(make_gang(parse(sys.argv[1:])).run())
+    except IdxtrainError as error:
+        print(f"idxtrain: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
     except OSError as error:  # no room for the heartbeats, no such command
         print(f"idxtrain: {error}", file=sys.stderr)
         sys.exit(IdxtrainError.exit_code)

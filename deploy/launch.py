@@ -1,6 +1,7 @@
 """How a stage's processes are started, as values: argv and environment. Nothing is started here."""
 
 import shlex
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +12,11 @@ from deploy.config import LaunchConfig
 
 @dataclass(frozen=True)
 class Launch:
-    """A command line, and what it adds to the environment."""
+    """A command line, what it adds to the environment, and the signal that asks it to stop where it suits it."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    stop: signal.Signals = signal.SIGTERM
 
     def __str__(self) -> str:
         """Return a line for a shell."""

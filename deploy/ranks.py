@@ -1,23 +1,51 @@
-"""The ranks of a gang as processes of this machine: started, heard, ended."""
+"""The ranks of a gang: what a launcher knows of them wherever they run, and those that run on this machine."""
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, Protocol
 
 from jobs.process import PARENT
 
 LOOPBACK = "127.0.0.1"
 
 
+class Ranks(Protocol):
+    """The started ranks of one attempt.
+
+    `peer_seconds`: so long may a rank notice that a peer is lost before that one is seen to have ended.
+    """
+
+    peer_seconds: float
+
+    def poll(self) -> list[int | None]:
+        """Return each rank's exit code, as `subprocess` has it, or None while it runs."""
+
+    def ended(self, rank: int) -> float:
+        """Return when a rank was seen to have ended; infinite while it runs."""
+
+    def last_words(self, rank: int) -> str:
+        """Return the last line that a rank wrote to stderr."""
+
+    def host(self, rank: int) -> str:
+        """Return where a rank runs."""
+
+    def ask(self) -> None:
+        """Ask the ranks that still run to stop where it suits them."""
+
+    def kill(self) -> None:
+        """End the ranks that still run, also one that is stopped. What they wrote by renaming stays whole."""
+
+
 @dataclass
 class Rank:
-    """A started rank, and the last line it wrote to stderr."""
+    """A rank as a process of this machine, and the last line it wrote to stderr."""
 
     number: int
     process: subprocess.Popen[bytes]
@@ -32,11 +60,49 @@ class Rank:
             self.ended = time.monotonic()
         return code
 
-    def last_words(self) -> str:
+
+class LocalRanks:
+    """The ranks of a gang as processes of this machine: started, heard, ended. See `Ranks`."""
+
+    peer_seconds = 1.0
+
+    def __init__(self, command: Sequence[str], ranks: int, environment: Mapping[str, str]) -> None:
+        port = start_rendezvous({LOOPBACK: ranks}, LOOPBACK, [0]) if ranks > 1 else 0
+        self._ranks = [_start(command, number, ranks, port, environment) for number in range(ranks)]
+
+    def poll(self) -> list[int | None]:
+        """Return each rank's exit code, or None while it runs."""
+        return [rank.poll() for rank in self._ranks]
+
+    def ended(self, rank: int) -> float:
+        """Return when a rank was seen to have ended."""
+        return self._ranks[rank].ended
+
+    def last_words(self, rank: int) -> str:
         """Return the last line the rank wrote to stderr, once all of it is read."""
-        if self.reader:
-            self.reader.join(timeout=1)
-        return self.last_line
+        reader = self._ranks[rank].reader
+        if reader:
+            reader.join(timeout=1)
+        return self._ranks[rank].last_line
+
+    def host(self, rank: int) -> str:
+        """Return this machine's name."""
+        return socket.gethostname()
+
+    def ask(self) -> None:
+        """Ask the ranks that still run to stop."""
+        for rank in self._ranks:
+            if rank.poll() is None:
+                rank.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the ranks that still run."""
+        for rank in self._ranks:
+            if rank.poll() is None:
+                rank.process.kill()
+        for rank in self._ranks:
+            rank.process.wait()
+            rank.poll()
 
 
 def rank_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
@@ -49,68 +115,71 @@ def rank_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
         "HOROVOD_LOCAL_SIZE": str(ranks),
         "HOROVOD_CROSS_RANK": "0",
         "HOROVOD_CROSS_SIZE": "1",
-        "HOROVOD_CONTROLLER": "gloo",
-        "HOROVOD_CPU_OPERATIONS": "gloo",
-        "HOROVOD_GLOO_RENDEZVOUS_ADDR": LOOPBACK,
-        "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
-        "HOROVOD_GLOO_IFACE": "lo",
-        "NCCL_SOCKET_IFNAME": "lo",
+        **rendezvous_environment(LOOPBACK, port, "lo"),
     }
 
 
-def start_rendezvous(ranks: int) -> int:
-    """Start Horovod's rendezvous server in a thread, on the loopback interface; return its port."""
+def rendezvous_environment(address: str, port: int, interface: str) -> dict[str, str]:
+    """Return how a rank finds the others: the rendezvous server, and the network it talks over."""
+    return {
+        "HOROVOD_CONTROLLER": "gloo",
+        "HOROVOD_CPU_OPERATIONS": "gloo",
+        "HOROVOD_GLOO_RENDEZVOUS_ADDR": address,
+        "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
+        "HOROVOD_GLOO_IFACE": interface,
+        "NCCL_SOCKET_IFNAME": interface,
+    }
+
+
+def start_rendezvous(hosts: Mapping[str, int], address: str, ports: Iterable[int]) -> int:
+    """Start Horovod's rendezvous server in a thread, on one address alone; return its port.
+
+    `hosts`: how many ranks each has, in the order of the ranks. `ports`: to try, the first free one is taken; 0: any.
+    Raises OSError where none is free.
+    """
     from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
     from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
 
-    # Horovod's own wrapper around this server binds to every interface.
-    server = RendezvousHTTPServer((LOOPBACK, 0), RendezvousHandler, False)
-    server.init(get_host_assignments(parse_hosts(f"{LOOPBACK}:{ranks}"), ranks))
+    server, fault = None, OSError("no port to try")
+    for port in ports:
+        try:
+            # Horovod's own wrapper around this server binds to every interface.
+            server = RendezvousHTTPServer((address, port), RendezvousHandler, False)
+            break
+        except OSError as error:
+            fault = error
+    if server is None:
+        raise fault
+    slots = ",".join(f"{host}:{ranks}" for host, ranks in hosts.items())
+    server.init(get_host_assignments(parse_hosts(slots), sum(hosts.values())))
     threading.Thread(target=server.serve_forever, name="rendezvous", daemon=True).start()
     return int(server.server_address[1])
 
 
-def start(command: Sequence[str], ranks: int, environment: Mapping[str, str]) -> list[Rank]:
-    """Start all ranks. Rank 0 keeps the terminal; each line of the others' stderr is passed on with their number."""
-    port = start_rendezvous(ranks) if ranks > 1 else 0
-    started = []
-    for number in range(ranks):
-        terminal = number == 0 and sys.stderr.isatty()
-        process = subprocess.Popen(
-            command,
-            env={**environment, PARENT: str(os.getpid()), **(rank_environment(number, ranks, port) if port else {})},
-            stdin=subprocess.DEVNULL,
-            stderr=None if terminal else subprocess.PIPE,
-            process_group=0,  # Ctrl-C goes to the launcher alone, which asks the ranks to stop
-        )
-        rank = Rank(number, process)
-        if process.stderr:
-            rank.reader = threading.Thread(target=_pass_on, args=(rank, process.stderr), daemon=True)
-            rank.reader.start()
-        started.append(rank)
-    return started
+def _start(command: Sequence[str], number: int, ranks: int, port: int, environment: Mapping[str, str]) -> Rank:
+    """Start a rank. Rank 0 keeps the terminal; each line of the others' stderr is passed on with their number."""
+    terminal = number == 0 and sys.stderr.isatty()
+    process = subprocess.Popen(
+        command,
+        env={**environment, PARENT: str(os.getpid()), **(rank_environment(number, ranks, port) if port else {})},
+        stdin=subprocess.DEVNULL,
+        stderr=None if terminal else subprocess.PIPE,
+        process_group=0,  # Ctrl-C goes to the launcher alone, which asks the ranks to stop
+    )
+    rank = Rank(number, process)
+    if process.stderr:
+        rank.reader = threading.Thread(target=_hear, args=(rank, process.stderr), daemon=True)
+        rank.reader.start()
+    return rank
 
 
-def _pass_on(rank: Rank, lines: IO[bytes]) -> None:
-    prefix = f"[rank {rank.number}] " if rank.number else ""
+def _hear(rank: Rank, lines: IO[bytes]) -> None:
     for line in lines:
-        text = line.decode(errors="replace").rstrip("\n")
-        rank.last_line = text or rank.last_line
-        print(prefix + text, file=sys.stderr, flush=True)
+        rank.last_line = pass_on(rank.number, line) or rank.last_line
 
 
-def ask(started: Sequence[Rank]) -> None:
-    """Ask the ranks that still run to stop where it suits them."""
-    for rank in started:
-        if rank.poll() is None:
-            rank.process.send_signal(signal.SIGTERM)
-
-
-def kill(started: Sequence[Rank]) -> None:
-    """End the ranks that still run, also one that is stopped. What they wrote by renaming stays whole."""
-    for rank in started:
-        if rank.poll() is None:
-            rank.process.kill()
-    for rank in started:
-        rank.process.wait()
-        rank.poll()
+def pass_on(rank: int, line: bytes) -> str:
+    """Write a line of a rank to stderr, with its number where it is not rank 0; return it without."""
+    text = line.decode(errors="replace").rstrip("\n")
+    print((f"[rank {rank}] " if rank else "") + text, file=sys.stderr, flush=True)
+    return text

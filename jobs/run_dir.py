@@ -62,6 +62,11 @@ class Work:
         return self.path / ".removed"
 
     @property
+    def sweeps(self) -> Path:
+        """What `idxtrain sweep` tried, a folder each sweep; its runs lie among the others."""
+        return self.path / "sweeps"
+
+    @property
     def locks(self) -> Path:
         """Lock files; empty of meaning when nobody holds them."""
         return self.path / ".locks"
@@ -152,6 +157,11 @@ class RunDir:
     def restarts_file(self) -> Path:
         """One JSON line each time that a training failed and what it failed of."""
         return self.logs / "restarts.jsonl"
+
+    @property
+    def slurm(self) -> Path:
+        """Batch scripts, site, logs and history of the run's Slurm jobs: see `pipelines.slurm_jobs`."""
+        return self.path / "slurm"
 
     def record_file(self, stage: str) -> Path:
         """Return where a finished stage leaves its record: see `jobs.stage`."""

@@ -10,7 +10,7 @@ import typer
 
 from jobs.errors import IdxtrainError, ReportedError, ResumableError
 from jobs.logs import log_to_stderr
-from pipelines import registry_commands, schedule_command
+from pipelines import registry_commands, schedule_command, slurm_commands
 from pipelines.options import (
     WORK,
     Assignments,
@@ -190,6 +190,7 @@ def doctor(work: WorkFolder = WORK) -> None:
 
 registry_commands.register(app, _exit_codes)
 schedule_command.register(app, _exit_codes)
+slurm_commands.register(app, _exit_codes)
 
 
 def main() -> None:

@@ -1,8 +1,6 @@
 """The config of a run: a recipe, then the options of the command line, as one frozen value."""
 
-import difflib
 import json
-import reprlib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from deploy.config import LaunchConfig
-from jobs.config import Section
+from jobs.config import Section, explain
 from jobs.errors import InputError
 from jobs.evaluate.config import EvaluateConfig
 from jobs.fetch.config import FetchConfig
@@ -22,9 +20,6 @@ from pipelines import recipes
 from pipelines.gate import GateConfig
 
 DEFAULT_RECIPE = "fast"
-
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = 200
 
 
 class Config(Section):
@@ -54,12 +49,17 @@ def compose(recipe: str, settings: Mapping[str, Any], assignments: Sequence[str]
     values: dict[str, Any] = {"recipe": loaded.name} | loaded.sections
     for key, value in settings.items():
         _put(values, key, value)
+    assign(values, assignments, "--set", "train.epochs=3")
+    return validate(values, f"recipe {loaded.name}")
+
+
+def assign(values: dict[str, Any], assignments: Sequence[str], option: str, example: str) -> None:
+    """Set values by assignments, "section.key=value"; raise InputError, naming the option, for what is none."""
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
-            raise InputError(f"--set {assignment}: found no '=', expected section.key=value, e.g. train.epochs=3")
-        _put(values, key.strip(), _parse(text.strip()))
-    return validate(values, f"recipe {loaded.name}")
+            raise InputError(f"{option} {assignment}: found no '=', expected section.key=value, e.g. {example}")
+        _put(values, key.strip(), _parse(text.strip()), option)
 
 
 def validate(values: Mapping[str, Any], origin: str) -> Config:
@@ -71,7 +71,7 @@ def validate(values: Mapping[str, Any], origin: str) -> Config:
             raise ValueError("found text that is no Unicode")
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(f"{origin}: {_explain(first)}") from error
+        raise InputError(f"{origin}: {explain(Config, first)}") from error
     except ValueError as error:
         raise InputError(
             f"{origin}: cannot be written to config.json ({one_line(error)}); give other values"
@@ -111,12 +111,12 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _put(values: dict[str, Any], key: str, value: Any) -> None:
+def _put(values: dict[str, Any], key: str, value: Any, option: str = "--set") -> None:
     *sections, last = key.split(".")
     for section in sections:
         below = values.get(section, {})
         if not isinstance(below, dict):
-            raise InputError(f"--set {key}: {section} is a value, not a section")
+            raise InputError(f"{option} {key}: {section} is a value, not a section")
         values[section] = values = below | {}
     values[last] = value
 
@@ -129,25 +129,3 @@ def _parse(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):  # no TOML, or with too many digits, or nested too deep
         return text
-
-
-def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] != "extra_forbidden":
-        message = error["msg"].removeprefix("Value error, ")
-        return f"{key}: found {_show(error['input'])}: {message}" if key and error["type"] != "value_error" else message
-    *sections, last = error["loc"]
-    model: Any = Config
-    for section in sections:
-        model = model.model_fields[section].annotation
-    valid = list(model.model_fields)
-    close = difflib.get_close_matches(str(last), valid, 1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"{key}: found an unknown key; {hint}expected one of {', '.join(valid)}"
-
-
-def _show(value: Any) -> str:
-    try:
-        return _short.repr(value)
-    except ValueError:  # an integer of more digits than Python writes
-        return f"a {type(value).__name__} too long to show"

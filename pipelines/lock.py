@@ -25,6 +25,10 @@ _RETRIES, _RETRY_SECONDS = 100, 0.05  # while another process is just taking it
 _NONCE = re.compile(r"[0-9a-f]{16}")
 
 
+class LockedError(InputError):
+    """Another process, which lives as far as one can see, works on the run."""
+
+
 @dataclass(frozen=True)
 class Owner:
     """Who holds a lock. `began`: when the process began, in clock ticks since boot, which no setting of a clock moves.
@@ -95,7 +99,7 @@ class RunLock(AbstractContextManager["RunLock"]):
                     self._mine.rename(self._path)
                     return
             time.sleep(_RETRY_SECONDS)
-        raise InputError(f"--run-id {self._run.run_id}: others are taking {self._path} at this moment; try again")
+        raise LockedError(f"--run-id {self._run.run_id}: others are taking {self._path} at this moment; try again")
 
     @contextmanager
     def _succession(self, dead: Owner) -> Iterator[bool]:
@@ -119,7 +123,7 @@ class RunLock(AbstractContextManager["RunLock"]):
     def _require_dead(self, holder: Owner) -> None:
         sign = self._sign_of_life(holder, self._path)
         if sign and holder.pid:
-            raise InputError(
+            raise LockedError(
                 f"--run-id {self._run.run_id}: process {holder.pid} on {holder.host} is at work on it ({sign}); "
                 "wait for it, or give another --run-id"
             )

@@ -17,8 +17,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 def run_process(how: Launch) -> int:
     """Run a stage to its end and return its exit code: 0, 2, 75, or 1 for all others.
 
-    SIGINT (Ctrl-C), SIGTERM and SIGUSR1 are passed on as a SIGTERM: the stage tidies up, a training writes a checkpoint
-    first. A second one ends it at once.
+    SIGINT (Ctrl-C), SIGTERM and SIGUSR1 are passed on as the launch's stop signal: the stage tidies up, a training
+    writes a checkpoint first. A second one ends it at once.
     """
     # stdout is for the result alone, so a stage's goes where its log lines go. In a group of its own, the stage does
     # not see the terminal's Ctrl-C beside what is passed on.
@@ -30,7 +30,7 @@ def run_process(how: Launch) -> int:
         nonlocal signals
         signals += 1
         if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(how.stop)
 
     previous = {number: signal.signal(number, pass_on) for number in _SIGNALS}
     try:

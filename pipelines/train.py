@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from deploy.launch import Launch, launch, visible_gpus
 from jobs.errors import ReportedError
@@ -23,19 +23,22 @@ def ranks(config: Config, environment: Mapping[str, str]) -> int:
     return config.launch.np or max(1, visible_gpus(environment))
 
 
-def launches(run: RunDir, config: Config, stages: tuple[str, ...]) -> dict[str, Launch]:
-    """Return how each of these stages will be started."""
+Launches = Callable[[RunDir, Config, Sequence[str]], Mapping[str, Launch]]
+
+
+def launches(run: RunDir, config: Config, stages: Sequence[str]) -> dict[str, Launch]:
+    """Return how each of these stages will be started on this machine."""
     return {stage: launch(stage, run.path, ranks(config, os.environ), config.launch) for stage in stages}
 
 
-def run_stages(run: RunDir, config: Config, last: str = STAGES[-1]) -> None:
-    """Run the stages up to `last` that are not done yet. Raises ReportedError for the first that fails.
+def run_stages(run: RunDir, config: Config, last: str = STAGES[-1], how_to: Launches = launches) -> None:
+    """Run the stages up to `last` that are not done yet, each as `how_to` says.
 
-    Raises InputError for what can be refused before: another process on the run, another config or dataset than its
-    own, a training that cannot work.
+    Raises ReportedError for the first that fails; InputError for what can be refused before: another process on the
+    run, another config or dataset than its own, a training that cannot work.
     """
     with RunLock(run):
-        planned = launches(run, config, STAGES[: STAGES.index(last) + 1])
+        planned = how_to(run, config, STAGES[: STAGES.index(last) + 1])
         if "train" in planned and not is_done(run, "train"):
             check_config(config.train, ranks(config, os.environ))
         runs.freeze(run, config)

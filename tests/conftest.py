@@ -172,12 +172,18 @@ def mnist_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def idxtrain(tmp_path: Path) -> Idxtrain:
+    return idxtrain_in(tmp_path)
+
+
+def idxtrain_in(folder: Path) -> Idxtrain:
+    """Return the command line as a person in that folder runs it."""
+
     def run(
         *args: object, env: Mapping[str, str] | None = None, timeout: float = 600
     ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pipelines.cli", *map(str, args)]
         return subprocess.run(
-            command, cwd=tmp_path, env=env, timeout=timeout, capture_output=True, text=True, check=False
+            command, cwd=folder, env=env, timeout=timeout, capture_output=True, text=True, check=False
         )
 
     return run

@@ -1,8 +1,11 @@
 """Which CPUs and GPUs a rank may use."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+CPUS = "IDXTRAIN_CPUS_PER_RANK"  # set by a launcher that has reserved so many for each rank
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -42,6 +45,19 @@ def threads_per_rank(cpus: int, local_rank: int, local_size: int, pinned: bool) 
     return max(1, cpus * (local_rank + 1) // local_size - cpus * local_rank // local_size)
 
 
+def threads_of(environment: Mapping[str, str], cpus: int, local_rank: int, local_size: int) -> int:
+    """Return a rank's CPU threads: those that its launcher has reserved, or those it is pinned to, else its share.
+
+    `cpus`: usable by this process. Slurm sets SLURM_CPU_BIND also where it binds nothing ("none", "quiet,none").
+    """
+    reserved = environment.get(CPUS)
+    if reserved:
+        return max(1, min(cpus, int(reserved)))
+    binding = environment.get("SLURM_CPU_BIND", "none").split(",")
+    pinned = any(word.startswith(("mask_", "map_", "rank", "cores", "threads", "sockets", "ldom")) for word in binding)
+    return threads_per_rank(cpus, local_rank, local_size, pinned)
+
+
 def configure(tf: Any, local_rank: int, local_size: int, single_threaded_ops: bool = False) -> str:
     """Give TensorFlow this rank's share of the node, before it starts; return it in words.
 
@@ -55,8 +71,7 @@ def configure(tf: Any, local_rank: int, local_size: int, single_threaded_ops: bo
         tf.config.set_visible_devices(gpu, "GPU")
         tf.config.experimental.set_memory_growth(gpu, True)
         return f"GPU {gpu.name.rpartition(':')[2]}"
-    pinned = bool(os.environ.get("SLURM_CPU_BIND"))
-    threads = threads_per_rank(usable_cpus(), local_rank, local_size, pinned)
+    threads = threads_of(os.environ, usable_cpus(), local_rank, local_size)
     intra, inter = (1, threads) if single_threaded_ops else (threads, 1)
     tf.config.threading.set_intra_op_parallelism_threads(intra)
     tf.config.threading.set_inter_op_parallelism_threads(inter)

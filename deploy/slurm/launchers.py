@@ -1,0 +1,70 @@
+"""How stages start inside an allocation, as values: argv, environment, and the signal that asks for a checkpoint."""
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from deploy.config import LaunchConfig
+from deploy.launch import Launch
+from deploy.slurm.site import Site
+
+_MPI = {"HOROVOD_CONTROLLER": "mpi", "HOROVOD_CPU_OPERATIONS": "mpi"}
+_CONTAINER_PYTHON = "python"  # the images of deploy/container have the environment's first on their PATH
+
+
+def stage_command(site: Site, python: str, stage: str, run_dir: Path) -> tuple[str, ...]:
+    """Return the argv of a stage's process, or of one rank of a training; in the site's container, if it has one."""
+    return inside(site, python, run_dir, f"jobs.{stage}", str(run_dir))
+
+
+def inside(site: Site, python: str, run_dir: Path, module: str, *arguments: str) -> tuple[str, ...]:
+    """Return the argv that runs a module with what the site's stages run with. `run_dir`: in the work directory."""
+    if site.container is None:
+        return (python, "-m", module, *arguments)
+    gpus = ("--nv",) if site.train.gpus_per_node else ()
+    work = str(run_dir.parent.parent)
+    return ("apptainer", "exec", *gpus, "--bind", work, site.container, _CONTAINER_PYTHON, "-m", module, *arguments)
+
+
+def train_launch(
+    site: Site, config: LaunchConfig, python: str, run_dir: Path, ranks: int, hosts: Sequence[str]
+) -> Launch:
+    """Return how the training starts from the batch step. `hosts`: the allocation's nodes, for those that ask."""
+    command = stage_command(site, python, "train", run_dir)
+    if site.launcher == "srun":
+        return Launch((python, "-m", "deploy.gang", *_gang_options(site, config, run_dir, ranks), *command))
+    if site.launcher == "srun-pmix":
+        # srun forwards SIGUSR1 to the ranks; a SIGTERM it takes as the order to kill them.
+        return Launch((*srun(site, ranks, "--mpi=pmix", "--kill-on-bad-exit=1"), *command), _MPI, signal.SIGUSR1)
+    if site.launcher == "mpirun":
+        network = ["--mca", "btl_tcp_if_include", site.interface] if site.interface else []
+        place = ("--map-by", f"ppr:{site.train.ranks_per_node}:node", "--bind-to", "none")
+        exported = [word for name in sorted(_MPI) for word in ("-x", name)]
+        return Launch(("mpirun", "-np", str(ranks), *place, *network, *exported, *command), _MPI, signal.SIGUSR1)
+    network = ["--network-interfaces", site.interface] if site.interface else []
+    slots = ",".join(f"{host}:{site.train.ranks_per_node}" for host in hosts)
+    return Launch(("horovodrun", "--gloo", "-np", str(ranks), "-H", slots, *network, *command))
+
+
+def step(site: Site, ranks: int) -> tuple[str, ...]:
+    """Return the srun under which `deploy.gang` starts ranks: it is the gang that judges how one ended."""
+    return srun(site, ranks, "--mpi=none", "--wait=0", "--kill-on-bad-exit=0")
+
+
+def srun(site: Site, ranks: int, *further: str) -> tuple[str, ...]:
+    """Return the srun that starts a step of so many ranks, filling node by node as Horovod counts them."""
+    wanted = site.train
+    nodes = min(wanted.nodes, -(-ranks // wanted.ranks_per_node))
+    options = ["srun", f"--nodes={nodes}", f"--ntasks={ranks}"]
+    options += [f"--ntasks-per-node={wanted.ranks_per_node}", "--distribution=block"]
+    if wanted.cpus:  # since 22.05 a step does not take it over from the job
+        options.append(f"--cpus-per-task={wanted.cpus}")
+    return (*options, "--overlap", "--input=none", *further)  # --overlap: no step waits for another
+
+
+def _gang_options(site: Site, config: LaunchConfig, run_dir: Path, ranks: int) -> list[str]:
+    options = ["--np", str(ranks), "--run-dir", str(run_dir), "--stall-seconds", f"{config.stall_seconds:g}"]
+    options += ["--max-restarts", str(config.max_restarts)]
+    if config.min_np is not None:
+        options += ["--min-np", str(config.min_np)]
+    return [*options, "--site", str(run_dir / "slurm" / "site.json")]

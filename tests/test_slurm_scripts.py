@@ -1,0 +1,151 @@
+"""Sites, batch scripts and launches as values, held to golden files: `UPDATE_GOLDEN=1 pytest FILE` writes them."""
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from deploy.config import LaunchConfig
+from deploy.slurm import launchers, script
+from deploy.slurm import site as sites
+from deploy.slurm.site import JOB_STAGES, Launcher, Site
+from jobs.errors import InputError
+from jobs.run_dir import RunDir
+
+GOLDEN = Path(__file__).parent / "golden" / "slurm"
+PYTHON = "/home/me/idxtrain/.venv/bin/python"
+RUN = RunDir(Path("/shared/work/runs/digits"))
+SITES = sites.names({sites.FOLDER: "/nowhere"})
+
+
+def text_of(site: Site) -> str:
+    """All that a run on a site comes to: its three scripts, and how its training starts."""
+    parts = []
+    for stage in JOB_STAGES:
+        command = (PYTHON, "-m", "pipelines.job", stage, str(RUN.path))
+        parts.append(script.batch_script(site, stage, script.stage_job(stage, RUN.slurm, RUN.run_id, command)))
+    hosts = [f"node{n}" for n in range(site.train.nodes)]
+    how = launchers.train_launch(site, LaunchConfig(), PYTHON, RUN.path, site.ranks, hosts)
+    parts.append(f"# the training starts so\n{how}\n# asked to stop by {how.stop.name}\n")
+    if site.launcher == "srun":
+        parts.append(f"# its ranks start under\n{shlex.join(launchers.step(site, site.ranks))}\n")
+    return "\n".join(parts)
+
+
+@pytest.mark.parametrize("launcher", get_args(Launcher))
+@pytest.mark.parametrize("name", SITES)
+def test_golden(name: str, launcher: Launcher) -> None:
+    site = sites.validate(sites.read(name, {sites.FOLDER: "/nowhere"}) | {"launcher": launcher}, name)
+    path = GOLDEN / f"{name}-{launcher}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text_of(site), encoding="utf-8")
+    assert text_of(site) == path.read_text(encoding="utf-8")
+
+
+def test_there_is_no_golden_file_without_its_site() -> None:
+    expected = {f"{name}-{launcher}.txt" for name in SITES for launcher in get_args(Launcher)}
+    assert {path.name for path in GOLDEN.glob("*.txt")} == expected
+
+
+def test_all_that_a_site_can_say_is_in_its_script() -> None:
+    site = Site.model_validate(
+        {
+            "partition": "long",
+            "account": "abc123",
+            "qos": "high",
+            "modules": ["cuda/12.4.0", "gcc"],
+            "container": "/images/idxtrain.sif",
+            "scratch": "$LOCAL",
+            "requeue": False,
+            "environment": {"NCCL_DEBUG": "WARN", "WHERE": "$HOME/here"},
+            "options": ["--mail-type=FAIL"],
+            "train": {
+                "partition": "gpu",
+                "time": "1-12:00:00",
+                "nodes": 3,
+                "ranks_per_node": 2,
+                "cpus": 7,
+                "memory": "64G",
+                "gpus_per_node": 2,
+                "gpu_type": "a100",
+                "warn_seconds": 300,
+                "options": ["--constraint=nvlink"],
+            },
+        }
+    )
+    job = script.stage_job("train", Path("/shared/my work/100%"), "r", ("python", "-m", "x", "/a b"))
+    text = script.batch_script(site, "train", job)
+    options = {line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")}
+    assert options == {
+        "--job-name=idxtrain.r.train",
+        '--output="/shared/my work/100%%/train-%j.out"',
+        "--open-mode=append",
+        "--no-requeue",
+        "--partition=gpu",
+        "--account=abc123",
+        "--qos=high",
+        "--time=1-12:00:00",
+        "--nodes=3",
+        "--ntasks-per-node=2",
+        "--cpus-per-task=7",
+        "--mem=64G",
+        "--gpus-per-node=a100:2",
+        "--signal=B:USR1@300",
+        "--mail-type=FAIL",
+        "--constraint=nvlink",
+    }
+    assert "module load cuda/12.4.0 gcc\n" in text
+    assert 'export NCCL_DEBUG="WARN"\nexport WHERE="$HOME/here"\n' in text
+    assert text.endswith("exec python -m x '/a b'\n")
+    inside = launchers.stage_command(site, PYTHON, "train", RUN.path)
+    assert inside[:5] == ("apptainer", "exec", "--nv", "--bind", "/shared/work")
+    assert inside[5:] == ("/images/idxtrain.sif", "python", "-m", "jobs.train", str(RUN.path))
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_bash_takes_the_script(name: str) -> None:
+    job = script.stage_job("train", RUN.slurm, "r", ("true",))
+    text = script.batch_script(sites.validate(sites.read(name), name), "train", job)
+    done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_fewer_ranks_take_fewer_nodes() -> None:
+    site = Site.model_validate({"train": {"nodes": 4, "ranks_per_node": 2}})
+    assert {"--nodes=3", "--ntasks=5", "--ntasks-per-node=2"} <= set(launchers.step(site, 5))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"partitoin": "x"}, r"partitoin: found an unknown key; did you mean partition\? expected one of about, "),
+        ({"train": {"node": 2}}, r"train\.node: found an unknown key; did you mean nodes\? expected one of partition"),
+        ({"launcher": "ssh"}, r"launcher: found 'ssh': Input should be 'srun', 'srun-pmix', 'mpirun' or 'horovodrun'"),
+        ({"train": {"time": "2 hours"}}, r"train\.time: found '2 hours'"),
+        ({"partition": "a; rm -rf x"}, "partition: found"),
+        ({"environment": {"A": "$(reboot)`"}}, r"environment\.A: found"),
+        ({"options": ["--a\n#SBATCH --b"]}, r"options\.0: found"),
+    ],
+)
+def test_a_wrong_site_is_refused(values: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        sites.validate(values, "--site x")
+    assert re.match(f"--site x: {said}", str(refused.value))
+
+
+def test_the_users_own_site_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "cpu.toml").write_text('about = "mine"', encoding="utf-8")
+    (tmp_path / "lab.toml").write_text("", encoding="utf-8")
+    environment = {sites.FOLDER: str(tmp_path)}
+    assert sites.read("cpu", environment) == {"about": "mine"}
+    assert sites.read(str(tmp_path / "lab.toml"), environment) == {}
+    assert set(sites.names(environment)) == {*SITES, "lab"}
+    for wrong in ("elsewhere", "../sites/cpu"):
+        with pytest.raises(InputError, match=r"found no such site, expected one of bridges2, cpu, lab, local"):
+            sites.read(wrong, environment)
+    with pytest.raises(InputError, match=r"cannot be read \(No such file"):
+        sites.read("missing.toml", environment)
