@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import Idxtrain, MakeArchives
 
 ROWS = 551  # of training: a prime number, so that the last batch is a small one
-STEPS = 420  # twelve epochs
+STEPS = 210  # six epochs
 SETTINGS = {
     "train.batch_size": 16,
     "train.max_steps": STEPS,
@@ -108,7 +108,7 @@ def test_a_stopped_rank_is_named_and_the_training_completes(make_archives: MakeA
     make_archives(tmp_path / "data", (12, 20), 3, train=600, test=50)
     command = [sys.executable, "-m", "pipelines.cli", "train", "--data", str(tmp_path / "data"), "--run-id", "r"]
     options = ["--work", str(tmp_path / "work"), "--np", "2", "--set", "launch.stall_seconds=6", *OPTIONS]
-    process = subprocess.Popen([*command, *options, "--set=train.max_steps=2000"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*command, *options, "--set=train.max_steps=600"], stderr=subprocess.PIPE, text=True)
     curve = tmp_path / "work/runs/r/logs/train.jsonl"
     deadline = time.monotonic() + 120
     while not (curve.exists() and len(curve.read_text().splitlines()) > 4):
@@ -123,4 +123,4 @@ def test_a_stopped_rank_is_named_and_the_training_completes(make_archives: MakeA
     assert len(named) == 1
     assert "idxtrain: rank 1 on " in named[0]
     assert "restart 1 of 3" in said
-    assert record(tmp_path / "work")["steps"] == 2000
+    assert record(tmp_path / "work")["steps"] == 600
