@@ -98,6 +98,9 @@ def _write_saved_model(original: Any, model: Path, to: Path) -> None:
 
 
 def _write_onnx(original: Any, model: Path, to: Path) -> None:
+    import numpy as np
+
+    original(np.zeros((1, *original.input_shape[1:]), np.float32))  # Keras refuses to convert what was never called
     original.export(str(to), format="onnx", verbose=False)
 
 

@@ -67,7 +67,7 @@ def test_what_predicts_otherwise_is_not_put_in_place(
     read = export._READERS[kind]
     monkeypatch.setitem(export._READERS, kind, lambda path: lambda images: read(path)(images) + 2e-5)
     with pytest.raises(IdxtrainError, match=f"as {kind} it predicts otherwise than the original, by up to 2e-05"):
-        export.export(model, kind, tmp_path / "model", tmp_path / "log")
+        export.export(model, kind, tmp_path / ("model.keras" if kind == "keras" else "model"), tmp_path / "log")
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
 
 
