@@ -21,6 +21,7 @@ from pipelines.retrain_state import Place
 _READ = """
 import json, os, sys
 import mlflow, numpy
+said, sys.stdout = sys.stdout, open(os.devnull, "w")  # Keras draws progress bars
 uri, name, shape, stop = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), sys.argv[4]
 mlflow.set_tracking_uri(uri)
 client = mlflow.MlflowClient()
@@ -30,9 +31,9 @@ while not os.path.exists(stop):
         versions = {client.get_model_version_by_alias(name, "champion").version for _ in range(20)}
         out = mlflow.pyfunc.load_model(f"models:/{name}@champion").predict(image)
         assert abs(numpy.asarray(out).sum() - 1) < 1e-4
-        print("read", *sorted(versions), flush=True)
+        print("read", *sorted(versions), file=said, flush=True)
     except Exception as error:
-        print("failed", repr(error).replace(chr(10), " "), flush=True)
+        print("failed", repr(error).replace(chr(10), " "), file=said, flush=True)
 """
 
 
