@@ -13,7 +13,7 @@ from pipelines.slurm_jobs import SlurmJobs
 from tests.conftest import Idxtrain, MakeArchives, idxtrain_in
 from tests.slurm_cluster import SlurmCluster
 
-STEPS = 300
+STEPS = 150
 SETTINGS = {
     "train.deterministic": "true",
     "train.slices": 4,  # of 16 rows; fewer are quicker
