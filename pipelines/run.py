@@ -32,20 +32,21 @@ def find(work: Work, run_id: str) -> RunDir | None:
     if not run_id or run_id.startswith(".") or not set(run_id) <= ID_CHARACTERS or len(run_id) > 100:
         raise InputError(f"--run-id {run_id!r}: expected letters, digits, '.', '_' and '-', not starting with '.'")
     run = RunDir(work.runs / run_id)
-    with _reading(work):
+    with reading(work):
         return run if run.config_file.exists() else None
 
 
 def latest(work: Work) -> RunDir | None:
     """Return the run whose config was written last."""
-    with _reading(work):
+    with reading(work):
         folders = list(work.runs.iterdir()) if work.runs.exists() else []
         made = [run for run in map(RunDir, folders) if run.config_file.exists()]
         return max(made, key=lambda run: run.config_file.stat().st_mtime, default=None)
 
 
 @contextmanager
-def _reading(work: Work) -> Iterator[None]:
+def reading(work: Work) -> Iterator[None]:
+    """Raise InputError where what is read inside may not be read."""
     try:
         yield
     except OSError as error:

@@ -3,8 +3,8 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from jobs.errors import IdxtrainError, InputError
 from jobs.files import write_json
 from jobs.run_dir import RunDir, Work, read_object
 from jobs.stage import is_done
+from pipelines.run import reading
 
 # submitted: all jobs of the run, at once. started, ended: one job's process. again: put back into the queue.
 Event = Literal["submitted", "started", "ended", "again"]
@@ -150,20 +151,12 @@ def submitted_run(run_id: str | None, work: Work) -> SlurmJobs:
         if not jobs.jobs_file.exists():
             raise InputError(f"run {run_id}: was not submitted; submit it with `idxtrain submit --run-id {run_id}`")
         return jobs
-    with _reading(work):
+    with reading(work):
         folders = list(work.runs.iterdir()) if work.runs.exists() else []
         submitted = [jobs for jobs in map(SlurmJobs, map(RunDir, folders)) if jobs.jobs_file.exists()]
     if not submitted:
         raise InputError(f"found no submitted run in {work.runs}; `idxtrain submit` makes one")
     return max(submitted, key=lambda jobs: jobs.jobs_file.stat().st_mtime)
-
-
-@contextmanager
-def _reading(work: Work) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"--work {work.path}: cannot be read ({error}); give a folder you may read") from error
 
 
 def _lines(path: Path) -> list[str]:
