@@ -170,6 +170,16 @@ def mnist_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def registry_of_its_own() -> Iterator[None]:
+    """Undo what MLflow does to this process's environment, which the processes of later tests would inherit."""
+    before = os.environ.pop("MLFLOW_TRACKING_URI", None)
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    if before is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = before
+
+
 @pytest.fixture
 def idxtrain(tmp_path: Path) -> Idxtrain:
     return idxtrain_in(tmp_path)
