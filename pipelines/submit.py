@@ -11,7 +11,7 @@ from deploy.slurm import launchers, queue, script
 from deploy.slurm import site as sites
 from deploy.slurm.site import JOB_STAGES, JobStage, Site
 from jobs.errors import IdxtrainError, InputError
-from jobs.files import write_atomic, write_json
+from jobs.files import write_json, write_text
 from jobs.run_dir import RunDir
 from jobs.train.preflight import check_config
 from pipelines import request
@@ -82,7 +82,7 @@ def submit(run: RunDir, site: Site, config: Config) -> dict[str, str]:
         jobs.folder.mkdir(mode=0o700, exist_ok=True)
         write_json(jobs.site_file, site.model_dump(mode="json"))
         for stage, text in scripts(site, run).items():
-            write_atomic(jobs.script_file(stage), lambda path, text=text: _write(path, text))  # type: ignore[misc]
+            write_text(jobs.script_file(stage), text)
         wanted: list[JobStage] = [stage for stage in JOB_STAGES if not jobs.is_done(stage)]
         jobs.note("submitted", stages=wanted)
         found: dict[str, str] = {}
@@ -95,10 +95,6 @@ def submit(run: RunDir, site: Site, config: Config) -> dict[str, str]:
             raise
         jobs.write_jobs(found)
     return found
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _require_none_queued(jobs: SlurmJobs) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from deploy.slurm import queue, script
 from deploy.slurm.site import Site
 from jobs.errors import IdxtrainError, InputError, ReportedError, ResumableError
-from jobs.files import write_atomic, write_json
+from jobs.files import write_json, write_text
 from jobs.logs import log_to_stderr
 from jobs.run_dir import Work
 from pipelines import job, request, submit
@@ -92,7 +92,7 @@ def submit_sweep(sweep: Sweep, configs: Configs, site: Site) -> dict[str, str]:
             jobs.note("submitted", stages=["train"])
     texts = scripts(sweep, site)
     for stage, text in texts.items():
-        write_atomic(sweep.folder / f"{stage}.sh", lambda path, text=text: _write(path, text))  # type: ignore[misc]
+        write_text(sweep.folder / f"{stage}.sh", text)
     found: dict[str, str] = {}
     try:
         found["prepare"] = queue.submit(sweep.folder / "prepare.sh")
@@ -166,12 +166,8 @@ def _failures(sweep: Sweep) -> dict[str, str]:
 
 
 def _tell(sweep: Sweep, lines: list[str]) -> None:
-    write_atomic(sweep.folder / "table.txt", lambda path: _write(path, "\n".join(lines) + "\n"))
+    write_text(sweep.folder / "table.txt", "\n".join(lines) + "\n")
     print(*lines, sep="\n", flush=True)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from deploy.launch import Launch
 from deploy.slurm.site import Site
 
 _MPI = {"HOROVOD_CONTROLLER": "mpi", "HOROVOD_CPU_OPERATIONS": "mpi"}
-_CONTAINER_PYTHON = "python"  # the images of deploy/container have the environment's first on their PATH
+_CONTAINER_PYTHON = "python"  # the image's: it has to have the environment's first on its PATH
 
 
 def stage_command(site: Site, python: str, stage: str, run_dir: Path) -> tuple[str, ...]:
