@@ -72,6 +72,7 @@ def make_run(work: Path, model: Path, order: Sequence[int] = ORDER) -> RunDir:
         "steps": 40,
         "images": 1280,
         "images_per_second": 1234.5,
+        "precision": "float32",
         "validation": {"accuracy": None, "errors": None, "count": 0, "loss": None},
         "versions": {"python": "3.11.0", "tensorflow": "<b>2.18.1"},
         "weights_sha256": ["00", "00"],
@@ -163,7 +164,7 @@ def test_the_stage_tells_exactly_what_the_model_does(run: RunDir) -> None:
     assert (metrics["run_id"], metrics["recipe"], metrics["seed"]) == (HOSTILE_ID, "tiny", 7)
     assert (metrics["world_size"], metrics["dataset_id"]) == (2, "0123456789abcdef")
     assert metrics["validation"] == {"accuracy": None, "errors": None, "count": 0, "loss": None}
-    assert metrics["train"] == {"images": 1280, "steps": 40, "images_per_second": 1234.5}
+    assert metrics["train"] == {"images": 1280, "steps": 40, "images_per_second": 1234.5, "precision": "float32"}
     seconds = metrics["seconds"]
     assert list(seconds) == ["fetch", "prepare", "train", "evaluate", "total"]
     assert seconds["evaluate"] > 0.5  # it has at least imported TensorFlow

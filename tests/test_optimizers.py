@@ -18,6 +18,7 @@ KERAS: dict[str, Callable[[], Any]] = {
     "momentum": lambda: keras.optimizers.SGD(RATE, momentum=0.8),
     "nesterov": lambda: keras.optimizers.SGD(RATE, momentum=0.8, nesterov=True),
     "rmsprop": lambda: keras.optimizers.RMSprop(RATE, rho=0.85, epsilon=1e-6),
+    "adadelta": lambda: keras.optimizers.Adadelta(RATE, rho=0.85, epsilon=1e-6),
     "adam": lambda: keras.optimizers.Adam(RATE, beta_1=0.7, beta_2=0.95, epsilon=1e-6),
     "adamw": lambda: keras.optimizers.AdamW(RATE, weight_decay=0.1, beta_1=0.7, beta_2=0.95, epsilon=1e-6),
     # Keras decays the weights beside the step, the paper within it: compared without decay here, with it below.

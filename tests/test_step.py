@@ -12,10 +12,12 @@ from jobs.train.collective import Collective
 from jobs.train.exact import SCALE, from_grid, to_grid
 from jobs.train.feed import Call
 from jobs.train.step import HowTaken, TrainStep, make_evaluator
+from jobs.train.wire import narrowed, widened
 from models.training import norm
 from models.training.augment import Augmentation
 from models.training.average import Average
 from models.training.loss import cross_entropy
+from models.training.loss_scale import LossScale
 from models.training.norm import BatchNormalization
 from models.training.optimizers import SGD, Hyperparameters
 
@@ -135,6 +137,53 @@ def test_a_clipped_step_is_as_long_as_asked() -> None:
     cosine = free @ clipped / np.linalg.norm(free) / np.linalg.norm(clipped)
     assert cosine > 0.999
     np.testing.assert_array_equal(moved(HowTaken(clip_norm=1e6)), free)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_float16_trains_as_float32_but_leaves_out_a_step_that_overflows(parts: int) -> None:
+    def trained(policy: str, factor: float | None) -> tuple[list[np.ndarray], LossScale | None]:
+        tf.keras.utils.set_random_seed(1)
+        tf.keras.config.set_dtype_policy(policy)
+        try:
+            model = models.build("lecture", (6, 6, 1), 4, 0.0)
+        finally:
+            tf.keras.config.set_dtype_policy("float32")
+        before = model.get_weights()
+        scale = None
+        if factor:
+            scale = LossScale()
+            scale.factor.assign(factor)
+        optimizer = SGD([v.value for v in model.trainable_variables], Hyperparameters())
+        how = HowTaken(microbatches=parts)
+        step = TrainStep(model, optimizer, OneRank(), Augmentation(), 5, how, loss_scale=scale)
+        step(share(0, ROWS), np.array([0.01], np.float32))
+        return [new - old for new, old in zip(model.get_weights(), before, strict=True)], scale
+
+    expected, _ = trained("float32", None)
+    changes, scale = trained("mixed_float16", 2.0**10)
+    assert scale is not None
+    assert (scale.factor.numpy(), scale.streak.numpy()) == (2**10, 1)
+    for change, wanted in zip(changes, expected, strict=True):
+        np.testing.assert_allclose(change, wanted, atol=0.02 * np.abs(wanted).max())
+
+    changes, scale = trained("mixed_float16", 2.0**30)
+    assert scale is not None
+    assert (scale.factor.numpy(), scale.streak.numpy()) == (2**29, 0)
+    assert not any(change.any() for change in changes)
+
+
+def test_the_loss_scale_doubles_after_two_thousand_good_steps() -> None:
+    scale, weight = LossScale(), tf.Variable([8.0])
+    scale.streak.assign(1999)
+    scale.update([tf.constant([2.0**15])], lambda gradients: weight.assign_sub(gradients[0]))
+    assert (scale.factor.numpy(), scale.streak.numpy(), weight.numpy()) == (2**16, 0, 7.0)
+
+
+def test_a_gradient_in_float16_keeps_eleven_bits() -> None:
+    gradients = RANDOM.normal(size=1000).astype(np.float32) * 10.0 ** RANDOM.uniform(-6, 1, 1000).astype(np.float32)
+    sent = narrowed(gradients)
+    assert sent.dtype == tf.float16
+    np.testing.assert_allclose(widened(sent), gradients, rtol=2**-11, atol=2e-10)
 
 
 def test_a_batch_shared_out_is_normalized_as_a_whole() -> None:

@@ -5,8 +5,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from tests.conftest import Idxtrain, MakeArchives
 
@@ -30,6 +32,12 @@ def rows_by_step(work: Path, run_id: str, ranks: int) -> list[list[int]]:
     steps = [[entry["step"] for entry in audit] for audit in audits]
     assert all(of_rank == list(range(len(steps[0]))) for of_rank in steps)
     return [[row for entry in entries for row in entry["rows"]] for entries in zip(*audits, strict=True)]
+
+
+def losses(work: Path, run_id: str) -> list[float]:
+    """The losses that a run's curve tells of."""
+    lines = (work / f"runs/{run_id}/logs/train.jsonl").read_text().splitlines()
+    return [entry["loss"] for entry in map(json.loads, lines) if entry["kind"] == "train"]
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +87,22 @@ def test_batches_are_the_same_at_any_number_of_ranks(work: Path) -> None:
 
 
 def test_losses_agree_at_any_number_of_ranks(work: Path) -> None:
-    def losses(ranks: int) -> list[float]:
-        lines = (work / f"runs/prime-{ranks}/logs/train.jsonl").read_text().splitlines()
-        return [entry["loss"] for entry in map(json.loads, lines) if entry["kind"] == "train"]
+    np.testing.assert_allclose(losses(work, "prime-2"), losses(work, "prime-1"), rtol=1e-4)
+    np.testing.assert_allclose(losses(work, "prime-3"), losses(work, "prime-1"), rtol=1e-4)
 
-    np.testing.assert_allclose(losses(2), losses(1), rtol=1e-4)
-    np.testing.assert_allclose(losses(3), losses(1), rtol=1e-4)
+
+def test_gradients_in_float16_on_the_wire_train_almost_the_same(
+    idxtrain: Idxtrain, archives: dict[str, Path], work: Path
+) -> None:
+    options = ("--set", "prepare.rows_per_shard=29", "--set", "prepare.validation_rows=0", "--set=train.wire=float16")
+    done = idxtrain(
+        "train", "--data", archives["prime"], "--work", work, "--run-id", "narrow", "--np", 2, *QUICK, *options
+    )
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(losses(work, "narrow"), losses(work, "prime-2"), rtol=2e-3)
+    digests = set(result(work, "narrow")["weights_sha256"])
+    assert len(digests) == 1
+    assert digests != set(result(work, "prime-2")["weights_sha256"])
 
 
 def test_deterministic_training_gives_the_same_bits_at_any_number_of_ranks(
@@ -124,9 +142,18 @@ def test_normalized_averaged_and_augmented_the_same_at_any_number_of_ranks(
         entries = [json.loads(line) for line in (run / "logs/train.jsonl").read_text().splitlines()]
         curves.append([entry["loss"] for entry in entries])
         final.append(json.loads((run / "metrics.json").read_text()))
-    assert len(curves[0]) >= 4  # an epoch's training and validation, twice
+    # Each epoch of 171 rows: ten whole batches, the last smaller one, and the validation.
+    assert len(curves[0]) == 2 * 3
     np.testing.assert_allclose(curves[1], curves[0], rtol=1e-3)
     assert [metrics["test"]["count"] for metrics in final] == [40, 40]
+    # The model that was kept is the average of the weights, not the last weights.
+    state = load_file(max((work / "runs/all-1/checkpoints").glob("*.safetensors")))
+    averages, last = (
+        {array.tobytes() for name, array in state.items() if name.startswith(kind)} for kind in ("average.", "weight.")
+    )
+    kept = {weight.tobytes() for weight in keras.models.load_model(work / "runs/all-1/model.keras").get_weights()}
+    assert kept <= averages
+    assert not kept & last
 
 
 def test_a_run_leaves_what_the_contract_names(work: Path) -> None:
@@ -174,6 +201,7 @@ def test_resumes_from_the_last_whole_checkpoint(idxtrain: Idxtrain, work: Path) 
             ("--set", "train.deterministic=true", "--set", "train.microbatches=2"),
             "microbatches is for training without",
         ),
+        (("--set", "train.deterministic=true", "--set", "train.wire=float16"), "precision and wire cannot be float16"),
         (("--set", "train.deterministic=true", "--set", "train.model=residual"), "model residual normalizes over the"),
         (("--set", "train.batchsize=2"), "did you mean batch_size?"),
         (("--set", "train.epochs=0"), "train.epochs: found 0"),

@@ -11,11 +11,11 @@ import psutil
 
 from deploy.doctor.check import Check
 from deploy.doctor.probe import ProbeError, ask, cause
+from jobs.train.devices import bfloat16_flags
 
 GB = 1_000_000_000
 _SECONDS = 30  # nvidia-smi wakes up sleeping GPUs
 _QUERY = ("--query-gpu=name,driver_version", "--format=csv,noheader")
-_BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 
 
 def check_gpus(environment: Mapping[str, str], visible: int) -> Check:
@@ -86,9 +86,9 @@ def _room(root: Path, name: str, limit: str, usage: str) -> int:
 
 def check_bfloat16(cpuinfo: str) -> Check:
     """Tell whether the CPU has units for bfloat16, by the text of /proc/cpuinfo."""
-    flags = next((line.partition(":")[2].split() for line in cpuinfo.splitlines() if line.startswith("flags")), [])
-    found = [flag for flag in _BFLOAT16_FLAGS if flag in flags]
-    return Check("bfloat16", ", ".join(found) or "none: leave train.precision=float32", "only for speed")
+    return Check(
+        "bfloat16", ", ".join(bfloat16_flags(cpuinfo)) or "none: leave train.precision=float32", "only for speed"
+    )
 
 
 def check_space(name: str, folder: Path, free: int, least: int, ample: int, mend: str) -> Check:

@@ -90,7 +90,7 @@ def _metrics(run: RunDir, manifest: Manifest, test: dict[str, Any]) -> dict[str,
         "dataset_id": manifest.dataset_id,
         "test": test,
         "validation": trained["validation"],
-        "train": {name: trained[name] for name in ("images", "steps", "images_per_second")},
+        "train": {name: trained[name] for name in ("images", "steps", "images_per_second", "precision")},
         "seconds": seconds | {"total": round(sum(seconds.values()), 3)},
         "versions": trained["versions"],
     }

@@ -37,27 +37,31 @@ class Backward:
         self._augmentation, self._smoothing = augmentation, smoothing
         self._shape = model.input_shape[1:]
 
-    def at_once(self, rows: Rows, key: StepKey, scale: float = 1.0) -> tuple[Any, list[Any]]:
+    def logits(self, images: Any, training: bool) -> Any:
+        """Return the model's logits [n, classes] of images [n, values] or [n, height, width, channels]."""
+        return self._model(tf.reshape(images, [-1, *self._shape]), training=training)
+
+    def at_once(self, rows: Rows, key: StepKey, scale: Any = 1.0) -> tuple[Any, list[Any]]:
         """Return the sum of losses, float32, and the gradients × `scale`."""
         batch = norm.GlobalBatch(rows.weights, self._collective.sum)
         with tf.GradientTape() as tape, keyed(key), norm.over(batch):
             images = tf.reshape(rows.images, [-1, *self._shape])
             if self._augmentation:
                 images = self._augmentation(images, key)
-            logits = self._model(images, training=True)
+            logits = self.logits(images, training=True)
             total = tf.reduce_sum(cross_entropy(rows.labels, logits, self._smoothing) * rows.weights)
             # Divided by the global batch's rows, so that the sum over ranks is the mean over rows, however they are
             # shared out.
             mean = total / tf.cast(key.global_rows, tf.float32) * scale
         return total, tape.gradient(mean, self._variables)
 
-    def in_microbatches(self, rows: Rows, key: StepKey, parts: int) -> tuple[Any, list[Any]]:
+    def in_microbatches(self, rows: Rows, key: StepKey, parts: int, scale: Any = 1.0) -> tuple[Any, list[Any]]:
         """Do the same part by part, one after another: as long a step, in a fraction of the memory."""
         count = tf.shape(rows.labels)[0]
 
         def body(n: Any, loss: Any, *sums: Any) -> tuple[Any, ...]:
             start, stop = n * count // parts, (n + 1) * count // parts
-            total, gradients = self.at_once(rows[start:stop], replace(key, first_row=key.first_row + start))
+            total, gradients = self.at_once(rows[start:stop], replace(key, first_row=key.first_row + start), scale)
             return n + 1, loss + total, *(s + gradient for s, gradient in zip(sums, gradients, strict=True))
 
         zeros = [tf.zeros(variable.shape) for variable in self._variables]

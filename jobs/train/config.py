@@ -36,13 +36,13 @@ class TrainConfig(Section):
     # Decay of a running average of the weights, which is then what is validated and kept; None: the weights themselves.
     average: float | None = Field(default=None, ge=0, lt=1)
 
-    optimizer: Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lamb"] = "adam"
+    optimizer: Literal["sgd", "momentum", "nesterov", "rmsprop", "adadelta", "adam", "adamw", "lamb"] = "adam"
     learning_rate: float = Field(default=1e-3, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)  # momentum, nesterov
-    rho: float = Field(default=0.9, ge=0, lt=1)  # rmsprop
+    rho: float = Field(default=0.9, ge=0, lt=1)  # rmsprop, adadelta
     beta1: float = Field(default=0.9, ge=0, lt=1)  # adam, adamw, lamb
     beta2: float = Field(default=0.999, ge=0, lt=1)  # adam, adamw, lamb
-    epsilon: float = Field(default=1e-8, gt=0)  # rmsprop, adam, adamw, lamb
+    epsilon: float = Field(default=1e-8, gt=0)  # rmsprop, adadelta, adam, adamw, lamb
     weight_decay: float = Field(default=0.0, ge=0)  # adamw, lamb
 
     schedule: Literal["constant", "step", "cosine", "linear", "one-cycle"] = "constant"
@@ -54,7 +54,9 @@ class TrainConfig(Section):
     learning_rate_scaling: Literal["off", "linear", "sqrt"] = "off"
     base_batch_size: int | None = Field(default=None, ge=1)
 
-    precision: Literal["float32", "bfloat16"] = "float32"  # of activations; weights and updates are always float32
+    # Of activations; weights and updates are always float32. auto: bfloat16 where all ranks' devices have units for it.
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    wire: Literal["float32", "float16"] = "float32"  # of gradients on their way between ranks
     # Bit-equal from run to run and at any number of ranks up to `slices`, at the cost of speed: see jobs.train.exact.
     deterministic: bool = False
     slices: int = Field(default=12, ge=1)  # 12: whole slices, so equal shares, for 1, 2, 3, 4, 6 and 12 ranks
@@ -82,6 +84,8 @@ class TrainConfig(Section):
             raise ValueError("learning_rate_scaling needs base_batch_size, the batch that learning_rate was chosen for")
         if self.deterministic and self.microbatches > 1:
             raise ValueError("microbatches is for training without deterministic, whose slices are parts already")
+        if self.deterministic and (self.precision == "float16" or self.wire == "float16"):
+            raise ValueError("precision and wire cannot be float16 with deterministic, whose sums need every bit")
         return self
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 CPUS = "IDXTRAIN_CPUS_PER_RANK"  # set by a launcher that has reserved so many for each rank
 
 _CGROUP = Path("/sys/fs/cgroup")
+_BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 
 
 def usable_cpus() -> int:
@@ -56,6 +57,12 @@ def threads_of(environment: Mapping[str, str], cpus: int, local_rank: int, local
     binding = environment.get("SLURM_CPU_BIND", "none").split(",")
     pinned = any(word.startswith(("mask_", "map_", "rank", "cores", "threads", "sockets", "ldom")) for word in binding)
     return threads_per_rank(cpus, local_rank, local_size, pinned)
+
+
+def bfloat16_flags(cpuinfo: str) -> list[str]:
+    """Return those of a CPU's flags that mean units for bfloat16, by the text of /proc/cpuinfo."""
+    flags = next((line.partition(":")[2].split() for line in cpuinfo.splitlines() if line.startswith("flags")), [])
+    return [flag for flag in _BFLOAT16_FLAGS if flag in flags]
 
 
 def configure(tf: Any, local_rank: int, local_size: int, single_threaded_ops: bool = False) -> str:

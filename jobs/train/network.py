@@ -13,6 +13,7 @@ from jobs.errors import InputError
 from jobs.run_dir import one_line
 from jobs.train.config import TrainConfig
 from models.training.average import Average
+from models.training.loss_scale import LossScale
 from models.training.norm import BatchNormalization
 from models.training.optimizers import OPTIMIZERS, Hyperparameters
 
@@ -23,9 +24,10 @@ class Network:
     `final`: the model that is validated and kept: that of the averaged weights, where they are averaged, else `model`.
     """
 
-    def __init__(self, config: TrainConfig, manifest: Manifest, seed: int) -> None:
+    def __init__(self, config: TrainConfig, manifest: Manifest, seed: int, precision: str) -> None:
+        """`precision`: float32, bfloat16 or float16."""
         keras.utils.set_random_seed(seed)
-        keras.config.set_dtype_policy("mixed_bfloat16" if config.precision == "bfloat16" else "float32")
+        keras.config.set_dtype_policy("float32" if precision == "float32" else f"mixed_{precision}")
         pixels = manifest.pixels
         standardize = (pixels.mean, pixels.std or 1.0) if config.standardize else None
         self.model = models.build(config.model, manifest.shape, manifest.classes, config.dropout, standardize)
@@ -40,6 +42,7 @@ class Network:
                 config.momentum, config.rho, config.beta1, config.beta2, config.epsilon, config.weight_decay
             ),
         )
+        self.loss_scale = LossScale() if precision == "float16" else None
         self.final = self.model
         self.average: Average | None = None
         if config.average is not None:
@@ -53,7 +56,7 @@ class Network:
             self.average = Average(weights, averages, config.average)
 
     def variables(self) -> Iterator[tuple[str, tf.Variable]]:
-        """Yield all state by name: weights, also those not trained by gradient, slots and averages."""
+        """Yield all state by name: weights, also those not trained by gradient, slots, averages, and loss scale."""
         for number, variable in enumerate(self.model.variables):
             yield f"weight.{number}", variable.value
         for name, slots in self.optimizer.slots.items():
@@ -62,6 +65,9 @@ class Network:
         if self.average:
             for number, variable in enumerate(self.final.variables):
                 yield f"average.{number}", variable.value
+        if self.loss_scale:
+            yield "loss_scale.factor", self.loss_scale.factor
+            yield "loss_scale.streak", self.loss_scale.streak
 
     def state(self) -> dict[str, Any]:
         """Return a copy of all state, as NumPy arrays by name."""

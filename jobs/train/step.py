@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from jobs.train import exact
+from jobs.train import exact, wire
 from jobs.train.backward import Backward, Rows
 from jobs.train.collective import Collective
 from jobs.train.feed import Call
@@ -15,6 +15,7 @@ from models.training.augment import Augmentation
 from models.training.average import Average
 from models.training.clip import clipped
 from models.training.keys import StepKey
+from models.training.loss_scale import LossScale
 from models.training.optimizers import Optimizer
 
 
@@ -38,13 +39,14 @@ class HowTaken:
 
     `smoothing`: of the labels. `clip_norm`: the longest gradient. `microbatches`: into how many parts a rank cuts its
     rows. `slices`: into how many each global batch is cut, so that the bits do not depend on the number of ranks (see
-    `jobs.train.exact`); None: into none.
+    `jobs.train.exact`); None: into none. `narrow_wire`: gradients travel as float16.
     """
 
     smoothing: float = 0.0
     clip_norm: float | None = None
     microbatches: int = 1
     slices: int | None = None
+    narrow_wire: bool = False
 
 
 class TrainStep:
@@ -59,12 +61,12 @@ class TrainStep:
         seed: int,
         how: HowTaken = HowTaken(),
         average: Average | None = None,
+        loss_scale: LossScale | None = None,
     ) -> None:
         self._model, self._optimizer, self._collective = model, optimizer, collective
-        self._seed, self._how, self._average = seed, how, average
+        self._seed, self._how, self._average, self._loss_scale = seed, how, average, loss_scale
         self._backward = Backward(model, optimizer.variables, collective, augmentation, how.smoothing)
-        self._shape = model.input_shape[1:]
-        values = int(np.prod(self._shape))
+        values = int(np.prod(model.input_shape[1:]))
         self._graph = tf.function(
             self._run,
             input_signature=[
@@ -102,24 +104,34 @@ class TrainStep:
     def _step(self, rows: Rows, rate: Any, key: StepKey) -> tuple[Any, Any]:
         """One step; returns this rank's sum of losses, and the seconds it waited for the others' gradients."""
         loss, summed, waited = self._gradient(rows, key)
-        if self._how.clip_norm is not None:
-            summed = clipped(summed, self._how.clip_norm)
-        self._optimizer.apply(summed, rate, key.step)
-        if self._average:
-            self._average.update(key.step)
+        if self._loss_scale:
+            self._loss_scale.update(summed, lambda gradients: self._update(gradients, rate, key.step))
+        else:
+            self._update(summed, rate, key.step)
         return tf.cast(loss, tf.float64), waited
 
+    def _update(self, gradients: list[Any], rate: Any, step: Any) -> None:
+        if self._how.clip_norm is not None:
+            gradients = clipped(gradients, self._how.clip_norm)
+        self._optimizer.apply(gradients, rate, step)
+        if self._average:
+            self._average.update(step)
+
     def _gradient(self, rows: Rows, key: StepKey) -> tuple[Any, list[Any], Any]:
-        """Return this rank's sum of losses, the global batch's gradients, and the seconds waited for them."""
+        """Return this rank's sum of losses, the global batch's gradients, and the seconds waited for them.
+
+        The gradients are those of the enlarged loss, where it is enlarged.
+        """
         if self._how.slices is not None:
             loss, gradients = self._backward.in_slices(rows, key, self._how.slices)
             summed = [exact.from_grid(total) for total in self._collective.sum_gradients(gradients)]
             # TensorFlow refuses to read a clock where it is to be deterministic.
             return loss, summed, tf.constant(0.0, tf.float64)
+        scale = self._loss_scale.factor if self._loss_scale else 1.0
         if self._how.microbatches > 1:
-            loss, gradients = self._backward.in_microbatches(rows, key, self._how.microbatches)
+            loss, gradients = self._backward.in_microbatches(rows, key, self._how.microbatches, scale)
         else:
-            loss, gradients = self._backward.at_once(rows, key)
+            loss, gradients = self._backward.at_once(rows, key, scale)
         return loss, *self._sum(gradients)
 
     def _sum(self, gradients: list[Any]) -> tuple[list[Any], Any]:
@@ -128,17 +140,17 @@ class TrainStep:
             return gradients, tf.constant(0.0, tf.float64)
         with tf.control_dependencies(gradients):
             computed = tf.timestamp()
+        if self._how.narrow_wire:
+            gradients = [wire.narrowed(gradient) for gradient in gradients]
         summed = self._collective.sum_gradients(gradients)
         with tf.control_dependencies(summed):
-            return summed, tf.timestamp() - computed
+            waited = tf.timestamp() - computed
+        return ([wire.widened(total) for total in summed] if self._how.narrow_wire else summed), waited
 
     def _right(self, images: Any, labels: Any, weights: Any) -> Any:
-        logits = self._model(self._shaped(images), training=False)
+        logits = self._backward.logits(images, training=False)
         right = tf.cast(tf.argmax(logits, axis=1, output_type=tf.int32) == labels, tf.float32)
         return tf.reduce_sum(right * weights)
-
-    def _shaped(self, images: Any) -> Any:
-        return tf.reshape(images, [-1, *self._shape])
 
 
 def make_evaluator(model: Any) -> Callable[[np.ndarray, np.ndarray], tuple[int, float]]:

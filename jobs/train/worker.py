@@ -21,7 +21,7 @@ from jobs.errors import IdxtrainError, InputError, PeerLostError
 from jobs.files import sha256_file, write_atomic
 from jobs.run_dir import RunDir, one_line
 from jobs.stage import read_record, stage_key, write_record
-from jobs.train import checkpoint, devices
+from jobs.train import checkpoint, devices, precision
 from jobs.train.collective import Collective
 from jobs.train.config import TrainConfig
 from jobs.train.console import Audit, Console, Meter
@@ -74,8 +74,10 @@ class Training:
         )
         if config.deterministic:
             tf.config.experimental.enable_op_determinism()
+        self.precision = precision.chosen(tf, config, self.collective)
         if self.rank == 0:
-            log.info("train: %d rank%s, each on %s", self.world_size, "s" if self.world_size > 1 else "", device)
+            ranks = f"{self.world_size} rank{'s' if self.world_size > 1 else ''}"
+            log.info("train: %s, each on %s, in %s", ranks, device, self.precision)
 
         keep = keep_in_memory(config, manifest, self.collective.local_size)
         self.store = ShardStore(dataset, manifest, "train", config.reader_threads, keep)
@@ -86,9 +88,15 @@ class Training:
         self.total_steps = total_steps(config, self.order)
         self.rates = rates(config.schedule, self.total_steps, config.peak_rate, config.warmup, config.final)
 
-        self.network = Network(config, manifest, seed)
+        self.network = Network(config, manifest, seed, self.precision)
         augmentation = Augmentation(config.shift, config.rotate, config.zoom, config.elastic, config.elastic_sigma)
-        how = HowTaken(config.label_smoothing, config.clip_norm, config.microbatches, config.fixed_slices)
+        how = HowTaken(
+            config.label_smoothing,
+            config.clip_norm,
+            config.microbatches,
+            config.fixed_slices,
+            narrow_wire=config.wire == "float16",
+        )
         self.train_step = TrainStep(
             self.network.model,
             self.network.optimizer,
@@ -97,6 +105,7 @@ class Training:
             seed,
             how,
             self.network.average,
+            self.network.loss_scale,
         )
         self.evaluate = make_evaluator(self.network.final)
         self.meter = Meter()
@@ -211,6 +220,7 @@ class Training:
                 "steps": step,
                 "images": images_seen(self.order, step),
                 "images_per_second": self.meter.rate,
+                "precision": self.precision,
                 "validation": validation,
                 "weights_sha256": digests,
                 "versions": versions(),

@@ -95,6 +95,23 @@ class RMSProp(Optimizer):
         )
 
 
+class Adadelta(Optimizer):
+    """Steps in the units of the weights. Zeiler, "ADADELTA: an adaptive learning rate method" (2012), algorithm 1."""
+
+    slot_names = ("mean_square", "mean_square_step")
+
+    def _update(self, variable: Any, gradient: Any, rate: Any, step: Any, **slots: Any) -> None:
+        tf.raw_ops.ResourceApplyAdadelta(
+            var=variable.handle,
+            accum=slots["mean_square"].handle,
+            accum_update=slots["mean_square_step"].handle,
+            lr=rate,
+            rho=self.h.rho,
+            epsilon=self.h.epsilon,
+            grad=gradient,
+        )
+
+
 class Adam(Optimizer):
     """Kingma and Ba, "Adam: a method for stochastic optimization" (2015), in the ε̂ form of its section 2."""
 
@@ -149,6 +166,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "momentum": Momentum,
     "nesterov": Nesterov,
     "rmsprop": RMSProp,
+    "adadelta": Adadelta,
     "adam": Adam,
     "adamw": AdamW,
     "lamb": Lamb,

@@ -122,7 +122,7 @@ def test_what_the_jobs_said(place: Place, whole: dict[str, str]) -> None:
     logs = place("logs", "whole", "--follow")
     assert logs.returncode == 0
     assert "train: allreduce over 2 ranks: 16 MB at " in logs.stdout
-    assert "train: 2 ranks, each on 1 CPU thread" in logs.stdout
+    assert "train: 2 ranks, each on 1 CPU thread, in float32" in logs.stdout
     assert logs.stdout.index("==> prepare (") < logs.stdout.index("==> train (") < logs.stdout.index("==> evaluate (")
     status = place("status")
     assert status.returncode == 0
