@@ -37,7 +37,7 @@ def checkpoint_row(recipe: str, folder: Path) -> str:
     from jobs.train.network import Network
 
     config = TrainConfig.model_validate(recipes.load(recipe).sections["train"])
-    network = Network(config, mnist_manifest(), seed=0)
+    network = Network(config, mnist_manifest(), seed=0, precision="float32")
     folder.mkdir()
     writer = checkpoint.Writer(folder, keep=3)
     waits, writes = [], []
