@@ -85,6 +85,7 @@ def test_rows_come_in_the_order_asked_for_kept_or_streamed(dataset: tuple[Path, 
         for chunk, rows in zip(chunks, store.read(chunks), strict=True):
             np.testing.assert_array_equal(rows.indices, chunk)
             np.testing.assert_array_equal(rows.labels, chunk % 3)
+            np.testing.assert_array_equal(rows.images[:, 0], (chunk / 1000).astype(np.float32))
 
 
 def test_a_file_that_holds_other_rows_is_refused(dataset: tuple[Path, Manifest]) -> None:
