@@ -43,9 +43,13 @@ def spark_step(site: Site, nodes: int) -> tuple[str, ...]:
 
     All of them read what is written to its stdin.
     """
+    return task_a_node(nodes, *_cpus(site.prepare), "--input=all")
+
+
+def task_a_node(nodes: int, *further: str) -> tuple[str, ...]:
+    """Return the srun that starts one task on each of the first so many nodes; none's end is the others' end."""
     options = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--relative=0"]
-    options += _cpus(site.prepare)
-    return (*options, "--overlap", "--input=all", "--mpi=none", "--wait=0", "--kill-on-bad-exit=0")
+    return (*options, "--overlap", "--mpi=none", "--wait=0", "--kill-on-bad-exit=0", *further)
 
 
 def train_launch(
