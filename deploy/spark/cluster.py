@@ -156,15 +156,16 @@ def order_for(site: Site, run_dir: Path, nodes: Sequence[str], job: str) -> Orde
 
 def _wait(process: subprocess.Popen[bytes], kept: Sequence[Keepers], asked: Signals) -> int:
     """Wait for the command's end; ask it to stop when this process is asked, or Spark is gone."""
-    since: float | None = None
-    told = lost = False
-    while process.poll() is None:
-        if since is None and (asked.count or any(keepers.ended() for keepers in kept)):
-            since, lost = time.monotonic(), not asked.count
-        if since is not None and not told and (lost or time.monotonic() - since > _TOLD_SECONDS):
-            process.terminate()
-            told = True
+    lost = False
+    while process.poll() is None and not asked.count and not lost:
+        lost = any(keepers.ended() for keepers in kept)
         time.sleep(_POLL_SECONDS)
+    for seconds, end in ((0.0 if lost else _TOLD_SECONDS, process.terminate), (_END_SECONDS, process.kill)):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+            break
+        end()
+    process.wait()
     if lost:
         raise IdxtrainError("prepare: Spark ended before its work did; see the lines above for which daemon, and why")
     if process.returncode < 0:
