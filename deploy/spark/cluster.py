@@ -24,6 +24,7 @@ from deploy.slurm import launchers, network
 from deploy.slurm import queue as slurm
 from deploy.slurm.site import Site, validate
 from deploy.spark import properties
+from deploy.spark.node import FAILED
 from deploy.spark.order import Order
 from jobs.errors import IdxtrainError, ResumableError
 from jobs.prepare.config import MASTER
@@ -69,15 +70,16 @@ class Keepers(AbstractContextManager["Keepers"]):
         """Wait until all daemons are ready; return what they said. Raises IdxtrainError where that does not come."""
         deadline = time.monotonic() + _READY_SECONDS
         found: list[str] = []
-        while len(found) < self._tasks:
+        while len(found) < self._tasks or FAILED in found:
             if asked.count:
                 raise ResumableError("prepare: stopped as asked")
             late = time.monotonic() > deadline
-            if late or (self.ended() and self._said.empty()):
-                how = f"in {_READY_SECONDS:g} s" if late else "and have ended"
+            if late or FAILED in found or (self.ended() and self._said.empty()):
+                up = len(found) - found.count(FAILED)
+                how = f" in {_READY_SECONDS:g} s" if late else ""
                 raise IdxtrainError(
-                    f"prepare: {len(found)} of {self._tasks} Spark {self._role}s came up {how}; see the lines above, "
-                    "and whether the nodes reach each other over the site's interface"
+                    f"prepare: {up} of {self._tasks} Spark {self._role}s came up{how}; the lines above may say why, "
+                    "else see whether the nodes reach each other over the site's interface"
                 )
             with suppress(queue.Empty):
                 found.append(self._said.get(timeout=_POLL_SECONDS))

@@ -1,9 +1,9 @@
 """python -m deploy.spark.node master|worker [MASTER]: keep one daemon of Spark, as a task of the launcher's srun.
 
 Its first line of stdin is an order (`deploy.spark.order`). It checks its node, makes scratch there, starts the daemon
-in it, and writes a line to stdout once that is ready: the master's URL. It ends the daemon, all processes that come of
-it, and the scratch when its stdin ends, which is when the launcher is gone, however it went; at a signal; or when the
-daemon ends by itself. What is left where it is itself killed, the next job's process on the node removes.
+in it, and writes a line to stdout once that is ready: of a master, its URL. It ends the daemon, all processes that
+come of it, and the scratch when its stdin ends, which is when the launcher is gone, however it went; at a signal; or
+when the daemon ends by itself. What is left where it is itself killed, the next job's process on the node removes.
 """
 
 import ctypes
@@ -29,6 +29,7 @@ from deploy.spark.order import Order, take
 from jobs.errors import IdxtrainError
 from jobs.process import PARENT
 
+FAILED = "failed"  # what a keeper says on stdout that has said on stderr why
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _READY = {
     "master": re.compile(r"Starting Spark master at (spark://\S+)"),
@@ -184,6 +185,7 @@ def main(role: str, host: str, master: str, told: int) -> int:
         return 0
     except (IdxtrainError, OSError) as error:
         print(f"idxtrain: node {host}: {error}", file=sys.stderr, flush=True)
+        print(FAILED, flush=True)
         return IdxtrainError.exit_code
 
 
