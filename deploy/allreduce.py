@@ -64,9 +64,11 @@ def _measure(collective: Any, tf: Any, repeats: int, small_repeats: int) -> dict
     ranks = collective.world_size
     right = np.array_equal(collective.sum(large, "large").numpy(), places * (ranks * (ranks + 1) // 2))
     large_seconds = _median_seconds(collective, large, "large", repeats)
+    speed = _VALUES * 4 / 1e6 / large_seconds
     return {
         "right": bool(collective.gather(np.array([right], np.int32)).all()),
-        "megabytes_per_second": _VALUES * 4 / 1e6 / large_seconds,
+        "megabytes_per_second": speed,
+        "by_rank": collective.gather(np.array([speed], np.float64)).tolist(),
         "milliseconds": _median_seconds(collective, tf.constant([1.0]), "small", small_repeats) * 1e3,
     }
 

@@ -22,6 +22,7 @@ from pipelines.options import (
     Recipe,
     RunId,
     Seed,
+    SiteAssignments,
     SparkMaster,
     WorkFolder,
     complete_recipe,
@@ -180,12 +181,21 @@ def report(
 
 
 @app.command()
-def doctor(work: WorkFolder = WORK) -> None:
+def doctor(
+    site: Annotated[
+        str | None, typer.Option(help="Check all nodes of the Slurm job this runs in, against this site.")
+    ] = None,
+    site_assignments: SiteAssignments = None,
+    work: WorkFolder = WORK,
+) -> None:
     """Check this machine: versions, Java, compilers, Horovod's build, GPUs, disk, an allreduce on two ranks."""
     with _exit_codes():
-        from pipelines.doctor_command import doctor
+        from pipelines import doctor_command
 
-        doctor(work)
+        if site is None:
+            doctor_command.doctor(work)
+        else:
+            doctor_command.doctor_site(site, site_assignments or (), work)
 
 
 registry_commands.register(app, _exit_codes)

@@ -8,19 +8,18 @@ asked goes back into the queue; a stage that failed takes the jobs that wait for
 
 import logging
 import os
-import secrets
-import shutil
 import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from deploy.launch import Launch
 from deploy.slurm import launchers, queue
+from deploy.slurm.scratch import private_folder
 from deploy.slurm.script import SCRATCH
 from deploy.slurm.site import JOB_STAGES, JobStage, Site
 from jobs.errors import IdxtrainError, InputError, ReportedError, ResumableError
@@ -48,7 +47,7 @@ def main(stage: JobStage, run: RunDir, environment: Mapping[str, str]) -> int:
         site, config = jobs.site(), read_config(run)
         jobs.require_progress(stage, config.launch.max_restarts)
         jobs.note("started", stage=stage, job=me, host=socket.gethostname(), step=jobs.checkpoint_step())
-        with _scratch(environment):
+        with _scratch(environment, stage, me):
             _run(stage, run, config, site)
         code = 0
     except ReportedError as error:  # the stage has said why
@@ -82,6 +81,8 @@ def _run(stage: JobStage, run: RunDir, config: Config, site: Site) -> None:
         found = {name: Launch(launchers.stage_command(site, sys.executable, name, run.path)) for name in stages}
         if "train" in found:
             found["train"] = launchers.train_launch(site, config.launch, sys.executable, run.path, ranks, hosts)
+        if stage == "prepare":  # a later job, which has other nodes, at most finds it done
+            found["prepare"] = launchers.prepare_launch(site, config.spark.master, sys.executable, run.path)
         return found
 
     deadline = time.monotonic() + _LOCK_SECONDS
@@ -150,19 +151,11 @@ def _stages_after(stage: JobStage) -> tuple[JobStage, ...]:
 
 
 @contextmanager
-def _scratch(environment: Mapping[str, str]) -> Iterator[None]:
-    """Make a private folder on the node's own disk for temporary files, and remove it at the end."""
-    folder = Path(environment.get(SCRATCH) or "/tmp") / f"idxtrain-{secrets.token_hex(8)}"  # noqa: S108
-    try:
-        folder.mkdir(mode=0o700)
-    except OSError as error:
-        raise InputError(f"{folder.parent}: is no scratch ({error.strerror}); mend the site's scratch") from error
-    os.environ["TMPDIR"] = str(folder)
-    try:
+def _scratch(environment: Mapping[str, str], stage: str, me: str) -> Iterator[None]:
+    """Let temporary files lie in a private folder on the node's own disk, which is removed at the end."""
+    with private_folder(Path(environment.get(SCRATCH) or "/tmp"), f"{me}-{stage}") as folder:  # noqa: S108
+        os.environ["TMPDIR"] = str(folder)
         yield
-    finally:
-        with suppress(OSError):
-            shutil.rmtree(folder)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -35,6 +35,10 @@ Seed = Annotated[
 SparkMaster = Annotated[str | None, typer.Option(help="Spark master URL. Default: local, on this machine's CPUs.")]
 WorkFolder = Annotated[Path, typer.Option("--work", help="Folder for archives, datasets and runs.", readable=False)]
 RunId = Annotated[str | None, typer.Option(help="Name of the run; an existing one is gone on with.")]
+SiteAssignments = Annotated[
+    list[str] | None,
+    typer.Option("--site-set", metavar="KEY=VALUE", help="Set a value of the site, e.g. train.nodes=4; repeatable."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")]
 
 WORK = Path("work")

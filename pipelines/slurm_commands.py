@@ -18,6 +18,7 @@ from pipelines.options import (
     Recipe,
     RunId,
     Seed,
+    SiteAssignments,
     SparkMaster,
     WorkFolder,
 )
@@ -25,10 +26,6 @@ from pipelines.options import (
 ExitCodes = Callable[[], AbstractContextManager[None]]
 
 SiteName = Annotated[str, typer.Option("--site", help="Site by name, or a .toml file; yours lie in IDXTRAIN_SITES.")]
-SiteAssignments = Annotated[
-    list[str] | None,
-    typer.Option("--site-set", metavar="KEY=VALUE", help="Set a value of the site, e.g. train.nodes=4; repeatable."),
-]
 Run = Annotated[str | None, typer.Argument(help="The run. Default: the one submitted last.")]
 
 

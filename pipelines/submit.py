@@ -65,8 +65,9 @@ def preview(site: Site, run: RunDir, config: Config) -> str:
         parts.append(f"# {line}\n{text}")
         before = stage
     hosts = [f"NODE{n}" for n in range(1, site.train.nodes + 1)]
-    how = launchers.train_launch(site, config.launch, sys.executable, run.path, site.ranks, hosts)
-    return "\n".join([*parts, f"# the training starts so\n# {how}\n"])
+    prepare = launchers.prepare_launch(site, config.spark.master, sys.executable, run.path)
+    train = launchers.train_launch(site, config.launch, sys.executable, run.path, site.ranks, hosts)
+    return "\n".join([*parts, f"# prepare starts so\n# {prepare}\n", f"# the training starts so\n# {train}\n"])
 
 
 def submit(run: RunDir, site: Site, config: Config) -> dict[str, str]:

@@ -37,6 +37,7 @@ AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CryptoType=crypto/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
+TmpFS={folder}/tmp-%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
@@ -121,7 +122,7 @@ class SlurmCluster(AbstractContextManager["SlurmCluster"]):
         self.wait_for(lambda: all(self.state(job) not in going for job in jobs), seconds)
 
     def _start(self) -> None:
-        for name in ("state", *(f"spool-{node}" for node in NODES)):
+        for name in ("state", *(f"{what}-{node}" for what in ("spool", "tmp") for node in NODES)):
             (self.folder / name).mkdir(parents=True)
         self.folder.chmod(0o755)  # munge wants its socket to be reached by everybody
         self._start_munge()

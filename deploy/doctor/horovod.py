@@ -1,7 +1,7 @@
 """Checks of Horovod: what it was built with, and whether two ranks on this machine can add numbers up."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deploy.doctor.check import Check
@@ -19,7 +19,7 @@ _NO_WARNINGS = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 @dataclass(frozen=True)
 class Sums:
-    """What rank 0 of `deploy.allreduce` printed. `gpus`: how many TensorFlow sees; the speed is of one allreduce."""
+    """What rank 0 of `deploy.allreduce` printed. `gpus`: how many TensorFlow sees; the speeds are of one allreduce."""
 
     gloo: bool
     mpi: bool
@@ -29,6 +29,7 @@ class Sums:
     right: bool
     megabytes_per_second: float
     milliseconds: float
+    by_rank: Sequence[float] = ()
 
 
 def ask_alone(environment: Mapping[str, str]) -> Sums:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from deploy.config import LaunchConfig
 from deploy.launch import Launch
-from deploy.slurm.site import Site
+from deploy.slurm.site import Resources, Site
+from jobs.prepare.config import MASTER
 
 _MPI = {"HOROVOD_CONTROLLER": "mpi", "HOROVOD_CPU_OPERATIONS": "mpi"}
 _CONTAINER_PYTHON = "python"  # the image's: it has to have the environment's first on its PATH
@@ -24,6 +25,31 @@ def inside(site: Site, python: str, run_dir: Path, module: str, *arguments: str)
     gpus = ("--nv",) if site.train.gpus_per_node else ()
     work = str(run_dir.parent.parent)
     return ("apptainer", "exec", *gpus, "--bind", work, site.container, _CONTAINER_PYTHON, "-m", module, *arguments)
+
+
+def prepare_launch(site: Site, master: str, python: str, run_dir: Path) -> Launch:
+    """Return how prepare starts from the batch step. `master`: the config's; `local` leaves it to the site."""
+    command = stage_command(site, python, "prepare", run_dir)
+    if master != "local" or site.spark == "local":
+        return Launch(command)
+    if site.spark != "standalone":
+        return Launch(command, {MASTER: site.spark})
+    options = ["--site", str(run_dir / "slurm" / "site.json"), "--run-dir", str(run_dir)]
+    return Launch((python, "-m", "deploy.spark.cluster", *options, *command))
+
+
+def spark_step(site: Site, nodes: int) -> tuple[str, ...]:
+    """Return the srun under which `deploy.spark.cluster` starts a keeper on each of so many nodes of prepare's job.
+
+    All of them read what is written to its stdin.
+    """
+    return task_a_node(nodes, *_cpus(site.prepare), "--input=all")
+
+
+def task_a_node(nodes: int, *further: str) -> tuple[str, ...]:
+    """Return the srun that starts one task on each of the first so many nodes; none's end is the others' end."""
+    options = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--relative=0"]
+    return (*options, "--overlap", "--mpi=none", "--wait=0", "--kill-on-bad-exit=0", *further)
 
 
 def train_launch(
@@ -57,9 +83,13 @@ def srun(site: Site, ranks: int, *further: str) -> tuple[str, ...]:
     nodes = min(wanted.nodes, -(-ranks // wanted.ranks_per_node))
     options = ["srun", f"--nodes={nodes}", f"--ntasks={ranks}"]
     options += [f"--ntasks-per-node={wanted.ranks_per_node}", "--distribution=block"]
-    if wanted.cpus:  # since 22.05 a step does not take it over from the job
-        options.append(f"--cpus-per-task={wanted.cpus}")
+    options += _cpus(wanted)
     return (*options, "--overlap", "--input=none", *further)  # --overlap: no step waits for another
+
+
+def _cpus(wanted: Resources) -> list[str]:
+    """Return what a step has to say of its CPUs: since 22.05 it does not take them over from the job."""
+    return [f"--cpus-per-task={wanted.cpus}"] if wanted.cpus else []
 
 
 def _gang_options(site: Site, config: LaunchConfig, run_dir: Path, ranks: int) -> list[str]:

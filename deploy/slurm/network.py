@@ -6,6 +6,8 @@ from pathlib import Path
 
 import psutil
 
+from deploy.ranks import LOOPBACK
+from deploy.slurm import queue
 from jobs.errors import InputError
 
 Addresses = Mapping[str, Sequence[str]]  # IPv4, by interface
@@ -25,6 +27,18 @@ def own_address_towards(host: str) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((host, _DISCARD))
         return str(probe.getsockname()[0])
+
+
+def own_address_among(nodes: Sequence[str], interface: str | None) -> str:
+    """Return where this node, the first of a job's, listens for the others: on the interface, where one is named.
+
+    Raises InputError where there is no such interface, OSError where no other node can be reached.
+    """
+    if len(nodes) == 1:
+        return LOOPBACK
+    if interface:
+        return address_of(interface, addresses())
+    return own_address_towards(queue.node_address(nodes[1]))
 
 
 def interface_of(address: str, known: Addresses) -> str:

@@ -4,9 +4,9 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from jobs.config import Section, explain
 from jobs.errors import InputError
@@ -63,12 +63,24 @@ class Site(Section):
     container: Line | None = None  # an Apptainer image, which holds what the stages and ranks run
     interface: Word | None = None  # the network between the nodes; None: the one that leads to the other nodes
     scratch: Line = "/tmp"  # noqa: S108 (made private, a folder each job)
+    # Where prepare's Spark runs, unless --spark-master says: within its node; as a cluster of its own on all nodes of
+    # the job; or on one that is there.
+    spark: str = Field(default="local", pattern=r"^(local|standalone|yarn|(spark|k8s)://[A-Za-z0-9_.,:/@-]+)$")
     requeue: bool = True  # False: a job that is to go on is submitted anew
     environment: dict[Name, Line] = Field(default_factory=dict)
     options: tuple[Option, ...] = ()
     prepare: Resources = Resources()
     train: TrainResources = TrainResources()
     evaluate: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _prepare_uses_its_nodes(self) -> Self:
+        if self.prepare.nodes > 1 and self.spark != "standalone":
+            raise ValueError(
+                f'prepare.nodes: found {self.prepare.nodes} with spark = "{self.spark}", expected 1; '
+                'set spark = "standalone"'
+            )
+        return self
 
     @property
     def ranks(self) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.ranks import LOOPBACK, start_rendezvous
+from deploy.ranks import start_rendezvous
 from deploy.slurm import launchers, network, queue
 from deploy.slurm.order import Order
 from deploy.slurm.site import Site
@@ -36,7 +36,7 @@ class Allocation:
     def start(self, command: Sequence[str], ranks: int, environment: Mapping[str, str]) -> "StepRanks":
         """Start the ranks; raises OSError where that cannot be done here."""
         placed = hosts(self.nodes, self.site.train.ranks_per_node, ranks)
-        address = self._address(list(placed))
+        address = network.own_address_among(list(placed), self.site.interface)
         first = _FIRST_PORT + self.job * 13 % _PORTS  # 13: jobs next to each other do not meet at each other's second
         port = start_rendezvous(placed, address, [*range(first, first + _TRIES), 0]) if ranks > 1 else 0
         ordered = Order(
@@ -54,14 +54,6 @@ class Allocation:
         ordered.mark.touch()
         argv = [*launchers.step(self.site, ranks), sys.executable, "-m", "deploy.slurm.task", *command]
         return StepRanks(argv, ordered, placed, {**environment, **ordered.environment()})
-
-    def _address(self, placed: Sequence[str]) -> str:
-        """Return where the rendezvous server listens: on the network between the nodes, or within this one alone."""
-        if len(placed) == 1:
-            return LOOPBACK
-        if self.site.interface:
-            return network.address_of(self.site.interface, network.addresses())
-        return network.own_address_towards(queue.node_address(placed[1]))
 
 
 def allocation(site: Site, folder: Path, environment: Mapping[str, str]) -> Allocation:

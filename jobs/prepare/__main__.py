@@ -1,5 +1,7 @@
 """python -m jobs.prepare RUN_DIR: make the dataset of a run, unless it is there."""
 
+import os
+
 from jobs import dataset
 from jobs.archive import Archive
 from jobs.files import sha256_file
@@ -13,7 +15,7 @@ def main(run: RunDir) -> None:
     """Run the stage; see `jobs.prepare.stage`."""
     key = stage_key(run, "prepare")
     archives = {role: Archive.from_json(a) for role, a in read_record(run, "fetch").outputs["archives"].items()}
-    config, spark = run.section("prepare", PrepareConfig), run.section("spark", SparkConfig)
+    config, spark = run.section("prepare", PrepareConfig), run.section("spark", SparkConfig).placed(os.environ)
     directory = prepare(config, spark, archives, run.work)
     manifest = directory / dataset.MANIFEST
     outputs = {"dataset": str(directory), "dataset_id": directory.name, "manifest_sha256": sha256_file(manifest)}

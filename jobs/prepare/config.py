@@ -1,10 +1,13 @@
 """The config sections of the prepare stage."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
 
 from jobs.config import Section
+
+MASTER = "IDXTRAIN_SPARK_MASTER"  # set by whoever starts prepare with a Spark for it to use
 
 
 class PrepareConfig(Section):
@@ -26,3 +29,8 @@ class SparkConfig(Section):
     master: str = Field(default="local", pattern=r"^(local$|local[\[-]|yarn$|spark://|k8s://|mesos://)")
     # Further Spark properties, e.g. {"spark.executor.memory" = "4g"}. They override ours.
     properties: dict[str, str] = Field(default_factory=dict)
+
+    def placed(self, environment: Mapping[str, str]) -> "SparkConfig":
+        """Return the section with the master that this process was started with, where it leaves that open."""
+        master = environment.get(MASTER)
+        return self.model_copy(update={"master": master}) if master and self.master == "local" else self

@@ -5,6 +5,7 @@ import platform
 import re
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
@@ -190,7 +191,12 @@ def spark_properties(config: SparkConfig, scratch: Path) -> dict[str, str]:
         "spark.ui.showConsoleProgress": "false",
         # The Java side only hands out tasks, so the quickest compiler and collector to start are the best ones.
         "spark.driver.extraJavaOptions": " ".join(
-            ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={_LOG4J}"]
+            [
+                "-XX:TieredStopAtLevel=1",
+                "-XX:+UseSerialGC",
+                f"-Dlog4j2.configurationFile={_LOG4J}",
+                f'"-Djava.io.tmpdir={tempfile.gettempdir()}"',  # TMPDIR, which Java does not look at
+            ]
         ),
     }
     if _is_local(config.master):

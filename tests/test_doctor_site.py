@@ -1,0 +1,135 @@
+"""`idxtrain doctor --site`: the judgement of what nodes say, and the real thing on a Slurm of two nodes."""
+
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from deploy.doctor import nodes
+from deploy.doctor.node import PACKAGES, NodeFacts, facts
+from deploy.slurm.site import Site
+from tests.conftest import Idxtrain
+from tests.slurm_cluster import SlurmCluster
+
+NAMES = ("n1", "n2")
+ONE = NodeFacts("n1", "3.11.7", dict.fromkeys(PACKAGES, "1.0"), 4, "ib0", "10.0.0.1", fault="", machine="a", missing=())
+OTHER = replace(ONE, host="n2", address="10.0.0.2", machine="b")
+SITE = Site.model_validate({"train": {"nodes": 2, "ranks_per_node": 2, "gpus_per_node": 4}})
+AHEAD = {"n1": 0.0, "n2": 0.01}
+SPEEDS = {"n1": 900.0, "n2": 880.0}
+
+
+def judged(other: NodeFacts | None = OTHER, ahead: float = 0.01, speed: float = 880.0) -> nodes.Row:
+    """The second node's row."""
+    said = {"n1": ONE} | ({"n2": other} if other else {})
+    first, second = nodes.rows(NAMES, said, AHEAD | {"n2": ahead}, SPEEDS | {"n2": speed}, SITE)
+    assert first.verdict == "ok"
+    return second
+
+
+def test_a_good_node() -> None:
+    row = judged()
+    assert (row.verdict, row.mends) == ("ok", ())
+    assert row.cells == (
+        "n2", "3.11.7", *("1.0",) * len(PACKAGES), "4 of 4", "ib0 10.0.0.2", "2 of 2", "+0.01 s", "880 MB/s",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("other", "mend"),
+    [
+        (None, "its task said nothing: see the lines above"),
+        (
+            replace(OTHER, versions={**ONE.versions, "horovod": "none"}),
+            "has another horovod than n1: put this environment",
+        ),
+        (replace(OTHER, python="3.11.2"), "has another python than n1"),
+        (replace(OTHER, gpus=1), "found 1 GPUs: ask for them (gpus_per_node, gpu_type, partition of the site)"),
+        (replace(OTHER, fault="interface: found no ib0"), "interface: found no ib0; set the site's interface"),
+        (replace(OTHER, address="127.0.0.1"), "talks over loopback, which other nodes cannot reach"),
+        (replace(OTHER, missing=("n1",)), "does not see what n1 wrote: put --work on a file system all nodes share"),
+    ],
+)
+def test_what_fails_has_its_mend_beside_it(other: NodeFacts | None, mend: str) -> None:
+    row = judged(other)
+    assert row.verdict == "fails"
+    assert row.mends[0].startswith(mend)
+    *_, line = nodes.lines([row])
+    assert line.startswith("n2 ")
+    assert mend in line
+
+
+def test_what_only_misleads_or_slows_is_a_warning() -> None:
+    assert judged(ahead=-3.5).verdict == "warning"
+    assert judged(ahead=-3.5).mends[0].startswith("its clock is off by -3.5 s")
+    assert judged(speed=300.0).mends[0].startswith("is slower than half of the quickest (900 MB/s)")
+    assert judged(replace(OTHER, gpus=0), ahead=9).verdict == "fails"
+
+
+def test_speeds_of_nodes_are_those_of_their_slowest_ranks() -> None:
+    assert nodes.by_node(NAMES, 2, [9.0, 7.0, 5.0, 6.0]) == {"n1": 7.0, "n2": 5.0}
+
+
+def test_a_file_that_another_node_did_not_write_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.doctor.node._VISIBLE_SECONDS", 0.0)
+    (tmp_path / "n3").write_text("n3", encoding="utf-8")
+    environment = {"SLURMD_NODENAME": "n1", "IDXTRAIN_DOCTOR_ADDRESS": "127.0.0.1", "CUDA_VISIBLE_DEVICES": "0,1"}
+    found = facts(tmp_path, ("n1", "n2", "n3"), environment)
+    assert found.missing == ("n2",)
+    assert (found.host, found.interface, found.address, found.gpus) == ("n1", "lo", "127.0.0.1", 2)
+
+
+def test_outside_a_job_it_tells_how_to_start_one(idxtrain: Idxtrain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
+    done = idxtrain("doctor", "--site", "perlmutter")
+    assert done.returncode == 2
+    (said,) = done.stderr.splitlines()
+    assert said.startswith(
+        "idxtrain: --site perlmutter: found no Slurm job around this process; run it in one: sbatch "
+    )
+    assert "--nodes=2 --ntasks-per-node=4 --cpus-per-task=32 --gpus-per-node=4 --output=doctor.out --wrap " in said
+
+
+SHOW = "import json, sys; from pipelines.cli import main; sys.argv = ['idxtrain', *json.loads(sys.argv[1])]; main()"
+
+
+def doctor(slurm: SlurmCluster, folder: Path, site: str) -> tuple[str, list[str]]:
+    """Run it in a job of two nodes; return the job's state and the lines it said."""
+
+    (folder / "site.toml").write_text(site, encoding="utf-8")
+    arguments = json.dumps(["doctor", "--site", str(folder / "site.toml"), "--work", str(folder / "work")])
+    out = folder / "doctor.out"
+    out.unlink(missing_ok=True)
+    options = ("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", f"--output={out}")
+    command = shlex.join([sys.executable, "-c", SHOW, arguments])
+    job = slurm.run("sbatch", "--parsable", *options, "--wrap", command, check=True).stdout.strip()
+    slurm.wait_for_end(job)
+    return slurm.state(job), out.read_text(encoding="utf-8").splitlines()
+
+
+def test_two_nodes(slurm: SlurmCluster, tmp_path: Path) -> None:
+    state, said = doctor(slurm, tmp_path, "[train]\nnodes = 2\ncpus = 1\n")
+    assert state == "COMPLETED", said
+    header, first, second = said[-3:]
+    assert header.split() == " ".join(nodes.HEADER).split()
+    for name, line in (("n1", first), ("n2", second)):
+        assert line.startswith(f"{name} ")
+        assert line.endswith(" ok")
+        assert "lo 127.0.0.1 " in line
+        assert " 2 of 2 " in line
+        assert " MB/s " in line
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_two_nodes_that_lack_what_the_site_promises(slurm: SlurmCluster, tmp_path: Path) -> None:
+    state, said = doctor(slurm, tmp_path, "interface = 'ib7'\n[train]\nnodes = 2\ngpus_per_node = 8\n")
+    assert state == "FAILED", said
+    assert [line.split()[0] for line in said[-2:]] == ["n1", "n2"]
+    for line in said[-2:]:
+        assert "not tried" in line
+        assert "  fails  " in line
+        assert "found 0 GPUs: ask for them" in line
+        assert "found no ib7 with an IPv4 address, expected one of lo" in line

@@ -1,0 +1,87 @@
+"""Scratch on a node: private, gone at the end, and what a killed job left goes with the next one."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.slurm.scratch import private_folder
+from jobs.errors import InputError
+
+HOLD = """\
+import sys, time
+from pathlib import Path
+from deploy.slurm.scratch import private_folder
+with private_folder(Path(sys.argv[1]), "7-prepare") as folder:
+    (folder / "below").mkdir()
+    (folder / "below" / "file").write_bytes(bytes(10))
+    print(folder, flush=True)
+    time.sleep(600)
+"""
+
+
+def hold(parent: Path) -> tuple[subprocess.Popen[str], Path]:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(parent)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_it_is_private_and_gone_at_the_end(tmp_path: Path) -> None:
+    with private_folder(tmp_path, "12-train") as folder:
+        assert folder.parent == tmp_path
+        assert folder.name.startswith("idxtrain-job-12-train-")
+        assert folder.stat().st_mode & 0o777 == 0o700
+        (folder / "a").write_text("x", encoding="utf-8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_job_left_goes_with_the_next_and_nothing_else(tmp_path: Path) -> None:
+    foreign = tmp_path / "idxtrain-retrain"
+    foreign.mkdir()
+    target = tmp_path / "elsewhere"
+    target.mkdir()
+    (tmp_path / "idxtrain-job-1-link").symlink_to(target)
+    alive, kept = hold(tmp_path)
+    killed, left = hold(tmp_path)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert left.exists()
+    torn = tmp_path / "idxtrain-job-3-prepare-abcd"  # killed while it was being removed
+    torn.mkdir()
+    with private_folder(tmp_path, "8-prepare") as folder:
+        assert {path.name for path in tmp_path.iterdir()} == {
+            foreign.name, target.name, "idxtrain-job-1-link", kept.name, folder.name,
+        }  # fmt: skip
+        assert (kept / "below" / "file").exists()
+    alive.kill()
+    alive.wait()
+
+
+def test_a_signal_during_its_removal_waits(tmp_path: Path) -> None:
+    program = HOLD.replace("import sys, time", "import os, signal, sys, time").replace(
+        "    time.sleep(600)\n", "    os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    program = program.replace("with private", "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\nwith private")
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True)
+    assert done.returncode == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_no_room_where_one_may_not_write(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="is no scratch"), private_folder(tmp_path, "1"):
+        pass
+
+
+def test_a_scratch_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with (
+        pytest.raises(
+            InputError, match=r"missing: is no scratch \(No such file or directory\); mend the site's scratch"
+        ),
+        private_folder(tmp_path / "missing", "1"),
+    ):
+        pass
