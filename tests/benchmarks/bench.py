@@ -13,21 +13,27 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.benchmarks import machine, torch_environment
 from tests.benchmarks.measures import MEASURES
 from tests.benchmarks.room import FULL, Room
-from tests.benchmarks.table import Section, document
+from tests.benchmarks.table import Taken, document
 
 _HERE = Path(__file__).parent
+_NOTHING: dict[str, Any] = {"seconds": 0.0, "rounds": []}
+_BUSY = 10  # percent of all cores, before anything of ours runs
 
 
 def main() -> None:
     options = parse(sys.argv[1:])
+    busy = psutil.cpu_percent(interval=2)
+    if busy > _BUSY:
+        print(f"bench: {busy:.0f} % of the cores are busy already: the figures will say little", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         torch = torch_environment.python() if "step_speed" in options.only else None
         room = Room(Path(folder), FULL, torch=torch, full_rounds=options.full_rounds)
-        results = measure(room, options.only, options.rounds, kept(options.out, options.append), options.append)
-    write(results, options.out)
+        measure(room, options, kept(options.out, options.append))
     print(options.out.read_text(encoding="utf-8"))
 
 
@@ -62,19 +68,22 @@ def kept(out: Path, append: bool) -> dict[str, Any]:
     return {"machine": here, "measures": {}}
 
 
-def measure(room: Room, wanted: list[str], rounds: int, results: dict[str, Any], append: bool) -> dict[str, Any]:
-    """Take the rounds, each of all measures that are wanted; return the results with them."""
-    taken: dict[str, list[dict[str, float]]] = {name: [] for name in wanted}
-    for number in range(rounds):
-        for name in wanted:
+def measure(room: Room, options: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Take the rounds, each of all measures that are wanted; write what there is after each, as it takes long."""
+    measures = results["measures"]
+    for number in range(options.rounds):
+        for name in options.only:
             begin = time.perf_counter()
-            taken[name].append(MEASURES[name].once(room, number))
+            figures = MEASURES[name].once(room, number)
             seconds = time.perf_counter() - begin
-            print(f"round {number + 1} of {rounds}: {name}, {seconds:.0f} s", file=sys.stderr, flush=True)
-    for name, figures in taken.items():
-        before = results["measures"].get(name, {}).get("rounds", []) if append else []
-        results["measures"][name] = {"date": time.strftime("%Y-%m-%d"), "rounds": [*before, *figures]}
-    return results
+            print(f"round {number + 1} of {options.rounds}: {name}, {seconds:.0f} s", file=sys.stderr, flush=True)
+            before = measures.get(name, _NOTHING) if number or options.append else _NOTHING
+            measures[name] = {
+                "date": time.strftime("%Y-%m-%d"),
+                "seconds": round(before["seconds"] + seconds, 1),
+                "rounds": [*before["rounds"], figures],
+            }
+            write(results, options.out)
 
 
 def write(results: dict[str, Any], out: Path) -> None:
@@ -85,8 +94,11 @@ def write(results: dict[str, Any], out: Path) -> None:
 
 def text(results: dict[str, Any], tried: str) -> str:
     """Return the document of these results."""
-    sections: list[tuple[Section, str, int]] = [
-        (MEASURES[name].section(measured["rounds"]), measured["date"], len(measured["rounds"]))
+    sections = [
+        (
+            MEASURES[name].section(measured["rounds"]),
+            Taken(measured["date"], len(measured["rounds"]), measured["seconds"]),
+        )
         for name, measured in results["measures"].items()
     ]
     return document(machine.in_words(results["machine"]), sections, tried)

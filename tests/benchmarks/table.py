@@ -74,9 +74,23 @@ def spread(values: Sequence[float], form: str, unit: str = "") -> str:
     return middle if len(values) == 1 else f"{middle} ({min(values):{form}} to {max(values):{form}})"
 
 
-def document(machine: str, sections: Iterable[tuple[Section, str, int]], tried: str) -> str:
-    """Return RESULTS.md. `sections`: each with its date and number of rounds; `tried`: what is put below."""
+@dataclass(frozen=True)
+class Taken:
+    """When a measure was taken, in how many rounds, and the seconds that they took."""
+
+    date: str
+    rounds: int
+    seconds: float
+
+    def __str__(self) -> str:
+        """Return it as a line."""
+        return f"{self.rounds} round{'s' if self.rounds > 1 else ''} in {self.seconds / 60:.1f} minutes, {self.date}."
+
+
+def document(machine: str, sections: Iterable[tuple[Section, Taken]], tried: str) -> str:
+    """Return RESULTS.md. `tried`: what is put below."""
     measured = sorted(sections, key=lambda each: each[0].number)
+    minutes = sum(taken.seconds for _, taken in measured) / 60
     lines = [
         "# Benchmarks",
         "",
@@ -85,22 +99,18 @@ def document(machine: str, sections: Iterable[tuple[Section, str, int]], tried: 
         "round. Nothing else runs meanwhile.",
         "",
         f"Machine: {machine}",
+        f"The whole took {minutes:.0f} minutes.",
         "",
         "| # | ratio | target | median (lowest to highest) | |",
         "|---|---|---:|---:|---|",
     ]
-    for section, _, _ in measured:
+    for section, _ in measured:
         for ratio in section.ratios:
             figures = spread(ratio.values, ".2f")
             lines.append(f"| {section.number} | {ratio.what} | {ratio.target} | {figures} | {ratio.verdict} |")
-    for section, date, rounds in measured:
+    for section, taken in measured:
         lines += ["", f"## {section.number}. {section.title}", ""]
-        lines += [
-            f"{rounds} round{'s' if rounds > 1 else ''}, {date}.",
-            "",
-            "| | median (lowest to highest) |",
-            "|---|---:|",
-        ]
+        lines += [str(taken), "", "| | median (lowest to highest) |", "|---|---:|"]
         lines += [f"| {each.what} | {spread(each.values, each.form, each.unit)} |" for each in section.figures]
         for note in section.notes:
             lines += ["", note]
