@@ -41,7 +41,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.bench")
     parser.add_argument("--only", type=names, default=list(MEASURES), help=f"of {', '.join(MEASURES)}")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--full-rounds", type=int, default=1, help="in which the peers of to_accuracy run in full")
+    parser.add_argument("--full-rounds", type=int, default=0, help="in which the peers of to_accuracy run in full")
     parser.add_argument("--append", action="store_true", help="add the rounds to those that are there")
     parser.add_argument("--out", type=Path, default=_HERE / "RESULTS.md", help="RESULTS.json is written beside it")
     parser.add_argument("--scratch", type=Path, help="where 10 GB are free (default: the system's temporary folder)")

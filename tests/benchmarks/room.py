@@ -26,25 +26,25 @@ from tests.benchmarks.timing import Done, run
 class Sizes:
     """How much is measured: FULL by `make bench`, TINY by the tests, on the same path.
 
-    `images`: timed in a training, in so many `calls` of the graph, after one that is not. `lecture_steps`,
-    `keras_epochs`: the peers in full; `part_steps`, `part_epochs`: in a round that does not run them in full.
-    `factor`: how often the archives are repeated where growth is measured. `matrices`: sizes of the products that the
-    arithmetic peak is taken of. `settings`: of `idxtrain run`, beside its own.
+    `images`: timed in a training, in so many `calls` of the graph, after one that is not. `lecture_steps` and
+    `keras_epochs`: the peers in full; `lecture_part`, steps, and `keras_part`, images: in a round that does not run
+    them in full. `factor`: how often the archives are repeated where growth is measured. `matrices`: sizes of the
+    products that the arithmetic peak is taken of. `settings`: of `idxtrain run`, beside its own.
     """
 
-    images: int = 25_600
-    calls: int = 4
+    images: int = 9_600
+    calls: int = 3
     lecture_steps: int = 20_000
-    part_steps: int = 2_000
+    lecture_part: int = 500
     keras_epochs: int = 11
-    part_epochs: int = 2
+    keras_part: int = 12_000
     factor: int = 20
     matrices: tuple[int, ...] = (1024, 2048, 4096)
     settings: tuple[str, ...] = ()
 
 
 FULL = Sizes()
-TINY = Sizes(256, 1, 8, 4, 2, 1, 2, (64,), ("train.epochs=1",))
+TINY = Sizes(256, 1, 8, 4, 2, 300, 2, (64,), ("train.epochs=1",))
 
 
 class Room:
@@ -56,7 +56,7 @@ class Room:
         sizes: Sizes,
         archives: Path | None = None,
         torch: Path | None = None,
-        full_rounds: int = 1,
+        full_rounds: int = 0,
     ) -> None:
         """`archives`: MNIST's from the offline package, unless given. `torch`: a Python that has PyTorch, if any.
 

@@ -29,21 +29,25 @@ def _idxtrain(room: Room, number: int) -> dict[str, float]:
 
 
 def _lecture(room: Room, number: int, full: bool) -> dict[str, float]:
-    steps = room.sizes.lecture_steps if full else room.sizes.part_steps
+    whole = room.sizes.lecture_steps
+    steps = whole if full else room.sizes.lecture_part
     script = [sys.executable, "-m", "tests.benchmarks.peers.lecture_script", str(room.archives())]
     done = run([*script, str(steps), str(number)])
     if full:
         return {"lecture": done.seconds, "lecture in full": done.seconds, "lecture accuracy": done.said["accuracy"]}
-    return {"lecture": done.seconds + (room.sizes.lecture_steps / steps - 1) * done.said["loop_seconds"]}
+    loop = done.said["loop_seconds"]
+    return {"lecture": done.seconds - loop + whole / steps * loop}
 
 
 def _keras(room: Room, number: int, full: bool) -> dict[str, float]:
-    epochs = room.sizes.keras_epochs if full else room.sizes.part_epochs
-    script = [sys.executable, "-m", "tests.benchmarks.peers.keras_example", str(room.archives())]
-    done = run([*script, str(epochs), str(number)])
+    whole = room.sizes.keras_epochs
+    script = [sys.executable, "-m", "tests.benchmarks.peers.keras_example", str(room.archives()), str(number)]
     if full:
+        done = run([*script, str(whole)])
         return {"keras": done.seconds, "keras in full": done.seconds, "keras accuracy": done.said["accuracy"]}
-    return {"keras": done.seconds + (room.sizes.keras_epochs - epochs) * done.said["epoch_seconds"]}
+    done = run([*script, "1", str(room.sizes.keras_part)])
+    epoch = done.said["epoch_seconds"]
+    return {"keras": done.seconds - epoch + whole * done.said["share"] * epoch}
 
 
 def section(rounds: Rounds) -> Section:
@@ -71,8 +75,8 @@ def section(rounds: Rounds) -> Section:
             figure(rounds, "keras accuracy", "— its test accuracy", ".4f"),
         ),
         (
-            "Each round has another seed. The peers run in full in the first round; in the others a tenth of their "
-            "steps (two of their epochs), whose loop is then counted as often as the whole has it, start-up and "
-            f"evaluation once.{reached}",
+            "Each round has another seed. A peer runs in full in the rounds of `--full-rounds` alone. In the others it "
+            "runs a few hundred steps of its training, start-up and evaluation as ever, and the seconds of its loop "
+            f"are counted as often as the whole has these steps.{reached}",
         ),
     )

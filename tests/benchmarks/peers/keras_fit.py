@@ -1,6 +1,6 @@
 """python -m tests.benchmarks.peers.keras_fit DATA_DIR BATCH IMAGES: the lecture's CNN with Keras `fit`, in images/s.
 
-Arrays in memory, Adam 1e-4. Two epochs of IMAGES images; the second is timed, the first builds the graph.
+Arrays in memory, Adam 1e-4. One epoch of IMAGES images is timed, after two batches that build the graph.
 """
 
 import json
@@ -27,7 +27,8 @@ def main(folder: Path, batch: int, count: int) -> None:
         metrics=["accuracy"],
     )
     clock = EpochClock()
-    model.fit(images, labels, batch_size=batch, epochs=2, verbose=0, callbacks=[clock])
+    model.fit(images[: 2 * batch], labels[: 2 * batch], batch_size=batch, verbose=0)
+    model.fit(images, labels, batch_size=batch, verbose=0, callbacks=[clock])
     print(json.dumps({"images_per_second": len(images) / clock.seconds[-1]}))
 
 
