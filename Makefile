@@ -21,8 +21,8 @@ test: .venv/ready         ## set up, then lint and the quick tests
 slow: .venv/ready         ## full-length trainings
 	$(BIN)/pytest -m slow
 
-bench: .venv/ready        ## the benchmark table
-	$(BIN)/python -m tests.benchmarks.bench
+bench: .venv/ready        ## the benchmark table; ONLY=reader,prepare ROUNDS=5
+	$(BIN)/python -m tests.benchmarks.bench $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 setup: .venv/ready        ## the environment alone
 

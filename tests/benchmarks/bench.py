@@ -1,126 +1,107 @@
-"""python -m tests.benchmarks.bench [--rounds 3] [--out FILE]: idxtrain and its peers in turn, and the ratios.
+"""python -m tests.benchmarks.bench [--only NAME,…] [--rounds 5]: idxtrain and its peers in turn, as one Markdown table.
 
-Each round runs every contender once, as a whole process, start-up and all, from the four .gz files in a fresh work
-directory. The table gives medians and the spread; ratios are taken within a round. Nothing else should run meanwhile.
+Every contender is a fresh process. A round runs each of them once; the table has medians, the spread, and ratios taken
+within a round. What was measured is kept in RESULTS.json, and RESULTS.md is written from it: with --only, the other
+measures stay as they were, if they were taken on this machine with these versions. Nothing else should run meanwhile.
 """
 
 import argparse
 import json
-import os
-import platform
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from jobs.fetch.catalog import CATALOG
-from jobs.fetch.offline import OfflinePackage
-from jobs.prepare import idx
-from jobs.train.devices import usable_cpus
+import psutil
 
+from tests.benchmarks import machine, torch_environment
+from tests.benchmarks.measures import MEASURES
+from tests.benchmarks.room import FULL, Room
+from tests.benchmarks.table import Taken, document
 
-@dataclass(frozen=True)
-class Result:
-    """One run of one contender: wall seconds of the whole process, and the accuracy on the 10,000 test images."""
-
-    seconds: float
-    accuracy: float
+_HERE = Path(__file__).parent
+_NOTHING: dict[str, Any] = {"seconds": 0.0, "rounds": []}
+_BUSY = 10  # percent of all cores, before anything of ours runs
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("RESULTS.md"))
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        archives = write_archives(Path(folder) / "archives")
-        contenders: dict[str, Callable[[], Result]] = {
-            "idxtrain run": lambda: run_idxtrain(archives, Path(folder)),
-            "the lecture's script": lambda: run_lecture(archives),
-        }
-        results: dict[str, list[Result]] = {name: [] for name in contenders}
-        for number in range(options.rounds):
-            for name, contender in contenders.items():
-                print(f"round {number + 1} of {options.rounds}: {name}", file=sys.stderr, flush=True)
-                results[name].append(contender())
-    text = table(results)
-    options.out.write_text(text, encoding="utf-8")
-    print(text)
+    options = parse(sys.argv[1:])
+    busy = psutil.cpu_percent(interval=2)
+    if busy > _BUSY:
+        print(f"bench: {busy:.0f} % of the cores are busy already: the figures will say little", file=sys.stderr)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+        torch = torch_environment.python() if "step_speed" in options.only else None
+        room = Room(Path(folder), FULL, torch=torch, full_rounds=options.full_rounds)
+        measure(room, options, kept(options.out, options.append))
+    print(options.out.read_text(encoding="utf-8"))
 
 
-def write_archives(folder: Path) -> Path:
-    """Write MNIST's four archives as .gz, from the offline package."""
-    folder.mkdir()
-    for role, archive in CATALOG["mnist"].archives.items():
-        plain = OfflinePackage().get(role, archive, folder)
-        idx.write(folder / archive.gz_name, idx.read(plain))
-        plain.unlink()
-    return folder
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.bench")
+    parser.add_argument("--only", type=names, default=list(MEASURES), help=f"of {', '.join(MEASURES)}")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--full-rounds", type=int, default=0, help="in which the peers of to_accuracy run in full")
+    parser.add_argument("--append", action="store_true", help="add the rounds to those that are there")
+    parser.add_argument("--out", type=Path, default=_HERE / "RESULTS.md", help="RESULTS.json is written beside it")
+    parser.add_argument("--scratch", type=Path, help="where 10 GB are free (default: the system's temporary folder)")
+    return parser.parse_args(arguments)
 
 
-def run_idxtrain(archives: Path, folder: Path) -> Result:
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        command = [
-            sys.executable,
-            "-m",
-            "pipelines.cli",
-            "run",
-            "--data",
-            str(archives),
-            "--work",
-            work,
-            "--run-id",
-            "b",
-        ]
-        seconds, _ = timed(command)
-        metrics = json.loads((Path(work) / "runs/b/metrics.json").read_text(encoding="utf-8"))
-    return Result(seconds, metrics["test"]["accuracy"])
+def names(text: str) -> list[str]:
+    wanted = text.split(",")
+    unknown = [name for name in wanted if name not in MEASURES]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"found {', '.join(unknown)}, expected some of {', '.join(MEASURES)}")
+    return wanted
 
 
-def run_lecture(archives: Path) -> Result:
-    seconds, output = timed([sys.executable, "-m", "tests.benchmarks.peers.lecture_script", str(archives)])
-    line = next(line for line in output.splitlines() if line.startswith("test accuracy"))
-    return Result(seconds, float(line.split()[-1]))
+def kept(out: Path, append: bool) -> dict[str, Any]:
+    """Return what was measured before on this machine with these versions: measures by name."""
+    path, here = out.with_suffix(".json"), machine.describe()
+    if path.exists():
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if before["machine"] == here:
+            return before
+        if append:
+            sys.exit(f"{path}: was measured elsewhere ({machine.in_words(before['machine'])}); run without --append")
+    return {"machine": here, "measures": {}}
 
 
-def timed(command: list[str]) -> tuple[float, str]:
-    begin = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
-    return time.perf_counter() - begin, done.stdout
+def measure(room: Room, options: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Take the rounds, each of all measures that are wanted; write what there is after each, as it takes long."""
+    measures = results["measures"]
+    for number in range(options.rounds):
+        for name in options.only:
+            begin = time.perf_counter()
+            figures = MEASURES[name].once(room, number)
+            seconds = time.perf_counter() - begin
+            print(f"round {number + 1} of {options.rounds}: {name}, {seconds:.0f} s", file=sys.stderr, flush=True)
+            before = measures.get(name, _NOTHING) if number or options.append else _NOTHING
+            measures[name] = {
+                "date": time.strftime("%Y-%m-%d"),
+                "seconds": round(before["seconds"] + seconds, 1),
+                "rounds": [*before["rounds"], figures],
+            }
+            write(results, options.out)
 
 
-def table(results: dict[str, list[Result]]) -> str:
-    """Return the results as Markdown."""
-    lines = [
-        f"Median of {len(results['idxtrain run'])} rounds (lowest to highest); {cpu_model()}, {usable_cpus()} cores, "
-        f"Python {platform.python_version()}, TensorFlow {version('tensorflow')}; {time.strftime('%Y-%m-%d')}.",
-        "",
-        "| from the .gz files to a test-evaluated model | seconds | test accuracy | seconds ÷ idxtrain's, by round |",
-        "|---|---:|---:|---:|",
+def write(results: dict[str, Any], out: Path) -> None:
+    """Write RESULTS.json and RESULTS.md."""
+    out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    out.write_text(text(results, (_HERE / "TRIED.md").read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def text(results: dict[str, Any], tried: str) -> str:
+    """Return the document of these results."""
+    sections = [
+        (
+            MEASURES[name].section(measured["rounds"]),
+            Taken(measured["date"], len(measured["rounds"]), measured["seconds"]),
+        )
+        for name, measured in results["measures"].items()
     ]
-    reference = [result.seconds for result in results["idxtrain run"]]
-    for name, runs in results.items():
-        seconds = [run.seconds for run in runs]
-        ratios = [s / r for s, r in zip(seconds, reference, strict=True)]
-        accuracy = statistics.median(run.accuracy for run in runs)
-        lines.append(f"| {name} | {spread(seconds, '.1f')} | {accuracy:.4f} | {spread(ratios, '.2f')} |")
-    return "\n".join(lines) + "\n"
-
-
-def spread(values: list[float], form: str) -> str:
-    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
-
-
-def cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return os.uname().machine
+    return document(machine.in_words(results["machine"]), sections, tried)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Programs that measure one part of idxtrain alone, or the machine."""

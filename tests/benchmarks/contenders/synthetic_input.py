@@ -1,0 +1,48 @@
+"""python -m tests.benchmarks.contenders.synthetic_input RUN_DIR: the train stage on input held in memory.
+
+All is as in the stage, the reading of rows aside: each call of the graph gets the same random rows, made beforehand.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from jobs.run_dir import RunDir
+from jobs.stage import run_as_process
+from jobs.tensorflow_import import import_tensorflow
+
+
+def main(run: RunDir) -> None:
+    """Run the stage on synthetic rows."""
+    import_tensorflow(run.logs / "tensorflow.log")
+    from jobs.train.config import TrainConfig
+    from jobs.train.feed import Call, spans
+    from jobs.train.worker import Training
+
+    class Synthetic(Training):
+        """A training whose rows are always there."""
+
+        def _calls(self, epoch: int, step: int) -> Iterator[tuple[Call, float]]:
+            values = int(np.prod(self.network.model.input_shape[1:]))
+            made: dict[tuple[int, int], Call] = {}
+            for span in spans(self.order, epoch, step, self.total_steps, self.config.log_every):
+                shape = span.last - span.first, self.order.batch_rows(span.first)
+                if shape not in made:
+                    made[shape] = synthetic_call(shape, values)
+                same = made[shape]
+                yield (
+                    Call(span.start, same.images, same.labels, same.weights, same.indices, 0, same.global_rows),
+                    0.0,
+                )
+
+    def synthetic_call(shape: tuple[int, int], values: int) -> Call:
+        random = np.random.default_rng(0)
+        images = random.random((*shape, values), np.float32)
+        labels = random.integers(0, 2, shape, np.int32)
+        return Call(0, images, labels, np.ones(shape, np.float32), np.arange(labels.size), 0, shape[1])
+
+    Synthetic(run, run.section("train", TrainConfig)).run()
+
+
+if __name__ == "__main__":
+    run_as_process("train", main)

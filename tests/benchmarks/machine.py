@@ -1,0 +1,54 @@
+"""What the figures depend on beside the code: processor, cores, memory, versions."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from jobs.train.devices import usable_cpus
+
+_PACKAGES = ("tensorflow", "keras", "horovod", "petastorm", "pyarrow", "pyspark", "numpy")
+# What Linux calls the units that multiply bfloat16.
+_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16"})
+
+
+def describe() -> dict[str, Any]:
+    """Return the machine and the versions, as JSON."""
+    return {
+        "cpu": cpu_model(),
+        "cores": usable_cpus(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "bfloat16": has_bfloat16(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+    }
+
+
+def in_words(machine: dict[str, Any]) -> str:
+    """Return a description as one line."""
+    units = "with" if machine["bfloat16"] else "without"
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    cores = f"{machine['cores']} core{'s' if machine['cores'] > 1 else ''}"
+    return f"{machine['cpu']} ({units} bfloat16 units), {cores}, {machine['memory_gib']} GiB; {versions}."
+
+
+def cpu_model() -> str:
+    """Return the processor's name; what many virtual machines hide is told by family and model."""
+    fields = _cpuinfo()
+    if "model name" not in fields:
+        return os.uname().machine
+    return f"{fields['model name']}, family {fields.get('cpu family', '?')} model {fields.get('model', '?')}"
+
+
+def has_bfloat16() -> bool:
+    """Tell whether the processor has units for bfloat16: without, it is emulated, slower than float32."""
+    return bool(_BFLOAT16 & set(_cpuinfo().get("flags", "").split()))
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Return /proc/cpuinfo's fields of the first core."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+    pairs = (line.partition(":") for line in lines)
+    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -1,0 +1,36 @@
+"""The eight measures, one a file: `once` takes a round's figures, `section` makes the rounds a part of the table."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tests.benchmarks.measures import (
+    matmul_peak,
+    memory,
+    prepare,
+    reader,
+    real_input,
+    scaling,
+    step_speed,
+    to_accuracy,
+)
+from tests.benchmarks.room import Room
+from tests.benchmarks.table import Rounds, Section
+
+
+class Measure(NamedTuple):
+    """How one measure is taken. `once`: of (room, number of the round), a round's figures by name."""
+
+    once: Callable[[Room, int], dict[str, float]]
+    section: Callable[[Rounds], Section]
+
+
+MEASURES = {
+    "to_accuracy": Measure(to_accuracy.once, to_accuracy.section),
+    "step_speed": Measure(step_speed.once, step_speed.section),
+    "matmul_peak": Measure(matmul_peak.once, matmul_peak.section),
+    "real_input": Measure(real_input.once, real_input.section),
+    "scaling": Measure(scaling.once, scaling.section),
+    "reader": Measure(reader.once, reader.section),
+    "prepare": Measure(prepare.once, prepare.section),
+    "memory": Measure(memory.once, memory.section),
+}

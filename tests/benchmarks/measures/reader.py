@@ -1,0 +1,33 @@
+"""6: the reader alone, rows a second into TensorFlow batches."""
+
+import sys
+
+from tests.benchmarks.room import Room
+from tests.benchmarks.table import Ratio, Rounds, Section, figure, quotients
+from tests.benchmarks.timing import run
+
+_BATCH = "128"
+
+
+def once(room: Room, number: int) -> dict[str, float]:
+    programs = {
+        "idxtrain": "tests.benchmarks.contenders.reader_rows",
+        "petastorm": "tests.benchmarks.peers.petastorm_dataset",
+    }
+    dataset = str(room.dataset())
+    found = {name: run([sys.executable, "-m", module, dataset, _BATCH]).said for name, module in programs.items()}
+    if found["idxtrain"]["rows"] != found["petastorm"]["rows"]:
+        raise RuntimeError(f"the readers did not read the same: {found}")
+    return {name: float(said["rows_per_second"]) for name, said in found.items()}
+
+
+def section(rounds: Rounds) -> Section:
+    return Section(
+        6,
+        "The reader alone, one epoch into TensorFlow batches of 128",
+        (Ratio("rows/s: idxtrain ÷ `make_petastorm_dataset`", quotients(rounds, "idxtrain", "petastorm"), 10.0),),
+        (
+            figure(rounds, "idxtrain", "rows/s, idxtrain's reader, shuffled"),
+            figure(rounds, "petastorm", "rows/s, `make_petastorm_dataset` + unbatch + batch, row groups shuffled"),
+        ),
+    )

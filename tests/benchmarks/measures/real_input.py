@@ -1,0 +1,26 @@
+"""4: input that Petastorm reads against input that lies in memory, in the same training."""
+
+from tests.benchmarks.measures.training import images_per_second
+from tests.benchmarks.room import Room
+from tests.benchmarks.table import Ratio, Rounds, Section, figure, quotients
+
+_BATCH = 128
+
+
+def once(room: Room, number: int) -> dict[str, float]:
+    return {
+        "real": images_per_second(room, _BATCH),
+        "synthetic": images_per_second(room, _BATCH, module="tests.benchmarks.contenders.synthetic_input"),
+    }
+
+
+def section(rounds: Rounds) -> Section:
+    return Section(
+        4,
+        "Real input against synthetic input, the lecture's network, batch 128, float32",
+        (Ratio("real input ÷ synthetic input held in memory", quotients(rounds, "real", "synthetic"), 0.98),),
+        (
+            figure(rounds, "real", "images/s, rows read through Petastorm in the first epoch"),
+            figure(rounds, "synthetic", "images/s, the same rows again and again from memory"),
+        ),
+    )

@@ -1,0 +1,53 @@
+"""5: two ranks of one thread against twice one rank of one thread, and the peer's figure beside it."""
+
+import sys
+from pathlib import Path
+
+from tests.benchmarks.measures.training import images_per_second
+from tests.benchmarks.room import Room
+from tests.benchmarks.table import Ratio, Rounds, Section, figure, quotients
+from tests.benchmarks.timing import run
+
+_BATCH = 128  # a rank
+
+
+def once(room: Room, number: int) -> dict[str, float]:
+    return {
+        "idxtrain 1": images_per_second(room, _BATCH, threads=1),
+        "idxtrain 2": images_per_second(room, 2 * _BATCH, ranks=2, threads=1),
+        "horovod 1": _horovod(room, 1),
+        "horovod 2": _horovod(room, 2),
+    }
+
+
+def _horovod(room: Room, ranks: int) -> float:
+    steps = max(1, room.sizes.images // _BATCH // 2)
+    horovodrun = Path(sys.executable).with_name("horovodrun")
+    script = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.peers.horovod_tape",
+        str(room.archives()),
+        str(_BATCH),
+        str(steps),
+    ]
+    launcher = [str(horovodrun), "--gloo", "-np", str(ranks), "-H", f"localhost:{ranks}"]
+    return float(run([*launcher, *script]).said["images_per_second"])
+
+
+def section(rounds: Rounds) -> Section:
+    return Section(
+        5,
+        "Two ranks of one thread, the lecture's network, batch 128 a rank, float32",
+        (
+            Ratio("idxtrain: 2 ranks ÷ (2 × 1 rank)", quotients(rounds, "idxtrain 2", "idxtrain 1", 0.5), 0.85),
+            Ratio("Horovod's documented way: 2 ranks ÷ (2 × 1 rank)", quotients(rounds, "horovod 2", "horovod 1", 0.5)),
+            Ratio("2 ranks: idxtrain ÷ Horovod's documented way", quotients(rounds, "idxtrain 2", "horovod 2")),
+        ),
+        (
+            figure(rounds, "idxtrain 1", "images/s, idxtrain, 1 rank"),
+            figure(rounds, "idxtrain 2", "images/s, idxtrain, 2 ranks together"),
+            figure(rounds, "horovod 1", "images/s, `DistributedGradientTape`, 1 rank"),
+            figure(rounds, "horovod 2", "images/s, `DistributedGradientTape`, 2 ranks together"),
+        ),
+    )

@@ -1,0 +1,15 @@
+"""The four .gz archives as arrays, the way a short script reads them."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+
+
+def load(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return images float32 [rows, 28, 28, 1] in [0, 1] and labels int64 [rows]. `split`: "train" or "t10k"."""
+    with gzip.open(next(folder.glob(f"{split}-images-idx3-ubyte*"))) as file:
+        images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28, 1)
+    with gzip.open(next(folder.glob(f"{split}-labels-idx1-ubyte*"))) as file:
+        labels = np.frombuffer(file.read(), np.uint8, offset=8)
+    return images / np.float32(255), labels.astype(np.int64)

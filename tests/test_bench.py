@@ -1,0 +1,177 @@
+"""The benchmark's machinery: every measure and peer at tiny sizes, on the path of `make bench`; the table's text."""
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs.fetch.names import find
+from jobs.prepare import idx
+from tests.benchmarks import bench, machine, timing, torch_environment
+from tests.benchmarks.measures import MEASURES
+from tests.benchmarks.measures.matmul_peak import GFLOP_AN_IMAGE
+from tests.benchmarks.room import TINY, Room, repeat
+from tests.benchmarks.table import Ratio, spread
+from tests.conftest import MakeArchives
+
+GOLDEN = Path(__file__).parent / "golden" / "bench"
+# What each measure must have found, beside what is positive: all of a round's names.
+FIGURES = {
+    "step_speed": {"50 float32", "128 float32", "lecture", "keras"},
+    "matmul_peak": {"float32 images/s", "float32 used", "float32 peak"},
+    "real_input": {"real", "synthetic"},
+    "scaling": {"idxtrain 1", "idxtrain 2", "horovod 1", "horovod 2"},
+    "reader": {"idxtrain", "petastorm"},
+    "prepare": {"one seconds", "many seconds", "many rate", "many peer rate", "time growth", "row growth"},
+    "memory": {f"{stage} {size}" for stage in ("fetch", "prepare", "train", "evaluate") for size in ("one", "many")},
+}
+
+QUICK = ("prepare", "step_speed", "matmul_peak", "reader")  # the longest first: they run two side by side
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) -> Room:
+    folder = tmp_path_factory.mktemp("bench")
+    make_archives(folder / "archives", shape=(28, 28), classes=10, train=600, test=100)
+    return Room(folder, TINY, folder / "archives", torch_environment.existing())
+
+
+@pytest.fixture(scope="module")
+def rounds(room: Room) -> dict[str, dict[str, float]]:
+    """One round of the quick measures, two side by side."""
+    room.dataset()
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(QUICK, pool.map(lambda name: MEASURES[name].once(room, 0), QUICK), strict=True))
+
+
+def check(name: str, figures: dict[str, float]) -> None:
+    assert figures.keys() >= FIGURES[name]
+    assert min(figures.values()) > 0
+    assert all(ratio.values for ratio in MEASURES[name].section([figures]).ratios if ratio.target)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_each_quick_measure_finds_its_figures(rounds: dict[str, dict[str, float]], name: str) -> None:
+    check(name, rounds[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(FIGURES.keys() - set(QUICK)))
+def test_each_slow_measure_finds_its_figures(room: Room, name: str) -> None:
+    check(name, MEASURES[name].once(room, 0))
+
+
+def test_the_rows_of_prepare_are_counted(rounds: dict[str, dict[str, float]]) -> None:
+    found = rounds["prepare"]
+    assert (found["one rows"], found["many rows"], found["row growth"]) == (700, 700 * TINY.factor, TINY.factor)
+
+
+@pytest.mark.slow
+def test_the_way_to_a_tested_model(room: Room) -> None:
+    figures = MEASURES["to_accuracy"].once(room, 0)
+    part = MEASURES["to_accuracy"].once(room, 1)
+    for name in ("idxtrain", "lecture", "keras"):
+        assert figures[name] > 0
+        assert part[name] > 0
+    assert "lecture in full" in figures
+    assert "lecture in full" not in part
+    assert "seconds: `idxtrain run`" in MEASURES["to_accuracy"].section([figures, part]).ratios[0].what
+
+
+def test_repeated_archives_hold_their_rows_again_and_again(room: Room, tmp_path: Path) -> None:
+    for role, path in find(room.archives()).items():
+        repeat(path, tmp_path / path.name, 3)
+        once, thrice = idx.read(path), idx.read(tmp_path / path.name)
+        assert thrice.shape == (3 * len(once), *once.shape[1:]), role
+        assert (thrice.reshape(3, *once.shape) == once).all()
+
+
+def test_operations_of_an_image() -> None:
+    """Against the network itself: two operations a weight and place, forward and twice backward."""
+    places = {"conv1": 28 * 28, "conv2": 14 * 14, "dense": 1, "logits": 1}
+    weights = {"conv1": 25 * 32, "conv2": 25 * 32 * 64, "dense": 3136 * 1024, "logits": 1024 * 10}
+    products = {"conv1": 2, "conv2": 3, "dense": 3, "logits": 3}
+    exact = sum(2 * places[name] * weights[name] * products[name] for name in places)
+    assert GFLOP_AN_IMAGE == pytest.approx(exact / 1e9, rel=1e-3) == pytest.approx(0.082, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"),
+    [
+        (Ratio("a", (0.9, 0.7, 0.8), at_least=0.8), "met"),
+        (Ratio("a", (0.9, 0.7, 0.79), at_least=0.8), "**not met**"),
+        (Ratio("a", (0.1, 9.0, 0.2), at_most=0.2), "met"),
+        (Ratio("a", (0.3, 0.3), at_most=0.2), "**not met**"),
+        (Ratio("a", (), at_most=0.2), "not measured"),
+        (Ratio("a", (0.3,)), ""),
+    ],
+)
+def test_verdicts(ratio: Ratio, verdict: str) -> None:
+    assert ratio.verdict == verdict
+
+
+def test_spread() -> None:
+    assert spread([3.0, 1.0, 2.0], ".1f", " s") == "2.0 s (1.0 to 3.0)"
+    assert spread([1234.0], ",.0f") == "1,234"
+    assert spread([], ".1f") == "not measured"
+
+
+def test_the_document_is_as_the_golden_file() -> None:
+    results: dict[str, Any] = json.loads((GOLDEN / "results.json").read_text(encoding="utf-8"))
+    assert bench.text(results, "## Tried\n\n- nothing\n") == (GOLDEN / "RESULTS.md").read_text(encoding="utf-8")
+
+
+def test_other_measures_stay_where_the_machine_is_the_same(tmp_path: Path) -> None:
+    out = tmp_path / "RESULTS.md"
+    here = {"machine": machine.describe(), "measures": {"reader": {"date": "2026-01-01", "rounds": []}}}
+    out.with_suffix(".json").write_text(json.dumps(here))
+    assert bench.kept(out, append=False) == here
+    elsewhere = here | {"machine": machine.describe() | {"cpu": "another"}}
+    out.with_suffix(".json").write_text(json.dumps(elsewhere))
+    assert bench.kept(out, append=False)["measures"] == {}
+    with pytest.raises(SystemExit, match="measured elsewhere"):
+        bench.kept(out, append=True)
+
+
+def test_unknown_measures_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench.parse(["--only", "reader,speed"])
+    assert "found speed, expected some of to_accuracy" in capsys.readouterr().err
+
+
+@pytest.fixture
+def hungry() -> list[str]:
+    child = "import time; data = bytearray(200 << 20); time.sleep(1)"
+    code = (
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}]); print('[0]<stdout>:{{\"a\": 1}}')"
+    )
+    return [sys.executable, "-c", code]
+
+
+def test_memory_of_children_counts_and_json_is_found_behind_a_rank(hungry: list[str]) -> None:
+    done = timing.run(hungry, watch_memory=True)
+    assert 200e6 < done.peak_bytes < 400e6
+    assert done.said == {"a": 1}
+    assert done.seconds > 1
+
+
+def test_a_contender_that_fails_is_told_with_its_last_words() -> None:
+    with pytest.raises(RuntimeError, match="exit code 3\nno such data"):
+        timing.run([sys.executable, "-c", "import sys; print('no such data', file=sys.stderr); sys.exit(3)"])
+
+
+def test_pytorch_is_taken_from_pips_links_first() -> None:
+    first, second = torch_environment.installs("uv", Path("env/bin/python"))
+    assert first[-1].endswith("+cpu")
+    assert "--torch-backend" in second
+    assert torch_environment.links({"PIP_FIND_LINKS": "/a /b"}) == {"UV_FIND_LINKS": "/a,/b"}
+    assert torch_environment.links({}) == {}
+
+
+def test_bfloat16_units_are_those_that_linux_tells() -> None:
+    flags = Path("/proc/cpuinfo").read_text()
+    assert machine.has_bfloat16() == bool(np.any([unit in flags for unit in ("avx512_bf16", "amx_bf16")]))
