@@ -30,8 +30,8 @@ _POLL_SECONDS = 0.1
 class NodeFacts:
     """What a node says of itself.
 
-    `missing`: the nodes whose files it does not see. `fault`: why no network was found, and the mend. `machine`: tells it
-    from all others as long as it runs.
+    `missing`: the nodes whose files it does not see. `fault`: why no network was found, and the mend. `machine`: tells
+    it from all others as long as it runs.
     """
 
     host: str
