@@ -38,19 +38,20 @@ gpu-env: .venv-gpu/ready  ## an environment for several GPUs: .venv-gpu, with CU
 
 # The same lock file, CUDA's and NCCL's libraries from it, Horovod compiled anew: that wants CUDA's compiler, but no GPU.
 # Horovod links to libnccl.so, which the wheel lacks. The config setting changes nothing but uv's cache, which else would
-# take a Horovod with NCCL for one without. It ends with a look at what was built.
+# take a Horovod with NCCL for one without. UV_PYTHON: given another path to the same Python, as pyenv's, uv would make the
+# environment anew, without the link. It ends with a look at what was built.
 CUDA_HOME ?= /usr/local/cuda
 NCCL      := $(CURDIR)/.venv-gpu/lib/python3.11/site-packages/nvidia/nccl
 GPU_SYNC   = MAKEFLAGS= UV_PROJECT_ENVIRONMENT=.venv-gpu PATH="$(CUDA_HOME)/bin:$$PATH" CUDACXX=$(CUDA_HOME)/bin/nvcc \
 	HOROVOD_CUDA_HOME=$(CUDA_HOME) HOROVOD_GPU=CUDA HOROVOD_GPU_OPERATIONS=NCCL \
 	HOROVOD_NCCL_HOME=$(NCCL) HOROVOD_NCCL_LINK=SHARED \
-	$(UV) sync --extra gpu --compile-bytecode $(if $(UV_DEFAULT_INDEX),,--frozen) $(SYNC)
+	$(UV) sync --extra gpu $(if $(UV_DEFAULT_INDEX),,--frozen) $(SYNC)
 
 .venv-gpu/ready: uv.lock pyproject.toml | $(UV)
 	@test -x $(CUDA_HOME)/bin/nvcc || { echo "found no $(CUDA_HOME)/bin/nvcc; load CUDA 12's module, or give CUDA_HOME=…"; exit 2; }
 	$(GPU_SYNC) --no-install-package horovod
 	ln -sf libnccl.so.2 $(NCCL)/lib/libnccl.so
-	$(GPU_SYNC) --config-settings-package horovod:operations=NCCL
+	UV_PYTHON=$(CURDIR)/.venv-gpu/bin/python $(GPU_SYNC) --compile-bytecode --config-settings-package horovod:operations=NCCL
 	.venv-gpu/bin/python -c "import horovod.tensorflow as hvd, sys; sys.exit(not (hvd.nccl_built() and hvd.gloo_built()))"
 	@touch $@
 

@@ -48,7 +48,7 @@ def test_a_good_node() -> None:
         ),
         (replace(OTHER, python="3.11.2"), "has another python than n1"),
         (replace(OTHER, gpus=1), "found 1 GPUs: ask for them (gpus_per_node, gpu_type, partition of the site)"),
-        (replace(OTHER, fault="interface: found no ib0"), "interface: found no ib0; set the site's interface"),
+        (replace(OTHER, fault="interface: found no ib0"), "interface: found no ib0"),
         (replace(OTHER, address="127.0.0.1"), "talks over loopback, which other nodes cannot reach"),
         (replace(OTHER, missing=("n1",)), "does not see what n1 wrote: put --work on a file system all nodes share"),
     ],

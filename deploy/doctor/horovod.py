@@ -46,7 +46,7 @@ def check_build(sums: Sums, gpus: int) -> Check:
     if not sums.gloo:
         return Check("horovod's build", found, expected, "fails", f"{_REBUILD} with HOROVOD_WITH_GLOO=1")
     if gpus and not sums.nccl:
-        mend = "fine for one GPU; for more, build Horovod with NCCL: see the README's troubleshooting"
+        mend = "fine for one GPU; for more, one that has NCCL: `make gpu-env`"
         return Check("horovod's build", found, expected, "warning", mend)
     return Check("horovod's build", found, expected)
 

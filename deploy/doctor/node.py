@@ -28,9 +28,10 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What a node says of itself. `missing`: the nodes whose files it does not see; `fault`: why no network was found.
+    """What a node says of itself.
 
-    `machine`: tells it from all others as long as it runs.
+    `missing`: the nodes whose files it does not see. `fault`: why no network was found, and the mend. `machine`: tells
+    it from all others as long as it runs.
     """
 
     host: str
@@ -49,8 +50,10 @@ def facts(folder: Path, hosts: Collection[str], environment: Mapping[str, str] =
     host = environment["SLURMD_NODENAME"]
     try:
         interface, address, fault = *_network(environment), ""
-    except (IdxtrainError, OSError) as error:
+    except IdxtrainError as error:
         interface, address, fault = "", "", str(error)
+    except OSError as error:
+        interface, address, fault = "", "", f"reaches no other node ({error.strerror}): set the site's interface"
     return NodeFacts(
         host,
         platform.python_version(),

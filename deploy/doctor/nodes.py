@@ -87,7 +87,7 @@ def _gpus(facts: NodeFacts, site: Site) -> list[str]:
 
 def _network(facts: NodeFacts, first: NodeFacts, nodes: Sequence[str]) -> list[str]:
     if facts.fault:
-        return [f"{facts.fault}; set the site's interface"]
+        return [facts.fault]
     if len(nodes) > 1 and network.is_loopback(facts.address) and facts.machine != first.machine:
         return ["talks over loopback, which other nodes cannot reach: set the site's interface"]
     return []
