@@ -21,15 +21,14 @@ from tests.benchmarks.room import FULL, Room
 from tests.benchmarks.table import Taken, document
 
 _HERE = Path(__file__).parent
-_NOTHING: dict[str, Any] = {"seconds": 0.0, "rounds": []}
-_BUSY = 10  # percent of all cores, before anything of ours runs
+_NOTHING: dict[str, Any] = {"seconds": 0.0, "busy": 0.0, "rounds": []}
 
 
 def main() -> None:
     options = parse(sys.argv[1:])
-    busy = psutil.cpu_percent(interval=2)
-    if busy > _BUSY:
-        print(f"bench: {busy:.0f} % of the cores are busy already: the figures will say little", file=sys.stderr)
+    if options.render:
+        write(json.loads(options.out.with_suffix(".json").read_text(encoding="utf-8")), options.out)
+        return
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         torch = torch_environment.python() if "step_speed" in options.only else None
         room = Room(Path(folder), FULL, torch=torch, full_rounds=options.full_rounds)
@@ -44,6 +43,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--full-rounds", type=int, default=0, help="in which the peers of to_accuracy run in full")
     parser.add_argument("--append", action="store_true", help="add the rounds to those that are there")
     parser.add_argument("--out", type=Path, default=_HERE / "RESULTS.md", help="RESULTS.json is written beside it")
+    parser.add_argument("--render", action="store_true", help="only write the table anew from RESULTS.json")
     parser.add_argument("--scratch", type=Path, help="where 10 GB are free (default: the system's temporary folder)")
     return parser.parse_args(arguments)
 
@@ -73,14 +73,20 @@ def measure(room: Room, options: argparse.Namespace, results: dict[str, Any]) ->
     measures = results["measures"]
     for number in range(options.rounds):
         for name in options.only:
+            busy = psutil.cpu_percent(interval=1)  # with the work of others: nothing of ours runs now
             begin = time.perf_counter()
             figures = MEASURES[name].once(room, number)
             seconds = time.perf_counter() - begin
-            print(f"round {number + 1} of {options.rounds}: {name}, {seconds:.0f} s", file=sys.stderr, flush=True)
+            print(
+                f"round {number + 1} of {options.rounds}: {name}, {seconds:.0f} s, others {busy:.0f} %",
+                file=sys.stderr,
+                flush=True,
+            )
             before = measures.get(name, _NOTHING) if number or options.append else _NOTHING
             measures[name] = {
                 "date": time.strftime("%Y-%m-%d"),
                 "seconds": round(before["seconds"] + seconds, 1),
+                "busy": max(before["busy"], busy),
                 "rounds": [*before["rounds"], figures],
             }
             write(results, options.out)
@@ -97,7 +103,7 @@ def text(results: dict[str, Any], tried: str) -> str:
     sections = [
         (
             MEASURES[name].section(measured["rounds"]),
-            Taken(measured["date"], len(measured["rounds"]), measured["seconds"]),
+            Taken(measured["date"], len(measured["rounds"]), measured["seconds"], measured["busy"]),
         )
         for name, measured in results["measures"].items()
     ]

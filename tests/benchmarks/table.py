@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+_QUIET = 10  # percent of the cores
+
 Rounds = Sequence[dict[str, float]]  # of each round, figures by name; a contender that is not to be had has none
 
 
@@ -76,15 +78,22 @@ def spread(values: Sequence[float], form: str, unit: str = "") -> str:
 
 @dataclass(frozen=True)
 class Taken:
-    """When a measure was taken, in how many rounds, and the seconds that they took."""
+    """When a measure was taken, in how many rounds, and the seconds that they took.
+
+    `busy`: the highest share of the cores, in percent, that others took just before a round.
+    """
 
     date: str
     rounds: int
     seconds: float
+    busy: float
 
     def __str__(self) -> str:
-        """Return it as a line."""
-        return f"{self.rounds} round{'s' if self.rounds > 1 else ''} in {self.seconds / 60:.1f} minutes, {self.date}."
+        """Return it as a line; it warns where the machine was not quiet."""
+        line = f"{self.rounds} round{'s' if self.rounds > 1 else ''} in {self.seconds / 60:.1f} minutes, {self.date}."
+        if self.busy <= _QUIET:
+            return line
+        return f"{line} **Other work took up to {self.busy:.0f} % of the cores meanwhile: these figures say little.**"
 
 
 def document(machine: str, sections: Iterable[tuple[Section, Taken]], tried: str) -> str:
@@ -96,7 +105,7 @@ def document(machine: str, sections: Iterable[tuple[Section, Taken]], tried: str
         "",
         "`make bench` writes this file. Every figure is a median over rounds, with the lowest and the highest; in each",
         "round all contenders of a measure run one after another, each a fresh process, and a ratio is taken within a",
-        "round. Nothing else runs meanwhile.",
+        "round. Nothing else should run meanwhile.",
         "",
         f"Machine: {machine}",
         f"The whole took {minutes:.0f} minutes.",
