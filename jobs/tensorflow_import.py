@@ -15,6 +15,8 @@ def import_tensorflow(log: Path) -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of the later C++ messages: none but fatal ones
     os.environ["KERAS_BACKEND"] = "tensorflow"
+    # TensorFlow takes oneDNN's kernels by itself only on CPUs with AVX-512 VNNI or the like (release notes of 2.9).
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     log.parent.mkdir(exist_ok=True)
     with native_stderr_to(log), _hidden("sklearn", "matplotlib"):
         import keras  # noqa: F401

@@ -32,7 +32,10 @@ def once(room: Room, number: int) -> dict[str, float]:
 
 def section(rounds: Rounds) -> Section:
     quick = best({name.split()[1] for name in rounds[0] if " " in name})
-    notes = []
+    notes = [
+        "idxtrain has TensorFlow take oneDNN's kernels on every CPU; by itself, as the peers run it, TensorFlow does "
+        "so on those with AVX-512 VNNI or the like."
+    ]
     if quick == "float32":
         notes.append(
             "This processor has no bfloat16 units: TensorFlow emulates bfloat16 there, far slower than float32, so it "
