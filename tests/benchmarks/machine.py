@@ -8,11 +8,10 @@ from typing import Any
 
 import psutil
 
-from jobs.train.devices import usable_cpus
+from jobs.train.devices import bfloat16_flags, usable_cpus
 
 _PACKAGES = ("tensorflow", "keras", "horovod", "petastorm", "pyarrow", "pyspark", "numpy")
-# What Linux calls the units that multiply bfloat16.
-_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16"})
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def describe() -> dict[str, Any]:
@@ -44,11 +43,11 @@ def cpu_model() -> str:
 
 def has_bfloat16() -> bool:
     """Tell whether the processor has units for bfloat16: without, it is emulated, slower than float32."""
-    return bool(_BFLOAT16 & set(_cpuinfo().get("flags", "").split()))
+    return bool(bfloat16_flags(_CPUINFO.read_text(encoding="utf-8")))
 
 
 def _cpuinfo() -> dict[str, str]:
     """Return /proc/cpuinfo's fields of the first core."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+    lines = _CPUINFO.read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
     pairs = (line.partition(":") for line in lines)
     return {name.strip(): value.strip() for name, _, value in pairs}
