@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from math import prod
 
 import numpy as np
+import psutil
 
+from jobs.dataset import Manifest
 from jobs.errors import InputError
+from jobs.train.config import TrainConfig
 from jobs.train.reader import Rows
 
 ALIGNMENT = 64  # bytes: TensorFlow takes an array as it lies, if it begins at a multiple of these (its EIGEN_MAX_ALIGN)
@@ -32,6 +35,11 @@ class HeldRows:
                 f"train.cache: found no memory for {rows:,} rows, {rows * row_bytes(values) / 1e9:.1f} GB; set it to "
                 "never, and lower train.shuffle_shards if it is"
             ) from error
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all rows there is room for, in bytes."""
+        return self._images.nbytes + self._labels.nbytes + self._indices.nbytes
 
     def __contains__(self, shard: int) -> bool:
         return bool(self._starts[shard] >= 0)
@@ -61,6 +69,15 @@ class HeldRows:
         # clip: all places are inside, and with the default, raise, NumPy would write to another array first.
         np.take(self._images, places, axis=0, out=images, mode="clip")
         return Rows(images, self._labels[places], self._indices[places])
+
+
+def keep_in_memory(config: TrainConfig, manifest: Manifest, local_size: int) -> bool:
+    """Tell whether each of the `local_size` ranks of a node may hold all rows it comes across: in time, every row."""
+    if config.cache != "auto":
+        return config.cache == "always"
+    rows = manifest.splits["train"].rows + manifest.splits["validation"].rows
+    wanted = rows * row_bytes(manifest.values_per_image) * local_size
+    return wanted < config.cache_share * psutil.virtual_memory().available
 
 
 def row_bytes(values: int) -> int:
