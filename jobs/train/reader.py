@@ -158,6 +158,8 @@ def _described(images: "pa.Array") -> str:
 
     if not pa.types.is_list(images.type):
         return f"of type {images.type}"
-    values, lengths = images.flatten(), np.unique(np.diff(images.offsets))
+    values, lengths = images.flatten(), np.diff(images.offsets)
+    low, high = lengths.min(), lengths.max()
+    length = low if low == high else f"{low} to {high}"
     nulls = f" with {values.null_count} nulls" if values.null_count else ""
-    return f"{np.dtype(values.type.to_pandas_dtype())} ({len(images)}, {' or '.join(map(str, lengths))}){nulls}"
+    return f"{np.dtype(values.type.to_pandas_dtype())} ({len(images)}, {length}){nulls}"
