@@ -21,6 +21,7 @@ PARAMETERS = {
     "mnist_cnn": 1_199_882,
     "residual": 176_090,
     "plain": 597_162,
+    "vgg": 292_906,
 }
 
 

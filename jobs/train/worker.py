@@ -89,24 +89,7 @@ class Training:
         self.rates = rates(config.schedule, self.total_steps, config.peak_rate, config.warmup, config.final)
 
         self.network = Network(config, manifest, seed, self.precision)
-        augmentation = Augmentation(config.shift, config.rotate, config.zoom, config.elastic, config.elastic_sigma)
-        how = HowTaken(
-            config.label_smoothing,
-            config.clip_norm,
-            config.microbatches,
-            config.fixed_slices,
-            narrow_wire=config.wire == "float16",
-        )
-        self.train_step = TrainStep(
-            self.network.model,
-            self.network.optimizer,
-            self.collective,
-            augmentation,
-            seed,
-            how,
-            self.network.average,
-            self.network.loss_scale,
-        )
+        self.train_step = make_step(config, self.network, self.collective, seed)
         self.evaluate = make_evaluator(self.network.final)
         self.meter = Meter()
         self.recorder = Recorder(run.logs / f"flight.rank-{self.rank}.jsonl")
@@ -235,6 +218,21 @@ class Training:
             digest.update(variable.numpy().tobytes())
         gathered = self.collective.gather(np.frombuffer(digest.digest(), np.uint8))
         return [row.tobytes().hex() for row in gathered.reshape(self.world_size, -1)]
+
+
+def make_step(config: TrainConfig, network: Network, collective: Collective, seed: int) -> TrainStep:
+    """Return the training step that a config describes, of that network."""
+    augmentation = Augmentation(config.shift, config.rotate, config.zoom, config.elastic, config.elastic_sigma)
+    how = HowTaken(
+        config.label_smoothing,
+        config.clip_norm,
+        config.microbatches,
+        config.fixed_slices,
+        narrow_wire=config.wire == "float16",
+    )
+    return TrainStep(
+        network.model, network.optimizer, collective, augmentation, seed, how, network.average, network.loss_scale
+    )
 
 
 class Due:

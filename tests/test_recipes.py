@@ -1,0 +1,78 @@
+"""Every recipe that comes with the project, for a few steps: its network, optimizer, augmentation and average learn."""
+
+import numpy as np
+import pytest
+
+from jobs.dataset import FORMAT, Manifest, Normalization
+from jobs.train.config import TrainConfig
+from jobs.train.feed import Call
+from jobs.train.network import Network
+from jobs.train.step import make_evaluator
+from jobs.train.worker import make_step
+from models.training.schedules import rates
+from pipelines import recipes
+from pipelines.config import compose
+from tests.test_step import OneRank
+
+ROWS, STEPS = 32, 6
+
+
+def mnist_like() -> Manifest:
+    """The manifest of a dataset of MNIST's shape, with no rows."""
+    split = {"rows": 0, "label_counts": (0,) * 10, "shards": ()}
+    return Manifest.model_validate(
+        {
+            "format": FORMAT,
+            "dataset_id": "0" * 16,
+            "shape": (28, 28, 1),
+            "classes": 10,
+            "splits": dict.fromkeys(("train", "validation", "test"), split),
+            "pixels": {"mean": 0.13, "std": 0.31, "min": 0.0, "max": 1.0},
+            "normalization": Normalization(rule="type-range", offset=0.0, scale=1.0),
+            "duplicates": {"test_images_in_train": 0, "examples": ()},
+            "sources": {},
+            "options": {},
+            "versions": {},
+        }
+    )
+
+
+def same_rows_again() -> Call:
+    """Steps on the same rows: of each class a bar at a height of its own, under noise."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 10, ROWS).astype(np.int32)
+    images = random.random((ROWS, 28, 28), np.float32) * 0.3
+    for image, label in zip(images, labels, strict=True):
+        image[2 * label + 4 : 2 * label + 6, 6:22] = 1.0
+    rows = images.reshape(1, ROWS, -1).repeat(STEPS, 0)
+    weights = np.ones((STEPS, ROWS), np.float32)
+    return Call(0, rows, labels[None].repeat(STEPS, 0), weights, np.arange(ROWS), 0, ROWS)
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_it_learns(name: str) -> None:
+    config: TrainConfig = compose(name, {}).train
+    network = Network(config, mnist_like(), seed=0, precision="float32")
+    before = [weight.copy() for weight in network.final.get_weights()]
+    step = make_step(config, network, OneRank(), seed=0)
+    call = same_rows_again()
+    losses = [
+        loss
+        for _ in range(5)
+        for loss in step(call, rates("constant", STEPS, config.peak_rate / 4, 0.0, 1.0)).loss_sums / ROWS
+    ]
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-STEPS:]) < 0.8 * losses[0]
+    assert any((old != new).any() for old, new in zip(before, network.final.get_weights(), strict=True))
+    right, _ = make_evaluator(network.final)(call.images[0], call.labels[0])
+    assert 0 <= right <= ROWS
+
+
+def test_what_each_says_of_itself_is_what_it_does() -> None:
+    for name in recipes.names():
+        recipe, train = recipes.load(name), compose(name, {}).train
+        steps = min(train.max_steps or 10**9, (train.epochs or 10**9) * -(-55_000 // train.batch_size))
+        seen = min(steps * train.batch_size, (train.epochs or 10**9) * 55_000)
+        assert recipe.about.images == seen, name
+        assert recipe.about.command in (f"idxtrain run --recipe {name}", "idxtrain run"), name
+        assert float(recipe.about.expected.split()[0]) > 0.9, name
