@@ -25,7 +25,7 @@ FIGURES = {
     "matmul_peak": {"float32 images/s", "float32 used", "float32 peak"},
     "real_input": {"real", "synthetic"},
     "scaling": {"idxtrain 1", "idxtrain 2", "idxtrain apart", "horovod 1", "horovod 2"},
-    "reader": {"idxtrain", "idxtrain held", "petastorm"},
+    "reader": {"idxtrain", "idxtrain held", "petastorm", "petastorm cached"},
     "prepare": {"one seconds", "many seconds", "many rate", "many peer rate", "time growth", "row growth"},
     "memory": {f"{stage} {size}" for stage in ("fetch", "prepare", "train", "evaluate") for size in ("one", "many")},
 }

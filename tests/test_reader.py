@@ -1,17 +1,24 @@
 """Petastorm's reader under many small shards, where its thread pool loses and swaps row groups by itself."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.dataset import FORMAT, Manifest, Normalization, Shard
 from jobs.errors import InputError
 from jobs.files import sha256_file
 from jobs.prepare.decode import to_batch
-from jobs.train.feed import ShardStore
-from jobs.train.reader import read_shards
+from jobs.train.config import TrainConfig
+from jobs.train.feed import ShardStore, Uses, read_epoch, spans
+from jobs.train.held import ALIGNMENT, HeldRows, keep_in_memory, row_bytes
+from jobs.train.order import RowOrder
+from jobs.train.reader import Rows, read_shards
 
 ROWS, SHARDS = 4, 40
 
@@ -19,9 +26,6 @@ ROWS, SHARDS = 4, 40
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     """A training split of many tiny shards; each pixel of a row is the row's archive index / 1000."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     directory = tmp_path_factory.mktemp("dataset")
     (directory / "train").mkdir()
     shards = []
@@ -86,6 +90,115 @@ def test_rows_come_in_the_order_asked_for_kept_or_streamed(dataset: tuple[Path, 
             np.testing.assert_array_equal(rows.indices, chunk)
             np.testing.assert_array_equal(rows.labels, chunk % 3)
             np.testing.assert_array_equal(rows.images[:, 0], (chunk / 1000).astype(np.float32))
+
+
+class Watched(ShardStore):
+    """A store that tells for how many shards at once it took memory; None: for all."""
+
+    def _room(self, at_once: int | None) -> HeldRows:
+        self.rooms = [*getattr(self, "rooms", ()), at_once]
+        return super()._room(at_once)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_kept_and_streamed_epochs_are_the_same_bits(dataset: tuple[Path, Manifest], world_size: int) -> None:
+    """Also against the order itself: batches of 7 leave a smaller last one; windows of 2 of 40 shards, 8 lanes."""
+    directory, manifest = dataset
+    for rank in range(world_size):
+        kept, streamed = (Watched(directory, manifest, "train", 2, keep) for keep in (True, False))
+        order = RowOrder(kept.shard_rows, batch_size=7, seed=1, shuffle_shards=2)
+        for epoch in range(2):
+            first = epoch * order.steps
+            calls = spans(order, epoch, first, first + order.steps, log_every=5)
+            pairs = [read_epoch(store, order, epoch, calls, rank, world_size) for store in (kept, streamed)]
+            expected = [order.epoch(epoch).rank_rows(span.first, span.last, rank, world_size) for span in calls]
+            for one, other, rows in zip(*pairs, expected, strict=True):
+                for name in ("images", "labels", "weights", "indices"):
+                    assert getattr(one, name).tobytes() == getattr(other, name).tobytes(), (epoch, name)
+                np.testing.assert_array_equal(one.indices, rows)
+                np.testing.assert_array_equal(one.images[..., 0].ravel(), (rows / 1000).astype(np.float32))
+                assert one.images.ctypes.data % ALIGNMENT == 0
+        assert kept.rooms == [None]
+        assert 0 < max(at_once or SHARDS for at_once in streamed.rooms) < 0.8 * SHARDS
+
+
+def test_shards_are_held_from_their_first_use_to_their_last() -> None:
+    uses = Uses.of([[1, 3], [], [0, 3], [2], [0]])
+    assert (list(uses.first), uses.last, uses.at_once) == ([1, 3, 0, 2], {1: 0, 3: 2, 0: 4, 2: 3}, 2)
+    assert Uses.of([]).at_once == 0
+
+
+def test_memory_is_that_of_the_shards_held_at_once_and_is_used_again() -> None:
+    held = HeldRows((3, 5, 4, 5), at_once=2, values=6)
+    assert held.nbytes == 2 * 5 * row_bytes(6)
+    numbers = np.arange(17)
+    rows = Rows(np.repeat(numbers[:, None], 6, 1).astype(np.float32), numbers.astype(np.int32), numbers * 10)
+    parts = [
+        Rows(rows.images[a:b], rows.labels[a:b], rows.indices[a:b]) for a, b in ((0, 3), (3, 8), (8, 12), (12, 17))
+    ]
+    for shard, gone in ((0, None), (1, 0), (2, 1), (3, 2)):
+        held.put(shard, parts[shard])
+        before = [n for n in range(4) if n in held]
+        shards, places = np.array(before)[:, None].repeat(3, 1).ravel(), np.tile([2, 0, 1], len(before))
+        found = held.take(shards, places)
+        wanted = np.concatenate([parts[n].labels[[2, 0, 1]] for n in before])
+        np.testing.assert_array_equal(found.labels, wanted)
+        np.testing.assert_array_equal(found.images, np.repeat(wanted[:, None], 6, 1))
+        np.testing.assert_array_equal(found.indices, wanted * 10)
+        if gone is not None:
+            held.drop(gone)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_all_is_kept_where_it_takes_less_than_the_share_of_what_is_free(
+    dataset: tuple[Path, Manifest], ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, manifest = dataset
+    takes = HeldRows((ROWS,) * SHARDS, None, manifest.values_per_image).nbytes
+    for free, kept in ((ranks * takes * 4, False), (ranks * takes * 4 + 4, True)):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        config = TrainConfig(epochs=1, cache_share=0.25)
+        assert keep_in_memory(config, manifest, ranks) is kept
+        assert keep_in_memory(config.model_copy(update={"cache": "always"}), manifest, ranks)
+        assert not keep_in_memory(config.model_copy(update={"cache": "never"}), manifest, ranks)
+
+
+def test_more_than_the_machine_can_hold_is_refused_in_one_line() -> None:
+    with pytest.raises(InputError, match=r"^train.cache: found no memory for 1,000.* rows, 16.* GB; set it to never"):
+        HeldRows((10**15,), None, 1)
+
+
+IMAGE = [0.1] * 6
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        # As many values as three images have: only the lists' lengths tell.
+        ({"image": [IMAGE[:5], IMAGE, [*IMAGE, 0.1]]}, r"images float32 \(3, 5 to 7\), expected float32 \(3, 6\)"),
+        ({"image": [[*IMAGE, 0.1]] * 3}, r"images float32 \(3, 7\), expected"),
+        ({"image": [IMAGE, [None, *IMAGE[1:]], IMAGE]}, r"images float32 \(3, 6\) with 1 nulls, expected"),
+        ({"image": [IMAGE, None, IMAGE]}, "no image in some rows"),
+        ({"label": [0, None, 1]}, "no label in some rows"),
+        ({"index": [0, 1, None]}, "no index in some rows"),
+        ({"image": pa.array([IMAGE] * 3, pa.list_(pa.float64()))}, r"images float64 \(3, 6\), expected"),
+        ({"image": pa.array([0.1] * 3, pa.float32())}, "images of type float, expected"),
+        ({"label": [0], "index": [0], "image": [IMAGE]}, r"images float32 \(1, 6\), expected float32 \(3, 6\)"),
+        ({"index": [None, 1, 2]}, "no row group that begins with archive row 0"),
+    ],
+)
+def test_rows_that_are_no_images_are_refused(
+    dataset: tuple[Path, Manifest], tmp_path: Path, columns: dict[str, Any], found: str
+) -> None:
+    _, manifest = dataset
+    types = {"image": pa.list_(pa.float32()), "label": pa.int32(), "index": pa.int64()}
+    whole = {"image": [IMAGE] * 3, "label": [0, 1, 2], "index": [0, 1, 2], **columns}
+    arrays = {name: c if isinstance(c, pa.Array) else pa.array(c, types[name]) for name, c in whole.items()}
+    (tmp_path / "train").mkdir()
+    pq.write_table(pa.table(arrays), tmp_path / "train/part-00000.parquet")
+    shard = manifest.splits["train"].shards[0].model_copy(update={"rows": 3})
+    with pytest.raises(InputError, match=f"part-00000.parquet: found {found}.* prepare it again$"):
+        list(read_shards(tmp_path, manifest, [shard], 1))
 
 
 def test_a_file_that_holds_other_rows_is_refused(dataset: tuple[Path, Manifest]) -> None:

@@ -1,5 +1,7 @@
 """The training step: what it computes, and that sharing a batch out over ranks changes nothing."""
 
+import gc
+import weakref
 from typing import Any
 
 import keras
@@ -11,7 +13,8 @@ import models
 from jobs.train.collective import Collective
 from jobs.train.exact import SCALE, from_grid, to_grid
 from jobs.train.feed import Call
-from jobs.train.step import HowTaken, TrainStep, make_evaluator
+from jobs.train.held import aligned_empty
+from jobs.train.step import HowTaken, TrainStep, as_tensor, make_evaluator
 from jobs.train.wire import narrowed, widened
 from models.training import norm
 from models.training.augment import Augmentation
@@ -89,6 +92,38 @@ def test_accuracy_is_measured_with_dropout_off_after_the_last_update() -> None:
     right = step(share(0, ROWS), RATE).right
     again, _ = make_evaluator(model)(IMAGES[0], LABELS[0])
     assert right == again
+
+
+def test_an_aligned_array_becomes_a_tensor_on_the_same_memory_and_lives_as_long() -> None:
+    array = aligned_empty((2, ROWS, 36), np.float32)
+    array[:] = RANDOM.random(array.shape, np.float32)
+    tensor, content = as_tensor(array), array.copy()
+    np.testing.assert_array_equal(tensor, content)
+    alive = weakref.ref(array)
+    array[0, 0, 0] = 7
+    assert tensor[0, 0, 0] == 7
+    del array
+    assert alive() is not None
+    del tensor
+    gc.collect()
+    assert alive() is None
+
+
+def test_any_other_array_is_copied() -> None:
+    """Among them every second row, and one that begins where TensorFlow's kernels would end the process."""
+    memory = aligned_empty((ROWS * 36 + 1,), np.float32)
+    memory[:] = RANDOM.random(memory.shape, np.float32)
+    readonly = aligned_empty((ROWS, 36), np.float32)
+    readonly[:] = 1
+    readonly.flags.writeable = False
+    for array in (memory[1:], memory[: ROWS * 36].reshape(ROWS, 36)[::2], readonly, memory[:0]):
+        tensor = as_tensor(array)
+        assert tensor.shape == array.shape
+        np.testing.assert_array_equal(tf.exp(tensor), tf.exp(tf.constant(array)))
+    tensor = as_tensor(memory[1:])
+    before = memory[1]
+    memory[1] = 7
+    assert tensor[0] == before
 
 
 def test_gradients_on_the_grid_sum_to_the_same_bits_in_any_order() -> None:

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jobs.dataset import Manifest, Split
+from jobs.train.held import HeldRows
 from jobs.train.order import RowOrder, locate
 from jobs.train.reader import Rows, read_shards
 
@@ -20,10 +21,10 @@ class ShardStore:
     """The rows of a split that a rank needs, read as they are needed and kept if told to."""
 
     def __init__(self, directory: Path, manifest: Manifest, split: Split, threads: int, keep: bool) -> None:
-        self._directory, self._manifest, self._threads, self._keep = directory, manifest, threads, keep
+        self._directory, self._manifest, self._threads = directory, manifest, threads
         self._shards = manifest.splits[split].shards
-        self._held: dict[int, Rows] = {}
         self.shard_rows = tuple(shard.rows for shard in self._shards)
+        self._kept = self._room(None) if keep else None
 
     def read(self, chunks: Sequence[np.ndarray]) -> Iterator[Rows]:
         """Yield, for each chunk of row numbers (int64 [n], counted through all shards), those rows in that order.
@@ -31,33 +32,54 @@ class ShardStore:
         Unless all is kept, a shard is dropped after the last chunk that needs it.
         """
         located = [locate(chunk, self.shard_rows) for chunk in chunks]
-        needed = [np.unique(shards) for shards, _ in located]
-        last_use = {int(shard): position for position, shards in enumerate(needed) for shard in shards}
-        missing = [shard for shard in last_use if shard not in self._held]
-        first_use = {int(s): p for p, shards in reversed(list(enumerate(needed))) for s in shards}
-        missing.sort(key=lambda shard: first_use[shard])
+        needed = [[int(shard) for shard in np.unique(shards)] for shards, _ in located]
+        uses = Uses.of(needed)
+        held = self._kept or self._room(uses.at_once)
+        missing = [shard for shard in uses.first if shard not in held]
         arriving = read_shards(
             self._directory, self._manifest, [self._shards[shard] for shard in missing], self._threads
         )
+        early: dict[int, Rows] = {}  # arrived before its turn
         for position, (shards, rows) in enumerate(located):
-            while any(int(shard) not in self._held for shard in needed[position]):
-                place, rows_of_shard = next(arriving)
-                self._held[missing[place]] = rows_of_shard
-            yield self._gather(shards, rows)
-            if not self._keep:
-                self._held = {shard: held for shard, held in self._held.items() if last_use.get(shard, -1) > position}
+            for shard in needed[position]:
+                while shard not in held and shard not in early:
+                    place, found = next(arriving)
+                    early[missing[place]] = found
+                if shard in early:
+                    held.put(shard, early.pop(shard))
+            yield held.take(shards, rows)
+            if held is not self._kept:
+                for shard in needed[position]:
+                    if uses.last[shard] == position:
+                        held.drop(shard)
 
-    def _gather(self, shards: np.ndarray, rows: np.ndarray) -> Rows:
-        images = np.empty((len(rows), self._manifest.values_per_image), np.float32)
-        labels = np.empty(len(rows), np.int32)
-        indices = np.empty(len(rows), np.int64)
-        for shard in np.unique(shards):
-            (places,) = np.nonzero(shards == shard)
-            held, wanted = self._held[int(shard)], rows[places]
-            images[places] = held.images[wanted]
-            labels[places] = held.labels[wanted]
-            indices[places] = held.indices[wanted]
-        return Rows(images, labels, indices)
+    def _room(self, at_once: int | None) -> HeldRows:
+        return HeldRows(self.shard_rows, at_once, self._manifest.values_per_image)
+
+
+@dataclass(frozen=True)
+class Uses:
+    """Which chunk needs each shard first and last, in the order of the first, and how many are needed at once."""
+
+    first: Mapping[int, int]
+    last: Mapping[int, int]
+    at_once: int
+
+    @staticmethod
+    def of(needed: Sequence[Sequence[int]]) -> "Uses":
+        """Return the uses of the shards that each chunk needs. A shard counts from its first use to its last."""
+        first: dict[int, int] = {}
+        last: dict[int, int] = {}
+        for position, shards in enumerate(needed):
+            for shard in shards:
+                first.setdefault(shard, position)
+                last[shard] = position
+        most = held = 0
+        for position, shards in enumerate(needed):
+            held += sum(first[shard] == position for shard in shards)
+            most = max(most, held)
+            held -= sum(last[shard] == position for shard in shards)
+        return Uses(first, last, most)
 
 
 @dataclass(frozen=True)

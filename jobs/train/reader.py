@@ -1,8 +1,12 @@
 """Shards into arrays, through Petastorm. The only petastorm import.
 
 Petastorm is given a list of file URLs, one row group each, and reads ahead in its threads. It needs none of its own
-metadata, which is a pickle, for plain Parquet. Its thread pool (0.13.1) has two races that this module makes good (of
-60 reads of up to 40 tiny files with 2 threads, 13 lost row groups and 31 swapped some):
+metadata, which is a pickle, for plain Parquet. What its threads do with a row group is up to a worker class, and here
+it is one that hands on pyarrow's columns as they are: Petastorm's own (0.13.1) copies them by an index of all rows in
+order, then stacks them row by row, which costs as much as the decoding.
+
+Its thread pool has two races that this module makes good (of 60 reads of up to 40 tiny files with 2 threads, 13 lost
+row groups and 31 swapped some):
 
 - It ends early where its consumer asks just as the last row groups are handed out: `all_workers_done` is judged first,
   `completed` after it, and what is handed out in between is never waited for. So what is missing is read again.
@@ -11,15 +15,20 @@ metadata, which is a pickle, for plain Parquet. Its thread pool (0.13.1) has two
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jobs.dataset import Manifest, Shard
 from jobs.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_COLUMNS = ("image", "label", "index")
 
 
 @dataclass(frozen=True)
@@ -29,11 +38,6 @@ class Rows:
     images: np.ndarray
     labels: np.ndarray
     indices: np.ndarray
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the images, in bytes."""
-        return int(self.images.nbytes)
 
 
 def read_shards(
@@ -46,10 +50,10 @@ def read_shards(
     missing = {shard.first_index: place for place, shard in enumerate(shards)}
     while missing:
         asked = [shards[place] for place in missing.values()]
-        for batch in _read(directory, asked, threads):
-            place = missing.pop(int(batch.index[0]), None)
+        for table in _read(directory, asked, threads):
+            place = missing.pop(_first_index(table), None)
             if place is not None:
-                yield place, _rows(directory / shards[place].path, shards[place], manifest, batch)
+                yield place, _rows(directory / shards[place].path, shards[place], manifest, table)
         if len(missing) == len(asked):
             raise InputError(
                 f"{directory / asked[0].path}: found no row group that begins with archive row "
@@ -57,19 +61,21 @@ def read_shards(
             )
 
 
-def _read(directory: Path, shards: Sequence[Shard], threads: int) -> Iterator[Any]:
-    """Yield Petastorm's batches of these files: tuples of NumPy arrays, one a row group, as they come."""
+def _read(directory: Path, shards: Sequence[Shard], threads: int) -> "Iterator[pa.Table]":
+    """Yield these files' row groups as Petastorm's threads have read them."""
     # Petastorm's import takes over a second: a worker that reads from its cache alone does without.
-    from petastorm import make_batch_reader
+    from petastorm.fs_utils import get_filesystem_and_path_or_paths
+    from petastorm.reader import Reader
+    from petastorm.workers_pool.thread_pool import ThreadPool
 
     # It uses the legacy interface of the pyarrow it is pinned with, and pyarrow says so twenty times.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\..*")
-    reader = make_batch_reader(
-        [(directory / shard.path).resolve().as_uri() for shard in shards],
-        schema_fields=["image", "label", "index"],
-        reader_pool_type="thread",
-        workers_count=min(threads, len(shards)),
-        results_queue_size=max(2, threads),
+    urls = [(directory / shard.path).resolve().as_uri() for shard in shards]
+    reader = Reader(
+        *get_filesystem_and_path_or_paths(urls),
+        schema_fields=list(_COLUMNS),
+        worker_class=RowGroupWorker,
+        reader_pool=ThreadPool(min(threads, len(shards)), max(2, threads)),
         shuffle_row_groups=False,
         num_epochs=1,
     )
@@ -80,11 +86,80 @@ def _read(directory: Path, shards: Sequence[Shard], threads: int) -> Iterator[An
         reader.join()
 
 
-def _rows(path: Path, shard: Shard, manifest: Manifest, batch: Any) -> Rows:
-    images, labels, indices = (np.asarray(getattr(batch, name)) for name in ("image", "label", "index"))
+class RowGroupWorker:
+    """One thread of Petastorm's pool: reads row groups into Arrow tables. See `petastorm.workers_pool.worker_base`."""
+
+    def __init__(self, worker_id: int, publish_func: Callable[[Any], None], args: Sequence[Any]) -> None:
+        """`args`: what Petastorm's Reader gives to each worker."""
+        self.worker_id, self.publish_func = worker_id, publish_func
+        self._filesystem, self._row_groups = args[0], args[4]
+
+    @staticmethod
+    def new_results_queue_reader() -> "TableReader":
+        """Return what takes the tables from the threads."""
+        return TableReader()
+
+    def process(self, piece_index: int, worker_predicate: None, shuffle_row_drop_partition: tuple[int, int]) -> None:
+        """Read one row group and publish it. The other parameters belong to what is not asked for here."""
+        import pyarrow.parquet as pq
+
+        row_group = self._row_groups[piece_index]
+        with self._filesystem.open(row_group.path, "rb") as file:
+            table = pq.ParquetFile(file).read_row_group(row_group.row_group, list(_COLUMNS), use_threads=False)
+        self.publish_func(table)
+
+    def shutdown(self) -> None:
+        """Nothing is held."""
+
+
+class TableReader:
+    """What Petastorm's Reader takes results with: hands on the next table of any thread."""
+
+    batched_output = True
+
+    def read_next(self, workers_pool: Any, schema: Any, ngram: None) -> "pa.Table":
+        """Return the next row group; raise StopIteration after the last."""
+        from petastorm.workers_pool import EmptyResultError
+
+        try:
+            return workers_pool.get_results()
+        except EmptyResultError:
+            raise StopIteration from None
+
+
+def _first_index(table: "pa.Table") -> int:
+    """Return the archive row that a row group begins with; -1 where it tells of none."""
+    first = table["index"][0].as_py() if "index" in table.column_names and len(table) else None
+    return -1 if first is None else int(first)
+
+
+def _rows(path: Path, shard: Shard, manifest: Manifest, table: "pa.Table") -> Rows:
+    """Return a row group's columns as arrays on the same memory; raise InputError where they are not the shard's."""
     expected = (shard.rows, manifest.values_per_image)
-    if images.shape != expected or images.dtype != np.float32 or len(labels) != shard.rows:
-        raise InputError(
-            f"{path}: found images {images.dtype} {images.shape}, expected float32 {expected}; prepare again"
-        )
-    return Rows(images, labels.astype(np.int32, copy=False), indices.astype(np.int64, copy=False))
+    mend = f"remove {path.parents[1]} and prepare it again"
+    empty = [name for name in _COLUMNS if name not in table.column_names or table[name].null_count]
+    if empty:
+        raise InputError(f"{path}: found no {empty[0]} in some rows, expected one in each; {mend}")
+    column = table["image"]
+    images = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies one chunk, too
+    found = _described(images)
+    if found != f"float32 {expected}":
+        raise InputError(f"{path}: found images {found}, expected float32 {expected}; {mend}")
+    return Rows(
+        images.flatten().to_numpy().reshape(expected),
+        table["label"].to_numpy().astype(np.int32, copy=False),
+        table["index"].to_numpy().astype(np.int64, copy=False),
+    )
+
+
+def _described(images: "pa.Array") -> str:
+    """Return type and shape of a list column as NumPy would write them; lists of several lengths are told as such."""
+    import pyarrow as pa
+
+    if not pa.types.is_list(images.type):
+        return f"of type {images.type}"
+    values, lengths = images.flatten(), np.diff(images.offsets)
+    low, high = lengths.min(), lengths.max()
+    length = low if low == high else f"{low} to {high}"
+    nulls = f" with {values.null_count} nulls" if values.null_count else ""
+    return f"{np.dtype(values.type.to_pandas_dtype())} ({len(images)}, {length}){nulls}"

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import tensorflow as tf
 
-from jobs.dataset import Manifest, read_manifest
+from jobs.dataset import read_manifest
 from jobs.errors import IdxtrainError, InputError, PeerLostError
 from jobs.files import sha256_file, write_atomic
 from jobs.run_dir import RunDir, one_line
@@ -28,6 +27,7 @@ from jobs.train.console import Audit, Console, Meter
 from jobs.train.feed import Call, ShardStore, read_epoch, spans
 from jobs.train.flight import Flight, Recorder
 from jobs.train.heartbeat import Heartbeat
+from jobs.train.held import keep_in_memory
 from jobs.train.length import images_seen, total_steps
 from jobs.train.measure import Measurement, exchange
 from jobs.train.network import Network
@@ -249,15 +249,6 @@ class Due:
             self._last_step, self._last_time = step, time.monotonic()
             return True
         return False
-
-
-def keep_in_memory(config: TrainConfig, manifest: Manifest, local_size: int) -> bool:
-    """Tell whether every rank of a node may hold all rows it comes across."""
-    if config.cache != "auto":
-        return config.cache == "always"
-    rows = manifest.splits["train"].rows + manifest.splits["validation"].rows
-    wanted = rows * manifest.values_per_image * 4 * local_size
-    return wanted < config.cache_share * psutil.virtual_memory().available
 
 
 def check_room(path: Path, state_bytes: int, keep: int) -> None:
