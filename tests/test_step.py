@@ -38,6 +38,16 @@ class OneRank(Collective):
         self.rank, self.world_size = 0, 1
 
 
+class TwoAlike(Collective):
+    """A collective of two that compute the same, without Horovod."""
+
+    def __init__(self) -> None:
+        self.rank, self.world_size = 0, 2
+
+    def sum(self, tensor: Any, name: str) -> Any:
+        return tensor + tensor
+
+
 def share(first: int, last: int, weight: float = 1.0) -> Call:
     """One rank's call of one step: rows [first, last) of the global batch."""
     rows = slice(first, last)
@@ -205,6 +215,19 @@ def test_float16_trains_as_float32_but_leaves_out_a_step_that_overflows(parts: i
     assert scale is not None
     assert (scale.factor.numpy(), scale.streak.numpy()) == (2**29, 0)
     assert not any(change.any() for change in changes)
+
+
+def test_float16_in_the_arithmetic_and_on_the_wire_is_enlarged_once() -> None:
+    """Twice, by 2^15 and by 2^8, these gradients would be out of range, and the first steps left out."""
+    scale = LossScale()
+    model = models.build("lecture", (6, 6, 1), 4, 0.0)
+    before = model.get_weights()
+    optimizer = SGD([v.value for v in model.trainable_variables], Hyperparameters())
+    TrainStep(
+        model, optimizer, TwoAlike(), Augmentation(), 5, HowTaken(narrow_wire=True), loss_scale=scale
+    )(share(0, ROWS), np.array([1e-3], np.float32))  # fmt: skip
+    assert scale.streak.numpy() == 1
+    assert any((old != new).any() for old, new in zip(before, model.get_weights(), strict=True))
 
 
 def test_the_loss_scale_doubles_after_two_thousand_good_steps() -> None:

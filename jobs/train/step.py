@@ -141,12 +141,16 @@ class TrainStep:
             return gradients, tf.constant(0.0, tf.float64)
         with tf.control_dependencies(gradients):
             computed = tf.timestamp()
+        # An enlarged loss has gradients in float16's range already, or is less enlarged in the next step.
+        factor = 1.0 if self._loss_scale else wire.FACTOR
         if self._how.narrow_wire:
-            gradients = [wire.narrowed(gradient) for gradient in gradients]
+            gradients = [wire.narrowed(gradient, factor) for gradient in gradients]
         summed = self._collective.sum_gradients(gradients)
         with tf.control_dependencies(summed):
             waited = tf.timestamp() - computed
-        return ([wire.widened(total) for total in summed] if self._how.narrow_wire else summed), waited
+        if self._how.narrow_wire:
+            summed = [wire.widened(total, factor) for total in summed]
+        return summed, waited
 
     def _right(self, images: Any, labels: Any, weights: Any) -> Any:
         logits = self._backward.logits(images, training=False)

@@ -9,14 +9,14 @@ import tensorflow as tf
 
 # float16 spans 6e-8 to 65,504; a mean gradient is small: so 2e-10 to 256. A power of two, which rounds nothing. One
 # that is longer becomes infinite, and the training refuses the loss that follows.
-_SCALE = 2.0**8
+FACTOR = 2.0**8
 
 
-def narrowed(gradient: Any) -> Any:
-    """Return a float32 gradient as float16, for the wire."""
-    return tf.cast(gradient * _SCALE, tf.float16)
+def narrowed(gradient: Any, factor: float = FACTOR) -> Any:
+    """Return a float32 gradient × `factor` as float16, for the wire."""
+    return tf.cast(gradient * factor, tf.float16)
 
 
-def widened(total: Any) -> Any:
+def widened(total: Any, factor: float = FACTOR) -> Any:
     """Return the sum of narrowed gradients as float32."""
-    return tf.cast(total, tf.float32) / _SCALE
+    return tf.cast(total, tf.float32) / factor
