@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jobs.archive import Archive
-from jobs.dataset import Manifest, Split, read_manifest
+from jobs.dataset import FORMAT, Manifest, Split, read_manifest
 from jobs.files import write_json
 from jobs.prepare import idx
 from jobs.prepare.config import PrepareConfig, SparkConfig
@@ -84,3 +84,23 @@ def start(run: RunDir, env: Mapping[str, str] | None = None) -> subprocess.Popen
 
 def parquet_bytes(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.glob("*/*.parquet"))}
+
+
+def bare_manifest(shape: tuple[int, int, int], classes: int, train: Mapping[str, Any] | None = None) -> Manifest:
+    """Return the manifest of a dataset that has no rows but those of the training split described, if any."""
+    empty = {"rows": 0, "label_counts": (0,) * classes, "shards": ()}
+    return Manifest.model_validate(
+        {
+            "format": FORMAT,
+            "dataset_id": "0" * 16,
+            "shape": shape,
+            "classes": classes,
+            "splits": {"train": train or empty, "validation": empty, "test": empty},
+            "pixels": {"mean": 0.0, "std": 1.0, "min": 0.0, "max": 1.0},
+            "normalization": {"rule": "type-range", "offset": 0.0, "scale": 1.0},
+            "duplicates": {"test_images_in_train": 0, "examples": ()},
+            "sources": {},
+            "options": {},
+            "versions": {},
+        }
+    )

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.dataset import FORMAT, Manifest, Normalization, Shard
+from jobs.dataset import Manifest, Shard
 from jobs.errors import InputError
 from jobs.files import sha256_file
 from jobs.prepare.decode import to_batch
@@ -19,6 +19,7 @@ from jobs.train.feed import ShardStore, Uses, read_epoch, spans
 from jobs.train.held import ALIGNMENT, HeldRows, keep_in_memory, row_bytes
 from jobs.train.order import RowOrder
 from jobs.train.reader import Rows, read_shards
+from tests.prepared import bare_manifest
 
 ROWS, SHARDS = 4, 40
 
@@ -38,29 +39,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
             Shard(path=f"train/{path.name}", rows=ROWS, first_index=int(rows[0]), bytes=path.stat().st_size,
                   sha256=sha256_file(path))
         )  # fmt: skip
-    empty: dict[str, Any] = {"rows": 0, "label_counts": (0, 0, 0), "shards": ()}
     total = ROWS * SHARDS
     counts = tuple(int(n) for n in np.bincount(np.arange(total) % 3))
-    manifest = Manifest.model_validate(
-        {
-            "format": FORMAT,
-            "dataset_id": "0" * 16,
-            "shape": (2, 3, 1),
-            "classes": 3,
-            "splits": {
-                "train": {"rows": total, "label_counts": counts, "shards": shards},
-                "validation": empty,
-                "test": empty,
-            },
-            "pixels": {"mean": 0.0, "std": 1.0, "min": 0.0, "max": 1.0},
-            "normalization": Normalization(rule="type-range", offset=0.0, scale=1.0),
-            "duplicates": {"test_images_in_train": 0, "examples": ()},
-            "sources": {},
-            "options": {},
-            "versions": {},
-        }
-    )
-    return directory, manifest
+    return directory, bare_manifest((2, 3, 1), 3, {"rows": total, "label_counts": counts, "shards": tuple(shards)})
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])

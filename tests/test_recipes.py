@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from jobs.dataset import FORMAT, Manifest, Normalization
 from jobs.train.config import TrainConfig
 from jobs.train.feed import Call
 from jobs.train.network import Network
@@ -12,29 +11,10 @@ from jobs.train.worker import make_step
 from models.training.schedules import rates
 from pipelines import recipes
 from pipelines.config import compose
+from tests.prepared import bare_manifest
 from tests.test_step import OneRank
 
 ROWS, STEPS = 32, 6
-
-
-def mnist_like() -> Manifest:
-    """The manifest of a dataset of MNIST's shape, with no rows."""
-    split = {"rows": 0, "label_counts": (0,) * 10, "shards": ()}
-    return Manifest.model_validate(
-        {
-            "format": FORMAT,
-            "dataset_id": "0" * 16,
-            "shape": (28, 28, 1),
-            "classes": 10,
-            "splits": dict.fromkeys(("train", "validation", "test"), split),
-            "pixels": {"mean": 0.13, "std": 0.31, "min": 0.0, "max": 1.0},
-            "normalization": Normalization(rule="type-range", offset=0.0, scale=1.0),
-            "duplicates": {"test_images_in_train": 0, "examples": ()},
-            "sources": {},
-            "options": {},
-            "versions": {},
-        }
-    )
 
 
 def same_rows_again() -> Call:
@@ -52,7 +32,7 @@ def same_rows_again() -> Call:
 @pytest.mark.parametrize("name", recipes.names())
 def test_it_learns(name: str) -> None:
     config: TrainConfig = compose(name, {}).train
-    network = Network(config, mnist_like(), seed=0, precision="float32")
+    network = Network(config, bare_manifest((28, 28, 1), 10), seed=0, precision="float32")
     before = [weight.copy() for weight in network.final.get_weights()]
     step = make_step(config, network, OneRank(), seed=0)
     call = same_rows_again()
