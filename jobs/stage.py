@@ -27,6 +27,8 @@ from jobs.run_dir import RunDir, one_line, read_object
 STAGES = ("fetch", "prepare", "train", "evaluate")
 # What of the config goes into a stage, beside what the stage before it put out. `seed` decides weights and order.
 _CONFIG_KEYS = {"fetch": ("fetch",), "prepare": ("prepare",), "train": ("train", "seed"), "evaluate": ("evaluate",)}
+# Where a rank finds its number before Horovod is there: from Horovod's launchers, from mpirun, from srun --mpi=pmix.
+_RANK_VARIABLES = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
 
 
 @dataclass(frozen=True)
@@ -153,5 +155,5 @@ def _fail(message: str, exit_code: int) -> NoReturn:
 
 
 def _rank_suffix() -> str:
-    rank = os.environ.get("HOROVOD_RANK", "0")
+    rank = next((os.environ[name] for name in _RANK_VARIABLES if name in os.environ), "0")
     return "" if rank == "0" else f".rank-{rank}"

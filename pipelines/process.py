@@ -22,7 +22,7 @@ def run_process(how: Launch) -> int:
     """
     # stdout is for the result alone, so a stage's goes where its log lines go. In a group of its own, the stage does
     # not see the terminal's Ctrl-C beside what is passed on.
-    environment = {**os.environ, **how.environment, PARENT: str(os.getpid())}
+    environment = {**os.environ, PARENT: str(os.getpid()), **how.environment}
     process = subprocess.Popen(how.argv, env=environment, stdout=sys.stderr, stdin=subprocess.DEVNULL, process_group=0)
     signals = 0
 

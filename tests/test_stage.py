@@ -13,6 +13,7 @@ import pytest
 
 from jobs.errors import InputError
 from jobs.files import write_json
+from jobs.process import PARENT
 from jobs.run_dir import RunDir
 from jobs.stage import STAGES, is_done, read_record, stage_key, write_record
 
@@ -236,10 +237,18 @@ def test_a_directory_that_is_no_run_is_told_in_one_line_and_left_alone(new: RunD
     assert list(tmp_path.iterdir()) == [tmp_path / "runs"]
 
 
-@pytest.mark.parametrize(("rank", "name"), [("0", "demo.log"), ("3", "demo.rank-3.log")])
-def test_log_lines_are_kept_in_the_run_with_their_time(new: RunDir, rank: str, name: str) -> None:
-    process(new, "pass", HOROVOD_RANK=rank)
-    process(new, "pass", HOROVOD_RANK=rank)
+@pytest.mark.parametrize(
+    ("variable", "rank", "name"),
+    [
+        ("HOROVOD_RANK", "0", "demo.log"),
+        ("HOROVOD_RANK", "3", "demo.rank-3.log"),
+        ("OMPI_COMM_WORLD_RANK", "1", "demo.rank-1.log"),
+        ("PMIX_RANK", "2", "demo.rank-2.log"),
+    ],
+)
+def test_log_lines_are_kept_in_the_run_with_their_time(new: RunDir, variable: str, rank: str, name: str) -> None:
+    process(new, "pass", **{variable: rank})
+    process(new, "pass", **{variable: rank})
     assert [path.name for path in new.logs.iterdir()] == [name]
     lines = (new.logs / name).read_text().splitlines()
     assert [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ", "", line) for line in lines] == [
@@ -260,3 +269,27 @@ def test_seconds_count_from_the_start_of_the_process(new: RunDir) -> None:
     # The clock that process creation is told by has ticks of 10 ms.
     assert record.seconds > record.outputs["working"] - 0.05
     assert is_done(new, "fetch")
+
+
+def ended() -> int:
+    """The ID of a process that is no more."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize(
+    ("parent", "between", "code"),
+    [
+        (os.getpid, False, 0),
+        (os.getpid, True, 0),  # as a container's starter
+        (ended, False, 1),
+        (ended, True, 1),
+        (str, False, 0),  # "": nobody asks for it
+    ],
+)
+def test_a_stage_ends_with_who_started_it(parent: Callable[[], object], between: bool, code: int) -> None:
+    command = [sys.executable, "-c", "from jobs.process import die_with_parent; die_with_parent()"]
+    if between:
+        command = ["sh", "-c", '"$@"; exit $?', "sh", *command]
+    assert subprocess.run(command, env={**os.environ, PARENT: str(parent())}).returncode == code

@@ -8,8 +8,11 @@ from deploy.config import LaunchConfig
 from deploy.launch import Launch
 from deploy.slurm.site import Resources, Site
 from jobs.prepare.config import MASTER
+from jobs.process import PARENT
 
-_MPI = {"HOROVOD_CONTROLLER": "mpi", "HOROVOD_CPU_OPERATIONS": "mpi"}
+# These launchers hand their environment on to ranks that are not their children, nor on their node.
+_NO_PARENT = {PARENT: ""}
+_MPI = {"HOROVOD_CONTROLLER": "mpi", "HOROVOD_CPU_OPERATIONS": "mpi", **_NO_PARENT}
 _CONTAINER_PYTHON = "python"  # the image's: it has to have the environment's first on its PATH
 
 
@@ -69,7 +72,7 @@ def train_launch(
         return Launch(("mpirun", "-np", str(ranks), *place, *network, *exported, *command), _MPI, signal.SIGUSR1)
     network = ["--network-interfaces", site.interface] if site.interface else []
     slots = ",".join(f"{host}:{site.train.ranks_per_node}" for host in hosts)
-    return Launch(("horovodrun", "--gloo", "-np", str(ranks), "-H", slots, *network, *command))
+    return Launch(("horovodrun", "--gloo", "-np", str(ranks), "-H", slots, *network, *command), _NO_PARENT)
 
 
 def step(site: Site, ranks: int) -> tuple[str, ...]:
