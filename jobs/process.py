@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 
+import psutil
+
 PARENT = "IDXTRAIN_PARENT_PID"  # set by whoever starts a process that is to end with it
 
 _PR_SET_PDEATHSIG = 1  # prctl(2), Linux
@@ -21,15 +23,5 @@ def die_with_parent() -> None:
     if not parent:
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(parent) and not _alive(int(parent)):  # it died before the kernel knew
-        sys.exit(1)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        pass
-    return True
+    if int(parent) not in {each.pid for each in psutil.Process().parents()}:  # it died before the kernel knew
+        sys.exit("idxtrain: the process that started this one is gone")

@@ -1,8 +1,9 @@
-"""A small VGG: pairs of 3 × 3 convolutions, 32, 64 and 128 filters, each normalized; no padding.
+"""A small VGG: pairs of 3 × 3 convolutions, 32, 64 and 128 filters, each normalized.
 
 After Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition" (2015), configuration
-B in small, with batch normalization. Each pair is pooled before its second normalization, which then has a quarter to
-do. The convolutions take no padding: the rim of a centred digit is empty. 292,906 parameters on MNIST.
+B in small, with batch normalization. The first two pairs are pooled before their second normalization, which then has a
+quarter to do. But for one, the convolutions take no padding: the rim of a centred digit is empty. 292,906 parameters on
+MNIST.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ from keras.layers import Conv2D, Dense, Flatten, MaxPooling2D, ReLU
 from models.training.dropout import Dropout
 from models.training.norm import BatchNormalization
 
-_SMALLEST = 24  # height or width below which the layers would eat up the image, so that they are padded after all
+_SMALLEST = 21  # height or width below which the layers would eat up the image, so that they are padded after all
 
 
 def build(images: Any, classes: int, dropout: float | None = None) -> Any:

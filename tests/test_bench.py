@@ -37,7 +37,7 @@ QUICK = ("prepare", "step_speed", "matmul_peak", "reader")  # the longest first:
 def room(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) -> Room:
     folder = tmp_path_factory.mktemp("bench")
     make_archives(folder / "archives", shape=(28, 28), classes=10, train=600, test=100)
-    return Room(folder, TINY, folder / "archives", torch_environment.existing())
+    return Room(folder, TINY, folder / "archives", torch_environment.existing(), full_rounds=1)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 from deploy.doctor import machine, software
 from deploy.doctor.check import Check
 from deploy.doctor.machine import GB
+from jobs.memory import free_memory
 
 Program = Callable[[str, str], Path]
 
@@ -212,15 +213,15 @@ def test_memory_within_cgroups(tmp_path: Path) -> None:
     root, own = tmp_path / "cgroup", tmp_path / "own"
     own.write_text("1:name=systemd:/x\n0::/job/step\n")
     cgroup(root, "job/step", "max", "10")
-    assert machine.free_memory(own, root) > 1000
+    assert free_memory(own, root) > 1000
     cgroup(root, "job", "1000", "10")
-    assert machine.free_memory(own, root) == 990
+    assert free_memory(own, root) == 990
     cgroup(root, "job/step", "500", "600")
-    assert machine.free_memory(own, root) == 0
+    assert free_memory(own, root) == 0
     cgroup(root, "memory/job", "300", "100", v2=False)
     own.write_text("4:cpu,memory:/job\n")
-    assert machine.free_memory(own, root) == 200
-    assert machine.free_memory(tmp_path / "nowhere", root) > 1000
+    assert free_memory(own, root) == 200
+    assert free_memory(tmp_path / "nowhere", root) > 1000
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Petastorm's reader under many small shards, where its thread pool loses and swaps row groups by itself."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -161,6 +162,11 @@ IMAGE = [0.1] * 6
         ({"image": [IMAGE, [None, *IMAGE[1:]], IMAGE]}, r"images float32 \(3, 6\) with 1 nulls, expected"),
         ({"image": [IMAGE, None, IMAGE]}, "no image in some rows"),
         ({"label": [0, None, 1]}, "no label in some rows"),
+        ({"label": pa.array([0.0, 1.0, 2.0])}, "a column label of double, expected integers"),
+        ({"label": None}, "no column label"),
+        ({"image": None}, "no column image"),
+        ({"index": None}, "no row group that begins with archive row 0"),
+        ({"image": pa.array([["a"] * 6] * 3)}, r"images string \(3, 6\), expected"),
         ({"index": [0, 1, None]}, "no index in some rows"),
         ({"image": pa.array([IMAGE] * 3, pa.list_(pa.float64()))}, r"images float64 \(3, 6\), expected"),
         ({"image": pa.array([0.1] * 3, pa.float32())}, "images of type float, expected"),
@@ -174,12 +180,35 @@ def test_rows_that_are_no_images_are_refused(
     _, manifest = dataset
     types = {"image": pa.list_(pa.float32()), "label": pa.int32(), "index": pa.int64()}
     whole = {"image": [IMAGE] * 3, "label": [0, 1, 2], "index": [0, 1, 2], **columns}
-    arrays = {name: c if isinstance(c, pa.Array) else pa.array(c, types[name]) for name, c in whole.items()}
+    arrays = {n: c if isinstance(c, pa.Array) else pa.array(c, types[n]) for n, c in whole.items() if c is not None}
     (tmp_path / "train").mkdir()
     pq.write_table(pa.table(arrays), tmp_path / "train/part-00000.parquet")
     shard = manifest.splits["train"].shards[0].model_copy(update={"rows": 3})
     with pytest.raises(InputError, match=f"part-00000.parquet: found {found}.* prepare it again$"):
         list(read_shards(tmp_path, manifest, [shard], 1))
+
+
+@pytest.mark.parametrize("damage", ["cut short", "garbled", "no Parquet"])
+@pytest.mark.parametrize("damaged", [0, 7])
+def test_a_damaged_file_is_named_in_one_line(
+    dataset: tuple[Path, Manifest], tmp_path: Path, damaged: int, damage: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    directory, manifest = dataset
+    shards = manifest.splits["train"].shards
+    shutil.copytree(directory / "train", tmp_path / "train")
+    path = tmp_path / shards[damaged].path
+    content = path.read_bytes()
+    path.write_bytes(
+        {"cut short": content[:-20], "garbled": content[:4] + b"\xff" * 40 + content[44:], "no Parquet": b"text"}[
+            damage
+        ]
+    )
+    with pytest.raises(InputError) as raised:
+        list(read_shards(tmp_path, manifest, shards, 2))
+    assert str(raised.value).startswith(f"{path}: cannot be read (")
+    assert str(raised.value).endswith(f"; remove {tmp_path} and prepare it again")
+    assert "\n" not in str(raised.value)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_file_that_holds_other_rows_is_refused(dataset: tuple[Path, Manifest]) -> None:

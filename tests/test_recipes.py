@@ -45,7 +45,7 @@ def test_it_learns(name: str) -> None:
     assert np.mean(losses[-STEPS:]) < 0.8 * losses[0]
     assert any((old != new).any() for old, new in zip(before, network.final.get_weights(), strict=True))
     right, _ = make_evaluator(network.final)(call.images[0], call.labels[0])
-    assert 0 <= right <= ROWS
+    assert right >= ROWS // 4 or config.average  # chance: a tenth; an average follows slowly
 
 
 def test_what_each_says_of_itself_is_what_it_does() -> None:

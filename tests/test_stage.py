@@ -5,10 +5,12 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from jobs.errors import InputError
@@ -293,3 +295,30 @@ def test_a_stage_ends_with_who_started_it(parent: Callable[[], object], between:
     if between:
         command = ["sh", "-c", '"$@"; exit $?', "sh", *command]
     assert subprocess.run(command, env={**os.environ, PARENT: str(parent())}).returncode == code
+
+
+def test_a_stage_whose_starter_died_before_it_could_tell_the_kernel_ends(tmp_path: Path) -> None:
+    """Also where nobody has taken notice of that death: a zombie's ID still is one."""
+    child = (
+        "import sys; sys.stdin.read(); from jobs.process import die_with_parent; die_with_parent();"
+        f"open({str(tmp_path / 'goes-on')!r}, 'w')"
+    )
+    starter = (
+        "import os, signal, subprocess, sys;"
+        f"environment = {{**os.environ, {PARENT!r}: str(os.getpid())}};"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], env=environment);"
+        "print(child.pid, flush=True); signal.pause()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", starter], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin
+    assert process.stdout
+    orphan = psutil.Process(int(process.stdout.readline()))
+    process.kill()
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    process.stdin.close()  # the child goes on from here
+    while orphan.is_running() and orphan.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert not (tmp_path / "goes-on").exists()
+    process.stdout.close()
+    process.wait()

@@ -11,6 +11,7 @@ from deploy.doctor import horovod, machine, software
 from deploy.doctor.check import Check
 from deploy.doctor.probe import ProbeError
 from deploy.launch import visible_gpus
+from jobs.memory import free_memory
 from jobs.train.devices import usable_cpus
 
 PROJECT = "idxtrain"
@@ -43,7 +44,7 @@ def _machine(work: Path, environment: Mapping[str, str], gpus: int) -> Iterator[
     yield machine.check_gpus(environment, gpus)
     yield machine.check_cpus(usable_cpus(), os.cpu_count() or 1)
     yield machine.check_bfloat16(_read(Path("/proc/cpuinfo")))
-    yield machine.check_memory(machine.free_memory())
+    yield machine.check_memory(free_memory())
     yield from machine.check_spaces(work, environment, gpus)
     yield machine.check_work(work)
 

@@ -7,8 +7,6 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
-
 from deploy.doctor.check import Check
 from deploy.doctor.probe import ProbeError, ask, cause
 from jobs.train.devices import bfloat16_flags
@@ -52,36 +50,6 @@ def check_memory(free: int) -> Check:
         return Check(name, found, expected)
     mend = "end other programs, ask the batch system for more, or set train.cache=never and fewer ranks"
     return Check(name, found, expected, "fails" if free < GB else "warning", mend)
-
-
-def free_memory(cgroup_file: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return how many bytes this process may still take: what the machine has, within the bounds of its cgroups."""
-    free = psutil.virtual_memory().available
-    try:
-        lines = cgroup_file.read_text().splitlines()
-    except OSError:
-        return free
-    for line in lines:
-        _, controllers, name = line.split(":", 2)
-        if controllers == "":
-            free = min(free, _room(root, name, "memory.max", "memory.current"))
-        elif "memory" in controllers.split(","):
-            free = min(free, _room(root / "memory", name, "memory.limit_in_bytes", "memory.usage_in_bytes"))
-    return max(0, free)
-
-
-def _room(root: Path, name: str, limit: str, usage: str) -> int:
-    """Return the least that a cgroup and those around it leave; much, where none is bound."""
-    least = 2**63
-    group = root / name.lstrip("/")
-    for folder in (group, *group.parents):
-        if not folder.is_relative_to(root):
-            break
-        try:
-            least = min(least, int((folder / limit).read_text()) - int((folder / usage).read_text()))
-        except (OSError, ValueError):  # no such bound here, or the word "max"
-            continue
-    return least
 
 
 def check_bfloat16(cpuinfo: str) -> Check:

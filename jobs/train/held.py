@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from math import prod
 
 import numpy as np
-import psutil
 
 from jobs.dataset import Manifest
 from jobs.errors import InputError
+from jobs.memory import free_memory
 from jobs.train.config import TrainConfig
 from jobs.train.reader import Rows
 
@@ -20,7 +20,7 @@ class HeldRows:
     def __init__(self, shard_rows: Sequence[int], at_once: int | None, values: int) -> None:
         """`shard_rows`: of all shards of the split. `at_once`: the most shards held; None: all, and none is dropped.
 
-        Memory is taken page by page, when rows are first put there. Raises InputError where there is not that much.
+        Memory is taken page by page, when rows are first put there. Raises InputError where the system refuses it.
         """
         self._slot = None if at_once is None else max(shard_rows, default=0)  # None: each shard takes its own size
         rows = sum(shard_rows) if self._slot is None else (at_once or 0) * self._slot
@@ -77,7 +77,7 @@ def keep_in_memory(config: TrainConfig, manifest: Manifest, local_size: int) -> 
         return config.cache == "always"
     rows = manifest.splits["train"].rows + manifest.splits["validation"].rows
     wanted = rows * row_bytes(manifest.values_per_image) * local_size
-    return wanted < config.cache_share * psutil.virtual_memory().available
+    return wanted < config.cache_share * free_memory()
 
 
 def row_bytes(values: int) -> int:

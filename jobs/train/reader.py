@@ -15,7 +15,7 @@ row groups and 31 swapped some):
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +24,13 @@ import numpy as np
 
 from jobs.dataset import Manifest, Shard
 from jobs.errors import InputError
+from jobs.run_dir import one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _COLUMNS = ("image", "label", "index")
+_NUMPY_NAMES = {"float": "float32", "double": "float64"}  # of Arrow's types
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def read_shards(
 def _read(directory: Path, shards: Sequence[Shard], threads: int) -> "Iterator[pa.Table]":
     """Yield these files' row groups as Petastorm's threads have read them."""
     # Petastorm's import takes over a second: a worker that reads from its cache alone does without.
+    import pyarrow as pa
     from petastorm.fs_utils import get_filesystem_and_path_or_paths
     from petastorm.reader import Reader
     from petastorm.workers_pool.thread_pool import ThreadPool
@@ -71,14 +74,17 @@ def _read(directory: Path, shards: Sequence[Shard], threads: int) -> "Iterator[p
     # It uses the legacy interface of the pyarrow it is pinned with, and pyarrow says so twenty times.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\..*")
     urls = [(directory / shard.path).resolve().as_uri() for shard in shards]
-    reader = Reader(
-        *get_filesystem_and_path_or_paths(urls),
-        schema_fields=list(_COLUMNS),
-        worker_class=RowGroupWorker,
-        reader_pool=ThreadPool(min(threads, len(shards)), max(2, threads)),
-        shuffle_row_groups=False,
-        num_epochs=1,
-    )
+    try:
+        reader = Reader(
+            *get_filesystem_and_path_or_paths(urls),
+            schema_fields=list(_COLUMNS),
+            worker_class=RowGroupWorker,
+            reader_pool=ThreadPool(min(threads, len(shards)), max(2, threads)),
+            shuffle_row_groups=False,
+            num_epochs=1,
+        )
+    except pa.ArrowException as error:  # it looks at all files' footers, and does not say whose is none
+        raise (_first_unreadable(directory / shard.path for shard in shards) or error) from error
     try:
         yield from reader
     finally:
@@ -101,12 +107,18 @@ class RowGroupWorker:
 
     def process(self, piece_index: int, worker_predicate: None, shuffle_row_drop_partition: tuple[int, int]) -> None:
         """Read one row group and publish it. The other parameters belong to what is not asked for here."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         row_group = self._row_groups[piece_index]
-        with self._filesystem.open(row_group.path, "rb") as file:
-            table = pq.ParquetFile(file).read_row_group(row_group.row_group, list(_COLUMNS), use_threads=False)
-        self.publish_func(table)
+        try:
+            with self._filesystem.open(row_group.path, "rb") as file:
+                table = pq.ParquetFile(file).read_row_group(row_group.row_group, list(_COLUMNS), use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            # Raised here, Petastorm would print its traceback.
+            self.publish_func(_unreadable(Path(row_group.path), error))
+        else:
+            self.publish_func(table)
 
     def shutdown(self) -> None:
         """Nothing is held."""
@@ -118,13 +130,39 @@ class TableReader:
     batched_output = True
 
     def read_next(self, workers_pool: Any, schema: Any, ngram: None) -> "pa.Table":
-        """Return the next row group; raise StopIteration after the last."""
+        """Return the next row group; raise StopIteration after the last, and what a thread has failed with."""
         from petastorm.workers_pool import EmptyResultError
 
         try:
-            return workers_pool.get_results()
+            found = workers_pool.get_results()
         except EmptyResultError:
             raise StopIteration from None
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def _unreadable(path: Path, error: Exception) -> Exception:
+    """Return what to raise for a file that is no Parquet; the system's own, as of a lost disk, are left alone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    return InputError(f"{path}: cannot be read ({one_line(error)[:200]}); {_mend(path)}")
+
+
+def _first_unreadable(paths: Iterable[Path]) -> Exception | None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for path in paths:
+        try:
+            pq.read_metadata(path)
+        except (pa.ArrowException, OSError) as error:
+            return _unreadable(path, error)
+    return None
+
+
+def _mend(path: Path) -> str:
+    return f"remove {path.parents[1]} and prepare it again"
 
 
 def _first_index(table: "pa.Table") -> int:
@@ -135,11 +173,18 @@ def _first_index(table: "pa.Table") -> int:
 
 def _rows(path: Path, shard: Shard, manifest: Manifest, table: "pa.Table") -> Rows:
     """Return a row group's columns as arrays on the same memory; raise InputError where they are not the shard's."""
+    import pyarrow as pa
+
     expected = (shard.rows, manifest.values_per_image)
-    mend = f"remove {path.parents[1]} and prepare it again"
-    empty = [name for name in _COLUMNS if name not in table.column_names or table[name].null_count]
-    if empty:
-        raise InputError(f"{path}: found no {empty[0]} in some rows, expected one in each; {mend}")
+    mend = _mend(path)
+    for name in _COLUMNS:
+        if name not in table.column_names:
+            raise InputError(f"{path}: found no column {name}, expected one; {mend}")
+        if table[name].null_count:
+            raise InputError(f"{path}: found no {name} in some rows, expected one in each; {mend}")
+    for name in ("label", "index"):
+        if not pa.types.is_integer(table[name].type):
+            raise InputError(f"{path}: found a column {name} of {table[name].type}, expected integers; {mend}")
     column = table["image"]
     images = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies one chunk, too
     found = _described(images)
@@ -162,4 +207,4 @@ def _described(images: "pa.Array") -> str:
     low, high = lengths.min(), lengths.max()
     length = low if low == high else f"{low} to {high}"
     nulls = f" with {values.null_count} nulls" if values.null_count else ""
-    return f"{np.dtype(values.type.to_pandas_dtype())} ({len(images)}, {length}){nulls}"
+    return f"{_NUMPY_NAMES.get(str(values.type), values.type)} ({len(images)}, {length}){nulls}"

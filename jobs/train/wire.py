@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 # float16 spans 6e-8 to 65,504; a mean gradient is small: so 2e-10 to 256. A power of two, which rounds nothing. One
-# that is longer becomes infinite, and the training refuses the loss that follows.
+# that is longer becomes infinite: the training refuses the loss that follows, or with a loss scale leaves it out.
 FACTOR = 2.0**8
 
 

@@ -1,7 +1,8 @@
 """5: two ranks of one thread against twice one rank of one thread, and the peer's figure beside it.
 
 Two cores that share a memory, and maybe more, are not twice one core: so two trainings that know nothing of each other
-are timed side by side as well. What they reach is as much as two ranks can.
+are timed side by side as well. What they reach is about as much as two ranks can (a little more: each has its first and
+last steps to itself).
 """
 
 import sys
