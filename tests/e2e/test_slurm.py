@@ -237,7 +237,8 @@ def test_the_time_limit_in_mid_training(place: Place, whole: dict[str, str]) -> 
     place.slurm.run("scontrol", "update", f"JobId={jobs['train']}", "TimeLimit=60", check=True)
     place.slurm.wait_for_end(*jobs.values(), seconds=1200)
     assert [place.slurm.state(job) for job in jobs.values()] == ["COMPLETED"] * 3, place.said("limited")
-    assert place.starts("limited") == sorted(place.starts("limited"))
+    starts = place.starts("limited")
+    assert starts == sorted(set(starts)), "each start got further than the one before"
     assert "goes back into the queue" in place.said("limited")
     assert place.record("limited")["weights_sha256"] == place.record("limitless")["weights_sha256"]
 
