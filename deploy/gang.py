@@ -4,7 +4,8 @@ Horovod's ranks find each other at Horovod's own rendezvous server and then talk
 what `horovodrun` does, with what users of a pipeline need beside: on one machine everything listens on the loopback
 interface alone; one line tells which rank failed and with what last words; a rank that has died or stalled ends the
 gang, which then starts anew from the last checkpoint; a signal stops all ranks at the same step; a dead launcher leaves
-no rank behind. How ranks are started, asked and ended is a value: see `deploy.ranks` and `deploy.slurm.step`.
+no rank behind, but where a container's starter is in between: there Slurm ends them. How ranks are started, asked and
+ended is a value: see `deploy.ranks` and `deploy.slurm.step`.
 """
 
 import argparse

@@ -218,9 +218,14 @@ def test_memory_within_cgroups(tmp_path: Path) -> None:
     assert free_memory(own, root) == 990
     cgroup(root, "job/step", "500", "600")
     assert free_memory(own, root) == 0
+    # Files that were read and are not in use give way.
+    (root / "job/step/memory.stat").write_text("anon 450\ninactive_file 150\nactive_file 0\n")
+    assert free_memory(own, root) == 50
     cgroup(root, "memory/job", "300", "100", v2=False)
     own.write_text("4:cpu,memory:/job\n")
     assert free_memory(own, root) == 200
+    (root / "memory/job/memory.stat").write_text("inactive_file 1\ntotal_inactive_file 30\n")
+    assert free_memory(own, root) == 230
     assert free_memory(tmp_path / "nowhere", root) > 1000
 
 

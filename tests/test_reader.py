@@ -172,6 +172,7 @@ IMAGE = [0.1] * 6
         ({"image": pa.array([0.1] * 3, pa.float32())}, "images of type float, expected"),
         ({"label": [0], "index": [0], "image": [IMAGE]}, r"images float32 \(1, 6\), expected float32 \(3, 6\)"),
         ({"index": [None, 1, 2]}, "no row group that begins with archive row 0"),
+        ({"index": pa.array(["a", "b", "c"])}, "no row group that begins with archive row 0"),
     ],
 )
 def test_rows_that_are_no_images_are_refused(

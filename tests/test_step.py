@@ -154,11 +154,12 @@ def test_what_is_not_finite_stays_so_on_the_grid() -> None:
     assert np.isnan(from_grid(to_grid(np.array([np.nan], np.float32)) + to_grid(np.ones(1, np.float32))).numpy()).all()
 
 
+@pytest.mark.parametrize("model_name", ["lecture", "compact"])
 @pytest.mark.parametrize("how", [HowTaken(slices=5), HowTaken(microbatches=3), HowTaken(microbatches=20)])
-def test_in_parts_a_step_does_the_same_as_at_once(how: HowTaken) -> None:
+def test_in_parts_a_step_does_the_same_as_at_once(how: HowTaken, model_name: str) -> None:
     def weights(how: HowTaken) -> list[np.ndarray]:
         tf.keras.utils.set_random_seed(1)
-        model = models.build("lecture", (6, 6, 1), 4)
+        model = models.build(model_name, (6, 6, 1), 4)
         optimizer = SGD([v.value for v in model.trainable_variables], Hyperparameters())
         TrainStep(model, optimizer, OneRank(), Augmentation(shift=1), 5, how)(share(0, ROWS), RATE)
         return model.get_weights()

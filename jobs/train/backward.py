@@ -58,15 +58,16 @@ class Backward:
     def in_microbatches(self, rows: Rows, key: StepKey, parts: int, scale: Any = 1.0) -> tuple[Any, list[Any]]:
         """Do the same part by part, one after another: as long a step, in a fraction of the memory."""
         count = tf.shape(rows.labels)[0]
+        filled = tf.minimum(parts, count)  # an empty part is no batch to all of TensorFlow's kernels
 
         def body(n: Any, loss: Any, *sums: Any) -> tuple[Any, ...]:
-            start, stop = n * count // parts, (n + 1) * count // parts
+            start, stop = n * count // filled, (n + 1) * count // filled
             total, gradients = self.at_once(rows[start:stop], replace(key, first_row=key.first_row + start), scale)
             return n + 1, loss + total, *(s + gradient for s, gradient in zip(sums, gradients, strict=True))
 
         zeros = [tf.zeros(variable.shape) for variable in self._variables]
         _, loss, *sums = tf.while_loop(
-            lambda n, *_: n < parts, body, (0, tf.constant(0.0), *zeros), parallel_iterations=1
+            lambda n, *_: n < filled, body, (0, tf.constant(0.0), *zeros), parallel_iterations=1
         )
         return loss, sums
 

