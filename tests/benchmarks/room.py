@@ -26,7 +26,8 @@ from tests.benchmarks.timing import Done, run
 class Sizes:
     """How much is measured: FULL by `make bench`, TINY by the tests, on the same path.
 
-    `images`: timed in a training, in so many `calls` of the graph, after one that is not. `lecture_steps` and
+    `images`: timed in a training, in so many `calls` of the graph, after one that is not. `epoch`: images of a whole
+    epoch, in `epoch_calls` calls of which the first is not timed. `lecture_steps` and
     `keras_epochs`: the peers in full; `lecture_part`, steps, and `keras_part`, images: in a round that does not run
     them in full. `factor`: how often the archives are repeated where growth is measured. `matrices`: sizes of the
     products that the arithmetic peak is taken of. `settings`: of `idxtrain run`, beside its own.
@@ -34,6 +35,8 @@ class Sizes:
 
     images: int = 9_600
     calls: int = 3
+    epoch: int = 55_000
+    epoch_calls: int = 10
     lecture_steps: int = 20_000
     lecture_part: int = 500
     keras_epochs: int = 11
@@ -44,7 +47,7 @@ class Sizes:
 
 
 FULL = Sizes()
-TINY = Sizes(256, 1, 8, 4, 2, 300, 2, (64,), ("train.epochs=1",))
+TINY = Sizes(256, 1, 512, 2, 8, 4, 2, 300, 2, (64,), ("train.epochs=1",))
 
 
 class Room:

@@ -21,17 +21,19 @@ def images_per_second(
     ranks: int = 1,
     threads: int | None = None,
     module: str = "jobs.train",
+    whole_epoch: bool = False,
 ) -> float:
     """Train on global batches of that size; return images a second of all ranks, the first call left out.
 
-    The rest is as in `room.run_training`.
+    `whole_epoch`: not some of an epoch's steps, but all. The rest is as in `room.run_training`.
     """
     sizes = room.sizes
-    steps_a_call = max(1, sizes.images // batch // sizes.calls)
+    images, calls = (sizes.epoch, sizes.epoch_calls) if whole_epoch else (sizes.images, sizes.calls + 1)
+    steps = -(-images // batch) if whole_epoch else max(1, images // batch // sizes.calls) * calls
     settings = {
         "train.batch_size": batch,
         "train.precision": precision,
-        "train.log_every": steps_a_call,
-        "train.max_steps": (sizes.calls + 1) * steps_a_call,
+        "train.log_every": -(-steps // calls),
+        "train.max_steps": steps,
     }
     return run_training(room.prepared_run("lecture", settings), ranks, threads, module)
