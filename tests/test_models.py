@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import models
+from models.training.augment import Augmentation
 from models.training.dropout import Dropout, keyed
 from models.training.elastic import bent
 from models.training.export import portable
@@ -107,7 +108,8 @@ def test_normalization_is_exported_as_keras_own(name: str) -> None:
 
 
 def bend(images: np.ndarray, first: int, of: int, displacement: float) -> np.ndarray:
-    return np.asarray(bent(images, StepKey(3, tf.constant(7), tf.constant(first), tf.constant(of)), displacement, 3.0))
+    key = StepKey(3, tf.constant(7), tf.constant(first), tf.constant(of))
+    return np.asarray(bent(images, key, tf.fill([len(images)], displacement), 3.0))
 
 
 def test_bent_images_do_not_depend_on_how_a_batch_is_shared_out() -> None:
@@ -119,6 +121,18 @@ def test_bent_images_do_not_depend_on_how_a_batch_is_shared_out() -> None:
 def test_a_field_of_nothing_bends_nothing() -> None:
     images = np.random.default_rng(0).random((3, 12, 20, 2), np.float32)
     np.testing.assert_allclose(bend(images, 0, 3, 0.0), images, atol=1e-6)
+
+
+@pytest.mark.parametrize("sharp", [0.0, 0.5])
+def test_a_share_of_the_images_stays_sharp(sharp: float) -> None:
+    """Sharp ones are found again among the shifts by whole pixels of what they were."""
+    images = np.random.default_rng(0).random((200, 12, 10, 1), np.float32)
+    key = StepKey(3, tf.constant(7), tf.constant(0), tf.constant(len(images)))
+    moved = np.asarray(Augmentation(2, 10, 0.1, 0.5, sharp=sharp)(images, key))
+    framed = np.pad(images, [(0, 0), (2, 2), (2, 2), (0, 0)])
+    shifted = [framed[:, down : down + 12, right : right + 10] for down in range(5) for right in range(5)]
+    same = np.any([np.isclose(moved, each, atol=1e-6).all((1, 2, 3)) for each in shifted], axis=0)
+    assert abs(same.mean() - sharp) < (0.12 if sharp else 0.001)
 
 
 def test_pixels_move_as_far_as_asked() -> None:

@@ -23,6 +23,7 @@ class TrainConfig(Section):
     # And bent: pixels in quadratic mean, and how many pixels far neighbours move alike.
     elastic: float = Field(default=0.0, ge=0)
     elastic_sigma: float = Field(default=4.0, gt=0)
+    sharp: float = Field(default=0.0, ge=0, lt=1)  # share of the images that are shifted by whole pixels, no more
 
     # The training ends at whichever bound comes first.
     epochs: int | None = Field(default=None, ge=1)

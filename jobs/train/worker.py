@@ -222,7 +222,9 @@ class Training:
 
 def make_step(config: TrainConfig, network: Network, collective: Collective, seed: int) -> TrainStep:
     """Return the training step that a config describes, of that network."""
-    augmentation = Augmentation(config.shift, config.rotate, config.zoom, config.elastic, config.elastic_sigma)
+    augmentation = Augmentation(
+        config.shift, config.rotate, config.zoom, config.elastic, config.elastic_sigma, config.sharp
+    )
     how = HowTaken(
         config.label_smoothing,
         config.clip_norm,

@@ -14,7 +14,9 @@ from models.training.keys import StepKey, salt_of
 class Augmentation:
     """How far at the most, each way, uniformly. `shift`: pixels; `rotate`: degrees; `zoom`: share of the size.
 
-    `elastic`, `elastic_sigma`: pixels; see `models.training.elastic`.
+    `elastic`, `elastic_sigma`: pixels; see `models.training.elastic`. `sharp`: the share of images that are shifted by
+    whole pixels and nothing else. All others are interpolated, which blurs them, and a network that has seen only such
+    is worse on images as they are.
     """
 
     shift: float = 0.0
@@ -22,6 +24,7 @@ class Augmentation:
     zoom: float = 0.0
     elastic: float = 0.0
     elastic_sigma: float = 4.0
+    sharp: float = 0.0
 
     def __bool__(self) -> bool:
         """Tell whether it does anything."""
@@ -29,16 +32,23 @@ class Augmentation:
 
     def __call__(self, images: Any, key: StepKey) -> Any:
         """Return images float32 [n, height, width, channels], each under a transform of its own; what comes in is 0."""
+        blurred = self._blurred(tf.shape(images)[0], key)
         if any((self.shift, self.rotate, self.zoom)):
-            images = self._moved(images, key)
-        return bent(images, key, self.elastic, self.elastic_sigma) if self.elastic else images
+            images = self._moved(images, key, blurred)
+        return bent(images, key, self.elastic * blurred, self.elastic_sigma) if self.elastic else images
 
-    def _moved(self, images: Any, key: StepKey) -> Any:
+    def _blurred(self, rows: Any, key: StepKey) -> Any:
+        """Return float32 [n]: 1 for an image that may be interpolated, 0 for one that stays sharp."""
+        if not self.sharp:
+            return tf.ones([rows])
+        return tf.cast(key.uniform(salt_of("sharp"), rows, []) >= self.sharp, tf.float32)
+
+    def _moved(self, images: Any, key: StepKey, blurred: Any) -> Any:
         """Shift, rotate and zoom in one pass. Bilinear; a shift alone is by whole pixels, which blurs nothing."""
         drawn = key.uniform(salt_of("augment"), tf.shape(images)[0], [4]) * 2 - 1
         moved = tf.raw_ops.ImageProjectiveTransformV3(
             images=images,
-            transforms=self._transforms(drawn, *images.shape[1:3]),
+            transforms=self._transforms(drawn, blurred, *images.shape[1:3]),
             output_shape=tf.shape(images)[1:3],
             interpolation="BILINEAR" if self.rotate or self.zoom else "NEAREST",
             fill_mode="CONSTANT",
@@ -46,12 +56,13 @@ class Augmentation:
         )
         return tf.ensure_shape(moved, images.shape)
 
-    def _transforms(self, drawn: Any, height: int, width: int) -> Any:
+    def _transforms(self, drawn: Any, blurred: Any, height: int, width: int) -> Any:
         """Return float32 [n, 8], rows of (a, b, c, d, e, f, 0, 0): output (x, y) comes from (ax+by+c, dx+ey+f)."""
         right, down = self.shift * drawn[:, 0], self.shift * drawn[:, 1]
         if not (self.rotate or self.zoom):
-            right, down = tf.round(right), tf.round(down)
-        angle, scale = drawn[:, 2] * self.rotate * pi / 180, 1 + drawn[:, 3] * self.zoom
+            blurred = tf.zeros_like(blurred)
+        right, down = (tf.where(blurred > 0, by, tf.round(by)) for by in (right, down))
+        angle, scale = drawn[:, 2] * blurred * self.rotate * pi / 180, 1 + drawn[:, 3] * blurred * self.zoom
         cos, sin = tf.cos(angle) * scale, tf.sin(angle) * scale
         # About the image's centre, then shifted.
         x, y = (width - 1) / 2, (height - 1) / 2

@@ -8,17 +8,17 @@ import tensorflow as tf
 from models.training.keys import StepKey, salt_of
 
 
-def bent(images: Any, key: StepKey, displacement: float, sigma: float) -> Any:
+def bent(images: Any, key: StepKey, displacement: Any, sigma: float) -> Any:
     """Return images [n, height, width, channels] float32, each under a displacement field of its own.
 
-    `displacement`: by how many pixels a pixel moves in each direction, in quadratic mean. `sigma`: how far, in pixels,
-    neighbours move alike: the field is uniform noise under a Gaussian of that deviation. Bilinear; what comes in from
-    outside is 0. Simard et al., "Best practices for convolutional neural networks" (2003), section 2.
+    `displacement`: float32 [n], by how many pixels a pixel moves in each direction, in quadratic mean. `sigma`: how
+    far, in pixels, neighbours move alike: the field is uniform noise under a Gaussian of that deviation. Bilinear; what
+    comes in from outside is 0. Simard et al., "Best practices for convolutional neural networks" (2003), section 2.
     """
     height, width = images.shape[1:3]
     drawn = key.uniform(salt_of("elastic"), tf.shape(images)[0], [height, width, 2]) * 2 - 1
     # Noise uniform in [−1, 1] has variance 1/3; a Gaussian in two dimensions divides it by 4 π σ².
-    field = displacement * sigma * math.sqrt(12 * math.pi) * _smoothed(drawn, sigma)
+    field = displacement[:, None, None, None] * sigma * math.sqrt(12 * math.pi) * _smoothed(drawn, sigma)
     rows = tf.range(height, dtype=tf.float32)[:, None] + field[..., 0]
     columns = tf.range(width, dtype=tf.float32)[None, :] + field[..., 1]
     return _sampled(images, rows, columns)
