@@ -1,9 +1,11 @@
-"""What ranks do together; that it is right is tested where they train."""
+"""What ranks do together. Most of it is tested where they train."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 SHOW = "from jobs.train.collective import Collective; import os; Collective(); print(os.environ['HOROVOD_CYCLE_TIME'])"
@@ -15,3 +17,29 @@ def test_horovod_looks_less_often_on_cpus_but_as_often_as_the_user_says(given: d
         [sys.executable, "-c", SHOW], env={**os.environ, **given}, capture_output=True, text=True, check=True
     )
     assert ended.stdout.split()[-1] == found
+
+
+# Each rank draws its own values and keeps the sum over all.
+SUM = """
+import sys
+from pathlib import Path
+import numpy as np, tensorflow as tf
+from jobs.train.collective import Collective
+from jobs.train.wire import sum_bfloat16
+collective = Collective()
+values = np.random.default_rng(collective.rank).normal(size=(7, 3)).astype(np.float32)
+total = tf.function(lambda x: sum_bfloat16(x, collective, "x"))(tf.constant(values))
+np.save(Path(sys.argv[1]) / f"{collective.rank}.npy", total)
+"""
+
+
+@pytest.mark.parametrize(("ranks", "roundings"), [(2, 1), (5, 2)])
+def test_bfloat16_is_added_up_to_the_same_bits_on_every_rank(ranks: int, roundings: int, tmp_path: Path) -> None:
+    """By all ranks from all values; of more ranks by parts, 21 values on 5 ranks, which are rounded once more."""
+    gang = [sys.executable, "-m", "deploy.gang", "--np", str(ranks), sys.executable, "-c", SUM, str(tmp_path)]
+    subprocess.run(gang, capture_output=True, check=True)
+    first, *others = (np.load(tmp_path / f"{rank}.npy") for rank in range(ranks))
+    assert all(np.array_equal(first, other) for other in others)
+    drawn = np.stack([np.random.default_rng(rank).normal(size=(7, 3)) for rank in range(ranks)])
+    assert np.all(np.abs(first - drawn.sum(0)) <= roundings * 2**-8 * np.abs(drawn).sum(0))
+    assert not np.allclose(first, drawn.sum(0), rtol=1e-5)

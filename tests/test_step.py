@@ -225,7 +225,7 @@ def test_float16_in_the_arithmetic_and_on_the_wire_is_enlarged_once() -> None:
     before = model.get_weights()
     optimizer = SGD([v.value for v in model.trainable_variables], Hyperparameters())
     TrainStep(
-        model, optimizer, TwoAlike(), Augmentation(), 5, HowTaken(narrow_wire=True), loss_scale=scale
+        model, optimizer, TwoAlike(), Augmentation(), 5, HowTaken(wire="float16"), loss_scale=scale
     )(share(0, ROWS), np.array([1e-3], np.float32))  # fmt: skip
     assert scale.streak.numpy() == 1
     assert any((old != new).any() for old, new in zip(before, model.get_weights(), strict=True))

@@ -91,16 +91,15 @@ def test_losses_agree_at_any_number_of_ranks(work: Path) -> None:
     np.testing.assert_allclose(losses(work, "prime-3"), losses(work, "prime-1"), rtol=1e-4)
 
 
-def test_gradients_in_float16_on_the_wire_train_almost_the_same(
-    idxtrain: Idxtrain, archives: dict[str, Path], work: Path
+@pytest.mark.parametrize(("wire", "tolerance"), [("float16", 2e-3), ("bfloat16", 1e-2)])
+def test_gradients_in_sixteen_bits_on_the_wire_train_almost_the_same(
+    idxtrain: Idxtrain, archives: dict[str, Path], work: Path, wire: str, tolerance: float
 ) -> None:
-    options = ("--set", "prepare.rows_per_shard=29", "--set", "prepare.validation_rows=0", "--set=train.wire=float16")
-    done = idxtrain(
-        "train", "--data", archives["prime"], "--work", work, "--run-id", "narrow", "--np", 2, *QUICK, *options
-    )
+    options = ("--set", "prepare.rows_per_shard=29", "--set", "prepare.validation_rows=0", f"--set=train.wire={wire}")
+    done = idxtrain("train", "--data", archives["prime"], "--work", work, "--run-id", wire, "--np", 2, *QUICK, *options)
     assert done.returncode == 0, done.stderr
-    np.testing.assert_allclose(losses(work, "narrow"), losses(work, "prime-2"), rtol=2e-3)
-    digests = set(result(work, "narrow")["weights_sha256"])
+    np.testing.assert_allclose(losses(work, wire), losses(work, "prime-2"), rtol=tolerance)
+    digests = set(result(work, wire)["weights_sha256"])
     assert len(digests) == 1
     assert digests != set(result(work, "prime-2")["weights_sha256"])
 
@@ -203,7 +202,7 @@ def test_resumes_from_the_last_whole_checkpoint(idxtrain: Idxtrain, work: Path) 
             ("--set", "train.deterministic=true", "--set", "train.microbatches=2"),
             "microbatches is for training without",
         ),
-        (("--set", "train.deterministic=true", "--set", "train.wire=float16"), "precision and wire cannot be float16"),
+        (("--set", "train.deterministic=true", "--set", "train.wire=float16"), "nor wire of 16 bits"),
         (("--set", "train.deterministic=true", "--set", "train.model=residual"), "model residual normalizes over the"),
         (("--set", "train.batchsize=2"), "did you mean batch_size?"),
         (("--set", "train.epochs=0"), "train.epochs: found 0"),

@@ -57,7 +57,7 @@ class TrainConfig(Section):
 
     # Of activations; weights and updates are always float32. auto: bfloat16 where all ranks' devices have units for it.
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
-    wire: Literal["float32", "float16"] = "float32"  # of gradients on their way between ranks
+    wire: Literal["float32", "bfloat16", "float16"] = "float32"  # of gradients on their way between ranks
     # Bit-equal from run to run and at any number of ranks up to `slices`, at the cost of speed: see jobs.train.exact.
     deterministic: bool = False
     slices: int = Field(default=12, ge=1)  # 12: whole slices, so equal shares, for 1, 2, 3, 4, 6 and 12 ranks
@@ -85,8 +85,10 @@ class TrainConfig(Section):
             raise ValueError("learning_rate_scaling needs base_batch_size, the batch that learning_rate was chosen for")
         if self.deterministic and self.microbatches > 1:
             raise ValueError("microbatches is for training without deterministic, whose slices are parts already")
-        if self.deterministic and (self.precision == "float16" or self.wire == "float16"):
-            raise ValueError("precision and wire cannot be float16 with deterministic, whose sums need every bit")
+        if self.deterministic and (self.precision == "float16" or self.wire != "float32"):
+            raise ValueError(
+                "precision cannot be float16, nor wire of 16 bits, with deterministic, whose sums need every bit"
+            )
         return self
 
     @property

@@ -40,14 +40,14 @@ class HowTaken:
 
     `smoothing`: of the labels. `clip_norm`: the longest gradient. `microbatches`: into how many parts a rank cuts its
     rows. `slices`: into how many each global batch is cut, so that the bits do not depend on the number of ranks (see
-    `jobs.train.exact`); None: into none. `narrow_wire`: gradients travel as float16.
+    `jobs.train.exact`); None: into none. `wire`: as what gradients travel, see `jobs.train.wire`.
     """
 
     smoothing: float = 0.0
     clip_norm: float | None = None
     microbatches: int = 1
     slices: int | None = None
-    narrow_wire: bool = False
+    wire: str = "float32"
 
 
 class TrainStep:
@@ -143,13 +143,9 @@ class TrainStep:
             computed = tf.timestamp()
         # An enlarged loss has gradients in float16's range already, or is less enlarged in the next step.
         factor = 1.0 if self._loss_scale else wire.FACTOR
-        if self._how.narrow_wire:
-            gradients = [wire.narrowed(gradient, factor) for gradient in gradients]
-        summed = self._collective.sum_gradients(gradients)
+        summed = wire.summed(gradients, self._collective, self._how.wire, factor)
         with tf.control_dependencies(summed):
             waited = tf.timestamp() - computed
-        if self._how.narrow_wire:
-            summed = [wire.widened(total, factor) for total in summed]
         return summed, waited
 
     def _right(self, images: Any, labels: Any, weights: Any) -> Any:

@@ -230,7 +230,7 @@ def make_step(config: TrainConfig, network: Network, collective: Collective, see
         config.clip_norm,
         config.microbatches,
         config.fixed_slices,
-        narrow_wire=config.wire == "float16",
+        config.wire,
     )
     return TrainStep(
         network.model, network.optimizer, collective, augmentation, seed, how, network.average, network.loss_scale

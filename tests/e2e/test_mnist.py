@@ -56,6 +56,12 @@ def test_without_any_java_on_the_machine(idxtrain: Idxtrain, mnist_dir: Path, tm
 
 
 @pytest.mark.timeout(2400)
+@pytest.mark.parametrize(("recipe", "least"), [("keras", 0.989), ("residual", 0.9935), ("best", 0.996)])
+def test_at_length(idxtrain: Idxtrain, work: Path, mnist_dir: Path, recipe: str, least: float) -> None:
+    assert run(idxtrain, work, mnist_dir, recipe, "--recipe", recipe)["test"]["accuracy"] >= least
+
+
+@pytest.mark.timeout(2400)
 def test_lecture(idxtrain: Idxtrain, work: Path, mnist_dir: Path) -> None:
     metrics = run(idxtrain, work, mnist_dir, "lecture", "--recipe", "lecture")
     assert metrics["train"] == metrics["train"] | {"steps": 20_000, "images": 1_000_000}
