@@ -79,9 +79,7 @@ class SlurmCluster(AbstractContextManager["SlurmCluster"]):
         # Batch scripts run in a login shell: what the tester's own profile does and writes is not to be in their logs.
         home = folder / "home"
         home.mkdir()
-        self.environment = {
-            **os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "PATH": _PATH, "HOME": str(home)
-        }
+        self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "PATH": _PATH, "HOME": str(home)}
         self._daemons = ExitStack()
 
     def __enter__(self) -> "SlurmCluster":

@@ -10,13 +10,15 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jobs.dataset import Manifest, Shard
 from jobs.errors import InputError
 from jobs.files import sha256_file
 from jobs.prepare.decode import to_batch
 from jobs.train.config import TrainConfig
-from jobs.train.feed import ShardStore, Uses, read_epoch, spans
+from jobs.train.feed import ShardStore, Uses, most_steps, read_epoch, spans
 from jobs.train.held import ALIGNMENT, HeldRows, keep_in_memory, row_bytes
 from jobs.train.order import RowOrder
 from jobs.train.reader import Rows, read_shards
@@ -91,7 +93,7 @@ def test_kept_and_streamed_epochs_are_the_same_bits(dataset: tuple[Path, Manifes
         order = RowOrder(kept.shard_rows, batch_size=7, seed=1, shuffle_shards=2)
         for epoch in range(2):
             first = epoch * order.steps
-            calls = spans(order, epoch, first, first + order.steps, log_every=5)
+            calls = spans(order, epoch, first, first + order.steps, log_every=5, most=3)
             pairs = [read_epoch(store, order, epoch, calls, rank, world_size) for store in (kept, streamed)]
             expected = [order.epoch(epoch).rank_rows(span.first, span.last, rank, world_size) for span in calls]
             for one, other, rows in zip(*pairs, expected, strict=True):
@@ -102,6 +104,32 @@ def test_kept_and_streamed_epochs_are_the_same_bits(dataset: tuple[Path, Manifes
                 assert one.images.ctypes.data % ALIGNMENT == 0
         assert kept.rooms == [None]
         assert 0 < max(at_once or SHARDS for at_once in streamed.rooms) < 0.8 * SHARDS
+
+
+@given(st.integers(1, 90), st.integers(1, 9), st.integers(1, 12), st.integers(1, 12), st.data())
+def test_calls_have_few_steps_and_measurements_come_as_often_as_asked(
+    rows: int, batch: int, log_every: int, most: int, data: st.DataObject
+) -> None:
+    order = RowOrder((rows,), batch, seed=0, shuffle_shards=1)
+    base = 2 * order.steps
+    start = data.draw(st.integers(base, base + order.steps - 1))
+    stop = data.draw(st.integers(start + 1, base + 2 * order.steps))
+    found = spans(order, 2, start, stop, log_every, most)
+    bounds = [found[0].first, *(span.last for span in found)]
+    assert [span.first for span in found] == bounds[:-1]
+    assert (bounds[0] + base, bounds[-1] + base) == (start, min(stop, base + order.steps))
+    assert all(0 < span.last - span.first <= most and span.start == span.first + base for span in found)
+    assert all(order.batch_rows(span.first) == order.batch_rows(span.last - 1) for span in found)
+    full = base + rows // batch  # where a smaller last batch follows
+    last = bounds[-1] + base
+    wanted = {step for step in range(start + 1, last + 1) if step % log_every == 0 or step in (full, last)}
+    assert {span.last + base for span in found if span.measured} == wanted
+
+
+def test_a_call_carries_no_more_rows_than_memory_should_hold_and_one_step_at_least() -> None:
+    order = RowOrder((100_000,), 512, seed=0, shuffle_shards=1)
+    assert [most_steps(order, 784, ranks) for ranks in (1, 2, 3)] == [10, 20, 31]
+    assert most_steps(order, 3 * 224 * 224, 1) == 1
 
 
 def test_shards_are_held_from_their_first_use_to_their_last() -> None:

@@ -104,6 +104,26 @@ def test_accuracy_is_measured_with_dropout_off_after_the_last_update() -> None:
     assert right == again
 
 
+def test_steps_in_two_calls_are_those_of_one_and_measured_only_where_asked() -> None:
+    def steps(first: int, last: int, measured: bool) -> Call:
+        rows = slice(first * 3, last * 3)
+        shape = last - first, 3
+        return Call(
+            first, IMAGES[0, rows].reshape(*shape, 36), LABELS[0, rows].reshape(shape), np.ones(shape, np.float32),
+            np.arange(12)[rows], 0, 3, measured,
+        )  # fmt: skip
+
+    rates = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+    whole, train = make()
+    once = train(steps(0, 4, True), rates)
+    parted, train = make()
+    first, second = train(steps(0, 3, False), rates[:3]), train(steps(3, 4, True), rates[3:])
+    np.testing.assert_array_equal(np.concatenate([first.loss_sums, second.loss_sums]), once.loss_sums)
+    assert (first.right, second.right) == (0, once.right)
+    for one, other in zip(whole.get_weights(), parted.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_an_aligned_array_becomes_a_tensor_on_the_same_memory_and_lives_as_long() -> None:
     array = aligned_empty((2, ROWS, 36), np.float32)
     array[:] = RANDOM.random(array.shape, np.float32)

@@ -17,25 +17,25 @@ log = logging.getLogger("idxtrain")
 
 
 class Meter:
-    """Training speed, over all calls but the first, in which TensorFlow builds its graph."""
+    """Training speed, over all measurements but the first, in which TensorFlow builds its graph."""
 
     def __init__(self) -> None:
-        self._calls = 0
+        self._measurements = 0
         self._images = 0
         self._seconds = 0.0
         self._last = 0.0
 
     def add(self, images: int, seconds: float) -> None:
-        """Count a call: images of all ranks, wall seconds."""
+        """Count a measurement: images of all ranks, wall seconds."""
         self._last = images / seconds
-        self._calls += 1
-        if self._calls > 1:
+        self._measurements += 1
+        if self._measurements > 1:
             self._images += images
             self._seconds += seconds
 
     @property
     def rate(self) -> float:
-        """Images a second of all ranks together; of the first call where there was no other."""
+        """Images a second of all ranks together; of the first measurement where there was no other."""
         return round(self._images / self._seconds if self._seconds else self._last, 1)
 
 
@@ -57,7 +57,7 @@ class Console:
         self._board.close()
 
     def trained(self, step: int, epoch: int, result: Measurement, images_per_second: float) -> None:
-        """Tell about one call of the graph, which ended after `step` updates."""
+        """Tell about one measurement, after `step` updates."""
         loss, accuracy = float(result.losses.mean()), result.accuracy
         waiting, computing, summing = result.times.max(axis=0)
         self._board.measure(

@@ -15,6 +15,9 @@ from jobs.train.order import RowOrder, locate
 from jobs.train.reader import Rows, read_shards
 
 _AHEAD = 2  # calls prepared while one runs
+# Of images in a call of the graph. Rows of up to five calls are in memory: those prepared, the one in the making, the
+# one that runs, and TensorFlow's hold on the one before.
+_CALL_BYTES = 16 << 20
 
 
 class ShardStore:
@@ -88,7 +91,7 @@ class Call:
 
     `images` float32 [k, n, values]; `labels` int32 [k, n]; `weights` float32 [k, n], 1 but for a stand-in row (below);
     `indices` int64 [rows], the archive rows trained on. The rows are rows [first_row, first_row + n) of global
-    batches of `global_rows` rows.
+    batches of `global_rows` rows. `measured`: the training is measured after its last step.
 
     A rank that gets no row of a small last batch still takes part in its step, with one stand-in row of weight 0.
     """
@@ -100,6 +103,7 @@ class Call:
     indices: np.ndarray
     first_row: int
     global_rows: int
+    measured: bool = True
 
     @property
     def steps(self) -> int:
@@ -109,24 +113,39 @@ class Call:
 
 @dataclass(frozen=True)
 class Span:
-    """Steps [first, last) of one epoch, all on global batches of one size. `start`: the training step of `first`."""
+    """Steps [first, last) of one epoch, all on global batches of one size. `start`: the training step of `first`.
+
+    `measured`: the training is measured after the last.
+    """
 
     first: int
     last: int
     start: int
+    measured: bool
 
 
-def spans(order: RowOrder, epoch: int, start: int, stop: int, log_every: int) -> list[Span]:
+def most_steps(order: RowOrder, values: int, world_size: int) -> int:
+    """Return how many steps a call of the graph has at the most, for images of so many values."""
+    return max(1, _CALL_BYTES // (4 * values * -(-order.batch_size // world_size)))
+
+
+def spans(order: RowOrder, epoch: int, start: int, stop: int, log_every: int, most: int) -> list[Span]:
     """Cut the steps [start, stop) of the training, as far as they lie in an epoch, into calls of the graph.
 
-    Calls end at multiples of `log_every` (counted over the whole training, so that a resumed training is measured at
-    the same steps), before a smaller last batch, and at the end of the epoch.
+    It is measured at multiples of `log_every` (counted over the whole training, so that a resumed training is measured
+    at the same steps), before a smaller last batch, and at the end of the epoch. Between two measurements is one call,
+    or where that had more than `most` steps, several of about the same length.
     """
     base = epoch * order.steps
     first, last = max(start, base), min(stop, base + order.steps)
     full = base + order.rows // order.batch_size
     bounds = {first, last, full, *range(0, last, log_every)}
-    return [Span(a - base, b - base, a) for a, b in pairwise(sorted(b for b in bounds if first <= b <= last))]
+    planned = []
+    for begin, end in pairwise(sorted(bound for bound in bounds if first <= bound <= last)):
+        calls = -(-(end - begin) // most)
+        cuts = [begin + (end - begin) * n // calls for n in range(calls + 1)]
+        planned += [Span(a - base, b - base, a, b == end) for a, b in pairwise(cuts)]
+    return planned
 
 
 def read_epoch(
@@ -156,6 +175,7 @@ def _to_call(span: Span, rows: Rows, global_rows: int, low: int, high: int) -> C
         rows.indices,
         low,
         global_rows,
+        span.measured,
     )
 
 

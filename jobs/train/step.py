@@ -25,8 +25,8 @@ class LocalResult:
     """What a call of the graph gives on this rank.
 
     `loss_sums` float64 [k]: each step's sum of losses over this rank's rows, before the update. `right`: how many of
-    its rows of the last step are classified right after the last update, with dropout off. `waited`: seconds in
-    allreduce.
+    its rows of the last step are classified right after the last update, with dropout off; 0 where the call is not
+    measured. `waited`: seconds in allreduce.
     """
 
     loss_sums: np.ndarray
@@ -78,18 +78,34 @@ class TrainStep:
                 tf.TensorSpec([], tf.int32),  # first step
                 tf.TensorSpec([], tf.int32),  # first row
                 tf.TensorSpec([], tf.int32),  # global rows
+                tf.TensorSpec([], tf.bool),  # measured
             ],
         )
 
     def __call__(self, call: Call, rates: np.ndarray) -> LocalResult:
         """Train on a call. `rates`: float32 [k]."""
         sums, right, waited = self._graph(
-            as_tensor(call.images), call.labels, call.weights, rates, call.first_step, call.first_row, call.global_rows
+            as_tensor(call.images),
+            call.labels,
+            call.weights,
+            rates,
+            call.first_step,
+            call.first_row,
+            call.global_rows,
+            call.measured,
         )
         return LocalResult(sums.numpy(), float(right), float(waited))
 
     def _run(
-        self, images: Any, labels: Any, weights: Any, rates: Any, first_step: Any, first_row: Any, global_rows: Any
+        self,
+        images: Any,
+        labels: Any,
+        weights: Any,
+        rates: Any,
+        first_step: Any,
+        first_row: Any,
+        global_rows: Any,
+        measured: Any,
     ) -> tuple[Any, Any, Any]:
         steps = tf.shape(images)[0]
 
@@ -100,7 +116,8 @@ class TrainStep:
 
         start = (0, tf.TensorArray(tf.float64, steps), tf.constant(0.0, tf.float64))
         _, losses, waited = tf.while_loop(lambda i, *_: i < steps, body, start, parallel_iterations=1)
-        return losses.stack(), self._right(images[-1], labels[-1], weights[-1]), waited
+        right = tf.cond(measured, lambda: self._right(images[-1], labels[-1], weights[-1]), lambda: tf.constant(0.0))
+        return losses.stack(), right, waited
 
     def _step(self, rows: Rows, rate: Any, key: StepKey) -> tuple[Any, Any]:
         """One step; returns this rank's sum of losses, and the seconds it waited for the others' gradients."""

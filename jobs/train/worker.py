@@ -24,7 +24,7 @@ from jobs.train import checkpoint, devices, precision
 from jobs.train.collective import Collective
 from jobs.train.config import TrainConfig
 from jobs.train.console import Audit, Console, Meter
-from jobs.train.feed import Call, ShardStore, read_epoch, spans
+from jobs.train.feed import Call, ShardStore, most_steps, read_epoch, spans
 from jobs.train.flight import Flight, Recorder
 from jobs.train.heartbeat import Heartbeat
 from jobs.train.held import keep_in_memory
@@ -32,7 +32,7 @@ from jobs.train.length import images_seen, total_steps
 from jobs.train.measure import Measurement, exchange
 from jobs.train.network import Network
 from jobs.train.order import RowOrder
-from jobs.train.step import HowTaken, TrainStep, make_evaluator
+from jobs.train.step import HowTaken, LocalResult, TrainStep, make_evaluator
 from jobs.train.stop import StopRequest, stopped
 from jobs.train.validation import Validation
 from models.training.augment import Augmentation
@@ -85,12 +85,14 @@ class Training:
         self.order = RowOrder(
             self.store.shard_rows, config.batch_size, seed, config.shuffle_shards, config.fixed_slices
         )
+        self.most_steps = most_steps(self.order, manifest.values_per_image, self.world_size)
         self.total_steps = total_steps(config, self.order)
         self.rates = rates(config.schedule, self.total_steps, config.peak_rate, config.warmup, config.final)
 
         self.network = Network(config, manifest, seed, self.precision)
         self.train_step = make_step(config, self.network, self.collective, seed)
         self.evaluate = make_evaluator(self.network.final)
+        self.taken: list[tuple[LocalResult, Flight]] = []  # the calls since the last measurement
         self.meter = Meter()
         self.recorder = Recorder(run.logs / f"flight.rank-{self.rank}.jsonl")
         self.audit = Audit(run.logs / f"rows.rank-{self.rank}.jsonl") if config.audit else None
@@ -105,8 +107,11 @@ class Training:
             while step < self.total_steps:
                 epoch = step // self.order.steps
                 for call, waited in self._calls(epoch, step):
-                    result = self._train(call, waited)
+                    self._train(call, waited)
                     step = call.first_step + call.steps
+                    if not call.measured:
+                        continue
+                    result = self._measure(step, call.global_rows)
                     if console:
                         console.trained(step, epoch, result, self.meter.rate)
                     if result.stop:
@@ -131,7 +136,7 @@ class Training:
 
     def _calls(self, epoch: int, step: int) -> Iterator[tuple[Call, float]]:
         """Yield the calls of an epoch, and how many seconds this rank waited for each."""
-        planned = spans(self.order, epoch, step, self.total_steps, self.config.log_every)
+        planned = spans(self.order, epoch, step, self.total_steps, self.config.log_every, self.most_steps)
         coming = read_epoch(self.store, self.order, epoch, planned, self.rank, self.world_size)
         while True:
             self.heartbeat.tell("input", step)
@@ -143,21 +148,29 @@ class Training:
             yield call, time.monotonic() - begin
             step = call.first_step + call.steps
 
-    def _train(self, call: Call, waited: float) -> Measurement:
-        """Run one call of the graph, and exchange with the other ranks what came of it."""
+    def _train(self, call: Call, waited: float) -> None:
+        """Run one call of the graph."""
         begin = time.monotonic()
         local = self.train_step(call, self.rates[call.first_step : call.first_step + call.steps])
         seconds = time.monotonic() - begin
         self.heartbeat.begun()
         flight = Flight(call.first_step + call.steps, len(call.indices), waited, seconds - local.waited, local.waited)
-        result = exchange(self.collective, call, local, flight, self.stop.requested)
-        self.meter.add(call.steps * call.global_rows, time.monotonic() - begin)
+        self.taken.append((local, flight))
         self.recorder.record(flight)
         if self.audit:
             self.audit.trained(call)
+
+    def _measure(self, step: int, global_rows: int) -> Measurement:
+        """Exchange with the other ranks what came of the calls up to `step`, on global batches of so many rows."""
+        begin = time.monotonic()
+        result = exchange(self.collective, self.taken, global_rows, self.stop.requested)
+        seconds = sum(flight.compute + flight.allreduce for _, flight in self.taken) + time.monotonic() - begin
+        steps = len(result.losses)
+        self.meter.add(steps * global_rows, seconds)
+        self.taken.clear()
         if not np.isfinite(result.losses).all():
             raise InputError(
-                f"train: step {call.first_step + int(np.argmin(np.isfinite(result.losses)))}: the loss is not finite; "
+                f"train: step {step - steps + int(np.argmin(np.isfinite(result.losses)))}: the loss is not finite; "
                 "lower train.learning_rate or lengthen train.warmup"
             )
         return result

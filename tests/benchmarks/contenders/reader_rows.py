@@ -40,7 +40,8 @@ def main(dataset: Path, batch: int) -> None:
 def epoch(store: ShardStore, order: RowOrder, number: int) -> int:
     """Make each batch of an epoch a tensor; return the rows."""
     first, rows = number * order.steps, 0
-    for call in read_epoch(store, order, number, spans(order, number, first, first + order.steps, _STEPS), 0, 1):
+    calls = spans(order, number, first, first + order.steps, _STEPS, _STEPS)
+    for call in read_epoch(store, order, number, calls, 0, 1):
         # In a training the graph takes them apart; `images[step]` in Python would take longer than all the rest.
         batches = zip(tf.unstack(as_tensor(call.images)), tf.unstack(call.labels), strict=True)
         rows += sum(int(labels.shape[0]) for _, labels in batches)

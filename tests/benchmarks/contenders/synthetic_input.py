@@ -4,6 +4,7 @@ All is as in the stage, the reading of rows aside: each call of the graph gets t
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,15 +26,12 @@ def main(run: RunDir) -> None:
         def _calls(self, epoch: int, step: int) -> Iterator[tuple[Call, float]]:
             values = int(np.prod(self.network.model.input_shape[1:]))
             made: dict[tuple[int, int], Call] = {}
-            for span in spans(self.order, epoch, step, self.total_steps, self.config.log_every):
+            for span in spans(self.order, epoch, step, self.total_steps, self.config.log_every, self.most_steps):
                 shape = span.last - span.first, self.order.batch_rows(span.first)
                 if shape not in made:
                     made[shape] = synthetic_call(shape, values)
                 same = made[shape]
-                yield (
-                    Call(span.start, same.images, same.labels, same.weights, same.indices, 0, same.global_rows),
-                    0.0,
-                )
+                yield replace(same, first_step=span.start, measured=span.measured), 0.0
 
     def synthetic_call(shape: tuple[int, int], values: int) -> Call:
         random = np.random.default_rng(0)
