@@ -11,7 +11,6 @@ import tensorflow as tf
 import models
 from models.training.augment import Augmentation
 from models.training.dropout import Dropout, keyed
-from models.training.elastic import bent
 from models.training.export import portable
 from models.training.keys import StepKey
 
@@ -108,7 +107,7 @@ def test_normalization_is_exported_as_keras_own(name: str) -> None:
 
 def bend(images: np.ndarray, first: int, of: int, displacement: float) -> np.ndarray:
     key = StepKey(3, tf.constant(7), tf.constant(first), tf.constant(of))
-    return np.asarray(bent(images, key, tf.fill([len(images)], displacement), 3.0))
+    return np.asarray(Augmentation(elastic=displacement, elastic_sigma=3.0)(images, key))
 
 
 def test_bent_images_do_not_depend_on_how_a_batch_is_shared_out() -> None:
@@ -119,7 +118,16 @@ def test_bent_images_do_not_depend_on_how_a_batch_is_shared_out() -> None:
 
 def test_a_field_of_nothing_bends_nothing() -> None:
     images = np.random.default_rng(0).random((3, 12, 20, 2), np.float32)
-    np.testing.assert_allclose(bend(images, 0, 3, 0.0), images, atol=1e-6)
+    np.testing.assert_allclose(bend(images, 0, 3, 1e-9), images, atol=1e-6)
+
+
+def test_images_are_moved_as_far_whether_they_are_bent_or_not() -> None:
+    """By TensorFlow's kernel, and in one pass with a field, here of next to nothing."""
+    images = np.random.default_rng(0).random((50, 12, 20, 2), np.float32)
+    key = StepKey(3, tf.constant(7), tf.constant(0), tf.constant(50))
+    bent, moved = (np.asarray(Augmentation(2, 20, 0.2, elastic, sharp=0.3)(images, key)) for elastic in (1e-9, 0.0))
+    np.testing.assert_allclose(bent, moved, atol=1e-4)
+    assert np.abs(bent - images).mean() > 0.1
 
 
 @pytest.mark.parametrize("sharp", [0.0, 0.5])

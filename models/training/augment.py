@@ -6,8 +6,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from models.training.elastic import bent
+from models.training.elastic import displacements
 from models.training.keys import StepKey, salt_of
+from models.training.sample import sampled
 
 
 @dataclass(frozen=True)
@@ -32,23 +33,31 @@ class Augmentation:
 
     def __call__(self, images: Any, key: StepKey) -> Any:
         """Return images float32 [n, height, width, channels], each under a transform of its own; what comes in is 0."""
-        blurred = self._blurred(tf.shape(images)[0], key)
-        if any((self.shift, self.rotate, self.zoom)):
-            images = self._moved(images, key, blurred)
-        return bent(images, key, self.elastic * blurred, self.elastic_sigma) if self.elastic else images
+        rows, size = tf.shape(images)[0], tuple(images.shape[1:3])
+        blurred = self._blurred(rows, key)
+        transforms = self._transforms(key.uniform(salt_of("augment"), rows, [4]) * 2 - 1, blurred, *size)
+        if not self.elastic:
+            return self._moved(images, transforms)
+        # Bent and moved in one pass over the pixels, as each pass blurs.
+        field = displacements(key, size, self.elastic * blurred, self.elastic_sigma)
+        y = tf.range(size[0], dtype=tf.float32)[:, None] + field[..., 0]
+        x = tf.range(size[1], dtype=tf.float32)[None, :] + field[..., 1]
+        a, b, c, d, e, f = tf.unstack(transforms[:, :6, None, None], axis=1)
+        return sampled(images, d * x + e * y + f, a * x + b * y + c)
 
     def _blurred(self, rows: Any, key: StepKey) -> Any:
         """Return float32 [n]: 1 for an image that may be interpolated, 0 for one that stays sharp."""
+        if not any((self.rotate, self.zoom, self.elastic)):
+            return tf.zeros([rows])
         if not self.sharp:
             return tf.ones([rows])
         return tf.cast(key.uniform(salt_of("sharp"), rows, []) >= self.sharp, tf.float32)
 
-    def _moved(self, images: Any, key: StepKey, blurred: Any) -> Any:
-        """Shift, rotate and zoom in one pass. Bilinear; a shift alone is by whole pixels, which blurs nothing."""
-        drawn = key.uniform(salt_of("augment"), tf.shape(images)[0], [4]) * 2 - 1
+    def _moved(self, images: Any, transforms: Any) -> Any:
+        """Shift, rotate and zoom. Bilinear; a shift alone is by whole pixels, which blurs nothing."""
         moved = tf.raw_ops.ImageProjectiveTransformV3(
             images=images,
-            transforms=self._transforms(drawn, blurred, *images.shape[1:3]),
+            transforms=transforms,
             output_shape=tf.shape(images)[1:3],
             interpolation="BILINEAR" if self.rotate or self.zoom else "NEAREST",
             fill_mode="CONSTANT",
@@ -59,8 +68,6 @@ class Augmentation:
     def _transforms(self, drawn: Any, blurred: Any, height: int, width: int) -> Any:
         """Return float32 [n, 8], rows of (a, b, c, d, e, f, 0, 0): output (x, y) comes from (ax+by+c, dx+ey+f)."""
         right, down = self.shift * drawn[:, 0], self.shift * drawn[:, 1]
-        if not (self.rotate or self.zoom):
-            blurred = tf.zeros_like(blurred)
         right, down = (tf.where(blurred > 0, by, tf.round(by)) for by in (right, down))
         angle, scale = drawn[:, 2] * blurred * self.rotate * pi / 180, 1 + drawn[:, 3] * blurred * self.zoom
         cos, sin = tf.cos(angle) * scale, tf.sin(angle) * scale

@@ -1,0 +1,28 @@
+"""Images read between their pixels."""
+
+from typing import Any
+
+import tensorflow as tf
+
+
+def sampled(images: Any, rows: Any, columns: Any) -> Any:
+    """Return images float32 [n, height, width, channels] read bilinearly at other places; what lies outside is 0.
+
+    `rows`, `columns`: float32 [n, height, width], where each pixel is read; at whole numbers, a pixel as it is.
+    """
+    height, width = images.shape[1:3]
+    # A frame of zeros, on which every place outside ends.
+    framed = tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    rows = tf.clip_by_value(rows + 1, 0.0, float(height + 1))
+    columns = tf.clip_by_value(columns + 1, 0.0, float(width + 1))
+    top, left = (tf.minimum(tf.floor(x), last) for x, last in ((rows, float(height)), (columns, float(width))))
+    down, along = (rows - top)[..., None], (columns - left)[..., None]
+    first = tf.cast(top, tf.int32) * (width + 2) + tf.cast(left, tf.int32)
+    flat = tf.reshape(framed, [-1, (height + 2) * (width + 2), images.shape[3]])
+
+    def at(offset: int) -> Any:
+        return tf.gather(flat, first + offset, batch_dims=1)
+
+    upper = at(0) * (1 - along) + at(1) * along
+    lower = at(width + 2) * (1 - along) + at(width + 3) * along
+    return upper * (1 - down) + lower * down
