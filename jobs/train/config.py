@@ -63,7 +63,7 @@ class TrainConfig(Section):
     slices: int = Field(default=12, ge=1)  # 12: whole slices, so equal shares, for 1, 2, 3, 4, 6 and 12 ranks
 
     log_every: int = Field(default=50, ge=1)  # steps between two measurements
-    # A checkpoint at the end of each epoch, when asked to stop, and at the end of the first call after so many steps
+    # A checkpoint at the end of each epoch, when asked to stop, and at the first measurement after so many steps
     # (None: never for that reason) or minutes.
     checkpoint_every_steps: int | None = Field(default=None, ge=1)
     checkpoint_every_minutes: float = Field(default=10, gt=0)
