@@ -136,6 +136,9 @@ def test_shards_are_held_from_their_first_use_to_their_last() -> None:
     uses = Uses.of([[1, 3], [], [0, 3], [2], [0]])
     assert (list(uses.first), uses.last, uses.at_once) == ([1, 3, 0, 2], {1: 0, 3: 2, 0: 4, 2: 3}, 2)
     assert Uses.of([]).at_once == 0
+    # Where one window of rows ends and the next begins, the shards of both are not held together.
+    assert Uses.of([[0, 1], [0, 1, 2, 3], [2, 3]]).at_once == 2
+    assert Uses.of([[0, 1], [0, 2, 3], [1, 2]]).at_once == 3
 
 
 def test_memory_is_that_of_the_shards_held_at_once_and_is_used_again() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jobs.dataset import Manifest, Split
-from jobs.train.held import HeldRows
+from jobs.train.held import HeldRows, joined
 from jobs.train.order import RowOrder, locate
 from jobs.train.reader import Rows, read_shards
 
@@ -32,7 +32,9 @@ class ShardStore:
     def read(self, chunks: Sequence[np.ndarray]) -> Iterator[Rows]:
         """Yield, for each chunk of row numbers (int64 [n], counted through all shards), those rows in that order.
 
-        Unless all is kept, a shard is dropped after the last chunk that needs it.
+        Unless all is kept, a shard is dropped after the last chunk that needs it. Of a chunk, the rows of shards that
+        are there and go are taken before others come: windows of rows end in all lanes at once, and the next ones need
+        not be held beside them.
         """
         located = [locate(chunk, self.shard_rows) for chunk in chunks]
         needed = [[int(shard) for shard in np.unique(shards)] for shards, _ in located]
@@ -43,18 +45,26 @@ class ShardStore:
             self._directory, self._manifest, [self._shards[shard] for shard in missing], self._threads
         )
         early: dict[int, Rows] = {}  # arrived before its turn
+
+        def hold(shard: int) -> None:
+            while shard not in held and shard not in early:
+                place, found = next(arriving)
+                early[missing[place]] = found
+            if shard in early:
+                held.put(shard, early.pop(shard))
+
         for position, (shards, rows) in enumerate(located):
-            for shard in needed[position]:
-                while shard not in held and shard not in early:
-                    place, found = next(arriving)
-                    early[missing[place]] = found
-                if shard in early:
-                    held.put(shard, early.pop(shard))
-            yield held.take(shards, rows)
-            if held is not self._kept:
-                for shard in needed[position]:
-                    if uses.last[shard] == position:
-                        held.drop(shard)
+            last = {shard for shard in needed[position] if uses.last[shard] == position and held is not self._kept}
+            leaving = [shard for shard in last if shard in held]
+            goes = np.isin(shards, leaving)
+            parts = []
+            for part, wanted in ((goes, leaving), (~goes, [s for s in needed[position] if s not in leaving])):
+                for shard in wanted:
+                    hold(shard)
+                parts.append(held.take(shards[part], rows[part]))
+                for shard in last.intersection(wanted):
+                    held.drop(shard)
+            yield joined(goes, *parts)
 
     def _room(self, at_once: int | None) -> HeldRows:
         return HeldRows(self.shard_rows, at_once, self._manifest.values_per_image)
@@ -62,7 +72,10 @@ class ShardStore:
 
 @dataclass(frozen=True)
 class Uses:
-    """Which chunk needs each shard first and last, in the order of the first, and how many are needed at once."""
+    """Which chunk needs each shard first and last, in the order of the first, and how many are held at once.
+
+    Those that a chunk is the last to need are gone before those come that it is the first to need.
+    """
 
     first: Mapping[int, int]
     last: Mapping[int, int]
@@ -70,7 +83,7 @@ class Uses:
 
     @staticmethod
     def of(needed: Sequence[Sequence[int]]) -> "Uses":
-        """Return the uses of the shards that each chunk needs. A shard counts from its first use to its last."""
+        """Return the uses of the shards that each chunk needs."""
         first: dict[int, int] = {}
         last: dict[int, int] = {}
         for position, shards in enumerate(needed):
@@ -79,9 +92,10 @@ class Uses:
                 last[shard] = position
         most = held = 0
         for position, shards in enumerate(needed):
+            held -= sum(first[shard] < position == last[shard] for shard in shards)
             held += sum(first[shard] == position for shard in shards)
             most = max(most, held)
-            held -= sum(last[shard] == position for shard in shards)
+            held -= sum(first[shard] == position == last[shard] for shard in shards)
         return Uses(first, last, most)
 
 

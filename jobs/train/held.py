@@ -71,6 +71,17 @@ class HeldRows:
         return Rows(images, self._labels[places], self._indices[places])
 
 
+def joined(first: np.ndarray, one: Rows, other: Rows) -> Rows:
+    """Return rows of two parts in one order: `first`, bool [rows], tells which rows are of `one`."""
+    if first.all() or not first.any():  # as good as always: nothing to copy
+        return one if len(one.labels) else other
+    images = aligned_empty((len(first), one.images.shape[1]), np.float32)
+    labels, indices = np.empty(len(first), np.int32), np.empty(len(first), np.int64)
+    for part, rows in ((first, one), (~first, other)):
+        images[part], labels[part], indices[part] = rows.images, rows.labels, rows.indices
+    return Rows(images, labels, indices)
+
+
 def keep_in_memory(config: TrainConfig, manifest: Manifest, local_size: int) -> bool:
     """Tell whether each of the `local_size` ranks of a node may hold all rows it comes across: in time, every row."""
     if config.cache != "auto":
