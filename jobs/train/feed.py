@@ -54,17 +54,22 @@ class ShardStore:
                 held.put(shard, early.pop(shard))
 
         for position, (shards, rows) in enumerate(located):
-            last = {shard for shard in needed[position] if uses.last[shard] == position and held is not self._kept}
+            last = [] if held is self._kept else [shard for shard in needed[position] if uses.last[shard] == position]
             leaving = [shard for shard in last if shard in held]
-            goes = np.isin(shards, leaving)
-            parts = []
-            for part, wanted in ((goes, leaving), (~goes, [s for s in needed[position] if s not in leaving])):
-                for shard in wanted:
-                    hold(shard)
-                parts.append(held.take(shards[part], rows[part]))
-                for shard in last.intersection(wanted):
+            if leaving:
+                goes = np.isin(shards, leaving)
+                gone = held.take(shards[goes], rows[goes])
+                shards, rows = shards[~goes], rows[~goes]
+                for shard in leaving:
                     held.drop(shard)
-            yield joined(goes, *parts)
+            for shard in needed[position]:
+                if shard not in leaving:
+                    hold(shard)
+            taken = held.take(shards, rows)
+            yield joined(goes, gone, taken) if leaving else taken
+            for shard in last:
+                if shard not in leaving:
+                    held.drop(shard)
 
     def _room(self, at_once: int | None) -> HeldRows:
         return HeldRows(self.shard_rows, at_once, self._manifest.values_per_image)

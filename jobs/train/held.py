@@ -73,8 +73,8 @@ class HeldRows:
 
 def joined(first: np.ndarray, one: Rows, other: Rows) -> Rows:
     """Return rows of two parts in one order: `first`, bool [rows], tells which rows are of `one`."""
-    if first.all() or not first.any():  # as good as always: nothing to copy
-        return one if len(one.labels) else other
+    if first.all():
+        return one
     images = aligned_empty((len(first), one.images.shape[1]), np.float32)
     labels, indices = np.empty(len(first), np.int32), np.empty(len(first), np.int64)
     for part, rows in ((first, one), (~first, other)):

@@ -28,7 +28,7 @@ def once(room: Room, number: int) -> dict[str, float]:
 def section(rounds: Rounds) -> Section:
     return Section(
         6,
-        "The reader alone, one epoch into TensorFlow batches of 128",
+        "The reader alone, whole epochs into TensorFlow batches of 128",
         (
             Ratio(
                 "rows/s, first epoch: idxtrain ÷ `make_petastorm_dataset`",

@@ -2,7 +2,7 @@
 
 `make_batch_reader`, `make_petastorm_dataset`, `unbatch`, `batch`: one epoch of the train split, its row
 groups shuffled. From opening to the last batch. Then the same with `cache`, as its documentation advises for several
-epochs: the second of them, from memory.
+epochs: those after the first, from memory.
 """
 
 import json
@@ -17,6 +17,8 @@ import tensorflow as tf
 from petastorm import make_batch_reader
 from petastorm.tf_utils import make_petastorm_dataset
 
+_LATER = 10  # epochs timed together: one is over in 0.1 s
+
 
 def main(dataset: Path, batch: int) -> None:
     """Read, and print the rate."""
@@ -29,7 +31,7 @@ def main(dataset: Path, batch: int) -> None:
         kept = make_petastorm_dataset(reader).cache().unbatch().batch(batch)
         count(kept)
         begin = time.perf_counter()
-        again = count(kept) / (time.perf_counter() - begin)
+        again = sum(count(kept) for _ in range(_LATER)) / (time.perf_counter() - begin)
     print(json.dumps({"rows": rows, "rows_per_second": rate, "rows_per_second_cached": again}))
 
 
