@@ -234,6 +234,9 @@ def test_memory_within_cgroups(tmp_path: Path) -> None:
     [
         ("processor\t: 0\nflags\t\t: fpu avx512_bf16 amx_bf16\n\nflags\t\t: fpu\n", "avx512_bf16, amx_bf16"),
         ("flags\t\t: fpu avx512_bf16\n", "avx512_bf16"),
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: avx512_bf16\n", "avx512_bf16"),
+        ("vendor_id\t: GenuineIntel\nflags\t\t: avx512_bf16\n", "none: leave train.precision=float32"),
+        ("vendor_id\t: GenuineIntel\nflags\t\t: avx512_bf16 amx_bf16\n", "amx_bf16"),
         ("flags\t\t: fpu avx512_bf16x\n", "none: leave train.precision=float32"),
         ("", "none: leave train.precision=float32"),
     ],

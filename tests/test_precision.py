@@ -12,6 +12,7 @@ from jobs.train.collective import Collective
 from jobs.train.config import TrainConfig
 
 WITH, WITHOUT = "flags\t\t: fpu avx512_bf16\n", "flags\t\t: fpu avx2\n"
+SLOW, QUICK = (f"vendor_id\t: GenuineIntel\n{flags}" for flags in (WITH, "flags\t\t: avx512_bf16 amx_bf16\n"))
 
 
 class Ranks(Collective):
@@ -41,6 +42,8 @@ def tensorflow(capability: tuple[int, int] | None = None) -> Any:
         (WITH, None, (1, 1), "bfloat16"),
         (WITH, None, (1, 0), "float32"),  # one node of another kind
         (WITHOUT, None, (), "float32"),
+        (SLOW, None, (), "float32"),
+        (QUICK, None, (), "bfloat16"),
         (WITHOUT, None, (1,), "float32"),
         (WITHOUT, (8, 0), (), "bfloat16"),
         (WITHOUT, (9, 0), (1,), "bfloat16"),

@@ -53,7 +53,7 @@ def check_memory(free: int) -> Check:
 
 
 def check_bfloat16(cpuinfo: str) -> Check:
-    """Tell whether the CPU has units for bfloat16, by the text of /proc/cpuinfo."""
+    """Tell whether the CPU has quick units for bfloat16, by the text of /proc/cpuinfo."""
     return Check(
         "bfloat16", ", ".join(bfloat16_flags(cpuinfo)) or "none: leave train.precision=float32", "only for speed"
     )

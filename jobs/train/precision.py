@@ -19,9 +19,9 @@ _LEAST_CAPABILITY = (
 def chosen(tf: Any, config: TrainConfig, collective: Collective) -> str:
     """Return "float32", "bfloat16" or "float16"; the same on every rank.
 
-    auto is bfloat16 where the devices of all ranks have units for it, else float32. It is float32 for a deterministic
-    training too, whose bits no device shall decide. Weights and updates are float32 in any case, so that a checkpoint
-    can be gone on with in another precision.
+    auto is bfloat16 where the devices of all ranks have quick units for it, else float32. It is float32 for a
+    deterministic training too, whose bits no device shall decide. Weights and updates are float32 in any case, so that
+    a checkpoint can be gone on with in another precision.
     """
     if config.precision != "auto":
         return config.precision
@@ -32,7 +32,7 @@ def chosen(tf: Any, config: TrainConfig, collective: Collective) -> str:
 
 
 def has_bfloat16_units(tf: Any) -> bool:
-    """Tell whether the GPU that this rank computes on, or else the CPU, has units for bfloat16."""
+    """Tell whether the GPU that this rank computes on, or else the CPU, has quick units for bfloat16."""
     gpus = tf.config.get_visible_devices("GPU")
     if gpus:
         capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))

@@ -38,8 +38,8 @@ def section(rounds: Rounds) -> Section:
     ]
     if quick == "float32":
         notes.append(
-            "This processor has no bfloat16 units: TensorFlow emulates bfloat16 there, far slower than float32, so it "
-            "is not measured, and the first ratio of each pair is of float32."
+            "This processor has no units that make bfloat16 quicker than float32, so bfloat16 is not measured, and the "
+            "first ratio of each pair is of float32."
         )
     if "torch" not in rounds[0]:
         notes.append("PyTorch: no CPU build of it was to be had here.")
