@@ -50,9 +50,11 @@ def test_it_learns(name: str) -> None:
 
 def test_what_each_says_of_itself_is_what_it_does() -> None:
     for name in recipes.names():
-        recipe, train = recipes.load(name), compose(name, {}).train
-        steps = min(train.max_steps or 10**9, (train.epochs or 10**9) * -(-55_000 // train.batch_size))
-        seen = min(steps * train.batch_size, (train.epochs or 10**9) * 55_000)
+        recipe, config = recipes.load(name), compose(name, {})
+        train, held_out = config.train, config.prepare.validation_rows
+        rows = 60_000 - (5_000 if held_out is None else held_out)
+        steps = min(train.max_steps or 10**9, (train.epochs or 10**9) * -(-rows // train.batch_size))
+        seen = min(steps * train.batch_size, (train.epochs or 10**9) * rows)
         assert recipe.about.images == seen, name
         assert recipe.about.command in (f"idxtrain run --recipe {name}", "idxtrain run"), name
         assert float(recipe.about.expected.split()[0]) > 0.9, name
