@@ -55,7 +55,7 @@ class TrainConfig(Section):
     learning_rate_scaling: Literal["off", "linear", "sqrt"] = "off"
     base_batch_size: int | None = Field(default=None, ge=1)
 
-    # Of activations; weights and updates are always float32. auto: bfloat16 where all ranks' devices have units for it.
+    # Of activations; weights and updates are always float32. auto: bfloat16 where all ranks' devices are quick in it.
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     wire: Literal["float32", "bfloat16", "float16"] = "float32"  # of gradients on their way between ranks
     # Bit-equal from run to run and at any number of ranks up to `slices`, at the cost of speed: see jobs.train.exact.
