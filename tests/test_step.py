@@ -230,7 +230,8 @@ def test_float16_trains_as_float32_but_leaves_out_a_step_that_overflows(parts: i
     assert scale is not None
     assert (scale.factor.numpy(), scale.streak.numpy()) == (2**10, 1)
     for change, wanted in zip(changes, expected, strict=True):
-        np.testing.assert_allclose(change, wanted, atol=0.02 * np.abs(wanted).max())
+        # float16 keeps 11 bits. Seen: 0.005 by Eigen's convolutions, 0.025 by oneDNN's with an Intel's AVX512-FP16.
+        assert np.linalg.norm(change - wanted) <= 0.04 * np.linalg.norm(wanted)
 
     changes, scale = trained("mixed_float16", 2.0**30)
     assert scale is not None
