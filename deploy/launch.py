@@ -2,12 +2,12 @@
 
 import shlex
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.config import LaunchConfig
+from jobs.python import module_command
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Launch:
 
 def in_process(stage: str, run_dir: Path) -> Launch:
     """One process, which is what every stage but a training on several ranks needs."""
-    return Launch((sys.executable, "-m", f"jobs.{stage}", str(run_dir)))
+    return Launch(module_command(f"jobs.{stage}", str(run_dir)))
 
 
 def gang(ranks: int, command: Sequence[str], options: Sequence[str] = ()) -> Launch:
     """Return how to start a command's ranks on this machine: see `deploy.gang`, which has the options."""
-    return Launch((sys.executable, "-m", "deploy.gang", "--np", str(ranks), *options, *command))
+    return Launch(module_command("deploy.gang", "--np", str(ranks), *options, *command))
 
 
 def launch(stage: str, run_dir: Path, ranks: int, config: LaunchConfig) -> Launch:

@@ -9,6 +9,7 @@ from types import FrameType
 from deploy.launch import Launch
 from jobs.errors import IdxtrainError, InputError, ResumableError
 from jobs.process import PARENT
+from jobs.python import clean_environment
 
 _MEANINGFUL = (0, InputError.exit_code, ResumableError.exit_code)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -22,7 +23,7 @@ def run_process(how: Launch) -> int:
     """
     # stdout is for the result alone, so a stage's goes where its log lines go. In a group of its own, the stage does
     # not see the terminal's Ctrl-C beside what is passed on.
-    environment = {**os.environ, PARENT: str(os.getpid()), **how.environment}
+    environment = {**clean_environment(os.environ), PARENT: str(os.getpid()), **how.environment}
     process = subprocess.Popen(how.argv, env=environment, stdout=sys.stderr, stdin=subprocess.DEVNULL, process_group=0)
     signals = 0
 

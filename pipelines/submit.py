@@ -12,6 +12,7 @@ from deploy.slurm import site as sites
 from deploy.slurm.site import JOB_STAGES, JobStage, Site
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import write_json, write_text
+from jobs.python import module_command
 from jobs.run_dir import RunDir
 from jobs.train.preflight import check_config
 from pipelines import request
@@ -53,7 +54,7 @@ def scripts(site: Site, run: RunDir) -> dict[JobStage, str]:
 
 def job_command(stage: str, run: RunDir) -> tuple[str, ...]:
     """Return what a stage's job runs."""
-    return (sys.executable, "-m", "pipelines.job", stage, str(run.path))
+    return module_command("pipelines.job", stage, str(run.path))
 
 
 def preview(site: Site, run: RunDir, config: Config) -> str:

@@ -17,6 +17,7 @@ from deploy.slurm.site import Site
 from jobs.errors import IdxtrainError, InputError, ReportedError, ResumableError
 from jobs.files import write_json, write_text
 from jobs.logs import log_to_stderr
+from jobs.python import module_command
 from jobs.run_dir import Work
 from pipelines import job, request, submit
 from pipelines import run as runs
@@ -124,14 +125,14 @@ def scripts(sweep: Sweep, site: Site) -> dict[str, str]:
         script.job_name(sweep.name, "train"),
         f"train of {about}, {number} points",
         f"{logs}-%a/slurm/train-%A_%a.out",
-        (sys.executable, "-m", "pipelines.job", "train", any_run),
+        module_command("pipelines.job", "train", any_run),
         number,
     )
     last = script.Job(
         script.job_name(sweep.name, "evaluate"),
         f"table of {about}",
         f"{script.escaped(sweep.folder)}/table-%j.out",
-        (sys.executable, "-m", "pipelines.sweep_run", str(sweep.work.path), sweep.name),
+        module_command("pipelines.sweep_run", str(sweep.work.path), sweep.name),
     )
     return {
         "prepare": script.batch_script(site, "prepare", prepare),

@@ -16,6 +16,7 @@ from deploy.slurm import launchers, network, queue
 from deploy.slurm.site import Site
 from deploy.slurm.step import Allocation
 from jobs.errors import IdxtrainError, InputError
+from jobs.python import clean_environment
 from jobs.run_dir import Work
 
 _NODE_SECONDS = 120.0  # Python from a cold network file system, then the wait for files
@@ -64,7 +65,7 @@ def ask_nodes(
     ahead: dict[str, float] = {}
     with subprocess.Popen(
         [*step, *command],
-        env={**environment, **told},
+        env={**clean_environment(environment), **told},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=sys.stderr,
@@ -94,7 +95,8 @@ def allreduce(
     everywhere = site.model_copy(update={"train": site.train.model_copy(update={"nodes": len(nodes)})})
     file = folder / "allreduce.json"
     command = launchers.inside(everywhere, sys.executable, _some_run(work), "deploy.allreduce", str(file))
-    ranks = Allocation(everywhere, job, tuple(nodes), folder).start(command, everywhere.ranks, environment)
+    allocation = Allocation(everywhere, job, tuple(nodes), folder)
+    ranks = allocation.start(command, everywhere.ranks, clean_environment(environment))
     deadline = time.monotonic() + _ALLREDUCE_SECONDS
     try:
         while None in (codes := ranks.poll()):

@@ -1,20 +1,20 @@
 """Checks of Horovod: what it was built with, and whether two ranks on this machine can add numbers up."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deploy.doctor.check import Check
 from deploy.doctor.probe import ask_json
 from deploy.launch import Launch, gang
+from jobs.python import clean_environment, module_command
 
 RANKS = 2
 _ALONE_SECONDS = 120  # TensorFlow may come from a cold network file system
 _RANKS_SECONDS = 60
 _LOADS = 2  # both ranks load TensorFlow, side by side on perhaps too few CPUs
-_MODULE = ("-m", "deploy.allreduce")
 _REBUILD = "build Horovod again: `uv sync --reinstall-package horovod`"
 _NO_WARNINGS = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+_ALLREDUCE = module_command("deploy.allreduce")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ class Sums:
 
 def ask_alone(environment: Mapping[str, str]) -> Sums:
     """Load TensorFlow and Horovod in a process of its own; raise ProbeError where that does not work."""
-    argv = [sys.executable, *_MODULE]
-    return Sums(**ask_json(argv, {**environment, **_NO_WARNINGS}, _ALONE_SECONDS))
+    return Sums(**ask_json(_ALLREDUCE, {**clean_environment(environment), **_NO_WARNINGS}, _ALONE_SECONDS))
 
 
 def check_build(sums: Sums, gpus: int) -> Check:
@@ -66,7 +65,7 @@ def check_gpu_use(seen: int, visible: int) -> Check:
 
 def ranks_launch(gpus: int) -> Launch:
     """Return how the ranks are started: as those of a training are."""
-    how = gang(RANKS, (sys.executable, *_MODULE))
+    how = gang(RANKS, _ALLREDUCE)
     # Two ranks cannot share a GPU: NCCL refuses.
     return how if gpus >= RANKS else Launch(how.argv, {"CUDA_VISIBLE_DEVICES": ""})
 
@@ -77,7 +76,8 @@ def ask_ranks(how: Launch, environment: Mapping[str, str], load_seconds: float) 
     `load_seconds`: what loading TensorFlow takes on this machine as busy as it is, which is granted on top.
     """
     seconds = round(_RANKS_SECONDS + _LOADS * load_seconds)
-    return Sums(**ask_json(how.argv, {**environment, **how.environment, **_NO_WARNINGS}, seconds))
+    told = {**clean_environment(environment), **how.environment, **_NO_WARNINGS}
+    return Sums(**ask_json(how.argv, told, seconds))
 
 
 def check_allreduce(sums: Sums, how: Launch) -> Check:

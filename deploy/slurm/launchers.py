@@ -9,6 +9,7 @@ from deploy.launch import Launch
 from deploy.slurm.site import Resources, Site
 from jobs.prepare.config import MASTER
 from jobs.process import PARENT
+from jobs.python import module_command
 
 # These launchers hand their environment on to ranks that are not their children, nor on their node.
 _NO_PARENT = {PARENT: ""}
@@ -24,10 +25,11 @@ def stage_command(site: Site, python: str, stage: str, run_dir: Path) -> tuple[s
 def inside(site: Site, python: str, run_dir: Path, module: str, *arguments: str) -> tuple[str, ...]:
     """Return the argv that runs a module with what the site's stages run with. `run_dir`: in the work directory."""
     if site.container is None:
-        return (python, "-m", module, *arguments)
+        return module_command(module, *arguments, python=python)
     gpus = ("--nv",) if site.train.gpus_per_node else ()
     work = str(run_dir.parent.parent)
-    return ("apptainer", "exec", *gpus, "--bind", work, site.container, _CONTAINER_PYTHON, "-m", module, *arguments)
+    command = module_command(module, *arguments, python=_CONTAINER_PYTHON)
+    return ("apptainer", "exec", *gpus, "--bind", work, site.container, *command)
 
 
 def prepare_launch(site: Site, master: str, python: str, run_dir: Path) -> Launch:
@@ -38,7 +40,7 @@ def prepare_launch(site: Site, master: str, python: str, run_dir: Path) -> Launc
     if site.spark != "standalone":
         return Launch(command, {MASTER: site.spark})
     options = ["--site", str(run_dir / "slurm" / "site.json"), "--run-dir", str(run_dir)]
-    return Launch((python, "-m", "deploy.spark.cluster", *options, *command))
+    return Launch(module_command("deploy.spark.cluster", *options, *command, python=python))
 
 
 def spark_step(site: Site, nodes: int) -> tuple[str, ...]:
@@ -61,7 +63,8 @@ def train_launch(
     """Return how the training starts from the batch step. `hosts`: the allocation's nodes, for those that ask."""
     command = stage_command(site, python, "train", run_dir)
     if site.launcher == "srun":
-        return Launch((python, "-m", "deploy.gang", *_gang_options(site, config, run_dir, ranks), *command))
+        options = _gang_options(site, config, run_dir, ranks)
+        return Launch(module_command("deploy.gang", *options, *command, python=python))
     if site.launcher == "srun-pmix":
         # srun forwards SIGUSR1 to the ranks; a SIGTERM it takes as the order to kill them.
         return Launch((*srun(site, ranks, "--mpi=pmix", "--kill-on-bad-exit=1"), *command), _MPI, signal.SIGUSR1)

@@ -18,6 +18,7 @@ from deploy.slurm import launchers, network, queue
 from deploy.slurm.order import Order
 from deploy.slurm.site import Site
 from deploy.slurm.world import hosts
+from jobs.python import module_command
 
 _FIRST_PORT, _PORTS, _TRIES = 20000, 10000, 100  # the rendezvous server's: a place of each job's own, then the next
 _LATE_SECONDS = 5.0  # an exit file may show itself later than srun ends
@@ -52,7 +53,7 @@ class Allocation:
         )
         self.folder.mkdir(parents=True, exist_ok=True)
         ordered.mark.touch()
-        argv = [*launchers.step(self.site, ranks), sys.executable, "-m", "deploy.slurm.task", *command]
+        argv = [*launchers.step(self.site, ranks), *module_command("deploy.slurm.task", *command)]
         return StepRanks(argv, ordered, placed, {**environment, **ordered.environment()})
 
 

@@ -29,6 +29,7 @@ from deploy.spark.order import Order
 from jobs.errors import IdxtrainError, ResumableError
 from jobs.prepare.config import MASTER
 from jobs.process import PARENT, die_with_parent
+from jobs.python import module_command
 from jobs.run_dir import read_object
 
 _POLL_SECONDS = 0.1
@@ -42,7 +43,7 @@ class Keepers(AbstractContextManager["Keepers"]):
 
     def __init__(self, step: Sequence[str], role: str, tasks: int, order: Order, master: str = "") -> None:
         self._role, self._tasks = role, tasks
-        argv = [*step, sys.executable, "-m", "deploy.spark.node", role, *filter(None, [master])]
+        argv = [*step, *module_command("deploy.spark.node", role, *filter(None, [master]))]
         # In a group of its own: a signal to the job's process is for the launcher to understand.
         self._srun = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, text=True, process_group=0
