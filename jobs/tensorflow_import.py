@@ -14,13 +14,24 @@ def import_tensorflow(log: Path) -> None:
     setting of the log level is read. What is really wrong is raised as an exception.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of the later C++ messages: none but fatal ones
-    os.environ["KERAS_BACKEND"] = "tensorflow"
+    _configure_keras()
     # TensorFlow takes oneDNN's kernels by itself only on CPUs with AVX-512 VNNI or the like (release notes of 2.9).
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     log.parent.mkdir(exist_ok=True)
     with native_stderr_to(log), _hidden("sklearn", "matplotlib"):
         import keras  # noqa: F401
         import tensorflow  # noqa: F401
+
+
+def _configure_keras() -> None:
+    """Keep what is set for Keras elsewhere out of this process: channels first, or steps cut short, is another model.
+
+    Keras reads `keras.json` in KERAS_HOME, by default `~/.keras`, and makes it where there is none.
+    """
+    for name in [name for name in os.environ if name.startswith("KERAS_")]:
+        del os.environ[name]
+    os.environ["KERAS_HOME"] = os.devnull  # no folder, so no file in it is read or written
+    os.environ["KERAS_BACKEND"] = "tensorflow"
 
 
 @contextmanager

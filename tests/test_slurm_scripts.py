@@ -14,6 +14,7 @@ from deploy.slurm import launchers, script
 from deploy.slurm import site as sites
 from deploy.slurm.site import JOB_STAGES, Launcher, Site
 from jobs.errors import InputError
+from jobs.python import module_command
 from jobs.run_dir import RunDir
 
 GOLDEN = Path(__file__).parent / "golden" / "slurm"
@@ -26,7 +27,7 @@ def text_of(site: Site) -> str:
     """All that a run on a site comes to: its three scripts, and how its training starts."""
     parts = []
     for stage in JOB_STAGES:
-        command = (PYTHON, "-m", "pipelines.job", stage, str(RUN.path))
+        command = module_command("pipelines.job", stage, str(RUN.path), python=PYTHON)
         parts.append(script.batch_script(site, stage, script.stage_job(stage, RUN.slurm, RUN.run_id, command)))
     hosts = [f"node{n}" for n in range(site.train.nodes)]
     how = launchers.train_launch(site, LaunchConfig(), PYTHON, RUN.path, site.ranks, hosts)
@@ -103,7 +104,7 @@ def test_all_that_a_site_can_say_is_in_its_script() -> None:
     assert text.endswith("exec python -m x '/a b'\n")
     inside = launchers.stage_command(site, PYTHON, "train", RUN.path)
     assert inside[:5] == ("apptainer", "exec", "--nv", "--bind", "/shared/work")
-    assert inside[5:] == ("/images/idxtrain.sif", "python", "-m", "jobs.train", str(RUN.path))
+    assert inside[5:] == ("/images/idxtrain.sif", "python", "-I", "-m", "jobs.train", str(RUN.path))
 
 
 @pytest.mark.parametrize("name", SITES)

@@ -59,7 +59,7 @@ def test_golden(name: str, found: Site) -> None:
 
 def test_a_master_that_is_named_goes_before_the_sites() -> None:
     how = launchers.prepare_launch(STANDALONE, "spark://mine:7077", PYTHON, RUN)
-    assert how.argv == (PYTHON, "-m", "jobs.prepare", str(RUN))
+    assert how.argv == (PYTHON, "-I", "-m", "jobs.prepare", str(RUN))
     assert how.environment == {}
     told = {MASTER: "spark://site:7077"}
     assert SparkConfig().placed(told).master == "spark://site:7077"

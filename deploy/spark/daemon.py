@@ -7,10 +7,10 @@ ends with the process that started this one.
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from jobs.prepare.java import find_java_home
+from jobs.prepare.spark_home import spark_home
 from jobs.process import die_with_parent
 
 _LOGGING = Path(__file__).with_name("log4j2.properties")
@@ -19,8 +19,7 @@ _OPTIONS = "SPARK_DAEMON_JAVA_OPTS"
 
 def command(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
     """Return the daemon's argv and what it adds to the environment."""
-    found = find_spec("pyspark")
-    home = Path((found and found.origin) or "pyspark").parent
+    home = spark_home()
     name, *options = arguments
     argv = [str(home / "bin" / "spark-class"), f"org.apache.spark.deploy.{name}", *options]
     logging = f'{environment.get(_OPTIONS, "")} "-Dlog4j2.configurationFile={_LOGGING}"'

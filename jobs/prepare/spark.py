@@ -4,7 +4,6 @@ import os
 import platform
 import re
 import socket
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -17,8 +16,9 @@ from urllib.parse import urlsplit
 
 from jobs.errors import IdxtrainError, InputError
 from jobs.prepare.config import SparkConfig
-from jobs.prepare.java import find_java_home
+from jobs.prepare.spark_home import foreign_variables, own_variables
 from jobs.progress import Progress
+from jobs.python import SAFE_PATH
 
 T = TypeVar("T")
 
@@ -42,8 +42,9 @@ class Spark(AbstractContextManager["Spark"]):
         self._started = self._starter.submit(self._start)
 
     def _start(self) -> Any:
-        os.environ["JAVA_HOME"] = str(find_java_home(os.environ))
-        os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+        for name in list(foreign_variables(os.environ, _is_local(self._config.master))):
+            del os.environ[name]
+        os.environ.update(own_variables(os.environ))
         from pyspark import SparkConf, SparkContext
 
         properties = spark_properties(self._config, self._scratch)
@@ -189,6 +190,8 @@ def spark_properties(config: SparkConfig, scratch: Path) -> dict[str, str]:
         "spark.master": config.master,
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
+        # Spark starts its Python workers itself, in a folder that may be the user's.
+        **{f"spark.executorEnv.{name}": value for name, value in SAFE_PATH.items()},
         # The Java side only hands out tasks, so the quickest compiler and collector to start are the best ones.
         "spark.driver.extraJavaOptions": " ".join(
             [
