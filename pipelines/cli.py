@@ -1,6 +1,9 @@
 """idxtrain: parse, call, print. Nothing is computed here, and nothing heavy is imported."""
 
+from pipelines import startup  # isort: skip  (first, as it says)
+
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +13,7 @@ import typer
 
 from jobs.errors import IdxtrainError, ReportedError, ResumableError
 from jobs.logs import log_to_stderr
-from pipelines import registry_commands, schedule_command, slurm_commands
+from pipelines import registry_commands, schedule_command, slurm_commands, stdout
 from pipelines.options import (
     WORK,
     Assignments,
@@ -51,7 +54,10 @@ app = typer.Typer(
 def _exit_codes() -> Iterator[None]:
     """End with exit code 2 for bad input and 1 for what else went wrong, one line each."""
     log_to_stderr()
+    before = signal.getsignal(signal.SIGINT)
     try:
+        if before is startup.interrupted:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there may be something to tidy up
         yield
     except ReportedError as error:  # the stage has said why
         sys.exit(error.exit_code)
@@ -59,11 +65,14 @@ def _exit_codes() -> Iterator[None]:
         print(f"idxtrain: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        print(f"idxtrain: {error}", file=sys.stderr)
+        if not stdout.is_lost():  # else `main` tells
+            print(f"idxtrain: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("idxtrain: interrupted", file=sys.stderr)
         sys.exit(ResumableError.exit_code)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _pipeline(command: str, last: str, options: Options, dry_run: bool) -> None:
@@ -149,7 +158,9 @@ def list_recipes(context: typer.Context) -> None:
     """List the recipes: what each is, what to expect, and what it costs."""
     from pipelines import recipes
 
-    if context.invoked_subcommand is None:
+    if context.invoked_subcommand is not None:
+        return
+    with _exit_codes():
         for name in recipes.names():
             about = recipes.load(name).about
             print(f"{name:<10} {about.summary}\n{'':<10} {about.expected}; {about.images:,} images; {about.time}")
@@ -205,7 +216,11 @@ slurm_commands.register(app, _exit_codes)
 
 def main() -> None:
     """Be the program `idxtrain`."""
-    app(prog_name="idxtrain")
+    result = stdout.watch()
+    try:
+        app(prog_name="idxtrain")
+    finally:
+        result.finish()
 
 
 if __name__ == "__main__":
