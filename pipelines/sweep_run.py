@@ -18,6 +18,7 @@ from jobs.errors import IdxtrainError, InputError, ReportedError, ResumableError
 from jobs.files import write_json, write_text
 from jobs.logs import log_to_stderr
 from jobs.run_dir import Work
+from jobs.umask import keep_others_from_writing
 from pipelines import job, request, submit
 from pipelines import run as runs
 from pipelines.config import Config
@@ -171,6 +172,7 @@ def _tell(sweep: Sweep, lines: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    keep_others_from_writing()
     log_to_stderr()
     try:
         sys.exit(finish(read(sys.argv[2], Work(Path(sys.argv[1])))))
