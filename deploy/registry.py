@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from filelock import FileLock
-
 from deploy.tracking import CALM, naming_registry, require_answer, scratch, tracking_uri
 from deploy.versions import ALIASES, Entry, Version, without_password
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import sha256_file
+from jobs.lease import Lease
 from jobs.run_dir import Work
 
 _RUN, _MODEL_SHA, _ACCURACY = "idxtrain.run_id", "idxtrain.model_sha256", "idxtrain.test_accuracy"
@@ -292,10 +291,10 @@ def _make_database(work: Work) -> None:
     if database.exists():
         return
     work.registry.mkdir(mode=0o700, parents=True, exist_ok=True)
-    work.locks.mkdir(parents=True, exist_ok=True)
+    work.locks.mkdir(mode=0o775, parents=True, exist_ok=True)
     from mlflow import MlflowClient
 
-    with FileLock(work.locks / "registry.lock"):
+    with Lease(work.lease_file("registry"), "the registry's database", waits=True):
         if database.exists():
             return
         for abandoned in work.registry.glob(".new-*"):

@@ -68,8 +68,12 @@ class Work:
 
     @property
     def locks(self) -> Path:
-        """Lock files; empty of meaning when nobody holds them."""
+        """Leases, which no dead process holds for ever: see `jobs.lease`."""
         return self.path / ".locks"
+
+    def lease_file(self, name: str) -> Path:
+        """Return where the lease of something shared lies: of "dataset-ID", "parts", "prune" or "registry"."""
+        return self.locks / f"{name}.json"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from jobs.files import full_disk, sealed, sha256_json, take_seal, write_json
 from jobs.logs import log_to_file, log_to_file_only, log_to_stderr
 from jobs.process import die_with_parent
 from jobs.run_dir import RunDir, one_line, read_object
+from jobs.umask import keep_others_from_writing
 
 STAGES = ("fetch", "prepare", "train", "evaluate")
 # What of the config goes into a stage, beside what the stage before it put out. `seed` decides weights and order.
@@ -113,6 +114,7 @@ def run_as_process(stage: str, work: Callable[[RunDir], None], argv: Sequence[st
     0 done; 2 bad input; 75 stopped as asked; 71 another rank is gone; 1 what else can go wrong; 70 what nobody foresaw.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    keep_others_from_writing()
     die_with_parent()
     log_to_stderr()
     if len(arguments) != 1:

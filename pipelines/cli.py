@@ -13,6 +13,7 @@ import typer
 
 from jobs.errors import IdxtrainError, ReportedError, ResumableError
 from jobs.logs import log_to_stderr
+from jobs.umask import keep_others_from_writing
 from pipelines import registry_commands, schedule_command, slurm_commands, stdout
 from pipelines.options import (
     WORK,
@@ -216,6 +217,7 @@ slurm_commands.register(app, _exit_codes)
 
 def main() -> None:
     """Be the program `idxtrain`."""
+    keep_others_from_writing()
     result = stdout.watch()
     try:
         app(prog_name="idxtrain")

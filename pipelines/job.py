@@ -25,6 +25,7 @@ from deploy.slurm.site import JOB_STAGES, JobStage, Site
 from jobs.errors import IdxtrainError, InputError, ReportedError, ResumableError
 from jobs.logs import log_to_stderr
 from jobs.run_dir import RunDir
+from jobs.umask import keep_others_from_writing
 from pipelines.config import Config
 from pipelines.lock import LockedError
 from pipelines.run import read_config
@@ -163,6 +164,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
+    keep_others_from_writing()
     log_to_stderr()
     if len(sys.argv) != 3 or sys.argv[1] not in JOB_STAGES:
         print(f"idxtrain: usage: python -m pipelines.job {'|'.join(JOB_STAGES)} RUN_DIR", file=sys.stderr)

@@ -38,11 +38,11 @@ def output_to(path: Path | None) -> Iterator[None]:
 def _open(path: Path) -> int:
     from logging.handlers import RotatingFileHandler
 
-    from filelock import FileLock
+    from jobs.lease import Lease
 
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")):  # two that start at once rotate once
+        with Lease(path.with_name(f".{path.name}.json"), f"--log {path}", waits=True):  # two at once rotate once
             if path.exists() and path.stat().st_size > MOST_BYTES:
                 handler = RotatingFileHandler(path, backupCount=KEPT, delay=True)
                 handler.doRollover()

@@ -6,32 +6,28 @@ waiting for the registry; a run of `idxtrain run`, which is its user's own; data
 
 import logging
 import os
-import re
 import secrets
 import shutil
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from deploy.registry import Registry
 from deploy.versions import Version
 from jobs import parts
 from jobs.errors import IdxtrainError, InputError
+from jobs.lease import HeldError, Lease
 from jobs.run_dir import RunDir, Work, read_object
 from jobs.stage import read_record
+from pipelines import leftovers
+from pipelines.leftovers import is_dead
 from pipelines.lock import RunLock
 from pipelines.retrain_state import BusyError, Place
-
-_DEAD_SECONDS = 3600.0  # a temporary file that nobody has touched for so long is a dead process's
-# See jobs.files, pipelines.lock and deploy.registry.
-_TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp-.+|\.[0-9a-f]{16}\.lock|\.after-.+\.lock|\.\d+-.+\.keras|\.new-\d+\.db.*")
+from pipelines.run import written
 
 log = logging.getLogger("idxtrain")
 
@@ -71,6 +67,7 @@ class Pruning:
     ) -> None:
         self._work, self._keep, self._environment = work, keep, environment
         self._held, self._is_dry, self._versions = held, is_dry, versions
+        self._going: frozenset[str] = frozenset()
         folders = sorted(work.retrains.iterdir()) if work.retrains.exists() else []
         self._places = [Place(work, each.name) for each in folders if each.is_dir() and not each.name.startswith(".")]
 
@@ -80,12 +77,12 @@ class Pruning:
         """
         if not self._work.path.is_dir():
             raise InputError(f"--work {self._work.path}: there is no such folder; give the one to prune")
-        self._work.locks.mkdir(exist_ok=True)
+        self._work.locks.mkdir(mode=0o775, exist_ok=True)
         try:
-            with FileLock(self._work.locks / "prune.lock", timeout=0):
+            with Lease(self._work.lease_file("prune"), f"prune: {self._work.path}"):
                 return self._removals()
-        except Timeout:
-            raise InputError(f"prune: another one is at work in {self._work.path}; wait for it") from None
+        except HeldError as error:
+            raise InputError(f"prune: another one is at work in {self._work.path}; wait for it") from error
 
     def _removals(self) -> list[Removal]:
         registries = {place: Registry(self._work, place.name, self._environment) for place in self._places}
@@ -94,6 +91,7 @@ class Pruning:
         if self._versions:
             done += self._old_versions(registries, found)
         gone = [run for run in found.old if self._remove_run(run)]
+        self._going = frozenset(run.run_id for run in gone)
         left = [*found.kept, *(run for run in found.old if run not in gone)]
         done += [Removal("run", run.run_id) for run in gone]
         return [*done, *self._data(left, found.unknown), *self._leftovers()]
@@ -107,22 +105,22 @@ class Pruning:
         for registry in registries.values():
             needed |= {version.run_id for version in registry.versions() if version.aliases}
         old, kept, unknown, by_model = [], [], [], []
-        for folder in sorted(self._work.runs.iterdir()) if self._work.runs.exists() else []:
+        for folder in _folders(self._work.runs):
             run = RunDir(folder)
             try:
                 config = read_object(run.config_file, "") if run.config_file.exists() else {}
             except (InputError, OSError):
                 unknown.append(run.run_id)
                 continue
-            if not config and run.run_id not in needed and _is_dead(folder):
+            if not config and run.run_id not in needed and is_dead(folder):
                 old.append(run)  # killed between the folder and its config
             elif not _is_of_retrain(config) or run.run_id in needed:
                 kept.append(run)
             else:
                 by_model.append((_model_of(run, config), run))
-        by_model.sort(key=lambda pair: (pair[0], pair[1].run_id))
+        by_model.sort(key=lambda pair: (pair[0], written(pair[1].config_file), pair[1].run_id))
         for _, pairs in groupby(by_model, key=lambda pair: pair[0]):
-            mine = [run for _, run in pairs]  # their IDs sort by time
+            mine = [run for _, run in pairs]
             old += mine[: -self._keep]
             kept += mine[-self._keep :]
         idle = [run for run in old if _is_idle(run)]
@@ -150,39 +148,64 @@ class Pruning:
             which = ", ".join([*unknown, *under_way][:3])
             log.info("prune: all data stay, as it is not known which of them these runs use: %s", which)
             return
-        used = {_dataset(run) for run in runs}
-        folders = sorted(self._work.datasets.iterdir()) if self._work.datasets.exists() else []
-        left = []
-        for folder in folders:
-            lock = self._work.locks / f"dataset-{folder.name.removeprefix('.tmp-').partition('-')[0]}.lock"
-            is_old = folder.name.startswith(".tmp-") or ((folder / parts.PARTS).exists() and folder not in used)
-            if is_old and self._remove_data(folder, lock):
-                yield Removal("leftover" if folder.name.startswith(".tmp-") else "dataset", folder.name)
-            else:
-                left.append(folder)
-        yield from self._parts(left)
+        used_by = {run.run_id: _dataset(run) for run in runs}
+        gone = []
+        for folder in _folders(self._work.datasets):
+            is_unfinished = folder.name.startswith(".tmp-")
+            is_old = is_unfinished or ((folder / parts.PARTS).exists() and folder not in used_by.values())
+            if is_old and self._remove_dataset(folder, used_by):
+                gone.append(folder)
+                yield Removal("leftover" if is_unfinished else "dataset", folder.name)
+        yield from self._parts(gone)
 
-    def _parts(self, datasets: Iterable[Path]) -> Iterator[Removal]:
+    def _remove_dataset(self, folder: Path, used_by: Mapping[str, Path | None]) -> bool:
+        """Remove a dataset unless a process that lives is about to make or use it."""
+        name = folder.name.removeprefix(".tmp-").partition("-")[0]
         try:
-            used = set().union(*(parts.part_ids(dataset) for dataset in datasets))
-        except InputError as error:
-            log.info("prune: all parts stay: %s", error)
-            return
-        for folder in sorted(self._work.parts.iterdir()) if self._work.parts.exists() else []:
-            if folder.name not in used and self._remove_data(folder, self._work.locks / "parts.lock"):
-                yield Removal("leftover" if folder.name.startswith(".tmp-") else "part", folder.name)
-
-    def _remove_data(self, folder: Path, lock: Path) -> bool:
-        """Remove a folder unless a process that lives is about to make it."""
-        try:
-            with FileLock(lock, timeout=0):
-                if not self._is_dry:
+            # Who wants to use it has to have the lease, too, and has a run by then.
+            with Lease(self._work.lease_file(f"dataset-{name}"), f"dataset {name}"):
+                user = None if folder.name.startswith(".tmp-") else self._new_user(folder, used_by)
+                if user is None:
                     self._move_away(folder)
-        except (Timeout, OSError) as error:
+        except (InputError, OSError) as error:
             log.warning("prune: %s stays: %s", folder, error)
+            return False
+        if user is not None:
+            log.info("prune: %s stays: run %s may use it", folder, user)
             return False
         self._empty_bin()
         return True
+
+    def _new_user(self, folder: Path, used_by: Mapping[str, Path | None]) -> str | None:
+        """Return a run that may have come to use a dataset since the runs were looked at; None where there is none.
+
+        `used_by`: the dataset of each run that was there then, and stays.
+        """
+        for path in _folders(self._work.runs):
+            run = RunDir(path)
+            if used_by.get(run.run_id) is not None or (self._is_dry and run.run_id in self._going):
+                continue
+            dataset = _dataset(run)
+            may_come_to_one = dataset is None and (run.run_id not in used_by or not _is_idle(run))
+            if dataset == folder or may_come_to_one:
+                return run.run_id
+        return None
+
+    def _parts(self, datasets_gone: Sequence[Path]) -> list[Removal]:
+        """Remove the parts that no dataset is made of, unless a process that lives is making some."""
+        done = []
+        try:
+            with Lease(self._work.lease_file("parts"), "the parts"):
+                left = [folder for folder in _folders(self._work.datasets) if folder not in datasets_gone]
+                used = set().union(*map(parts.part_ids, left))
+                for folder in _folders(self._work.parts):
+                    if folder.name not in used:
+                        self._move_away(folder)
+                        done.append(Removal("leftover" if folder.name.startswith(".tmp-") else "part", folder.name))
+        except (InputError, OSError) as error:
+            log.info("prune: parts stay: %s", error)
+        self._empty_bin()
+        return done
 
     # --- the registry
 
@@ -229,26 +252,30 @@ class Pruning:
 
     def _leftovers(self) -> Iterator[Removal]:
         """Remove temporary files and folders of dead processes."""
-        folders = [self._work.registry, *(each for place in self._places for each in place.folders)]
-        found = [path for folder in folders if folder.exists() for path in sorted(folder.iterdir())]
-        found = [path for path in found if _TEMPORARY.fullmatch(path.name)]
-        found += sorted(self._work.scratch.iterdir()) if self._work.scratch.exists() else []
+        places = [each for place in self._places for each in place.folders]
+        found = leftovers.in_folders([self._work.registry, self._work.locks, *_folders(self._work.archives), *places])
+        found += [path for folder in _folders(self._work.runs) for path in leftovers.of_run(RunDir(folder))]
+        found += [path for path in _folders(self._work.scratch) if is_dead(path)]
         for path in found:
-            if _is_dead(path):
-                if not self._is_dry:
-                    _delete(path)
+            if not self._is_dry:
+                _delete(path)
+            yield Removal("leftover", path.name)
+        for path in sorted(self._work.locks.glob("*.json")):
+            if is_dead(path) and (self._is_dry or _release(path)):
                 yield Removal("leftover", path.name)
-        if not self._is_dry:
-            self._empty_bin()
+        self._empty_bin()
 
     def _move_away(self, path: Path) -> None:
         """Take a folder out of sight in one step: a kill leaves it whole or gone."""
+        if self._is_dry:
+            return
         self._work.bin.mkdir(mode=0o700, exist_ok=True)
         path.rename(self._work.bin / f"{secrets.token_hex(4)}-{path.name}")
 
     def _empty_bin(self) -> None:
-        for path in self._work.bin.iterdir() if self._work.bin.exists() else []:
-            _delete(path)
+        if not self._is_dry:
+            for path in _folders(self._work.bin):
+                _delete(path)
 
 
 def summary(removed: Sequence[Removal]) -> str:
@@ -290,10 +317,18 @@ def _is_idle(run: RunDir) -> bool:
         return False
 
 
-def _is_dead(path: Path) -> bool:
-    with suppress(OSError):
-        return time.time() - path.lstat().st_mtime > _DEAD_SECONDS
-    return False
+def _release(lease: Path) -> bool:
+    """Remove a lease unless its owner lives."""
+    try:
+        with Lease(lease, lease.name):
+            return True
+    except (InputError, OSError):
+        return False
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Return what lies in a folder, sorted; nothing where it is not there."""
+    return sorted(folder.iterdir()) if folder.exists() else []
 
 
 def _delete(path: Path) -> None:

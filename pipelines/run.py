@@ -5,8 +5,8 @@ import secrets
 import shlex
 import stat
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,15 @@ from pipelines.config import Config, differences, validate
 ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
+_SECOND = 1_000_000_000  # ns; the finest that every file system can tell apart
+
+
+def _config_file(run: RunDir) -> Path:
+    return run.config_file
+
+
 def new_id(recipe: str) -> str:
-    """Return an ID that sorts by time and tells the recipe: 20260131-142530-fast-3f9a."""
+    """Return an ID that shows the local time and the recipe: 20260131-142530-fast-3f9a."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe}-{secrets.token_hex(2)}"
 
 
@@ -36,12 +43,33 @@ def find(work: Work, run_id: str) -> RunDir | None:
         return run if run.config_file.exists() else None
 
 
-def latest(work: Work) -> RunDir | None:
-    """Return the run whose config was written last."""
+def latest(work: Work, file_of: Callable[[RunDir], Path] = _config_file) -> RunDir | None:
+    """Return the run of which a file, its config if no other is named, was written last.
+
+    Runs that may not be read, as other users' in a shared folder, are passed over.
+    """
     with reading(work):
-        folders = list(work.runs.iterdir()) if work.runs.exists() else []
-        made = [run for run in map(RunDir, folders) if run.config_file.exists()]
-        return max(made, key=lambda run: run.config_file.stat().st_mtime, default=None)
+        runs = [RunDir(folder) for folder in work.runs.iterdir()] if work.runs.exists() else []
+    found = max(runs, key=lambda run: written(file_of(run)), default=None)
+    return found if found and written(file_of(found)) >= 0 else None
+
+
+def written(file: Path) -> int:
+    """Return when a file was written last, in ns since 1970; −1 where it is not there or may not be looked at."""
+    try:
+        return file.stat().st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return -1
+
+
+def date_last(run: RunDir, file_of: Callable[[RunDir], Path]) -> None:
+    """Date a file that was written just now after the same file of all other runs, though the clock was set back.
+
+    Which run is the newest is told by these dates, not by the IDs: those show the local time, which may repeat itself.
+    """
+    file, before = file_of(run), max(written(file_of(RunDir(folder))) for folder in run.path.parent.iterdir())
+    if before > written(file):
+        os.utime(file, ns=(before + _SECOND, before + _SECOND))
 
 
 @contextmanager
@@ -68,28 +96,63 @@ def make(work: Work, run_id: str) -> RunDir:
         raise InputError(
             f"--work {work.path}: cannot be made ({error.strerror}); give a folder you may write"
         ) from error
+    _make_private(run)
     return run
+
+
+def _make_private(run: RunDir) -> None:
+    """Take from others what an existing run's folder, made by hand or copied, allows them."""
+    mode = stat.S_IMODE(run.path.stat().st_mode)
+    if not mode & 0o077:
+        return
+    try:
+        run.path.chmod(mode & ~0o077)
+    except PermissionError:
+        raise InputError(
+            f"{run.path}: found mode {mode:04o} and another user's, expected 0700 and yours; give another --run-id"
+        ) from None
 
 
 def require_safe(run: RunDir) -> None:
     """Raise InputError where we may not write, or where everybody may, who could change data, weights and results."""
-    for folder in (run.work.path, run.work.runs, run.work.datasets, run.path):
-        try:
-            mode = folder.stat().st_mode
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be read ({error.strerror}); give another --work") from error
-        name, found = shlex.quote(str(folder)), f"mode {stat.S_IMODE(mode):04o}"
-        if not stat.S_ISDIR(mode):
-            raise InputError(f"{folder}: found a file, expected a folder; give another --work")
-        if mode & stat.S_IWOTH:
-            raise InputError(f"{folder}: found {found}, writable by everybody, expected 0775 or less; chmod o-w {name}")
-        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+    work = run.work
+    for folder in (work.path, work.runs, work.datasets, work.locks, run.path):
+        mode = _safe_mode(folder)
+        if mode is not None and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             raise InputError(
-                f"{folder}: found {found}, which does not let you read and write, expected 0700 or more; "
-                f"chmod u+rwx {name}, or give another --work"
+                f"{folder}: found mode {mode:04o}, which does not let you read and write, expected 0700 or more; "
+                f"chmod u+rwx {shlex.quote(str(folder))}, or give another --work"
             )
+    # These may well be another user's alone.
+    for folder in (work.archives, work.parts, work.retrains, work.sweeps, work.registry, work.bin):
+        _safe_mode(folder)
+    for folder in _folders_in(work.archives, work.datasets, work.parts):
+        _safe_mode(folder)
+
+
+def _safe_mode(folder: Path) -> int | None:
+    """Return a folder's mode, None where there is none; raise InputError where everybody may write into it."""
+    try:
+        status = folder.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror}); give another --work") from error
+    mode = stat.S_IMODE(status.st_mode)
+    if not stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{folder}: found a file, expected a folder; give another --work")
+    if mode & stat.S_IWOTH:
+        raise InputError(
+            f"{folder}: found mode {mode:04o}, writable by everybody, expected 0775 or less; "
+            f"chmod -R o-w {shlex.quote(str(folder))}"
+        )
+    return mode
+
+
+def _folders_in(*folders: Path) -> Iterable[Path]:
+    for folder in folders:
+        with suppress(FileNotFoundError, PermissionError), os.scandir(folder) as entries:
+            yield from (Path(entry.path) for entry in entries if entry.is_dir())
 
 
 def freeze(run: RunDir, config: Config) -> None:
@@ -97,6 +160,7 @@ def freeze(run: RunDir, config: Config) -> None:
     if run.config_file.exists():
         require_same(run, config)
     write_json(run.config_file, config.to_json())
+    date_last(run, _config_file)
 
 
 def read_config(run: RunDir) -> Config:

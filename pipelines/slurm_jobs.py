@@ -15,7 +15,7 @@ from jobs.errors import IdxtrainError, InputError
 from jobs.files import write_json
 from jobs.run_dir import RunDir, Work, read_object
 from jobs.stage import is_done
-from pipelines.run import reading
+from pipelines.run import date_last
 
 # submitted: all jobs of the run, at once. started, ended: one job's process. again: put back into the queue.
 Event = Literal["submitted", "started", "ended", "again"]
@@ -77,6 +77,7 @@ class SlurmJobs:
     def write_jobs(self, jobs: Mapping[str, str]) -> None:
         """Write down which job does which stage."""
         write_json(self.jobs_file, dict(jobs))
+        date_last(self.run, _jobs_file)
 
     def note(self, event: Event, **facts: Any) -> None:
         """Add to the history; on a full disk it stays as it is."""
@@ -151,12 +152,14 @@ def submitted_run(run_id: str | None, work: Work) -> SlurmJobs:
         if not jobs.jobs_file.exists():
             raise InputError(f"run {run_id}: was not submitted; submit it with `idxtrain submit --run-id {run_id}`")
         return jobs
-    with reading(work):
-        folders = list(work.runs.iterdir()) if work.runs.exists() else []
-        submitted = [jobs for jobs in map(SlurmJobs, map(RunDir, folders)) if jobs.jobs_file.exists()]
-    if not submitted:
+    last = runs.latest(work, _jobs_file)
+    if last is None:
         raise InputError(f"found no submitted run in {work.runs}; `idxtrain submit` makes one")
-    return max(submitted, key=lambda jobs: jobs.jobs_file.stat().st_mtime)
+    return SlurmJobs(last)
+
+
+def _jobs_file(run: RunDir) -> Path:
+    return SlurmJobs(run).jobs_file
 
 
 def _lines(path: Path) -> list[str]:

@@ -19,6 +19,7 @@ from jobs.files import write_json, write_text
 from jobs.logs import log_to_stderr
 from jobs.python import module_command
 from jobs.run_dir import Work
+from jobs.umask import keep_others_from_writing
 from pipelines import job, request, submit
 from pipelines import run as runs
 from pipelines.config import Config
@@ -172,6 +173,7 @@ def _tell(sweep: Sweep, lines: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    keep_others_from_writing()
     log_to_stderr()
     try:
         sys.exit(finish(read(sys.argv[2], Work(Path(sys.argv[1])))))

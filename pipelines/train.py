@@ -10,6 +10,7 @@ from jobs.errors import ReportedError
 from jobs.run_dir import RunDir
 from jobs.stage import STAGES, is_done
 from jobs.train.preflight import check_config, check_dataset
+from pipelines import leftovers
 from pipelines import run as runs
 from pipelines.config import Config
 from pipelines.lock import RunLock
@@ -38,6 +39,8 @@ def run_stages(run: RunDir, config: Config, last: str = STAGES[-1], how_to: Laun
     run, another config or dataset than its own, a training that cannot work.
     """
     with RunLock(run):
+        for path in leftovers.of_run(run):
+            path.unlink(missing_ok=True)
         planned = how_to(run, config, STAGES[: STAGES.index(last) + 1])
         if "train" in planned and not is_done(run, "train"):
             check_config(config.train, ranks(config, os.environ))

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from jobs import lease
 from jobs.errors import InputError
 from jobs.run_dir import RunDir
-from pipelines import lock
 from pipelines.lock import RunLock
 
 # Takes the lock, says so, and holds it until its standard input ends. A refusal is said, too.
@@ -25,11 +25,12 @@ import sys
 from pathlib import Path
 from jobs.errors import InputError
 from jobs.run_dir import RunDir
-from pipelines import lock
-lock._REFRESH_SECONDS = 0.05
+from jobs import lease
+from pipelines.lock import RunLock
+lease._REFRESH_SECONDS = 0.05
 sys.stdin.readline()  # ready, steady
 try:
-    with lock.RunLock(RunDir(Path(sys.argv[1]))):
+    with RunLock(RunDir(Path(sys.argv[1]))):
         print("taken", flush=True)
         sys.stdin.read()
 except InputError as error:
@@ -179,7 +180,7 @@ def test_an_owner_elsewhere_counts_as_gone_when_its_lease_is_over(run: RunDir, w
 
 
 def test_the_owner_touches_it_while_it_lives(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "_REFRESH_SECONDS", 0.02)
+    monkeypatch.setattr(lease, "_REFRESH_SECONDS", 0.02)
     with RunLock(run):
         for _ in range(2):
             grow_old(lock_file(run), 3600)
@@ -251,13 +252,14 @@ import os, random, signal, sys, time
 from pathlib import Path
 from jobs.errors import InputError
 from jobs.run_dir import RunDir
-from pipelines import lock
+from jobs import lease
+from pipelines.lock import RunLock
 run, inside = RunDir(Path(sys.argv[1])), Path(sys.argv[2])
-lock._RETRY_SECONDS = 0
+lease._RETRY_SECONDS = 0
 taken, end = 0, time.monotonic() + 2
 while time.monotonic() < end or not taken:
     try:
-        with lock.RunLock(run):
+        with RunLock(run):
             os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
             taken += 1
             inside.unlink()

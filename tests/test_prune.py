@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from deploy.registry import Registry
 from deploy.tracking import RegistryDownError
@@ -16,6 +15,7 @@ from deploy.versions import CHALLENGER, CHAMPION, PREVIOUS
 from jobs import parts
 from jobs.errors import InputError
 from jobs.files import sealed, write_json
+from jobs.lease import Lease
 from jobs.run_dir import RunDir, Work
 from pipelines.lock import RunLock
 from pipelines.prune import Pruning, summary
@@ -209,13 +209,13 @@ def test_what_a_living_process_is_writing_stays(work: Work) -> None:
     put(paths, 0)
     building = leftovers(work)[6]
     building.mkdir()
-    with FileLock(work.locks / "dataset-0123456789abcdef.lock"):
+    with Lease(work.lease_file("dataset-0123456789abcdef"), "it"):
         Pruning(work, 2, {}).run()
     assert all(path.exists() for path in [*paths, building])
 
 
 def test_two_at_once_and_no_folder_are_said(work: Work, tmp_path: Path) -> None:
-    with FileLock(work.locks / "prune.lock"), pytest.raises(InputError, match="another one is at work"):
+    with Lease(work.lease_file("prune"), "it"), pytest.raises(InputError, match="another one is at work"):
         Pruning(work, 2, {}).run()
     with pytest.raises(InputError, match="there is no such folder"):
         Pruning(Work(tmp_path / "nowhere"), 2, {}).run()

@@ -180,7 +180,7 @@ def test_a_directory_that_everybody_may_write_is_refused(
     before = sorted(work.rglob("*"))
     done = idxtrain("run", "--data", data, "--work", work, "--run-id", "r")
     open_one = (work / folder).resolve()
-    require_refusal(done, f"{open_one}: found mode {mode:04o}, writable by everybody", f"; chmod o-w {open_one}")
+    require_refusal(done, f"{open_one}: found mode {mode:04o}, writable by everybody", f"; chmod -R o-w {open_one}")
     assert sorted(work.rglob("*")) == before
 
 

@@ -53,7 +53,8 @@ def test_what_a_killed_job_left_goes_with_the_next_and_nothing_else(tmp_path: Pa
     torn.mkdir()
     with private_folder(tmp_path, "8-prepare") as folder:
         assert {path.name for path in tmp_path.iterdir()} == {
-            foreign.name, target.name, "idxtrain-job-1-link", kept.name, folder.name,
+            foreign.name, target.name, "idxtrain-job-1-link",
+            kept.name, f".{kept.name}.json", folder.name, f".{folder.name}.json",
         }  # fmt: skip
         assert (kept / "below" / "file").exists()
     alive.kill()

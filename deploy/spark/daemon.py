@@ -12,6 +12,7 @@ from pathlib import Path
 from jobs.prepare.java import find_java_home
 from jobs.prepare.spark_home import spark_home
 from jobs.process import die_with_parent
+from jobs.umask import keep_others_from_writing
 
 _LOGGING = Path(__file__).with_name("log4j2.properties")
 _OPTIONS = "SPARK_DAEMON_JAVA_OPTS"
@@ -27,6 +28,7 @@ def command(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[l
 
 
 if __name__ == "__main__":
+    keep_others_from_writing()
     argv, further = command(sys.argv[1:], os.environ)
     die_with_parent()  # holds for what this process becomes, too
     os.execve(argv[0], argv, {**os.environ, **further})  # noqa: S606

@@ -13,8 +13,9 @@ from urllib.request import HTTPRedirectHandler, OpenerDirector, Request, build_o
 from jobs.archive import Role
 from jobs.fetch.catalog import KnownArchive
 from jobs.fetch.config import url_problem
+from jobs.fetch.partial import PartialFile
 from jobs.fetch.source import SourceDownError, SourceError
-from jobs.files import digest_file, sync
+from jobs.files import sync
 from jobs.progress import Progress
 
 _ATTEMPTS = 3  # how often a broken transfer is taken up again
@@ -39,24 +40,23 @@ class Mirror:
     def get(self, role: Role, archive: KnownArchive, directory: Path) -> Path:
         """Download the archive's .gz. What arrived of it stays in a .part file, to be taken up by the next try."""
         target = directory / archive.gz_name
-        part = target.with_name(f"{target.name}.part")
-        resumed = _length(part) > 0
-        self._complete(archive, part)
-        found = digest_file(part, "md5")
-        if found != archive.gz_md5 and resumed:
-            # The first bytes may be another server's fault: give this one a chance with all of them.
-            part.unlink()
+        with PartialFile(target.with_name(f"{target.name}.part")) as part:
+            resumed = part.length > 0
             self._complete(archive, part)
-            found = digest_file(part, "md5")
-        if found != archive.gz_md5:
-            part.unlink()
-            raise SourceError(f"found MD5 {found}, expected {archive.gz_md5}")
-        sync(part)
-        part.rename(target)
+            found = part.md5()
+            if found != archive.gz_md5 and resumed:
+                # The first bytes may be another server's fault: give this one a chance with all of them.
+                part.cut(0)
+                self._complete(archive, part)
+                found = part.md5()
+            if found != archive.gz_md5:
+                part.cut(0)
+                raise SourceError(f"found MD5 {found}, expected {archive.gz_md5}")
+            part.finish(target)
         sync(directory)
         return target
 
-    def _complete(self, archive: KnownArchive, part: Path) -> None:
+    def _complete(self, archive: KnownArchive, part: PartialFile) -> None:
         """Download until the part is whole, or as often as is sensible."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -65,9 +65,9 @@ class Mirror:
                 if attempt == _ATTEMPTS:
                     raise SourceError(f"{error} ({_ATTEMPTS} attempts)") from error
 
-    def _receive(self, archive: KnownArchive, part: Path) -> None:
+    def _receive(self, archive: KnownArchive, part: PartialFile) -> None:
         """Make one request, for what the part lacks, and append the answer."""
-        done = _length(part)
+        done = part.length
         size = archive.gz_bytes
         if done == size:
             return
@@ -77,20 +77,21 @@ class Mirror:
                 raise SourceError(f"offers {total} bytes, expected {size}")
             total = size if total is None else total
             limit = _MOST_BYTES if size is None else size
-            with part.open("ab" if done else "wb") as file, Progress(archive.gz_name, total, "bytes") as shown:
+            part.cut(done)
+            with Progress(archive.gz_name, total, "bytes") as shown:
                 for block in _blocks(response, self._timeout):
                     done += len(block)
                     if done > limit:
                         break
-                    file.write(block)
+                    part.write(block)
                     shown.update(done)
         if done > limit:
-            part.unlink()
+            part.cut(0)
             raise SourceError(f"sends more than the {limit} bytes expected")
         if total is not None and done < total:
             raise _BrokenOffError(f"broke off after {done} of {total} bytes")
 
-    def _open(self, archive: KnownArchive, part: Path, done: int) -> HTTPResponse:
+    def _open(self, archive: KnownArchive, part: PartialFile, done: int) -> HTTPResponse:
         headers = {"User-Agent": "idxtrain", "Accept-Encoding": "identity"}
         if done:
             headers["Range"] = f"bytes={done}-"
@@ -100,21 +101,21 @@ class Mirror:
         except HTTPError as error:
             error.close()
             if done and error.code == 416:
-                part.unlink()
+                part.cut(0)
                 raise _BrokenOffError(f"has no bytes after {done}") from error
             raise SourceError(f"HTTP {error.code} {' '.join(str(error.reason).split())}") from error
         except (HTTPException, OSError) as error:
             raise SourceDownError(_reason(error)) from error
 
 
-def _extent(response: HTTPResponse, part: Path, done: int) -> tuple[int, int | None]:
+def _extent(response: HTTPResponse, part: PartialFile, done: int) -> tuple[int, int | None]:
     """Return at which byte the answer begins, 0 or `done`, and how long the whole file is, if the server says."""
     if response.status != 206:
         return 0, response.length
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if match and int(match[1]) == done > 0:
         return done, int(match[2])
-    part.unlink(missing_ok=True)
+    part.cut(0)
     raise _BrokenOffError(f"answers with another range than asked for ({response.headers.get('Content-Range')!r})")
 
 
@@ -162,10 +163,3 @@ def _reason(error: Exception) -> str:
         return "no answer in time"
     text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
     return " ".join(text.split()) or type(cause).__name__
-
-
-def _length(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

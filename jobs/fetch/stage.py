@@ -5,11 +5,8 @@ then from mirrors, then from the offline package.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from jobs import parts
 from jobs.archive import ROLES, Archive, Role
@@ -24,6 +21,7 @@ from jobs.fetch.names import unreadable
 from jobs.fetch.pairs import find_pairs
 from jobs.fetch.source import Source, SourceDownError, SourceError
 from jobs.files import sha256_file
+from jobs.lease import Lease
 from jobs.progress import megabytes
 
 log = logging.getLogger("idxtrain")
@@ -50,7 +48,9 @@ def fetch(config: FetchConfig, archives_dir: Path, lock_dir: Path) -> Archives:
     paths = from_folder(folder, data_set, bool(more)) if folder else {}
     lacking = [role for role in ROLES if role not in paths]
     if data_set is not None and lacking:
-        with _lock(lock_dir, data_set.name):
+        lock_dir.mkdir(mode=0o775, parents=True, exist_ok=True)
+        # One process at a time fetches a data set into a work directory.
+        with Lease(lock_dir / f"archives-{data_set.name}.json", f"fetch: {data_set.name}", waits=True):
             paths |= _obtain(data_set, lacking, config, archives_dir / data_set.name)
     found: Archives = {role: _describe(role, paths[role], config.dataset) for role in ROLES if role in paths}
     if not more and not config.parts:
@@ -63,22 +63,6 @@ def fetch(config: FetchConfig, archives_dir: Path, lock_dir: Path) -> Archives:
 
 def _role(key: str) -> Role:
     return "train_images" if key.startswith("train_images") else "train_labels"
-
-
-@contextmanager
-def _lock(directory: Path, name: str) -> Iterator[None]:
-    """Let one process at a time fetch a data set into a work directory."""
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / f"archives-{name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("%s: another process is fetching it; waiting", name)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _obtain(data_set: KnownDataSet, roles: Sequence[Role], config: FetchConfig, directory: Path) -> dict[Role, Path]:

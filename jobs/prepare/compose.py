@@ -9,13 +9,13 @@ from functools import reduce
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
 from jobs import dataset, parts
 from jobs.archive import Archive
 from jobs.dataset import SPLITS, Manifest, PixelStatistics, Shard, Split, SplitInfo
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import sealed, sync, write_json
+from jobs.lease import Lease
 from jobs.prepare import idx
 from jobs.prepare.archives import image_shape
 from jobs.prepare.build import report
@@ -33,15 +33,16 @@ def build_of_parts(
 ) -> None:
     """Fill `directory` (empty, not yet under its final name) with the dataset. Raises InputError for bad archives."""
     test, training = read_pairs(config, archives)
-    with FileLock(work.locks / "parts.lock"):  # whoever holds it alone makes and removes parts
+    # Whoever holds it alone makes and removes parts. It is held until the dataset's own list says which it is made of.
+    with Lease(work.lease_file("parts"), "prepare: the parts", waits=True):
         found = _parts(config, spark, [test, *training], directory, work.parts)
         _link(directory, found)
-    manifest = _manifest(config, archives, directory, name, (test, *training), found)
-    parts.write_parts(
-        directory,
-        found[0].directory.name,
-        (_info(pair, part, manifest.classes) for pair, part in zip(training, found[1:], strict=True)),
-    )
+        manifest = _manifest(config, archives, directory, name, (test, *training), found)
+        parts.write_parts(
+            directory,
+            found[0].directory.name,
+            (_info(pair, part, manifest.classes) for pair, part in zip(training, found[1:], strict=True)),
+        )
     write_json(directory / dataset.MANIFEST, sealed(manifest.model_dump(mode="json")))
     report(manifest)
 
@@ -89,7 +90,7 @@ def _parts(
 ) -> list[Part]:
     """Return the pairs' parts, in order; decode those that are not there whole."""
     folder.mkdir(mode=0o775, parents=True, exist_ok=True)
-    for abandoned in folder.glob(".tmp-*"):  # of a process that died: the lock is ours
+    for abandoned in folder.glob(".tmp-*"):  # of a process that died: the lease is ours
         shutil.rmtree(abandoned)
     places = [folder / pair.part_id(config) for pair in pairs]
     _require_distinct(places[1:])

@@ -10,6 +10,7 @@ from jobs import dataset, parts
 from jobs.archive import Archive
 from jobs.errors import InputError
 from jobs.files import sha256_json, sync
+from jobs.lease import Lease
 from jobs.prepare.config import PrepareConfig, SparkConfig
 from jobs.run_dir import Work
 
@@ -30,24 +31,21 @@ def prepare(config: PrepareConfig, spark: SparkConfig, archives: Mapping[str, Ar
     """Make the dataset, unless it is there, and return its directory. It appears whole, by one rename."""
     name = dataset_id(config, archives)
     directory = work.datasets / name
-    if _is_there(directory):
-        log.info("prepare: dataset %s is there already", name)
-        return directory
-
-    from filelock import FileLock
-
-    # These bring Spark, Arrow and NumPy.
-    from jobs.prepare.build import build
-    from jobs.prepare.compose import build_of_parts
-
-    work.locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(work.locks / f"dataset-{name}.lock"):
-        if (directory / dataset.MANIFEST).exists():  # another process made it while this one waited
+    work.locks.mkdir(mode=0o775, parents=True, exist_ok=True)
+    # Also whether it is there is asked with the lease: `idxtrain prune` removes a dataset with it only.
+    with Lease(work.lease_file(f"dataset-{name}"), f"prepare: dataset {name}", waits=True):
+        if _is_there(directory):
+            log.info("prepare: dataset %s is there already", name)
             return directory
+
+        # These bring Spark, Arrow and NumPy.
+        from jobs.prepare.build import build
+        from jobs.prepare.compose import build_of_parts
+
         if directory.exists():
             raise InputError(f"{directory}: found no {dataset.MANIFEST} in it; remove {directory} to prepare it again")
         work.datasets.mkdir(mode=0o775, parents=True, exist_ok=True)  # never for everybody, whatever the umask
-        for abandoned in work.datasets.glob(f".tmp-{name}-*"):  # of a process that died; the lock says it is dead
+        for abandoned in work.datasets.glob(f".tmp-{name}-*"):  # of a process that died: the lease is ours
             shutil.rmtree(abandoned)
         unfinished = work.datasets / f".tmp-{name}-{secrets.token_hex(4)}"
         unfinished.mkdir()
