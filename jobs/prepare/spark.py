@@ -199,10 +199,13 @@ def spark_properties(config: SparkConfig, scratch: Path) -> dict[str, str]:
             ]
         ),
     }
-    if _is_local(config.master):
+    if _is_local(config.properties.get("spark.master", config.master)):
         if config.master == "local":
             properties["spark.master"] = f"local[{len(os.sched_getaffinity(0))}]"
         properties |= {
+            # Any user of this machine can connect to the driver, which deserializes what it is sent. With this, it
+            # answers only clients that know a secret, which Spark makes for each local context.
+            "spark.authenticate": "true",
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.driver.host": "127.0.0.1",
             "spark.local.dir": str(scratch),
