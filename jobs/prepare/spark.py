@@ -25,6 +25,7 @@ T = TypeVar("T")
 _POLL_SECONDS = 0.2
 _PARTITIONS_PER_CORE = 4
 _STANDALONE = "spark://"
+_LOCAL = re.compile(r"local(\[([0-9]+|\*)(\s*,\s*[0-9]+)?\])?")  # what Spark takes for local, to the letter
 _CONNECT_SECONDS = 3.0
 # What a call ends with when Spark stops its context meanwhile, by itself.
 _STOPPED = re.compile("masters are unresponsive|stopped SparkContext|SparkContext (has been shutdown|was shut down)")
@@ -163,7 +164,7 @@ def _is_stopped(context: Any) -> bool:
 
 
 def _is_local(master: str) -> bool:
-    return master == "local" or master.startswith("local[")
+    return bool(_LOCAL.fullmatch(master))
 
 
 def _split(tasks: Sequence[Any], parts: int) -> list[Sequence[Any]]:
