@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -26,6 +27,20 @@ def digest_file(path: Path, algorithm: str) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+class HashedFile(io.FileIO):
+    """A file opened for reading from its beginning on, whose bytes a hash is updated with as they are read."""
+
+    def __init__(self, path: Path, digest: "hashlib._Hash") -> None:
+        super().__init__(path)
+        self._digest = digest
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into `buffer`; return how many bytes that were, 0 at the file's end. A BufferedReader calls this."""
+        count = super().readinto(buffer)
+        self._digest.update(memoryview(buffer)[:count])
+        return count
 
 
 def sha256_json(value: Any) -> str:

@@ -17,18 +17,18 @@ from jobs.files import sealed, take_seal, write_json
 from jobs.run_dir import read_object
 
 PARTS = "parts.json"
-_MARK = "@"
+MARK = "@"
 _ROW_BITS, _PART_BITS = 32, 31
 
 
 def key(role: str, tag: str) -> str:
     """Return the name of a tagged pair's archive among a data set's archives."""
-    return f"{role}{_MARK}{tag}"
+    return f"{role}{MARK}{tag}"
 
 
 def tags(archives: Iterable[str]) -> list[str]:
     """Return the tags of the training pairs among archives' names, sorted; none for a data set of one plain pair."""
-    return sorted({name.partition(_MARK)[2] for name in archives if _MARK in name})
+    return sorted({name.partition(MARK)[2] for name in archives if MARK in name})
 
 
 def first_index(part_id: str) -> int:

@@ -136,7 +136,7 @@ def test_no_dataset_takes_more_than_was_estimated(tmp_path: Path, dtype: str, ro
     (tmp_path / "train").mkdir()
     rule = Normalization(rule="train-range", offset=noise.min(), scale=1 / (float(noise.max()) - float(noise.min())))
     train = [shard for shard in plan.shards if shard.split == "train"]
-    taken = sum(Decoder(plan, pair, pair).write(rule, tmp_path, shard).bytes for shard in train)
+    taken = sum(Decoder(plan, pair, pair).write(rule, tmp_path, shard).shard.bytes for shard in train)
     assert taken <= parquet_bytes(plan, pair.image_header) <= 4 * taken + 100_000
 
 

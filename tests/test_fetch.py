@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -161,6 +162,25 @@ def test_folder_without_any_archive_is_refused(tmp_path: Path, dataset: str) -> 
     assert "'emnist-letters-train-images-idx3-ubyte'" in refused(tmp_path, dataset, data=str(folder))
     (tmp_path / "empty").mkdir()
     assert "the folder is empty" in refused(tmp_path, dataset, data=str(tmp_path / "empty"))
+
+
+def test_what_is_named_as_an_archive_and_is_no_file_is_told_for_what_it_is(tmp_path: Path) -> None:
+    def told(name: str) -> str:
+        message = refused(tmp_path, "digits", data=str(folder))
+        (folder / name).rename(tmp_path / name)  # out of the way
+        assert message.startswith(f"{folder / name}: found ")
+        assert message.endswith(", expected a regular file; put the archive itself there")
+        return message.removeprefix(f"{folder / name}: found ").partition(",")[0]
+
+    folder = fill(tmp_path / "data", {"README": b""})
+    os.mkfifo(folder / "train-images-idx3-ubyte")
+    assert told("train-images-idx3-ubyte") == "a named pipe"
+    (folder / "train-labels-idx1-ubyte.gz").mkdir()
+    assert told("train-labels-idx1-ubyte.gz") == "a folder"
+    (folder / "t10k-images-idx3-ubyte").symlink_to("gone")
+    assert told("t10k-images-idx3-ubyte") == "a link to 'gone' (No such file or directory)"
+    (folder / "t10k-labels-idx1-ubyte").symlink_to("t10k-labels-idx1-ubyte")
+    assert told("t10k-labels-idx1-ubyte").endswith("(Too many levels of symbolic links)")
 
 
 def test_no_such_folder(tmp_path: Path) -> None:

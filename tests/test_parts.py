@@ -1,6 +1,8 @@
 """Data sets of many archive pairs: what is found, what Spark decodes, and that the dataset is one like any other."""
 
 import json
+import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -223,6 +225,16 @@ def test_one_plain_pair_is_what_it_was(tmp_path: Path, make_archives: MakeArchiv
         (["b/train-images-idx3-ubyte", "b/train-labels-idx1-ubyte", "b/t10k-images-idx3-ubyte"], []),
         (["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "train-pictures-x-idx3-ubyte", ".x/train"], []),
         (["train-images-a-idx3-ubyte", "train-images-a-idx3-ubyte.gz", "train-labels-a-idx1-ubyte"], ["a"]),
+        (["train-images-a-idx3-ubyte.gz.part", "train-labels-a-idx1-ubyte.bak", ".train-images-a-idx3-ubyte"], []),
+        ([".old/train-images-idx3-ubyte", ".old/train-labels-idx1-ubyte"], []),
+        *(
+            ([f"train-images-{tag}-idx3-ubyte", f"train-labels-{tag}-idx1-ubyte.gz"], [tag])
+            for tag in ("2026-11-27T03:00", "monday (2)", "Monday_ä", "week+1", "漢", ".x", "a@b", "x" * 80)
+        ),
+        *(
+            ([f"{tag}/train-images-idx3-ubyte", f"{tag}/train-labels.idx1-ubyte"], [tag])
+            for tag in ("week 2", "2026-11-27T03:00", "+", "x" * 80)
+        ),
     ],
 )
 def test_pairs_are_known_by_name_or_folder(tmp_path: Path, names: list[str], found: list[str]) -> None:
@@ -241,6 +253,8 @@ def test_pairs_are_known_by_name_or_folder(tmp_path: Path, names: list[str], fou
         (["train-labels-a-idx1-ubyte"], "found no train_images of a for it"),
         (["test-images-a-idx3-ubyte"], "is a test archive with a tag, expected one test pair"),
         (["a/train-images-idx3-ubyte", "train-images-a-idx3-ubyte"], "found .* for train_images of a, too"),
+        (["t10k-images-week 2-idx3-ubyte"], "is a test archive with a tag, expected one test pair"),
+        (["week 2/train-images-idx3-ubyte"], "found no train_labels of week 2 for it; add that archive"),
     ],
 )
 def test_a_pair_that_is_not_one_is_refused(tmp_path: Path, names: list[str], words: str) -> None:
@@ -249,6 +263,69 @@ def test_a_pair_that_is_not_one_is_refused(tmp_path: Path, names: list[str], wor
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(InputError, match=words):
         find_pairs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train-images--idx3-ubyte",
+        "train-images- -idx3-ubyte",
+        "train-images-two\nlines-idx3-ubyte",
+        "train-images_monday-idx3-ubyte.gz",
+        "train-images-monday_idx3-ubyte",
+        "train-images monday idx3-ubyte",
+        "train_images-monday-idx3-ubyte",
+        "Train-Labels-Monday-IDX5-ubyte",
+        "train-labels-monday-idx1",
+        "train-images-monday.idx3.gz",
+        "t10k-images_monday-idx3-ubyte",
+    ],
+)
+def test_a_name_that_is_almost_an_archives_is_refused_with_the_rule(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(InputError) as caught:
+        find_pairs(tmp_path)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith(str(tmp_path / name).replace("\n", "\\n"))
+    assert (
+        "expected train-images-TAG-idx3-ubyte or train-labels-TAG-idx1-ubyte (also .idx for -idx, and with .gz)" in text
+    )
+    assert text.endswith("; rename it, or move it out of --data")
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("week2/train-images-monday-idx3-ubyte", "week2/train-images-monday-idx3-ubyte"),
+        ("two\nlines/train-images-idx3-ubyte", "two\\nlines"),
+    ],
+)
+def test_a_pair_in_a_folder_that_cannot_be_a_tag_is_refused(tmp_path: Path, name: str, named: str) -> None:
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).touch()
+    with pytest.raises(InputError) as caught:
+        find_pairs(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}/{named}: found a name that is almost an archive's, expected ")
+
+
+def test_a_tagged_archive_that_is_no_file_is_refused_unless_another_is_one(tmp_path: Path) -> None:
+    (tmp_path / "train-images-a-idx3-ubyte").mkdir()  # what some unpackers make
+    for name in ("train-images-a.idx3-ubyte", "train-labels-a.idx1-ubyte"):
+        (tmp_path / name).touch()
+    assert parts.tags(find_pairs(tmp_path)) == ["a"]
+    os.mkfifo(tmp_path / "train-labels-b-idx1-ubyte")
+    with pytest.raises(InputError, match=r"/train-labels-b-idx1-ubyte: found a named pipe, expected a regular file; "):
+        find_pairs(tmp_path)
+
+
+def test_a_folder_of_pairs_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "locked").mkdir()
+    told: list[str] = []
+    monkeypatch.setattr(os, "access", lambda *question: False)  # a mode would not stop root
+    monkeypatch.setattr(logging.getLogger("idxtrain"), "warning", lambda text, *values: told.append(text % values))
+    assert find_pairs(tmp_path) == {}
+    assert told == [f"{tmp_path / 'locked'}: cannot be read; training pairs in it are left out"]
 
 
 @pytest.mark.parametrize(

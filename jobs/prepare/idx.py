@@ -9,6 +9,7 @@ archive's text says whether N counts in the compressed file or in the inflated d
 """
 
 import gzip
+import hashlib
 import math
 import os
 import stat
@@ -24,7 +25,7 @@ from typing import IO
 import numpy as np
 
 from jobs.errors import InputError
-from jobs.files import write_atomic
+from jobs.files import HashedFile, write_atomic
 
 _DTYPES: dict[int, np.dtype] = {
     0x08: np.dtype("u1"),
@@ -118,14 +119,15 @@ def check(path: Path) -> Header:
     return header
 
 
-def inflate(source: Path, destination: Path) -> Header:
+def inflate(source: Path, destination: Path, digest: "hashlib._Hash | None" = None) -> Header:
     """Verify an archive, plain or gzip, like `check` and write it as a plain IDX file, 1 MiB at a time.
 
     Writes at most the bytes the header promises, whatever the stream goes on to hold. A file already at
     `destination` is removed first and the new one appears when it is complete, so after an error there is none.
+    `digest` is updated with the archive as it is stored, in the same pass: these bytes made the plain file.
     Raises IdxError for the archive; ValueError where both paths are one file; OSError where writing fails.
     """
-    with _open(source) as archive:
+    with _open(source, digest) as archive:
         if destination.exists() and destination.samefile(source):
             raise ValueError(f"{_name(source)}: cannot be inflated onto itself")
         destination.unlink(missing_ok=True)
@@ -245,12 +247,12 @@ class _Source:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[_Source]:
+def _open(path: Path, digest: "hashlib._Hash | None" = None) -> Iterator[_Source]:
     with _reading(path):
         # Asked before opening: to open a named pipe would wait for its writer.
         if not stat.S_ISREG(path.stat().st_mode):
             raise _error(path, "byte 0", "a directory or a device", "a regular file", "name the archive itself")
-        file = path.open("rb")
+        file = BufferedReader(HashedFile(path, digest)) if digest else path.open("rb")
     with file:
         yield _Source(path, file)
 

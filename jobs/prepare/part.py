@@ -19,15 +19,15 @@ from jobs.archive import Archive
 from jobs.dataset import FORMAT, SPLITS, Shard, Split
 from jobs.errors import InputError
 from jobs.files import sealed, sha256_file, sha256_json, sync, take_seal, write_json
-from jobs.prepare.archives import Pair, inflate
-from jobs.prepare.build import check_shards, survey_splits
+from jobs.prepare.archives import Pair, inflated
+from jobs.prepare.build import check_shards, survey_splits, take_shards
 from jobs.prepare.config import PrepareConfig
 from jobs.prepare.decode import Decoder
 from jobs.prepare.idx import Header
 from jobs.prepare.plan import DatasetPlan, plan_dataset
 from jobs.prepare.room import require_room
 from jobs.prepare.spark import Spark
-from jobs.prepare.survey import NORMALIZATION_OF_BYTES, NOTHING, Moments
+from jobs.prepare.survey import NORMALIZATION_OF_BYTES, NOTHING, Moments, add_counts
 from jobs.run_dir import read_object
 
 _FILE = "part.json"
@@ -124,30 +124,31 @@ def make_part(spark: Spark, config: PrepareConfig, pair: ArchivePair, directory:
     require_room(unfinished, archives, headers | {"train_images": pair.image_header}, plan)
     scratch = unfinished / "scratch"
     scratch.mkdir()
-    plain = inflate(archives, scratch)
-    files = Pair(
-        plain[f"{split}_images"],
-        plain[f"{split}_labels"],
-        pair.image_header,
-        pair.label_header,
-        image_archive=pair.images.path,
-        label_archive=pair.labels.path,
-    )
-    first = 0 if pair.tag is None else parts.first_index(directory.name)
-    decoder = Decoder(plan, files, files, first)
-    surveys = survey_splits(spark, decoder, pair.image_header)
-    for name in SPLITS:
-        (unfinished / name).mkdir()
-        (unfinished / f"{name}.digests").write_bytes(b"".join(survey.digests for survey in surveys[name]))
-        sync(unfinished / f"{name}.digests")
-    write = partial(decoder.write, NORMALIZATION_OF_BYTES, unfinished)
-    shards = spark.collect(f"prepare: writing {pair.name}", write, plan.shards)
+    with inflated(archives, scratch) as plain:
+        files = Pair(
+            plain[f"{split}_images"],
+            plain[f"{split}_labels"],
+            pair.image_header,
+            pair.label_header,
+            image_archive=pair.images.path,
+            label_archive=pair.labels.path,
+        )
+        first = 0 if pair.tag is None else parts.first_index(directory.name)
+        decoder = Decoder(plan, files, files, first)
+        surveys = survey_splits(spark, decoder, pair.image_header)
+        counts = {name: add_counts([survey.label_counts for survey in surveys[name]]).tolist() for name in SPLITS}
+        for name in SPLITS:
+            (unfinished / name).mkdir()
+            (unfinished / f"{name}.digests").write_bytes(b"".join(survey.digests for survey in surveys[name]))
+            sync(unfinished / f"{name}.digests")
+        write = partial(decoder.write, NORMALIZATION_OF_BYTES, unfinished)
+        shards = take_shards(decoder, spark.collect(f"prepare: writing {pair.name}", write, plan.shards), counts)
     shutil.rmtree(scratch)
     check_shards(unfinished, plan, shards)
     moments = reduce(Moments.__add__, [survey.moments for survey in surveys["train"]], NOTHING)
     content: dict[str, Any] = {
         "shards": [shard.model_dump() for shard in shards],
-        "label_counts": {name: _counts(surveys[name]) for name in SPLITS},
+        "label_counts": counts,
         "moments": asdict(moments) if moments.count else asdict(NOTHING) | {"min": 0.0, "max": 0.0},
         "digests": {f"{name}.digests": sha256_file(unfinished / f"{name}.digests") for name in SPLITS},
         "versions": spark.versions(),
@@ -156,16 +157,3 @@ def make_part(spark: Spark, config: PrepareConfig, pair: ArchivePair, directory:
     unfinished.rename(directory)
     sync(directory.parent)
     log.info("prepare: %s: %s rows decoded", pair.name, f"{pair.image_header.rows:,}")
-
-
-def _counts(surveys: Any) -> list[int]:
-    total: list[int] = []
-    for survey in surveys:
-        counts = [int(count) for count in survey.label_counts]
-        longest = max(len(total), len(counts))
-        total = [a + b for a, b in zip(_padded(total, longest), _padded(counts, longest), strict=True)]
-    return total
-
-
-def _padded(counts: list[int], length: int) -> list[int]:
-    return counts + [0] * (length - len(counts))

@@ -25,6 +25,7 @@ T = TypeVar("T")
 _POLL_SECONDS = 0.2
 _PARTITIONS_PER_CORE = 4
 _STANDALONE = "spark://"
+_LOCAL = re.compile(r"local(\[([0-9]+|\*)(\s*,\s*[0-9]+)?\])?")  # what Spark takes for local, to the letter
 _CONNECT_SECONDS = 3.0
 # What a call ends with when Spark stops its context meanwhile, by itself.
 _STOPPED = re.compile("masters are unresponsive|stopped SparkContext|SparkContext (has been shutdown|was shut down)")
@@ -164,7 +165,7 @@ def _is_stopped(context: Any) -> bool:
 
 
 def _is_local(master: str) -> bool:
-    return master == "local" or master.startswith("local[")
+    return bool(_LOCAL.fullmatch(master))
 
 
 def _split(tasks: Sequence[Any], parts: int) -> list[Sequence[Any]]:
@@ -202,10 +203,13 @@ def spark_properties(config: SparkConfig, scratch: Path) -> dict[str, str]:
             ]
         ),
     }
-    if _is_local(config.master):
+    if _is_local(config.properties.get("spark.master", config.master)):
         if config.master == "local":
             properties["spark.master"] = f"local[{len(os.sched_getaffinity(0))}]"
         properties |= {
+            # Any user of this machine can connect to the driver, which deserializes what it is sent. With this, it
+            # answers only clients that know a secret, which Spark makes for each local context.
+            "spark.authenticate": "true",
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.driver.host": "127.0.0.1",
             "spark.local.dir": str(scratch),

@@ -117,7 +117,7 @@ def merge(
 
     Classes are counted by the training archive (train and validation). Raises InputError for a test label beyond.
     """
-    counts = {split: _add_counts([part.label_counts for part in parts]) for split, parts in surveys.items()}
+    counts = {split: add_counts([part.label_counts for part in parts]) for split, parts in surveys.items()}
     classes = max(len(counts["train"]), len(counts["validation"]))
     if len(counts["test"]) > classes:
         raise InputError(
@@ -142,7 +142,8 @@ def merge(
     )
 
 
-def _add_counts(parts: Sequence[np.ndarray]) -> np.ndarray:
+def add_counts(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Add label counts, int64 [highest label + 1] each, as long as the longest of them; [0] where there are none."""
     total = np.zeros(max((len(part) for part in parts), default=0), np.int64)
     for part in parts:
         total[: len(part)] += part
