@@ -1,6 +1,6 @@
 """python -m deploy.gang --np N [options] COMMAND…: run the ranks of a training as one, here or in a Slurm allocation.
 
-Horovod's ranks find each other at Horovod's own rendezvous server and then talk over Gloo: no MPI, no SSH. This does
+Horovod's ranks find each other at our rendezvous server and then talk over Gloo: no MPI, no SSH. This does
 what `horovodrun` does, with what users of a pipeline need beside: on one machine everything listens on the loopback
 interface alone; one line tells which rank failed and with what last words; a rank that has died or stalled ends the
 gang, which then starts anew from the last checkpoint; a signal stops all ranks at the same step; a dead launcher leaves

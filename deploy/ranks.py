@@ -7,10 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Protocol
 
+from deploy import rendezvous
+from deploy.rendezvous import Rendezvous
 from jobs.process import PARENT
 
 LOOPBACK = "127.0.0.1"
@@ -67,8 +69,8 @@ class LocalRanks:
     peer_seconds = 1.0
 
     def __init__(self, command: Sequence[str], ranks: int, environment: Mapping[str, str]) -> None:
-        port = start_rendezvous({LOOPBACK: ranks}, LOOPBACK, [0]) if ranks > 1 else 0
-        self._ranks = [_start(command, number, ranks, port, environment) for number in range(ranks)]
+        self._rendezvous = _rendezvous(ranks) if ranks > 1 else None
+        self._ranks = [_start(command, number, ranks, self._rendezvous, environment) for number in range(ranks)]
 
     def poll(self) -> list[int | None]:
         """Return each rank's exit code, or None while it runs."""
@@ -96,7 +98,9 @@ class LocalRanks:
                 rank.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End the ranks that still run."""
+        """End the ranks that still run, and their rendezvous."""
+        if self._rendezvous:
+            self._rendezvous.close()
         for rank in self._ranks:
             if rank.poll() is None:
                 rank.process.kill()
@@ -105,7 +109,7 @@ class LocalRanks:
             rank.poll()
 
 
-def rank_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
+def rank_environment(rank: int, ranks: int, where: Rendezvous) -> dict[str, str]:
     """Return what Horovod needs to know in a rank's environment; all ranks are on this machine."""
     return {
         "HOROVOD_HOSTNAME": LOOPBACK,
@@ -115,53 +119,26 @@ def rank_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
         "HOROVOD_LOCAL_SIZE": str(ranks),
         "HOROVOD_CROSS_RANK": "0",
         "HOROVOD_CROSS_SIZE": "1",
-        **rendezvous_environment(LOOPBACK, port, "lo"),
+        **rendezvous.environment(LOOPBACK, where.port, where.key, "lo"),
     }
 
 
-def rendezvous_environment(address: str, port: int, interface: str) -> dict[str, str]:
-    """Return how a rank finds the others: the rendezvous server, and the network it talks over."""
-    return {
-        "HOROVOD_CONTROLLER": "gloo",
-        "HOROVOD_CPU_OPERATIONS": "gloo",
-        "HOROVOD_GLOO_RENDEZVOUS_ADDR": address,
-        "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
-        "HOROVOD_GLOO_IFACE": interface,
-        "NCCL_SOCKET_IFNAME": interface,
-    }
+def _rendezvous(ranks: int) -> Rendezvous:
+    """Return where ranks of this machine find each other, and nobody else finds anything."""
+    started = Rendezvous({LOOPBACK: ranks}, LOOPBACK, [0])
+    for rank in range(ranks):
+        started.admit(rank, LOOPBACK)
+    return started
 
 
-def start_rendezvous(hosts: Mapping[str, int], address: str, ports: Iterable[int]) -> int:
-    """Start Horovod's rendezvous server in a thread, on one address alone; return its port.
-
-    `hosts`: how many ranks each has, in the order of the ranks. `ports`: to try, the first free one is taken; 0: any.
-    Raises OSError where none is free.
-    """
-    from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
-    from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
-
-    server, fault = None, OSError("no port to try")
-    for port in ports:
-        try:
-            # Horovod's own wrapper around this server binds to every interface.
-            server = RendezvousHTTPServer((address, port), RendezvousHandler, False)
-            break
-        except OSError as error:
-            fault = error
-    if server is None:
-        raise fault
-    slots = ",".join(f"{host}:{ranks}" for host, ranks in hosts.items())
-    server.init(get_host_assignments(parse_hosts(slots), sum(hosts.values())))
-    threading.Thread(target=server.serve_forever, name="rendezvous", daemon=True).start()
-    return int(server.server_address[1])
-
-
-def _start(command: Sequence[str], number: int, ranks: int, port: int, environment: Mapping[str, str]) -> Rank:
+def _start(
+    command: Sequence[str], number: int, ranks: int, where: Rendezvous | None, environment: Mapping[str, str]
+) -> Rank:
     """Start a rank. Rank 0 keeps the terminal; each line of the others' stderr is passed on with their number."""
     terminal = number == 0 and sys.stderr.isatty()
     process = subprocess.Popen(
         command,
-        env={**environment, PARENT: str(os.getpid()), **(rank_environment(number, ranks, port) if port else {})},
+        env={**environment, PARENT: str(os.getpid()), **(rank_environment(number, ranks, where) if where else {})},
         stdin=subprocess.DEVNULL,
         stderr=None if terminal else subprocess.PIPE,
         process_group=0,  # Ctrl-C goes to the launcher alone, which asks the ranks to stop

@@ -17,7 +17,7 @@ ONLY_IN = {
     "pyspark": {"jobs/prepare/spark.py"},
     "petastorm": {"jobs/train/reader.py"},
     "mlflow": {"deploy/registry.py"},
-    "horovod": {"jobs/train/collective.py", "deploy/allreduce.py", "deploy/ranks.py"},
+    "horovod": {"jobs/train/collective.py", "deploy/allreduce.py"},
 }
 SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 

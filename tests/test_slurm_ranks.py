@@ -67,7 +67,7 @@ def test_networks() -> None:
 
 @pytest.fixture
 def ordered(tmp_path: Path) -> Order:
-    found = Order(str(tmp_path), "abc", 2, "127.0.0.1", 20000, "", network.machine(), gpus=0, cpus=3)
+    found = Order(str(tmp_path), "abc", 2, "127.0.0.1", 20000, "", network.machine(), gpus=0, cpus=3, key="k")
     found.mark.touch()
     return found
 

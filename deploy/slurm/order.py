@@ -12,9 +12,9 @@ _PREFIX = "IDXTRAIN_STEP_"
 class Order:
     """One attempt at running all ranks.
 
-    `folder`: in the run directory, where `attempt-TOKEN` lies and exit files go. `address`, `port`: the rendezvous
-    server's. `interface`: the network to talk over; empty: the one that leads to the server. `machine`: the launcher's.
-    `gpus`: how many each node was to give.
+    `folder`: in the run directory, where `attempt-TOKEN` lies and exit files go. `address`, `port`, `key`: the
+    rendezvous server's. `interface`: the network to talk over; empty: the one that leads to the server. `machine`: the
+    launcher's. `gpus`: how many each node was to give.
     """
 
     folder: str
@@ -26,11 +26,17 @@ class Order:
     machine: str
     gpus: int
     cpus: int
+    key: str
 
     @property
     def mark(self) -> Path:
         """A file that the launcher wrote: whoever sees it sees the shared run directory."""
         return Path(self.folder) / f"attempt-{self.token}"
+
+    @property
+    def hello(self) -> str:
+        """What a line to stderr begins with by which a task tells the launcher its rank and its address."""
+        return f"idxtrain-task-{self.token} "
 
     def exit_file(self, rank: int) -> Path:
         """Where a task tells how its rank ended."""

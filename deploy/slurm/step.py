@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.ranks import start_rendezvous
+from deploy.rendezvous import Rendezvous
 from deploy.slurm import launchers, network, queue
 from deploy.slurm.order import Order
 from deploy.slurm.site import Site
@@ -39,22 +39,23 @@ class Allocation:
         placed = hosts(self.nodes, self.site.train.ranks_per_node, ranks)
         address = network.own_address_among(list(placed), self.site.interface)
         first = _FIRST_PORT + self.job * 13 % _PORTS  # 13: jobs next to each other do not meet at each other's second
-        port = start_rendezvous(placed, address, [*range(first, first + _TRIES), 0]) if ranks > 1 else 0
+        rendezvous = Rendezvous(placed, address, [*range(first, first + _TRIES), 0]) if ranks > 1 else None
         ordered = Order(
             folder=str(self.folder),
             token=secrets.token_hex(8),
             ranks=ranks,
             address=address,
-            port=port,
+            port=rendezvous.port if rendezvous else 0,
             interface=(self.site.interface or "") if len(placed) > 1 else "",
             machine=network.machine(),
             gpus=self.site.train.gpus_per_node,
             cpus=self.site.train.cpus or 0,
+            key=rendezvous.key if rendezvous else "",
         )
         self.folder.mkdir(parents=True, exist_ok=True)
         ordered.mark.touch()
         argv = [*launchers.step(self.site, ranks), *module_command("deploy.slurm.task", *command)]
-        return StepRanks(argv, ordered, placed, {**environment, **ordered.environment()})
+        return StepRanks(argv, ordered, placed, {**environment, **ordered.environment()}, rendezvous)
 
 
 def allocation(site: Site, folder: Path, environment: Mapping[str, str]) -> Allocation:
@@ -69,9 +70,14 @@ class StepRanks:
     peer_seconds = 20.0  # a rank that was killed with its task is known by the end of srun alone
 
     def __init__(
-        self, argv: Sequence[str], ordered: Order, placed: Mapping[str, int], environment: Mapping[str, str]
+        self,
+        argv: Sequence[str],
+        ordered: Order,
+        placed: Mapping[str, int],
+        environment: Mapping[str, str],
+        rendezvous: Rendezvous | None,
     ) -> None:
-        self._order = ordered
+        self._order, self._rendezvous = ordered, rendezvous
         self._hosts = [host for host, count in placed.items() for _ in range(count)]
         self._found: dict[int, dict[str, Any]] = {}
         self._ended = [float("inf")] * ordered.ranks
@@ -88,6 +94,11 @@ class StepRanks:
         """Pass on what the tasks and srun write: the tasks have put their numbers before their lines."""
         for line in lines:
             text = line.decode(errors="replace").rstrip("\n")
+            if text.startswith(self._order.hello):
+                rank, _, address = text.removeprefix(self._order.hello).partition(" ")
+                if self._rendezvous and rank.isdecimal():
+                    self._rendezvous.admit(int(rank), address)
+                continue
             if text.startswith("srun: error: ") or (text.startswith("slurmstepd: ") and not self._last_line):
                 self._last_line = text
             print(text, file=sys.stderr, flush=True)
@@ -125,7 +136,9 @@ class StepRanks:
             self._srun.send_signal(signal.SIGUSR1)
 
     def kill(self) -> None:
-        """End the step: at a SIGTERM, srun kills its tasks on all nodes."""
+        """End the step, and the rendezvous: at a SIGTERM, srun kills its tasks on all nodes."""
+        if self._rendezvous:
+            self._rendezvous.close()
         if self._srun.poll() is None and None not in self.poll():
             with suppress(subprocess.TimeoutExpired):
                 self._srun.wait(_LATE_SECONDS)  # all have ended; so will it

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
 
+from deploy import rendezvous
 from deploy.launch import visible_gpus
-from deploy.ranks import pass_on, rendezvous_environment
+from deploy.ranks import pass_on
 from deploy.slurm import network, order
 from deploy.slurm.order import Order
 from deploy.slurm.world import Place, place
@@ -38,6 +39,10 @@ def main(command: Sequence[str]) -> int:
         pass_on(here.rank, words.encode())
         code = IdxtrainError.exit_code
     else:
+        if ordered.ranks > 1:
+            # Through srun's own pipe: nobody but a task of this step can write there.
+            address = network.own_address_towards(ordered.address)
+            print(f"{ordered.hello}{here.rank} {address}", file=sys.stderr, flush=True)
         code, words = _run(command, here, environment(ordered, here, interface))
     write_json(ordered.exit_file(here.rank), {"code": code, "words": words, "host": here.host})
     return 0
@@ -75,7 +80,7 @@ def environment(ordered: Order, here: Place, interface: str) -> dict[str, str]:
     found = {name: value for name, value in os.environ.items() if name not in ordered.environment()}
     found |= {PARENT: str(os.getpid())} | ({CPUS: str(ordered.cpus)} if ordered.cpus else {})
     if ordered.ranks > 1:
-        found |= here.environment() | rendezvous_environment(ordered.address, ordered.port, interface)
+        found |= here.environment() | rendezvous.environment(ordered.address, ordered.port, ordered.key, interface)
     return found
 
 
