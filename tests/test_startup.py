@@ -18,6 +18,11 @@ from tests.conftest import MakeArchives
 PROGRAM = str(Path(sys.executable).with_name("idxtrain"))
 
 
+def heeding() -> None:
+    """Heed Ctrl-C, which a shell lets its background jobs ignore, this very test run perhaps among them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def lines_of(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("idxtrain: ")]
 
@@ -28,7 +33,7 @@ def test_ctrl_c_while_it_is_imported_is_one_line(module: str, tmp_path: Path, ma
     make_archives(tmp_path / "data", (6, 8), 2, train=60, test=12)
     options = ["--data", str(tmp_path / "data"), "--work", str(tmp_path / "work")]
     command = [sys.executable, "-X", "importtime", "-m", "pipelines.cli", "fetch", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeding) as program:
         assert program.stderr
         said = []
         for line in program.stderr:
@@ -43,7 +48,7 @@ def test_ctrl_c_while_it_is_imported_is_one_line(module: str, tmp_path: Path, ma
 def test_ctrl_c_as_a_stage_starts_is_one_line(tmp_path: Path, make_archives: MakeArchives) -> None:
     make_archives(tmp_path / "data", (6, 8), 2, train=60, test=12)
     command = [PROGRAM, "fetch", "--data", str(tmp_path / "data"), "--work", str(tmp_path / "work")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeding) as program:
         while not psutil.Process(program.pid).children():
             time.sleep(0.001)
             assert program.poll() is None
@@ -52,6 +57,28 @@ def test_ctrl_c_as_a_stage_starts_is_one_line(tmp_path: Path, make_archives: Mak
     assert program.returncode == ResumableError.exit_code, said
     assert len(lines_of(said)) == 1, said
     assert "Traceback" not in said
+
+
+def test_ctrl_c_in_a_call_of_spark_shows_no_traceback() -> None:
+    code = """
+from jobs.prepare.spark import hush_py4j
+from py4j.java_gateway import GatewayClient
+class Interrupted:
+    socket = None
+    def send_command(self, command):
+        raise KeyboardInterrupt
+    def close(self, reset):
+        pass
+hush_py4j()
+client = GatewayClient()
+client._get_connection = Interrupted
+try:
+    client.send_command("x")
+except KeyboardInterrupt:
+    print("passed on")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("passed on\n", "")
 
 
 def shell(line: str, *words: object) -> subprocess.CompletedProcess[str]:
