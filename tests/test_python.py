@@ -1,7 +1,6 @@
 """How processes of our own Python start: from nothing but the environment they are installed in."""
 
 import ast
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -9,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from deploy.doctor import horovod
-from deploy.launch import Launch
 from jobs.prepare.config import SparkConfig
 from jobs.prepare.spark import spark_properties
 from jobs.prepare.spark_home import foreign_variables, own_variables
 from jobs.python import clean_environment, module_command
-from pipelines.process import run_process
+from tests.conftest import Idxtrain, MakeArchives
 from tests.test_architecture import ROOT, SOURCES
 
 SHELL = {
@@ -64,17 +62,12 @@ def test_what_tunes_the_exchange_is_the_users() -> None:
     assert clean_environment(SHELL).items() >= SHELL.items()
 
 
-def test_a_stage_gets_what_its_launcher_says_and_nothing_of_the_shells(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOROVOD_RANK", "3")
-    monkeypatch.setenv("PYTHONPATH", "/nowhere")
-    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "7")
-    code = f"import json, os; open({str(tmp_path / 'told')!r}, 'w').write(json.dumps(dict(os.environ)))"
-    assert run_process(Launch(("python3", "-c", code), {"HOROVOD_CONTROLLER": "mpi"})) == 0
-    told = json.loads((tmp_path / "told").read_text(encoding="utf-8"))
-    assert (told["HOROVOD_CONTROLLER"], told["HOROVOD_CYCLE_TIME"], told["PYTHONSAFEPATH"]) == ("mpi", "7", "1")
-    assert told.keys().isdisjoint({"HOROVOD_RANK", "PYTHONPATH"})
+def test_a_stage_is_no_rank_of_the_shells(idxtrain: Idxtrain, make_archives: MakeArchives, tmp_path: Path) -> None:
+    make_archives(tmp_path / "data", (6, 8), 2, train=60, test=12)
+    environment = {**os.environ, "HOROVOD_RANK": "3", "PMIX_RANK": "3"}
+    done = idxtrain("fetch", "--data", "data", "--run-id", "r", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "work/runs/r/logs").iterdir()] == ["fetch.log"]
 
 
 def test_the_doctors_ranks_are_the_doctors(monkeypatch: pytest.MonkeyPatch) -> None:
