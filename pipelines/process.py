@@ -40,5 +40,6 @@ def run_process(how: Launch) -> int:
         for number, handler in previous.items():
             signal.signal(number, handler)
     if signals and code < 0:  # it had no time to say so
+        print("idxtrain: stopped as asked", file=sys.stderr)
         return ResumableError.exit_code
     return code if code in _MEANINGFUL else IdxtrainError.exit_code

@@ -8,6 +8,7 @@ import signal
 import sys
 from types import FrameType
 
+_MODULE = "pipelines.cli"
 INTERRUPTED = 75  # jobs.errors.ResumableError.exit_code, which is not imported yet
 
 
@@ -20,7 +21,7 @@ def interrupted(number: int, frame: FrameType | None) -> None:
 def own_packages() -> None:
     """Start again without PYTHONPATH, whose folders come before those of this environment."""
     if os.environ.get("PYTHONPATH") and not sys.flags.ignore_environment:
-        os.execv(sys.executable, (sys.executable, "-I", "-m", "pipelines.cli", *sys.argv[1:]))  # noqa: S606
+        os.execv(sys.executable, (sys.executable, "-I", "-m", _MODULE, *sys.argv[1:]))  # noqa: S606
 
 
 def hold_streams() -> None:
@@ -35,13 +36,12 @@ def hold_streams() -> None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
-def _is_program() -> bool:
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name == "pipelines.cli" if spec else os.path.basename(sys.argv[0]) == "idxtrain"  # noqa: PTH119
+_SPEC = getattr(sys.modules["__main__"], "__spec__", None)
+_IS_SCRIPT = _SPEC is None and os.path.basename(sys.argv[0]) == "idxtrain"  # noqa: PTH119
 
-
-if _is_program():
+if _IS_SCRIPT or (_SPEC and _SPEC.name == _MODULE):
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell ignores it in the background
         signal.signal(signal.SIGINT, interrupted)
-    own_packages()
+    if _IS_SCRIPT:  # who runs the module says where it comes from
+        own_packages()
     hold_streams()

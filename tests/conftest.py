@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from math import tau
 from pathlib import Path
@@ -185,13 +185,13 @@ def idxtrain(tmp_path: Path) -> Idxtrain:
     return idxtrain_in(tmp_path)
 
 
-def idxtrain_in(folder: Path) -> Idxtrain:
+def idxtrain_in(folder: Path, program: Sequence[str] = (str(Path(sys.executable).with_name("idxtrain")),)) -> Idxtrain:
     """Return the command line as a person in that folder runs it."""
 
     def run(
         *args: object, env: Mapping[str, str] | None = None, timeout: float = 600
     ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pipelines.cli", *map(str, args)]
+        command = [*program, *map(str, args)]
         return subprocess.run(
             command, cwd=folder, env=env, timeout=timeout, capture_output=True, text=True, check=False
         )

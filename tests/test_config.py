@@ -61,6 +61,9 @@ def test_assignments(assignment: str, key: str, value: object) -> None:
         ("train.learning_rate_scaling=linear", "learning_rate_scaling needs base_batch_size"),
         ("fetch.mirrors=['http://example.org/']", "is not https://"),
         ("train.learning_rate=nan", "train.learning_rate"),
+        ("train.batch_size=10000000000000000000", "train.batch_size: found 10000000000000000000: Input should be less"),
+        ("train.microbatches=10000000000000000000", "train.microbatches: found 10000000000000000000: Input should be"),
+        ("train.slices=10000000000000000000", "train.slices: found 10000000000000000000: Input should be less than"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(assignment: str, message: str) -> None:

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from errno import EDQUOT, ENOSPC
 from math import prod
 from pathlib import Path
@@ -28,8 +28,11 @@ from jobs.run_dir import RunDir, Work
 from jobs.stage import read_record
 from jobs.train.checkpoint import Checkpoint, Position, latest, save
 from pipelines.lock import RunLock
-from tests.conftest import Idxtrain, MakeArchives, as_stored
+from tests.conftest import Idxtrain, MakeArchives, as_stored, idxtrain_in
+from tests.hooked import python_with
 from tests.prepared import NO_SPARK, Archives
+
+Filling = Callable[[Sequence[object], str, int], subprocess.CompletedProcess[str]]
 
 BALLAST = "ballast"
 TRAINING = (
@@ -84,12 +87,15 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def filling(tmp_path: Path, disk: Path) -> dict[str, str]:
-    """Return an environment in which the disk fills up as a file named FILL_AT is to be written."""
-    (tmp_path / "hook").mkdir()
-    (tmp_path / "hook/sitecustomize.py").write_text(FILL, encoding="utf-8")
-    path = [str(tmp_path / "hook"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "FILL_DISK": str(disk)}
+def filling(tmp_path: Path, disk: Path) -> Filling:
+    """Return the command line with which the disk fills up, but for `room` bytes, as that file is to be written."""
+    run = idxtrain_in(tmp_path, (python_with(tmp_path / "hook", FILL), "-m", "pipelines.cli"))
+
+    def fill_up(command: Sequence[object], name: str, room: int) -> subprocess.CompletedProcess[str]:
+        told = {"FILL_DISK": str(disk), "FILL_AT": name, "FILL_ROOM": str(room)}
+        return run(*command, env={**os.environ, **told})
+
+    return fill_up
 
 
 def require_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -164,14 +170,12 @@ def test_while_inflating(make_archives: MakeArchives, disk: Path, role: Role, ro
     assert [path.name for path in disk.iterdir()] == [BALLAST]
 
 
-def test_while_spark_writes(
-    idxtrain: Idxtrain, make_archives: MakeArchives, disk: Path, filling: dict[str, str]
-) -> None:
+def test_while_spark_writes(idxtrain: Idxtrain, make_archives: MakeArchives, disk: Path, filling: Filling) -> None:
     make_archives(disk.parent / "data")
     work = Work(disk / "work")
     command = ("prepare", "--data", disk.parent / "data", "--work", work.path, "--run-id", "r",
                "--set", "prepare.rows_per_shard=100")  # fmt: skip
-    done = idxtrain(*command, env={**filling, "FILL_AT": "part-00003.parquet", "FILL_ROOM": "8192"})
+    done = filling(command, "part-00003.parquet", 8192)
     require_one_line(done, "/train/part-0000")  # the third, or the one that another task was writing beside it
     assert list(work.datasets.iterdir()) == []
     assert not RunDir(work.runs / "r").record_file("prepare").exists()
@@ -182,12 +186,12 @@ def test_while_spark_writes(
     verify(directory, read_manifest(directory), *SPLITS)
 
 
-def test_while_training(idxtrain: Idxtrain, make_archives: MakeArchives, disk: Path, filling: dict[str, str]) -> None:
+def test_while_training(idxtrain: Idxtrain, make_archives: MakeArchives, disk: Path, filling: Filling) -> None:
     make_archives(disk.parent / "data", (8, 8), 2, train=130, test=20)
     run = RunDir(disk / "work/runs/r")
     command = ("train", "--data", disk.parent / "data", "--work", disk / "work", "--run-id", "r", *TRAINING)
     for name, room in (("step-00000016.safetensors", 0), ("model.keras", 8192)):
-        done = idxtrain(*command, env={**filling, "FILL_AT": name, "FILL_ROOM": str(room)})
+        done = filling(command, name, room)
         require_one_line(done, name, "make room, then `idxtrain run --run-id r` goes on")
         assert unfinished(run.path) == []
         assert not run.record_file("train").exists()

@@ -1,5 +1,6 @@
 """Spark: started in the background, given tasks, watched, stopped. The only pyspark import."""
 
+import logging
 import os
 import platform
 import re
@@ -38,6 +39,7 @@ class Spark(AbstractContextManager["Spark"]):
     def __init__(self, config: SparkConfig, scratch: Path) -> None:
         require_master(config.master)
         self._config, self._scratch = config, scratch
+        hush_py4j()
         # The Java runtime takes seconds to start: meanwhile the caller inflates archives.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="spark-start")
         self._started = self._starter.submit(self._start)
@@ -119,6 +121,14 @@ class Spark(AbstractContextManager["Spark"]):
         if not self._config.master.startswith(_STANDALONE) or "Master removed our application" in text:
             return False
         return bool(_STOPPED.search(text)) or _is_stopped(context)
+
+
+def hush_py4j() -> None:
+    """Keep off the terminal what Py4J logs when a signal interrupts a call: tracebacks, through the root logger.
+
+    Python makes that logger write to stderr where it has no handler yet.
+    """
+    logging.getLogger().addHandler(logging.NullHandler())
 
 
 def require_master(url: str) -> None:

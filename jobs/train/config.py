@@ -28,9 +28,9 @@ class TrainConfig(Section):
     # The training ends at whichever bound comes first.
     epochs: int | None = Field(default=None, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=256, ge=1)  # the global batch
+    batch_size: int = Field(default=256, ge=1, lt=2**31)  # the global batch
     # Each rank computes its rows of a batch in so many parts, one after another, for batches larger than its memory.
-    microbatches: int = Field(default=1, ge=1)
+    microbatches: int = Field(default=1, ge=1, lt=2**31)
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)  # share of the label spread over all classes
     clip_norm: float | None = Field(default=None, gt=0)  # longest gradient, as L2 norm over all weights; None: any
@@ -60,7 +60,7 @@ class TrainConfig(Section):
     wire: Literal["float32", "bfloat16", "float16"] = "float32"  # of gradients on their way between ranks
     # Bit-equal from run to run and at any number of ranks up to `slices`, at the cost of speed: see jobs.train.exact.
     deterministic: bool = False
-    slices: int = Field(default=12, ge=1)  # 12: whole slices, so equal shares, for 1, 2, 3, 4, 6 and 12 ranks
+    slices: int = Field(default=12, ge=1, lt=2**31)  # 12: whole slices, so equal shares, for 1, 2, 3, 4, 6 and 12 ranks
 
     log_every: int = Field(default=50, ge=1)  # steps between two measurements
     # A checkpoint at the end of each epoch, when asked to stop, and at the first measurement after so many steps

@@ -44,6 +44,9 @@ class Place:
         self.folder, self.slurm, self._idxtrain = folder, slurm, idxtrain
         self.work, self.scratch = folder / "work", folder / "scratch"
         self.scratch.mkdir()
+        # No process on any node is to run what lies where one submits.
+        for name in ("models", "random"):
+            (folder / f"{name}.py").write_text("raise SystemExit('not ours')", encoding="utf-8")
 
     def __call__(self, command: str, *options: object) -> Any:
         return self._idxtrain(command, *options, "--work", self.work, env=self.slurm.environment)

@@ -1,0 +1,22 @@
+"""A Python that runs a hook before every program: for tests that reach into the processes of the pipeline.
+
+PYTHONPATH with a `sitecustomize.py` does not reach them, as they read no variable of Python's.
+"""
+
+import sys
+import sysconfig
+from pathlib import Path
+
+
+def python_with(folder: Path, hook: str) -> str:
+    """Make an environment like this process's, whose programs run `hook` first; return its interpreter."""
+    packages = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    packages.mkdir(parents=True)
+    (folder / "bin").mkdir()
+    base = Path(sys.executable).resolve()
+    (folder / "bin/python").symlink_to(base)
+    (folder / "pyvenv.cfg").write_text(f"home = {base.parent}\n", encoding="utf-8")
+    these = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+    (packages / "these.pth").write_text(these, encoding="utf-8")
+    (packages / "sitecustomize.py").write_text(hook, encoding="utf-8")
+    return str(folder / "bin/python")

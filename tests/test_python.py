@@ -1,0 +1,99 @@
+"""How processes of our own Python start: from nothing but the environment they are installed in."""
+
+import ast
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deploy.doctor import horovod
+from jobs.prepare.config import SparkConfig
+from jobs.prepare.spark import spark_properties
+from jobs.prepare.spark_home import foreign_variables, own_variables
+from jobs.python import clean_environment, module_command
+from tests.conftest import Idxtrain, MakeArchives
+from tests.test_architecture import ROOT, SOURCES
+
+SHELL = {
+    "HOME": "/home/me",
+    "HOROVOD_CYCLE_TIME": "5",
+    "HOROVOD_LOG_LEVEL": "debug",
+    "NCCL_DEBUG": "INFO",
+    "PMIX_MCA_gds": "hash",
+    "OMPI_MCA_btl": "tcp,self",
+}
+
+
+def test_one_place_alone_decides_how_our_python_starts() -> None:
+    starting = {
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value == "-m"
+    }
+    assert starting == {"jobs/python.py", "pipelines/startup.py"}
+
+
+def test_a_module_is_neither_found_in_the_current_folder_nor_by_pythonpath(tmp_path: Path) -> None:
+    for folder in (tmp_path / "here", tmp_path / "there"):
+        folder.mkdir()
+        for name in ("models", "random", "json"):
+            (folder / f"{name}.py").write_text("raise SystemExit('not ours')", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "there")}
+    command = module_command("jobs.fetch")
+    done = subprocess.run(command, cwd=tmp_path / "here", env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "idxtrain: usage: python -m jobs.fetch RUN_DIR\n")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_CROSS_SIZE", "HOROVOD_HOSTNAME",
+        "HOROVOD_CONTROLLER", "HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROVOD_GLOO_IFACE", "PMIX_RANK", "PMI_RANK",
+        "PMIX_SERVER_URI4", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PYTHONPATH", "PYTHONHOME",
+    ],
+)  # fmt: skip
+def test_no_process_takes_itself_for_a_rank_of_the_shell(name: str) -> None:
+    assert clean_environment({**SHELL, name: "3"}) == clean_environment(SHELL)
+
+
+def test_what_tunes_the_exchange_is_the_users() -> None:
+    assert clean_environment(SHELL).items() >= SHELL.items()
+
+
+def test_a_stage_is_no_rank_of_the_shells(idxtrain: Idxtrain, make_archives: MakeArchives, tmp_path: Path) -> None:
+    make_archives(tmp_path / "data", (6, 8), 2, train=60, test=12)
+    environment = {**os.environ, "HOROVOD_RANK": "3", "PMIX_RANK": "3"}
+    done = idxtrain("fetch", "--data", "data", "--run-id", "r", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "work/runs/r/logs").iterdir()] == ["fetch.log"]
+
+
+def test_the_doctors_ranks_are_the_doctors(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+
+    def ask_json(argv: object, environment: dict[str, str], seconds: float) -> dict[str, object]:
+        asked.update(environment)
+        return dict.fromkeys(("gloo", "mpi", "nccl", "gpus", "device", "right", "megabytes_per_second", "milliseconds"))
+
+    monkeypatch.setattr(horovod, "ask_json", ask_json)
+    horovod.ask_alone({**SHELL, "HOROVOD_RANK": "1", "HOROVOD_SIZE": "4"})
+    assert asked.keys().isdisjoint({"HOROVOD_RANK", "HOROVOD_SIZE"})
+
+
+@pytest.mark.parametrize(("local", "kept"), [(True, set()), (False, {"SPARK_CONF_DIR", "SPARK_LOCAL_IP"})])
+def test_the_shells_spark_is_not_ours(local: bool, kept: set[str]) -> None:
+    shell = dict.fromkeys(
+        ("SPARK_CONF_DIR", "SPARK_LOCAL_IP", "PYSPARK_SUBMIT_ARGS", "PYSPARK_GATEWAY_PORT", "HADOOP_CONF_DIR"), "x"
+    )
+    left = shell.keys() - set(foreign_variables(shell, local))
+    assert left == kept | {"HADOOP_CONF_DIR"}
+    own = own_variables({})
+    assert (Path(own["SPARK_HOME"]) / "bin/spark-submit").exists()
+    assert Path(own["PYSPARK_PYTHON"]).exists()
+
+
+def test_sparks_workers_import_nothing_from_the_folder_they_run_in(tmp_path: Path) -> None:
+    properties = spark_properties(SparkConfig(master="spark://10.0.0.1:4711"), tmp_path)
+    assert properties["spark.executorEnv.PYTHONSAFEPATH"] == "1"
