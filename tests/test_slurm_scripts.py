@@ -124,7 +124,7 @@ def test_bash_takes_the_script_of_any_recipe(name: str, recipe: str, tmp_path: P
 
 
 # What a shell, or sbatch, could take for more than text.
-PARTS = (
+PARTS: tuple[str, ...] = (
     "$(touch PWNED)",
     "`touch PWNED`",
     ";touch PWNED;",

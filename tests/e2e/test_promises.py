@@ -31,7 +31,7 @@ class Watched:
 
 def listening(root: psutil.Process) -> set[tuple[str, str]]:
     """Return where a process and all its descendants listen now."""
-    found = set()
+    found: set[tuple[str, str]] = set()
     with suppress(psutil.NoSuchProcess):
         for process in [root, *root.children(recursive=True)]:
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
@@ -48,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchive
     make_archives(folder / "data", train=400, test=40)
     found = {}
     for ranks in (1, 2):
-        command = [Path(sys.executable).with_name("idxtrain"), "train", "--data", "data", "--recipe", "softmax"]
+        command = [str(Path(sys.executable).with_name("idxtrain")), "train", "--data", "data", "--recipe", "softmax"]
         command += ["--np", str(ranks), "--run-id", f"ranks-{ranks}"]
         command += ["--set", f"prepare.validation_rows={VALIDATION_ROWS}", "--set", "train.max_steps=200"]
         process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
