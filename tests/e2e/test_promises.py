@@ -50,12 +50,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchive
     for ranks in (1, 2):
         command = [str(Path(sys.executable).with_name("idxtrain")), "train", "--data", "data", "--recipe", "softmax"]
         command += ["--np", str(ranks), "--run-id", f"ranks-{ranks}"]
-        command += ["--set", f"prepare.validation_rows={VALIDATION_ROWS}", "--set", "train.max_steps=200"]
+        command += ["--set", f"prepare.validation_rows={VALIDATION_ROWS}", "--set", "train.max_steps=20"]
         process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
         sockets: set[tuple[str, str]] = set()
         while process.poll() is None:
             sockets |= listening(psutil.Process(process.pid))
-            time.sleep(0.05)
+            time.sleep(0.1)
         assert process.returncode == 0, process.stderr.read() if process.stderr else ""
         found[ranks] = Watched(folder / f"work/runs/ranks-{ranks}", frozenset(sockets))
     return found
