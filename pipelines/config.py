@@ -18,6 +18,7 @@ from jobs.run_dir import one_line
 from jobs.train.config import TrainConfig
 from pipelines import recipes
 from pipelines.gate import GateConfig
+from pipelines.names import safe_name
 
 DEFAULT_RECIPE = "fast"
 
@@ -25,7 +26,7 @@ DEFAULT_RECIPE = "fast"
 class Config(Section):
     """All of a run's options: each job's own section, and what they share."""
 
-    recipe: str
+    recipe: str = Field(pattern=recipes.NAME)
     seed: int = Field(default=0, ge=0, lt=2**31)
     fetch: FetchConfig = FetchConfig()
     prepare: PrepareConfig = PrepareConfig()
@@ -86,8 +87,8 @@ def data_set_name(data: Path) -> str:
     """
     from jobs.fetch.catalog import CATALOG
 
-    name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in data.name).lstrip("._-") or "data"
-    return f"local-{name}" if name in CATALOG else name[:100]
+    name = safe_name(data.name, "data", 100)
+    return f"local-{name}" if name in CATALOG else name
 
 
 def differences(one: Config, other: Config) -> list[str]:

@@ -1,6 +1,7 @@
 """Recipes: named experiments, a TOML file each, with what they cost and what to expect."""
 
 import tomllib
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from pydantic import Field
 from jobs.config import Section
 from jobs.errors import InputError
 from jobs.run_dir import one_line
+from pipelines.names import safe_name
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$"  # it is part of run IDs, of paths, and of the names of a cluster's jobs
 _FOLDER = Path(__file__).with_name("recipes")
 
 
@@ -41,7 +44,10 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Recipe:
-    """Load a recipe by name, or by the path of a .toml file; raise InputError where it is none."""
+    """Load a recipe by name, or by the path of a .toml file, whose stem is made a name.
+
+    Raises InputError where it is none, names itself, or holds characters that a terminal would obey.
+    """
     path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
     if not name.endswith(".toml") and name not in names():
         raise InputError(
@@ -55,4 +61,9 @@ def load(name: str) -> Recipe:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a recipe or a file that is there") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not a recipe: {one_line(error)}; see `idxtrain recipes show fast`") from error
-    return Recipe(path.stem, about, sections, text)
+    if "recipe" in sections:
+        raise InputError(f"{path}: found the key recipe, expected none; fix: remove it, a recipe is named by its file")
+    control = next((c for c in text if unicodedata.category(c) == "Cc" and c not in "\n\r\t"), None)
+    if control is not None:
+        raise InputError(f"{path}: found the control character {control!r}, expected plain text; fix: remove it")
+    return Recipe(safe_name(path.stem, "recipe", 60), about, sections, text)

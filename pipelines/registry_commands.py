@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.errors import printable
 from pipelines.options import (
     WORK,
     Assignments,
@@ -108,7 +109,7 @@ def _register_models(app: typer.Typer, exit_codes: ExitCodes) -> None:
                 accuracy = f"{version.accuracy:.4f}" if version.accuracy is not None else "–"
                 when = time.strftime("%Y-%m-%d %H:%M", time.localtime(version.created))
                 row = f"{version.number:>7}  {accuracy:>8}  {when:<16}  {version.run_id:<40}"
-                print(f"{row}  {', '.join(version.aliases)}".rstrip())
+                print(printable(f"{row}  {', '.join(version.aliases)}".rstrip()))
 
     @app.command()
     def show(which: Which, name: Name = "mnist", work: WorkFolder = WORK) -> None:
@@ -118,10 +119,10 @@ def _register_models(app: typer.Typer, exit_codes: ExitCodes) -> None:
             version = registry.find(which)
             details = registry.details(version)
             aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
-            print(f"{name} version {version.number}{aliases}, run {version.run_id}")
-            print(f"model SHA-256 {version.model_sha256}")
+            print(printable(f"{name} version {version.number}{aliases}, run {version.run_id}"))
+            print(printable(f"model SHA-256 {version.model_sha256}"))
             for key, value in sorted((details["metrics"] | details["parameters"]).items()):
-                print(f"  {key:<34} {value}")
+                print(printable(f"  {key:<34} {value}"))
 
     @app.command()
     def compare(one: Which, other: Which, name: Name = "mnist", work: WorkFolder = WORK) -> None:
@@ -136,7 +137,7 @@ def _register_models(app: typer.Typer, exit_codes: ExitCodes) -> None:
             print(f"{'':<34} {'version ' + str(found[0].number):>22} {'version ' + str(found[1].number):>22}")
             for key in sorted(left.keys() | right.keys()):
                 if left.get(key) != right.get(key):
-                    print(f"{key:<34} {left.get(key, '–')[:22]:>22} {right.get(key, '–')[:22]:>22}")
+                    print(printable(f"{key:<34} {left.get(key, '–')[:22]:>22} {right.get(key, '–')[:22]:>22}"))
 
     @app.command()
     def promote(which: Which, name: Name = "mnist", work: WorkFolder = WORK) -> None:

@@ -18,8 +18,10 @@ from jobs.prepare.stage import dataset_id
 from jobs.run_dir import RunDir, Work
 from jobs.stage import read_record
 from pipelines.config import Config, differences, validate
+from pipelines.names import safe_name
 
 ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+_LONGEST_ID = 100
 
 
 _SECOND = 1_000_000_000  # ns; the finest that every file system can tell apart
@@ -36,8 +38,17 @@ def new_id(recipe: str) -> str:
 
 def find(work: Work, run_id: str) -> RunDir | None:
     """Return a run by its ID, or None where there is none; raise InputError for what cannot be an ID."""
-    if not run_id or run_id.startswith(".") or not set(run_id) <= ID_CHARACTERS or len(run_id) > 100:
-        raise InputError(f"--run-id {run_id!r}: expected letters, digits, '.', '_' and '-', not starting with '.'")
+    if not run_id or run_id.startswith(".") or not set(run_id) <= ID_CHARACTERS or len(run_id) > _LONGEST_ID:
+        expected = "expected letters, digits, '.', '_' and '-', not starting with '.'"
+        with suppress(OSError, ValueError):  # too long for a file's name, or none at all
+            if Path(run_id).name == run_id and RunDir(work.runs / run_id).config_file.exists():
+                older, newer = (
+                    shlex.quote(str(work.runs / n)) for n in (run_id, safe_name(run_id, "run", _LONGEST_ID))
+                )
+                raise InputError(
+                    f"--run-id {run_id!r}: found a run of an earlier version, {expected}; fix: mv {older} {newer}"
+                )
+        raise InputError(f"--run-id {run_id!r}: {expected}, at most {_LONGEST_ID} characters")
     run = RunDir(work.runs / run_id)
     with reading(work):
         return run if run.config_file.exists() else None
@@ -164,8 +175,11 @@ def freeze(run: RunDir, config: Config) -> None:
 
 
 def read_config(run: RunDir) -> Config:
-    """Return the config a run was made with."""
-    return validate(run.read_config(), str(run.config_file))
+    """Return the config a run was made with. Earlier versions took any text for a recipe's name."""
+    made = dict(run.read_config())
+    if isinstance(made.get("recipe"), str):
+        made["recipe"] = safe_name(made["recipe"], "recipe", 60)
+    return validate(made, str(run.config_file))
 
 
 def require_same(run: RunDir, wanted: Config) -> None:

@@ -1,5 +1,7 @@
 """Recipes, options and the config they make; runs that are found again."""
 
+import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from jobs.run_dir import RunDir, Work
 from pipelines import recipes, run
 from pipelines.config import compose, data_set_name, differences
 from pipelines.plan import lines, plan_training
-from tests.conftest import MakeArchives
+from tests.conftest import Idxtrain, MakeArchives
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -92,6 +94,69 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(text + "\n[trian]\n", encoding="utf-8")
     with pytest.raises(InputError, match="did you mean train"):
         compose(str(tmp_path / "mine.toml"), {})
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        ("my best (v2)", "my-best--v2-"),
+        (".hidden", "hidden"),
+        ("ü漢", "recipe"),
+        ("x" * 200, "x" * 60),
+        ("a\nb", "a-b"),
+    ],
+)
+def test_a_recipe_is_named_by_its_file_as_a_run_can_be(tmp_path: Path, stem: str, name: str) -> None:
+    own = tmp_path / f"{stem}.toml"
+    own.write_text(recipes.load("softmax").text, encoding="utf-8")
+    assert compose(str(own), {}).recipe == name
+    assert run.find(Work(tmp_path), run.new_id(name)) is None  # an ID, of no run
+
+
+@pytest.mark.parametrize("key", ['recipe = "x\\ntouch PWNED #"\n', 'recipe = "softmax"\n'])
+def test_a_recipe_that_names_itself_is_refused(tmp_path: Path, key: str) -> None:
+    (tmp_path / "shared.toml").write_text(key + recipes.load("softmax").text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"shared\.toml: found the key recipe, expected none; fix: remove it"):
+        compose(str(tmp_path / "shared.toml"), {})
+
+
+def test_a_recipe_tells_a_terminal_nothing_but_text(tmp_path: Path) -> None:
+    (tmp_path / "shared.toml").write_text("# \x9b2J\n" + recipes.load("softmax").text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"found the control character '\\x9b'"):
+        recipes.load(str(tmp_path / "shared.toml"))
+
+
+@pytest.mark.parametrize("name", ["../../x", "a b", "-x", "", "x" * 61, "x\n", "$(id)"])
+def test_a_name_that_is_no_part_of_an_id_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="recipe: found"):
+        compose("fast", {"recipe": name})
+
+
+@pytest.mark.parametrize("stem", ["my best (v2)", "a very long name " * 12])
+def test_a_run_of_any_recipe_is_resumed_by_its_id(
+    idxtrain: Idxtrain, tmp_path: Path, make_archives: MakeArchives, stem: str
+) -> None:
+    make_archives(tmp_path / "data", train=60, test=20)
+    (tmp_path / f"{stem}.toml").write_text(recipes.load("softmax").text, encoding="utf-8")
+    begun = idxtrain("fetch", "--data", "data", "--recipe", f"{stem}.toml")
+    assert begun.returncode == 0, begun.stderr
+    (made,) = (tmp_path / "work/runs").iterdir()
+    again = idxtrain("fetch", "--run-id", made.name)
+    assert (again.returncode, again.stderr.splitlines()[0]) == (0, "fetch: done already")
+
+
+def test_a_run_that_an_earlier_version_named_is_resumed_after_a_rename(tmp_path: Path) -> None:
+    work, old = Work(tmp_path), "20260131-142530-my best (v2)-3f9a"
+    made = RunDir(work.runs / old)
+    made.path.mkdir(parents=True)
+    values = compose("fast", {}).to_json() | {"recipe": "my best (v2)"}
+    made.config_file.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(InputError, match="found a run of an earlier version") as refused:
+        run.find(work, old)
+    subprocess.run(["sh", "-c", str(refused.value).partition("fix: ")[2]], check=True)
+    found = run.find(work, "20260131-142530-my-best--v2--3f9a")
+    assert found is not None
+    assert run.read_config(found).recipe == "my-best--v2-"
 
 
 @pytest.mark.parametrize(("folder", "name"), [("digits", "digits"), ("mnist", "local-mnist"), ("my data!", "my-data-")])

@@ -92,6 +92,12 @@ def test_systemd_takes_the_units(runnable: Job, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_path_that_would_swallow_the_next_line_of_a_unit_is_refused() -> None:
+    for path in ("folder", "environment_file"):
+        with pytest.raises(InputError, match="expected no backslash at the end"):
+            systemd.units(replace(JOB, **{path: Path("/srv/odd\\")}))  # type: ignore[arg-type]
+
+
 def fields() -> st.SearchStrategy[str]:
     def field(low: int, high: int) -> st.SearchStrategy[str]:
         number = st.integers(low, high)

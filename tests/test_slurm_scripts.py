@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from deploy.config import LaunchConfig
 from deploy.slurm import launchers, script
@@ -15,7 +17,9 @@ from deploy.slurm import site as sites
 from deploy.slurm.site import JOB_STAGES, Launcher, Site
 from jobs.errors import InputError
 from jobs.python import module_command
-from jobs.run_dir import RunDir
+from jobs.run_dir import RunDir, Work
+from pipelines import recipes
+from pipelines import run as runs
 
 GOLDEN = Path(__file__).parent / "golden" / "slurm"
 PYTHON = "/home/me/idxtrain/.venv/bin/python"
@@ -107,12 +111,106 @@ def test_all_that_a_site_can_say_is_in_its_script() -> None:
     assert inside[5:] == ("/images/idxtrain.sif", "python", "-I", "-m", "jobs.train", str(RUN.path))
 
 
+@pytest.mark.parametrize("recipe", ["fast", "my best (v2)", "$(touch PWNED)", "x" * 300, "a\n#SBATCH --b", "ü"])
 @pytest.mark.parametrize("name", SITES)
-def test_bash_takes_the_script(name: str) -> None:
-    job = script.stage_job("train", RUN.slurm, "r", ("true",))
+def test_bash_takes_the_script_of_any_recipe(name: str, recipe: str, tmp_path: Path) -> None:
+    (tmp_path / f"{recipe[:200]}.toml").write_text(recipes.load("softmax").text, encoding="utf-8")
+    run_id = runs.new_id(recipes.load(str(tmp_path / f"{recipe[:200]}.toml")).name)
+    assert runs.find(Work(tmp_path), run_id) is None  # is an ID
+    job = script.stage_job("train", RUN.slurm, run_id, ("true",))
     text = script.batch_script(sites.validate(sites.read(name), name), "train", job)
     done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+    assert text.count(run_id) == 2
+
+
+# What a shell, or sbatch, could take for more than text.
+PARTS: tuple[str, ...] = (
+    "$(touch PWNED)",
+    "`touch PWNED`",
+    ";touch PWNED;",
+    "&touch PWNED&",
+    "|touch PWNED",
+    "\ntouch PWNED\n",
+    "\r",
+    "\0",
+)
+PARTS += (
+    '"',
+    "'",
+    "\\",
+    "$",
+    "${",
+    "}",
+    "$HOME",
+    "${HOME}",
+    "#",
+    " ",
+    "%j",
+    "!",
+    "~",
+    "*",
+    "é",
+    "a",
+    "-",
+    "\u2028",
+    "\x1b[2J",
+)
+hostile = st.lists(st.sampled_from(PARTS), max_size=5).map("".join)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    values=st.fixed_dictionaries(
+        {},
+        optional={
+            "scratch": hostile,
+            "environment": st.dictionaries(st.just("A") | hostile, hostile, max_size=2),
+            "modules": st.lists(hostile, max_size=2),
+            "options": st.lists(hostile.map("--comment={}".format) | hostile, max_size=2),
+            "partition": hostile,
+        },
+    ),
+    run_id=st.just("r") | hostile,
+    folder=st.just("/shared") | hostile.map("/{}".format),
+    argument=hostile,
+)
+def test_a_script_runs_its_command_and_nothing_else(
+    values: dict[str, object], run_id: str, folder: str, argument: str, tmp_path: Path
+) -> None:
+    site_values = dict(values)
+    for key, value in values.items():  # of what is refused, the rest is tried
+        try:
+            sites.validate({key: value}, "")
+        except InputError:
+            del site_values[key]
+    site = sites.validate(site_values, "")
+    try:
+        job = script.stage_job("train", Path(folder), run_id, ("printf", "%s", argument))
+    except InputError:
+        job = script.stage_job("train", Path("/shared"), "r", ("printf", "%s", "plain"))
+    text = script.batch_script(site, "train", job)
+    done = subprocess.run(
+        ["bash", "-c", 'module() { test "$1" = load; }\n. /dev/stdin', "bash"],
+        input=text,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == job.command[2]
+    assert done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+    # sbatch reads options to the first line that is no comment, and each is one that was meant.
+    meant = 10 + ("partition" in site_values) + len(site.options)
+    assert sum(line.startswith("#SBATCH") for line in text.splitlines()) <= meant
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": "a\ntouch PWNED"}, {"name": "a b"}, {"about": "x\ntouch PWNED #"}, {"log": "/a\n#SBATCH -p x"}]
+)
+def test_a_job_that_would_add_lines_to_its_script_is_refused(change: dict[str, str]) -> None:
+    with pytest.raises(InputError, match=r"found|expected letters"):
+        script.Job(**{"name": "n", "about": "a", "log": "/l", "command": ("true",)} | change)  # type: ignore[arg-type]
 
 
 def test_fewer_ranks_take_fewer_nodes() -> None:
@@ -128,8 +226,25 @@ def test_fewer_ranks_take_fewer_nodes() -> None:
         ({"launcher": "ssh"}, r"launcher: found 'ssh': Input should be 'srun', 'srun-pmix', 'mpirun' or 'horovodrun'"),
         ({"train": {"time": "2 hours"}}, r"train\.time: found '2 hours'"),
         ({"partition": "a; rm -rf x"}, "partition: found"),
-        ({"environment": {"A": "$(reboot)`"}}, r"environment\.A: found"),
+        (
+            {"environment": {"A": "$(reboot)"}},
+            r"environment\.A: found '\$\(reboot\)': expected one line of text in which",
+        ),
+        ({"environment": {"A": "`reboot`"}}, r"environment\.A: found"),
+        ({"environment": {"A": "${B:-$C}"}}, r"environment\.A: found"),
+        ({"environment": {"A": '"; reboot; "'}}, r"environment\.A: found"),
+        ({"environment": {"A": "a\nreboot"}}, r"environment\.A: found"),
+        ({"environment": {"A": "a\\"}}, r"environment\.A: found"),
+        ({"environment": {"A-B": "a"}}, r"environment\.A-B\.\[key\]: found"),
+        ({"scratch": "$(id)"}, "scratch: found"),
+        ({"modules": ["a&reboot"]}, r"modules\.0: found"),
+        ({"modules": ["$(reboot)"]}, r"modules\.0: found"),
+        ({"modules": ["a\nreboot"]}, r"modules\.0: found"),
+        ({"partition": 'a"b'}, "partition: found"),
+        ({"partition": "a\n"}, "partition: found"),
         ({"options": ["--a\n#SBATCH --b"]}, r"options\.0: found"),
+        ({"options": ["--a\u2028--b"]}, r"options\.0: found"),
+        ({"options": ['--comment="a']}, r"options\.0: found .*: expected an option of sbatch on one line"),
     ],
 )
 def test_a_wrong_site_is_refused(values: dict[str, object], said: str) -> None:

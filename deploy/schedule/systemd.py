@@ -1,9 +1,11 @@
 """A retraining as systemd's service and timer: systemd.service(5), systemd.timer(5), systemd.time(7)."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from deploy.schedule.expression import Cron
 from deploy.schedule.job import Job
+from jobs.errors import InputError
 
 _DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 
@@ -41,11 +43,11 @@ def units(job: Job) -> dict[str, str]:
     """Return the unit files by name. A oneshot service that still runs is not started again."""
     variables = "".join(f"Environment={_quoted(f'{key}={value}')}\n" for key, value in job.environment.items())
     if job.environment_file:
-        variables += f"EnvironmentFile={_escaped(str(job.environment_file))}\n"
+        variables += f"EnvironmentFile={_path(job.environment_file)}\n"
     service = _SERVICE.format(
         title=job.title,
         name=job.name,
-        folder=_escaped(str(job.folder)),
+        folder=_path(job.folder),
         environment=variables,
         command=" ".join(_quoted(word, is_command=True) for word in job.argv),
     )
@@ -70,6 +72,13 @@ def _values(values: Sequence[int], all_of_them: int) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("%", "%%")  # % begins a specifier
+
+
+def _path(path: Path) -> str:
+    """Return a path as a setting of its own has it; raise InputError where systemd would read on in the next line."""
+    if str(path).endswith("\\"):
+        raise InputError(f"schedule: found {str(path)!r}, expected no backslash at the end; fix: rename it")
+    return _escaped(str(path))
 
 
 def _quoted(text: str, is_command: bool = False) -> str:

@@ -1,13 +1,16 @@
 """A stage's batch script, as text. Nothing is submitted here: see sbatch(1) for every option."""
 
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.slurm.site import JobStage, Resources, Site, TrainResources
+from jobs.errors import InputError
 
 SCRATCH = "IDXTRAIN_SCRATCH"  # a folder of the node's own, in which each job makes one for itself
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,18 @@ class Job:
     log: str
     command: tuple[str, ...]
     array: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise InputError for what could end a line of the script, and begin one that a shell runs."""
+        if not _NAME.fullmatch(self.name):
+            raise InputError(
+                f"job {self.name!r}: expected letters, digits, '.', '_' and '-'; fix: give another --run-id"
+            )
+        for text in (self.about, self.log, *self.command):
+            if not text.isprintable():
+                raise InputError(
+                    f"job {self.name}: found {text!r}, expected no line breaks or control characters; fix: rename it"
+                )
 
 
 def stage_job(stage: JobStage, folder: Path, run_id: str, command: tuple[str, ...]) -> Job:
@@ -39,7 +54,8 @@ def batch_script(site: Site, stage: JobStage, job: Job) -> str:
     lines = ["#!/bin/bash -l", f"# {job.about}; written by idxtrain"]
     lines += [f"#SBATCH {option}" for option in _options(site, site.resources(stage), job)]
     # -l, and -u only after it: `module` is a function of the login shell, which reads variables that are not set.
-    lines += ["set -e", *([f"module load {' '.join(site.modules)}"] if site.modules else []), "set -u"]
+    lines += ["set -e", *([f"module load {shlex.join(site.modules)}"] if site.modules else []), "set -u"]
+    # In double quotes bash expands $NAME: a site's text holds nothing else that it would, see deploy.slurm.site.
     lines += [f'export {SCRATCH}="{site.scratch}"']
     lines += [f'export {name}="{value}"' for name, value in site.environment.items()]
     # exec: signals that Slurm sends to the batch script go to the process that knows what to do.

@@ -1,12 +1,15 @@
 """Sites: what a cluster offers and wants, as TOML files. See deploy/sites/ for examples."""
 
 import os
+import re
+import shlex
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from jobs.config import Section, explain
 from jobs.errors import InputError
@@ -20,11 +23,38 @@ Launcher = Literal["srun", "srun-pmix", "mpirun", "horovodrun"]
 JobStage = Literal["prepare", "train", "evaluate"]
 JOB_STAGES: tuple[JobStage, ...] = ("prepare", "train", "evaluate")
 
-# A word that neither a shell nor Slurm takes for anything else.
+
+_VARIABLE = r"\$[A-Za-z_][A-Za-z0-9_]*|\$\{[A-Za-z_][A-Za-z0-9_]*\}"
+_LINE = re.compile(rf'(?:[^"`\\$]|{_VARIABLE})*')
+
+
+def _line(text: str) -> str:
+    if not (text.isprintable() and _LINE.fullmatch(text)):
+        raise PydanticCustomError(
+            "line", 'expected one line of text in which only $NAME and ${NAME} are special, without ", ` and \\'
+        )
+    return text
+
+
+def _option(text: str) -> str:
+    try:
+        words = shlex.split(text) if text.isprintable() else []
+    except ValueError:  # a quote that is not closed
+        words = []
+    if not words:
+        raise PydanticCustomError("option", "expected an option of sbatch on one line, with each quote closed")
+    return text
+
+
+# A word that Slurm takes for nothing else, on an #SBATCH line or as an argument: no shell reads it.
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.,:/@+=\[\]&|*()-]+$")]
-# One line that stands in double quotes in a shell script; $NAME is expanded on the node.
-Line = Annotated[str, StringConstraints(pattern=r'^[^"`\\\n\r\x00]*$')]
-Option = Annotated[str, StringConstraints(pattern=r"^--?[A-Za-z][^\n\r\x00#]*$")]
+# A module: `module load` stands in the script, which bash runs.
+Module = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,:/@+=-]*$")]
+# One line of text in which $NAME and ${NAME} stand for variables of the node, and nothing else for anything: no $(…),
+# no `…`. It is put into double quotes in the script, which bash runs.
+Line = Annotated[str, AfterValidator(_line)]
+# One option of sbatch(1), for an #SBATCH line.
+Option = Annotated[str, StringConstraints(pattern=r"^--?[A-Za-z][^#]*$"), AfterValidator(_option)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -59,7 +89,7 @@ class Site(Section):
     partition: Word | None = None
     account: Word | None = None
     qos: Word | None = None
-    modules: tuple[Word, ...] = ()
+    modules: tuple[Module, ...] = ()
     container: Line | None = None  # an Apptainer image, which holds what the stages and ranks run
     interface: Word | None = None  # the network between the nodes; None: the one that leads to the other nodes
     scratch: Line = "/tmp"  # noqa: S108 (made private, a folder each job)
