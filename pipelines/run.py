@@ -83,6 +83,8 @@ def require_safe(run: RunDir) -> None:
         name, found = shlex.quote(str(folder)), f"mode {stat.S_IMODE(mode):04o}"
         if not stat.S_ISDIR(mode):
             raise InputError(f"{folder}: found a file, expected a folder; give another --work")
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:  # asked first, as no mode would help
+            raise InputError(f"{folder}: found a disk mounted read-only, expected one to write to; give another --work")
         if mode & stat.S_IWOTH:
             raise InputError(f"{folder}: found {found}, writable by everybody, expected 0775 or less; chmod o-w {name}")
         if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
