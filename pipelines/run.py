@@ -22,8 +22,6 @@ from pipelines.names import safe_name
 
 ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _LONGEST_ID = 100
-
-
 _SECOND = 1_000_000_000  # ns; the finest that every file system can tell apart
 
 
@@ -129,7 +127,11 @@ def require_safe(run: RunDir) -> None:
     work = run.work
     for folder in (work.path, work.runs, work.datasets, work.locks, run.path):
         mode = _safe_mode(folder)
-        if mode is not None and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        if mode is None:
+            continue
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:  # asked first, as no mode would help
+            raise InputError(f"{folder}: found a disk mounted read-only, expected one to write to; give another --work")
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             raise InputError(
                 f"{folder}: found mode {mode:04o}, which does not let you read and write, expected 0700 or more; "
                 f"chmod u+rwx {shlex.quote(str(folder))}, or give another --work"

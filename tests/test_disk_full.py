@@ -251,3 +251,20 @@ def test_whatever_a_library_raises_a_full_disk_is_told(tmp_path: Path, number: i
     with pytest.raises(OSError, match=rf"^\[Errno {number}\] .*: '{tmp_path}/x'$"):
         write_atomic(tmp_path / "x", write)
     assert list(tmp_path.iterdir()) == []
+
+
+# --- read-only
+
+
+@pytest.mark.parametrize("work", ["", "work", "new"])
+def test_a_disk_mounted_read_only_is_told_as_one(
+    idxtrain: Idxtrain, tmp_path: Path, disk: Path, make_archives: MakeArchives, work: str
+) -> None:
+    make_archives(tmp_path / "data", (4, 4), 2, train=20, test=4)
+    (disk / "work").mkdir()
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    done = idxtrain("fetch", "--data", tmp_path / "data", "--work", disk / work, "--run-id", "r")
+    assert done.returncode == 2
+    made = f"{disk / work}: found a disk mounted read-only, expected one to write to; give another --work"
+    not_made = f"--work {disk / work}: cannot be made (Read-only file system); give a folder you may write"
+    assert done.stderr == f"idxtrain: {not_made if work == 'new' else made}\n"

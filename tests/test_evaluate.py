@@ -221,6 +221,14 @@ def test_a_model_for_other_classes_is_refused(tmp_path: Path, models: Path) -> N
     assert_refused(run, "puts out float32 [batch, 4], but the dataset needs float32 [batch, 3]")
 
 
+def test_a_training_by_an_older_version_is_refused_in_one_line(run: RunDir) -> None:
+    path = run.record_file("train")
+    record = json.loads(path.read_text())
+    del record["sha256"], record["outputs"]["precision"]
+    write_json(path, sealed(record))
+    assert_refused(run, f"{path}: found no precision, expected what this version's training records; remove {path} and")
+
+
 def assert_refused(run: RunDir, expected: str) -> None:
     """Exit code 2, one line, nothing written."""
     done = evaluate(run)

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import tracemalloc
 from io import StringIO
 
 import numpy as np
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 
 from jobs.errors import InputError
 from jobs.evaluate import table
-from jobs.evaluate.metrics import Confusion, confusion_matrix, summarize, wilson_interval, worst_confusions
+from jobs.evaluate.metrics import (
+    Confusion,
+    count_confusions,
+    read_confusions,
+    summarize,
+    to_matrix,
+    wilson_interval,
+    worst_confusions,
+)
 from jobs.evaluate.predict import check_probabilities
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2])
@@ -66,19 +75,20 @@ def test_confusion_counts_every_row_once(classes: int, data: st.DataObject) -> N
     label = st.integers(0, classes - 1)
     pairs = data.draw(st.lists(st.tuples(label, label), min_size=1, max_size=50))
     labels, predicted = np.array(pairs, np.int32).T
-    confusion = confusion_matrix(labels, predicted, classes)
+    confusions = count_confusions(labels, predicted)
+    confusion = to_matrix(confusions, classes)
     assert confusion.shape == (classes, classes)
     assert confusion.sum(axis=1).tolist() == np.bincount(labels, minlength=classes).tolist()
     assert confusion.sum(axis=0).tolist() == np.bincount(predicted, minlength=classes).tolist()
     assert all(confusion[true, guess] == pairs.count((true, guess)) for true, guess in pairs)
-    worst = worst_confusions(confusion, classes**2)
+    worst = worst_confusions(confusions, classes**2)
     assert sum(c.count for c in worst) == np.count_nonzero(labels != predicted)
     assert [c.count for c in worst] == sorted((c.count for c in worst), reverse=True)
 
 
 def test_worst_confusions_come_first() -> None:
-    confusion = np.array([[9, 2, 1], [0, 5, 4], [2, 0, 7]])
-    assert worst_confusions(confusion, 3) == [Confusion(1, 2, 4), Confusion(0, 1, 2), Confusion(2, 0, 2)]
+    test = {"confusion": [[9, 2, 1], [0, 5, 4], [2, 0, 7]], "classes": [{}, {}, {}]}
+    assert worst_confusions(read_confusions(test), 3) == [Confusion(1, 2, 4), Confusion(0, 1, 2), Confusion(2, 0, 2)]
 
 
 def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,3 +110,32 @@ def test_of_many_classes_only_the_worst_are_shown() -> None:
     lines = table.lines(summarize(np.eye(40, dtype=np.float32)[predicted], labels))
     assert len(lines) == 1 + 1 + 30 + 2
     assert [line.split()[0] for line in lines[2:7]] == ["0", "1", "2", "3", "4"]
+
+
+def test_of_a_thousand_classes_there_is_a_matrix_and_of_more_a_list_of_what_occurs() -> None:
+    labels, predicted = np.array([0, 999, 0, 999], np.int32), [0, 7, 0, 999]
+    for classes in (1000, 1001):
+        test = summarize(np.eye(classes, dtype=np.float32)[predicted], labels)
+        assert read_confusions(test).tolist() == [[0, 0, 2], [999, 7, 1], [999, 999, 1]]
+        assert (test["errors"], test["count"], len(test["classes"])) == (1, 4, classes)
+        assert test["classes"][7] == {"label": 7, "precision": 0.0, "recall": None, "support": 0}
+        assert "most frequent errors: 999 taken for 7: 1" in "\n".join(table.lines(test))
+        matrix = np.array(test["confusion"]).shape == (1000, 1000)
+        assert matrix == (classes == 1000)
+        assert matrix or test["confusion"] == read_confusions(test).tolist()
+
+
+def test_many_classes_take_memory_and_metrics_by_their_number_not_its_square() -> None:
+    labels = np.arange(100, dtype=np.int32) % 4
+    probabilities = np.eye(5000, dtype=np.float32)[labels]
+    tracemalloc.start()
+    try:
+        test = summarize(probabilities, labels)
+        lines, size = table.lines(test), len(json.dumps(test))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size < 1_000_000
+    assert peak < 20_000_000
+    assert len(lines) == 1 + 1 + 4 + 1
+    assert lines[-1] == "evaluate: of 5000 classes the 4 with the lowest recall; metrics.json has all"

@@ -158,6 +158,17 @@ def test_the_report_of_many_classes_lists_confusions_and_bounds_the_gallery(run:
     assert (decode_png(page.images[0]["src"]) == np.round(images[79, ::3, ::3] * 255)).all()  # no side over 128
 
 
+def test_the_report_of_thousands_of_classes_stays_small_and_shows_the_worst(run: RunDir) -> None:
+    labels = [*range(1500), 4999]
+    page = page_of(run, np.zeros((1501, 1, 1, 1), np.float32), labels, [*range(1500), 7], 5000)
+    assert "Of 5,000 classes, the 1,000 with the lowest recall; metrics.json has all." in page.text
+    first = page.cells.index(HOSTILE, page.cells.index("1,211.0")) + 1
+    assert page.cells[first : first + 3] == ["4999", "7", "1"]  # the errors
+    assert page.cells[first + 3 : first + 6] == ["1", "–", "0.00 %"]  # of class 4999, whose recall is the lowest
+    assert page.tags.count("tr") < 1100
+    assert run.report_file.stat().st_size < 300_000
+
+
 def test_png_of_colors_and_of_many_channels() -> None:
     image = np.linspace(0, 1, 2 * 3 * 3, dtype=np.float32).reshape(2, 3, 3)
     assert (decode_png(png.data_uri(image)) == np.round(image * 255)).all()

@@ -1,6 +1,7 @@
 """The prepare stage with a real Spark: what the dataset holds."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -21,17 +22,18 @@ from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext, TaskContext
 
 from jobs.archive import ROLES
-from jobs.dataset import MANIFEST, SPLITS, Duplicates, Source, read_split, verify
+from jobs.dataset import MANIFEST, SPLITS, Duplicates, Source, SplitInfo, read_split, verify
 from jobs.errors import InputError
 from jobs.prepare import idx
 from jobs.prepare.archives import image_shape
+from jobs.prepare.build import report
 from jobs.prepare.config import PrepareConfig, SparkConfig
 from jobs.prepare.spark import Spark, spark_properties
 from jobs.prepare.stage import dataset_id, prepare
 from jobs.run_dir import Work
 from jobs.stage import read_record
 from tests.conftest import describe
-from tests.prepared import NO_SPARK, VARIANTS, Archives, Made, new_run
+from tests.prepared import NO_SPARK, VARIANTS, Archives, Made, bare_manifest, new_run
 
 
 def snapshot(directory: Path) -> dict[Path, tuple[int, int]]:
@@ -125,6 +127,49 @@ def test_missing_classes_and_test_images_seen_in_training_are_told(made: Callabl
         "warning: prepare: no image of class 1 in the validation split",
         "warning: prepare: 1 test images are also in the training archive, first (test row, training row): (7, 50)",
     ]
+
+
+FIRST = ", ".join(map(str, range(20)))
+MANY = 5000
+
+
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        (
+            ((3, 0, 1), (1, 1, 0), (2, 1, 1)),
+            ["no image of class 1 in the train split", "no image of class 2 in the val"],
+        ),
+        (
+            ((2, 0, 0), (0, 0, 0), (1, 0, 1)),
+            ["no image of class 1, 2 in the train split", "no image of class 1 in the"],
+        ),
+        (((*(0,) * 25, 1), (1,) * 26, (1,) * 26), [f"no image of class {FIRST} and 5 more in the"]),
+        (
+            ((9, 9, *(0,) * (MANY - 3), 1), (1, *(0,) * (MANY - 1)), (9, 1, *(0,) * (MANY - 2))),
+            [
+                "4,997 of 5,000 classes have no image at all; is 4999 really a label?",
+                "no image of class 1, 4999 in the validation split",
+                "no image of class 4999 in the test split",
+            ],
+        ),
+    ],
+)
+def test_missing_classes_are_told_in_short_lines(
+    counts: tuple[tuple[int, ...], ...], told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = {
+        split: SplitInfo.model_construct(rows=sum(each), label_counts=each, shards=())
+        for split, each in zip(SPLITS, counts, strict=True)
+    }
+    manifest = bare_manifest((2, 2, 1), len(counts[0])).model_copy(update={"splits": splits})
+    lines: list[str] = []
+    monkeypatch.setattr(logging.getLogger("idxtrain"), "warning", lambda text, *values: lines.append(text % values))
+    report(manifest)
+    assert len(lines) == len(told)
+    for line, words in zip(lines, told, strict=True):
+        assert line.startswith(f"prepare: {words}")
+        assert len(line) < 150
 
 
 def test_any_parquet_reader_reads_a_split(small: Made) -> None:

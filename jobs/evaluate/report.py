@@ -10,7 +10,7 @@ import numpy as np
 from jobs import page
 from jobs.dataset import Manifest
 from jobs.evaluate import curve, png
-from jobs.evaluate.metrics import worst_confusions
+from jobs.evaluate.metrics import read_confusions, worst_classes, worst_confusions
 from jobs.evaluate.predict import Predictions
 from jobs.run_dir import RunDir
 
@@ -18,6 +18,7 @@ _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _MOST_CLASSES = 30  # a larger confusion matrix is not readable; its most frequent errors are listed instead
 _MOST_CONFUSIONS = 40
 _MOST_ERRORS = 40  # in the gallery
+_MOST_ROWS = 1000  # of the table of classes
 _UNKNOWN = "–"
 
 
@@ -48,16 +49,18 @@ def write_report(run: RunDir, metrics: Mapping[str, Any], manifest: Manifest, pr
 
 def render(run: RunDir, metrics: Mapping[str, Any], manifest: Manifest, predictions: Predictions) -> str:
     """Return the page. `metrics`: what metrics.json holds. Every text in it is escaped."""
-    confusion = np.array(metrics["test"]["confusion"])
+    test = metrics["test"]
+    readable = len(test["classes"]) <= _MOST_CLASSES
     html: str = page.template(_TEMPLATE, percent=percent, number=number).render(
         metrics=metrics,
-        test=metrics["test"],
+        test=test,
         facts=_facts(run.read_config(), metrics, manifest),
         stages=_stages(metrics["seconds"]),
         charts=curve.charts(curve.read_curve(run.curve_file)),
         frame=curve,
-        matrix=_matrix(confusion) if len(confusion) <= _MOST_CLASSES else None,
-        confusions=worst_confusions(confusion, _MOST_CONFUSIONS),
+        matrix=_matrix(np.array(test["confusion"])) if readable else None,
+        confusions=worst_confusions(read_confusions(test), _MOST_CONFUSIONS),
+        classes=worst_classes(test["classes"], _MOST_ROWS),
         mistakes=most_confident_mistakes(predictions, _MOST_ERRORS),
     )
     return html

@@ -1,5 +1,6 @@
 """The evaluate stage: a run's model on its dataset's test split, exactly; the figures and the report."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from jobs.run_dir import RunDir
 from jobs.stage import STAGES, read_record, seconds_since_start
 from jobs.tensorflow_import import import_tensorflow
 
+_FIGURES = ("images", "steps", "images_per_second", "precision")  # of the training, for metrics.json
+_TRAINED = ("model_sha256", "world_size", "validation", "versions", *_FIGURES)  # all that is needed of its record
+
 
 def evaluate(run: RunDir, config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate a run, write metrics.json and report.html, tell the result on stderr; return what metrics.json holds.
@@ -26,18 +30,32 @@ def evaluate(run: RunDir, config: EvaluateConfig) -> dict[str, Any]:
     """
     directory = Path(read_record(run, "prepare").outputs["dataset"])
     manifest = read_manifest(directory)
-    _check_model_file(run.model_file, read_record(run, "train").outputs["model_sha256"])
+    trained = _trained(run)
+    _check_model_file(run.model_file, trained["model_sha256"])
     images, labels, indices = _read_test_split(directory, manifest)
     import_tensorflow(run.logs / "tensorflow.log")
     model = load_model(run.model_file, manifest.shape, manifest.classes)
     predictions = Predictions(images, labels, indices, predict(model, images, config.batch_size))
-    metrics = _metrics(run, manifest, summarize(predictions.probabilities, labels))
+    metrics = _metrics(run, manifest, trained, summarize(predictions.probabilities, labels))
     write_json(run.metrics_file, metrics)
     write_report(run, metrics, manifest, predictions)
     if config.compare:
         write_comparison(run, config, manifest, predictions)
     show(metrics["test"])
     return metrics
+
+
+def _trained(run: RunDir) -> dict[str, Any]:
+    """Return what training put out; raise InputError where that was a version that told less."""
+    trained = read_record(run, "train").outputs
+    missing = [name for name in _TRAINED if name not in trained]
+    if missing:
+        path = run.record_file("train")
+        raise InputError(
+            f"{path}: found no {', '.join(missing)}, expected what this version's training records; remove {path} and "
+            "train the run again"
+        )
+    return trained
 
 
 def _check_model_file(path: Path, expected: str) -> None:
@@ -77,9 +95,9 @@ def _contradiction(labels: np.ndarray, indices: np.ndarray, manifest: Manifest) 
     return None
 
 
-def _metrics(run: RunDir, manifest: Manifest, test: dict[str, Any]) -> dict[str, Any]:
+def _metrics(run: RunDir, manifest: Manifest, trained: Mapping[str, Any], test: Mapping[str, Any]) -> dict[str, Any]:
     """Return all of metrics.json: `test` and what the config and the earlier stages' records say."""
-    config, trained = run.read_config(), read_record(run, "train").outputs
+    config = run.read_config()
     seconds = {stage: read_record(run, stage).seconds for stage in STAGES[:-1]}
     seconds[STAGES[-1]] = round(seconds_since_start(), 3)
     return {
@@ -90,7 +108,7 @@ def _metrics(run: RunDir, manifest: Manifest, test: dict[str, Any]) -> dict[str,
         "dataset_id": manifest.dataset_id,
         "test": test,
         "validation": trained["validation"],
-        "train": {name: trained[name] for name in ("images", "steps", "images_per_second", "precision")},
+        "train": {name: trained[name] for name in _FIGURES},
         "seconds": seconds | {"total": round(sum(seconds.values()), 3)},
         "versions": trained["versions"],
     }

@@ -2,12 +2,10 @@
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from jobs.evaluate.metrics import worst_confusions
+from jobs.evaluate.metrics import read_confusions, worst_classes, worst_confusions
 
 _MOST_CLASSES = 30  # of many classes only those with the lowest recall are shown
 _MOST_CONFUSIONS = 5
@@ -57,13 +55,9 @@ def _show_on_terminal(test: Mapping[str, Any]) -> None:
 
 
 def _rows(test: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    classes: Sequence[Mapping[str, Any]] = test["classes"]
-    if len(classes) > _MOST_CLASSES:
-        measured = [entry for entry in classes if entry["recall"] is not None]
-        classes = sorted(measured, key=lambda entry: entry["recall"])[:_MOST_CLASSES]
     return [
         (str(entry["label"]), f"{entry['support']:,}", _share(entry["precision"]), _share(entry["recall"]))
-        for entry in classes
+        for entry in worst_classes(test["classes"], _MOST_CLASSES)
     ]
 
 
@@ -74,10 +68,9 @@ def _share(value: float | None) -> str:
 def _remarks(test: Mapping[str, Any]) -> list[str]:
     remarks = []
     if len(test["classes"]) > _MOST_CLASSES:
-        remarks.append(
-            f"of {len(test['classes'])} classes the {_MOST_CLASSES} with the lowest recall; metrics.json has all"
-        )
-    worst = worst_confusions(np.array(test["confusion"]), _MOST_CONFUSIONS)
+        shown = len(worst_classes(test["classes"], _MOST_CLASSES))
+        remarks.append(f"of {len(test['classes'])} classes the {shown} with the lowest recall; metrics.json has all")
+    worst = worst_confusions(read_confusions(test), _MOST_CONFUSIONS)
     if worst:
         confused = ", ".join(f"{c.true} taken for {c.predicted}: {c.count}" for c in worst)
         remarks.append(f"most frequent errors: {confused}")

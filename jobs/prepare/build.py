@@ -25,6 +25,7 @@ from jobs.prepare.survey import Findings, Survey, add_counts, merge
 
 log = logging.getLogger("idxtrain")
 
+_MOST_LISTED = 20  # labels in one line of the log
 _SURVEY_BYTES = 16 << 20  # of stored pixels a task: bounds what an executor holds
 
 
@@ -148,12 +149,26 @@ def report(manifest: dataset.Manifest) -> None:
         "prepare: dataset %s: %s images of %d × %d × %d in %d classes, pixel mean %.4f, deviation %.4f",
         manifest.dataset_id, rows, height, width, channels, manifest.classes, manifest.pixels.mean, manifest.pixels.std,
     )  # fmt: skip
+    counts = {split: manifest.splits[split].label_counts for split in dataset.SPLITS}
+    totals = [sum(column) for column in zip(*counts.values(), strict=True)]
+    empty = totals.count(0)
+    sparse = empty > max(_MOST_LISTED, manifest.classes / 2)
+    if sparse:
+        log.warning(
+            "prepare: %s of %s classes have no image at all; is %d really a label?",
+            f"{empty:,}", f"{manifest.classes:,}", manifest.classes - 1,
+        )  # fmt: skip
     for split in dataset.SPLITS:
-        missing = [label for label, count in enumerate(manifest.splits[split].label_counts) if not count]
+        missing = [label for label, n in enumerate(counts[split]) if not n and (totals[label] or not sparse)]
         if missing and manifest.splits[split].rows:
-            log.warning("prepare: no image of class %s in the %s split", ", ".join(map(str, missing)), split)
+            log.warning("prepare: no image of class %s in the %s split", _listed(missing), split)
     if manifest.duplicates.test_images_in_train:
         log.warning(
             "prepare: %d test images are also in the training archive, first (test row, training row): %s",
             manifest.duplicates.test_images_in_train, manifest.duplicates.examples[0],
         )  # fmt: skip
+
+
+def _listed(labels: Sequence[int]) -> str:
+    more = f" and {len(labels) - _MOST_LISTED:,} more" if len(labels) > _MOST_LISTED else ""
+    return ", ".join(map(str, labels[:_MOST_LISTED])) + more
