@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jobs.errors import InputError
+from jobs.stop_signals import SIGNALS
 
 _PREFIX = "idxtrain-job-"
 _LOCK = "lock"
 _TRIES, _TRY_SECONDS = 20, 0.1
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 @contextmanager
@@ -40,12 +40,12 @@ def private_folder(parent: Path, name: str) -> Iterator[Path]:
         yield folder
     finally:
         # A second signal would leave half of it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             _remove(folder)
             os.close(lock)
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _make(parent: Path, name: str) -> tuple[Path, int]:
