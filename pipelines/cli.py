@@ -4,12 +4,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
 
+from jobs import stop_signals
 from jobs.errors import IdxtrainError, ReportedError, ResumableError
-from jobs.logs import log_to_stderr
+from jobs.logs import keep_writing, log_to_stderr
 from pipelines import registry_commands, schedule_command, slurm_commands
 from pipelines.options import (
     WORK,
@@ -204,8 +206,14 @@ slurm_commands.register(app, _exit_codes)
 
 
 def main() -> None:
-    """Be the program `idxtrain`."""
+    """Run `idxtrain`. Asked to stop while no stage runs, it ends as after Ctrl-C."""
+    keep_writing()
+    stop_signals.handle(_interrupt)
     app(prog_name="idxtrain")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
