@@ -11,7 +11,6 @@ ended is a value: see `deploy.ranks` and `deploy.slurm.step`.
 import argparse
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -21,9 +20,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
+from deploy import earlier
 from deploy.ranks import LocalRanks, Ranks
 from deploy.watch import Watch
+from jobs import stop_signals
 from jobs.errors import UNEXPECTED, IdxtrainError, InputError, PeerLostError, ResumableError
+from jobs.logs import keep_writing, log_to_file, log_to_file_only
+from jobs.memory import OutOfMemory
 from jobs.process import die_with_parent
 from jobs.run_dir import RunDir, read_object
 from jobs.train.heartbeat import FOLDER
@@ -38,7 +41,7 @@ Stalled = Callable[[], tuple[int, str] | None]  # tells which rank has, and in w
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a gang ended. `rank`: the one that failed, −1 for none; `what`: how it failed.
+    """How a gang ended. `rank`: the one that failed, −1 for none; `what`: how it failed; `why`: maybe, with the fix.
 
     `host`: where. `again`: starting anew may help. `told`: the rank has said itself, on stderr, what was wrong.
     """
@@ -46,6 +49,7 @@ class Outcome:
     exit_code: int
     rank: int = -1
     what: str = ""
+    why: str = ""
     host: str = ""
     again: bool = False
     told: bool = False
@@ -58,16 +62,26 @@ class Gang:
         """`rehearsal`: a command that all ranks run before the training, which tells whether they reach each other."""
         self._options, self._start, self._rehearsal = options, start, rehearsal
         self._run = RunDir(options.run_dir) if options.run_dir else None
-        self._signals = 0
-        signal.signal(signal.SIGTERM, self._note)
-        signal.signal(signal.SIGINT, self._note)
-        signal.signal(signal.SIGUSR1, self._note)
+        self._requests = stop_signals.Requests()
+        self._memory = OutOfMemory()  # of the attempt that runs
+        stop_signals.handle(self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._signals += 1
+        self._requests.note()
 
     def run(self) -> int:
-        """Run the ranks to their end, starting anew where that may help; return the exit code to end with."""
+        """Run the ranks to their end, starting anew where that may help; return the exit code to end with.
+
+        Raises InputError where the ranks of an earlier launcher do not end.
+        """
+        if self._run is None:
+            return self._attempts()
+        self._run.logs.mkdir(parents=True, exist_ok=True)
+        log_to_file(self._run.logs / "train.log")
+        with earlier.succeeded(self._run, self._options.stall_seconds, lambda: bool(self._requests.count)):
+            return self._attempts()
+
+    def _attempts(self) -> int:
         options, ranks, reached = self._options, self._options.np, -1
         if self._rehearsal and ranks > 1:
             outcome = self._rehearse(ranks)
@@ -76,12 +90,16 @@ class Gang:
             if outcome.exit_code:
                 return outcome.exit_code
         for restart in range(options.max_restarts + 1):
+            if self._requests.count:
+                return self._stopped()
             watch = self._new_watch(ranks)
             outcome = self._attempt(ranks, watch)
             if outcome.rank < 0:
                 return outcome.exit_code
             step = watch.step() if watch else 0
             self._tell(outcome, step, ranks)
+            if self._requests.count:
+                return ResumableError.exit_code
             no_further = restart > 0 and step <= reached
             if not outcome.again or restart == options.max_restarts or (no_further and outcome.told):
                 break  # an error that the rank told of, twice at the same step, is not a matter of luck
@@ -95,10 +113,8 @@ class Gang:
     def _new_watch(self, ranks: int) -> Watch | None:
         if self._run is None:
             return None
-        shutil.rmtree(self._run.heartbeats, ignore_errors=True)
-        self._run.heartbeats.mkdir(parents=True)
-        self._run.logs.mkdir(exist_ok=True)
-        return Watch(self._run.heartbeats, ranks, self._options.stall_seconds)
+        earlier.clear(self._run)
+        return Watch(self._run.heartbeats, range(ranks), self._options.stall_seconds)
 
     def _rehearse(self, ranks: int) -> Outcome:
         """Let the ranks add up once, which finds what keeps them apart before a training does."""
@@ -118,6 +134,7 @@ class Gang:
     def _run_ranks(
         self, command: Sequence[str], ranks: int, environment: Mapping[str, str], stalled: Stalled
     ) -> Outcome:
+        self._memory = OutOfMemory()
         started = self._start(command, ranks, environment)
         try:
             return self._wait(started, stalled)
@@ -133,15 +150,16 @@ class Gang:
             failed = any(code not in (None, 0, ResumableError.exit_code) for code in codes)
             if None not in codes or (failed and not asked):
                 return self._judge(started, asked)
-            if self._signals > 1:  # a second signal ends at once
-                return Outcome(ResumableError.exit_code)
-            if self._signals and not asked:
+            if self._requests.count > 1:  # a second request ends at once
+                return Outcome(self._stopped())
+            if self._requests.count and not asked:
                 started.ask()
                 asked = True
             found = stalled()
             if found:
                 rank, what = found
-                return Outcome(IdxtrainError.exit_code, rank, what, started.host(rank), again=True)
+                why = "; if it is only slow, raise launch.stall_seconds"
+                return Outcome(IdxtrainError.exit_code, rank, what, why, started.host(rank), again=True)
             time.sleep(_POLL_SECONDS)
 
     def _judge(self, started: Ranks, asked: bool) -> Outcome:
@@ -150,7 +168,8 @@ class Gang:
         if not failed:
             return Outcome(0)
         if asked:  # a rank that was still starting simply dies of the signal
-            return Outcome(ResumableError.exit_code)
+            have_told = {code for code in failed.values() if code > 0} - {PeerLostError.exit_code}
+            return Outcome(ResumableError.exit_code if have_told else self._stopped())
         # Ranks that lose a peer fail too: the one to name is the one that was the first and has another reason.
         deadline = time.monotonic() + started.peer_seconds
         while set(failed.values()) == {PeerLostError.exit_code} and time.monotonic() < deadline:
@@ -165,6 +184,7 @@ class Gang:
             IdxtrainError.exit_code,
             first,
             f"{how}; its last words: {words}" if words else how,
+            self._memory.likely_cause(-code),
             started.host(first),
             again=code < 0 or code in (UNEXPECTED, PeerLostError.exit_code),
             told=code > 0 and words.startswith("idxtrain: "),
@@ -173,12 +193,24 @@ class Gang:
     def _tell(self, outcome: Outcome, step: int, ranks: int) -> None:
         """Say which rank failed, where, when and how; keep it in the run's history."""
         if not outcome.told:
-            print(f"idxtrain: rank {outcome.rank} on {outcome.host} {outcome.what} (last step {step})", file=sys.stderr)
+            stage = "train: " if self._run else ""  # else it is doctor's allreduce
+            how = f"{outcome.what} (last step {step}){outcome.why}"
+            self._say(f"{stage}rank {outcome.rank} on {outcome.host} {how}")
         if self._run:
             entry = {"time": time.time(), "host": outcome.host, "rank": outcome.rank, "ranks": ranks, "step": step}
             # The disk may be what is full: then the line above has to do.
             with suppress(OSError), self._run.restarts_file.open("a", encoding="utf-8") as history:
                 history.write(json.dumps({**entry, "what": outcome.what}) + "\n")
+
+    def _stopped(self) -> int:
+        """Say that the training stopped as asked where no rank could; return the exit code."""
+        how = f"; `idxtrain run --run-id {self._run.run_id}` resumes it from its last checkpoint" if self._run else ""
+        self._say(f"train: stopped as asked{how}")
+        return ResumableError.exit_code
+
+    def _say(self, message: str) -> None:
+        log_to_file_only(message)
+        print(f"idxtrain: {message}", file=sys.stderr)
 
 
 def _failed(started: Ranks) -> dict[int, int]:
@@ -220,6 +252,7 @@ def make_gang(options: argparse.Namespace) -> Gang:
 
 if __name__ == "__main__":
     die_with_parent()
+    keep_writing()
     try:
         sys.exit(make_gang(parse(sys.argv[1:])).run())
     except IdxtrainError as error:

@@ -2,22 +2,35 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 _MISSED_BEATS_SECONDS = 4.0  # a beat comes every second
-_SLOW_START_SECONDS = 600.0  # imports from a cold network file system, the first build of the graph
+# What may show no progress for longer: imports from a cold network file system and the first build of the graph; the
+# flush of a large checkpoint to a slow disk.
+_SLOW_PHASES, _SLOW_SECONDS = ("starting", "checkpoint", "finish"), 600.0
+_PATIENCE = 3.0  # a call of the graph may take so many times as long as the longest before it
+
+Beat = dict[str, Any]
 
 
 class Watch:
-    """Looks at the heartbeats of a gang. Times are by this process's clock, so that hosts' clocks may differ."""
+    """Looks at the heartbeats of a gang. Times are by this process's clock, so that hosts' clocks may differ.
 
-    def __init__(self, folder: Path, ranks: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._folder, self._ranks, self._seconds, self._clock = folder, ranks, seconds, clock
+    A rank has stalled when it gives no sign of life for `seconds`. All ranks have stalled, as they wait for each
+    other, when none shows progress (another step, phase or count) within its limit: `seconds`, or three times the
+    longest that the same phase of this rank went without before, if that is more; 10 minutes at least in phases that
+    wait for a disk.
+    """
+
+    def __init__(
+        self, folder: Path, ranks: Iterable[int], seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._folder, self._ranks, self._seconds, self._clock = folder, tuple(ranks), seconds, clock
         now = clock()
-        self._beat: dict[int, tuple[Any, float]] = dict.fromkeys(range(ranks), (None, now))
-        self._moved: dict[int, tuple[Any, float]] = dict.fromkeys(range(ranks), (None, now))
+        self._beat: dict[int, tuple[Any, float]] = dict.fromkeys(self._ranks, (None, now))
+        self._moved: dict[int, tuple[Any, float]] = dict.fromkeys(self._ranks, (None, now))
 
     def step(self) -> int:
         """Return the furthest step that a rank has told of."""
@@ -30,35 +43,44 @@ class Watch:
     def stalled(self) -> tuple[int, str] | None:
         """Return a rank that has stalled and in which way; None where all is well."""
         now, beats = self._clock(), self._read()
-        for rank in range(self._ranks):
+        for rank in self._ranks:
             beat = beats.get(rank)
             if beat != self._beat[rank][0]:
                 self._beat[rank] = beat, now
-            progress = (beat["step"], beat["phase"]) if beat else None
+            progress = (beat["step"], beat["phase"], beat["progress"]) if beat else None
             if progress != self._moved[rank][0]:
                 self._moved[rank] = progress, now
         # A rank without a heartbeat is stopped or gone. The others merely wait for it, alive.
-        silent = [r for r in beats if now - self._beat[r][1] > self._seconds]
-        if silent:
-            return silent[0], f"gave no sign of life for {self._seconds:g} s"
+        for rank, beat in beats.items():
+            # An import may let no other thread run.
+            limit = max(self._seconds, _SLOW_SECONDS) if beat["phase"] == "starting" else self._seconds
+            if now - self._beat[rank][1] > limit:
+                return rank, f"gave no sign of life for {limit:g} s"
         return self._hanging(now, beats)
 
-    def _hanging(self, now: float, beats: dict[int, dict[str, Any]]) -> tuple[int, str] | None:
-        phases = [beats.get(rank, {}).get("phase", "starting") for rank in range(self._ranks)]
-        limit = max(self._seconds, _SLOW_START_SECONDS) if "starting" in phases else self._seconds
-        if any(now - since <= limit for _, since in self._moved.values()):
+    def _limit(self, beat: Beat | None) -> float:
+        """Return how long a rank may go without progress."""
+        if beat is None:
+            return max(self._seconds, _SLOW_SECONDS)
+        slow = _SLOW_SECONDS if beat["phase"] in _SLOW_PHASES else 0.0
+        return max(self._seconds, slow, _PATIENCE * beat["longest"])
+
+    def _hanging(self, now: float, beats: dict[int, Beat]) -> tuple[int, str] | None:
+        limits = {rank: self._limit(beats.get(rank)) for rank in self._ranks}
+        if any(now - since <= limits[rank] for rank, (_, since) in self._moved.items()):
             return None  # as long as one rank moves on, the others will
         silence = {rank: now - self._beat[rank][1] for rank in beats}
         quietest = max(silence, key=lambda rank: silence[rank], default=0)
         if silence.get(quietest, 0.0) > _MISSED_BEATS_SECONDS:
             return quietest, f"gave no sign of life for {silence[quietest]:.0f} s"
         # Those in the graph wait for one that has not come there, if there is one.
-        rank = next((rank for rank, phase in enumerate(phases) if phase != "step"), 0)
-        return rank, f"was at the same point ({phases[rank]}) for {limit:g} s"
+        phases = {rank: beats[rank]["phase"] if rank in beats else "starting" for rank in self._ranks}
+        rank = next((rank for rank, phase in phases.items() if phase != "step"), self._ranks[0])
+        return rank, f"was at the same point ({phases[rank]}) for {limits[rank]:g} s"
 
-    def _read(self) -> dict[int, dict[str, Any]]:
+    def _read(self) -> dict[int, Beat]:
         beats = {}
-        for rank in range(self._ranks):
+        for rank in self._ranks:
             try:
                 beat = json.loads((self._folder / f"rank-{rank}.json").read_text(encoding="utf-8"))
             except (OSError, ValueError):

@@ -31,10 +31,10 @@ class InputError(IdxtrainError):
 
 
 class ReportedError(IdxtrainError):
-    """Another process has told on stderr what went wrong; only its exit code is left to pass on."""
+    """What went wrong stands on stderr already: only the exit code is left to pass on. `reason`: for other readers."""
 
-    def __init__(self, exit_code: int) -> None:
-        super().__init__(f"ended with exit code {exit_code}")
+    def __init__(self, exit_code: int, reason: str = "") -> None:
+        super().__init__(reason or f"ended with exit code {exit_code}")
         self.exit_code = exit_code
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 _BLOCK = 1 << 20
 _SEAL = "sha256"
+_UNFINISHED = ".tmp-"
 
 
 def sha256_file(path: Path) -> str:
@@ -65,7 +66,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     A full disk is an OSError that names `path`, whatever `write` makes of it.
     """
     # The suffix stays last: Keras and others choose a format by it.
-    temporary = path.with_name(f".{secrets.token_hex(4)}.tmp-{path.name}")
+    temporary = path.with_name(f".{secrets.token_hex(4)}{_UNFINISHED}{path.name}")
     try:
         with naming_full_disk(path):
             write(temporary)
@@ -74,6 +75,11 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Return the files in a folder that `write_atomic` is writing, or that a process which was killed left."""
+    return list(folder.glob(f".*{_UNFINISHED}*"))
 
 
 @contextmanager

@@ -1,10 +1,16 @@
 """Where this project's log lines go: the terminal as they are, a file with the time."""
 
+import errno
+import io
 import logging
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger("idxtrain")
+
+_ERROR = re.compile(r"^\S+ \S+ ERROR (.*)$", re.MULTILINE)  # a line of a log file: date, time, level, message
 
 
 def log_to_file(path: Path) -> None:
@@ -21,6 +27,46 @@ def log_to_file_only(message: str) -> None:
     for handler in log.handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(record)
+
+
+class Errors:
+    """The errors that come into a log file from now on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._begin = path.stat().st_size if path.exists() else 0
+
+    def last(self) -> str:
+        """Return the last one's message; empty where there is none."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._begin)
+                messages = _ERROR.findall(file.read().decode(errors="replace"))
+        except OSError:
+            return ""
+        return messages[-1] if messages else ""
+
+
+def keep_writing() -> None:
+    """Let what this process writes to stderr get lost where nobody can read it any more, without an error.
+
+    A closed terminal, or the end of the program at the other end of a pipe, must not end a training before it has
+    written its checkpoint, nor keep a launcher from hearing its ranks.
+    """
+    if not isinstance(sys.stderr, io.TextIOWrapper) or sys.stderr is not sys.__stderr__:  # closed, or another's
+        return
+    lossy = io.BufferedWriter(_Lossy(sys.stderr.fileno(), "w", closefd=False))
+    sys.stderr = io.TextIOWrapper(lossy, sys.stderr.encoding, "backslashreplace", line_buffering=True)
+
+
+class _Lossy(io.FileIO):
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.EPIPE):
+                raise
+            return len(data)
 
 
 def log_to_stderr() -> None:

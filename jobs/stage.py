@@ -18,9 +18,10 @@ from typing import Any, NoReturn
 
 import psutil
 
+from jobs import stop_signals
 from jobs.errors import UNEXPECTED, IdxtrainError, InputError, PeerLostError, ResumableError
 from jobs.files import full_disk, sealed, sha256_json, take_seal, write_json
-from jobs.logs import log_to_file, log_to_file_only, log_to_stderr
+from jobs.logs import keep_writing, log_to_file, log_to_file_only, log_to_stderr
 from jobs.process import die_with_parent
 from jobs.run_dir import RunDir, one_line, read_object
 from jobs.umask import keep_others_from_writing
@@ -116,13 +117,24 @@ def run_as_process(stage: str, work: Callable[[RunDir], None], argv: Sequence[st
     arguments = list(sys.argv[1:] if argv is None else argv)
     keep_others_from_writing()
     die_with_parent()
+    keep_writing()
     log_to_stderr()
     if len(arguments) != 1:
         print(f"idxtrain: usage: python -m jobs.{stage} RUN_DIR", file=sys.stderr)
         sys.exit(InputError.exit_code)
     run = RunDir(Path(arguments[0]).resolve())
     # Asked to end, a stage tidies up first. Training stops in its own way: see jobs.train.stop.
-    signal.signal(signal.SIGTERM, _interrupt)
+    requests = stop_signals.Requests()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if not requests.note():
+            return
+        if requests.count > 1:  # asked again: end without tidying up
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        raise KeyboardInterrupt
+
+    stop_signals.handle(interrupt)
     try:
         run.read_config()
         log_to_file(run.logs / f"{stage}{_rank_suffix()}.log")
@@ -145,17 +157,18 @@ def run_as_process(stage: str, work: Callable[[RunDir], None], argv: Sequence[st
         _fail(f"{stage}: {type(error).__name__}: {one_line(error)[:300]}; the traceback is in {run.logs}", UNEXPECTED)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def _fail(message: str, exit_code: int) -> NoReturn:
     """Say what went wrong, on the terminal and in the run's log, and end."""
     log_to_file_only(message)
-    print(f"idxtrain: {message}", file=sys.stderr)
+    if not (exit_code == ResumableError.exit_code and rank_told()):  # all ranks stop at once: one of them says so
+        print(f"idxtrain: {message}", file=sys.stderr)
     sys.exit(exit_code)
 
 
+def rank_told() -> int:
+    """Return this process's rank, as its launcher says; 0 where it is alone."""
+    return int(next((os.environ[name] for name in _RANK_VARIABLES if name in os.environ), "0"))
+
+
 def _rank_suffix() -> str:
-    rank = next((os.environ[name] for name in _RANK_VARIABLES if name in os.environ), "0")
-    return "" if rank == "0" else f".rank-{rank}"
+    return f".rank-{rank_told()}" if rank_told() else ""

@@ -1,18 +1,20 @@
 """idxtrain: parse, call, print. Nothing is computed here, and nothing heavy is imported."""
 
-from pipelines import startup  # isort: skip  (first, as it says)
+from pipelines import startup  # noqa: F401 # isort: skip  (first, as it says)
 
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
 
+from jobs import stop_signals
 from jobs.errors import IdxtrainError, ReportedError, ResumableError
-from jobs.logs import log_to_stderr
+from jobs.logs import keep_writing, log_to_stderr
 from jobs.umask import keep_others_from_writing
 from pipelines import registry_commands, schedule_command, slurm_commands, stdout
 from pipelines.options import (
@@ -55,10 +57,9 @@ app = typer.Typer(
 def _exit_codes() -> Iterator[None]:
     """End with exit code 2 for bad input and 1 for what else went wrong, one line each."""
     log_to_stderr()
-    before = signal.getsignal(signal.SIGINT)
+    before: dict[signal.Signals, Any] = {}
     try:
-        if before is startup.interrupted:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there may be something to tidy up
+        before = stop_signals.handle(_interrupt)  # from here on there may be something to tidy up
         yield
     except ReportedError as error:  # the stage has said why
         sys.exit(error.exit_code)
@@ -73,7 +74,13 @@ def _exit_codes() -> Iterator[None]:
         print("idxtrain: interrupted", file=sys.stderr)
         sys.exit(ResumableError.exit_code)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """End as after Ctrl-C, whichever signal asks."""
+    raise KeyboardInterrupt
 
 
 def _pipeline(command: str, last: str, options: Options, dry_run: bool) -> None:
@@ -216,8 +223,9 @@ slurm_commands.register(app, _exit_codes)
 
 
 def main() -> None:
-    """Be the program `idxtrain`."""
+    """Run `idxtrain`."""
     keep_others_from_writing()
+    keep_writing()
     result = stdout.watch()
     try:
         app(prog_name="idxtrain")

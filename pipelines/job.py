@@ -8,7 +8,6 @@ asked goes back into the queue; a stage that failed takes the jobs that wait for
 
 import logging
 import os
-import signal
 import socket
 import sys
 import time
@@ -22,6 +21,7 @@ from deploy.slurm import launchers, queue
 from deploy.slurm.scratch import private_folder
 from deploy.slurm.script import SCRATCH
 from deploy.slurm.site import JOB_STAGES, JobStage, Site
+from jobs import stop_signals
 from jobs.errors import IdxtrainError, InputError, ReportedError, ResumableError
 from jobs.logs import log_to_stderr
 from jobs.run_dir import RunDir
@@ -42,8 +42,7 @@ def main(stage: JobStage, run: RunDir, environment: Mapping[str, str]) -> int:
     """Be a job; return the exit code to end with."""
     jobs, me = SlurmJobs(run), _job_id(environment)
     begin = jobs.log_size(stage, me)
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGUSR1, _interrupt)
+    stop_signals.handle(_interrupt)
     try:
         site, config = jobs.site(), read_config(run)
         jobs.require_progress(stage, config.launch.max_restarts)

@@ -3,10 +3,12 @@
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from deploy.launch import Launch, launch, visible_gpus
-from jobs.errors import ReportedError
+from jobs.errors import ReportedError, ResumableError
+from jobs.logs import Errors
 from jobs.run_dir import RunDir
 from jobs.stage import STAGES, is_done
 from jobs.train.preflight import check_config, check_dataset
@@ -53,9 +55,16 @@ def run_stages(run: RunDir, config: Config, last: str = STAGES[-1], how_to: Laun
                 continue
             if stage == "train":
                 check_dataset(run)
-            code = run_process(how)
-            if code:
-                raise ReportedError(code)
+            errors = Errors(run.logs / f"{stage}.log")
+            ended = run_process(how, stage, run.run_id)
+            if ended.why:
+                print(f"idxtrain: {ended.why}", file=sys.stderr)
+            if ended.code:
+                raise ReportedError(ended.code, ended.why or errors.last())
+            if ended.was_asked and stage != last:
+                raise ResumableError(
+                    f"{stage}: done, then stopped as asked; `idxtrain run --run-id {run.run_id}` resumes it"
+                )
 
 
 def result_line(run: RunDir) -> str:

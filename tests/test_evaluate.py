@@ -229,6 +229,18 @@ def test_a_training_by_an_older_version_is_refused_in_one_line(run: RunDir) -> N
     assert_refused(run, f"{path}: found no precision, expected what this version's training records; remove {path} and")
 
 
+def test_more_test_images_than_memory_are_refused_before_any_is_read(run: RunDir) -> None:
+    file = run.work.datasets / "0123456789abcdef" / MANIFEST
+    manifest = json.loads(file.read_text())
+    del manifest["sha256"]
+    test = manifest["splits"]["test"]
+    test["rows"] += 10**12
+    test["label_counts"][0] += 10**12
+    test["shards"][1]["rows"] += 10**12
+    write_json(file, sealed(manifest))
+    assert_refused(run, " GB of free memory, expected 264000.00 GB for 1,000,000,000,012 test images; end what else")
+
+
 def assert_refused(run: RunDir, expected: str) -> None:
     """Exit code 2, one line, nothing written."""
     done = evaluate(run)

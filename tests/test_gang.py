@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from jobs.process import PARENT
+
 GANG = [sys.executable, "-m", "deploy.gang"]
 
 
@@ -46,7 +48,13 @@ def test_a_failing_rank_is_named_and_ends_the_others() -> None:
 def test_a_killed_rank_is_named_with_its_signal() -> None:
     done = gang(2, "rank == 1 and os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(600)")
     assert done.returncode == 1
-    assert "was killed by SIGKILL" in done.stderr
+    assert "was killed by SIGKILL (last step 0); was there enough memory?" in done.stderr
+
+
+def test_a_rank_that_is_busy_in_one_phase_for_longer_than_the_limit_is_left_alone(tmp_path: Path) -> None:
+    busy = "beat.tell('validation', 7)\nfor _ in range(16):\n    time.sleep(0.5)\n    beat.progressed('validation')"
+    done = gang(2, BEATING + busy, "--run-dir", tmp_path, "--stall-seconds", 5)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_rank_deaf_to_sigterm_is_ended_all_the_same() -> None:
@@ -78,8 +86,8 @@ def test_a_rank_that_hangs_while_the_others_wait_for_it_is_named(tmp_path: Path)
     hang = "beat.tell('input' if rank == 1 else 'step', 9)\ntime.sleep(600)"
     done = gang(3, BEATING + hang, "--run-dir", tmp_path, "--stall-seconds", 5)
     assert done.returncode == 1
-    assert "rank 1 on " in done.stderr
-    assert "was at the same point (input) for 5 s (last step 9)" in done.stderr
+    assert "idxtrain: train: rank 1 on " in done.stderr
+    assert "was at the same point (input) for 5 s (last step 9); if it is only slow, raise launch.stall" in done.stderr
 
 
 def test_starts_anew_after_a_death_and_keeps_the_history(tmp_path: Path) -> None:
@@ -115,7 +123,7 @@ def test_what_trying_again_would_not_mend_is_not_tried_again(code: int) -> None:
     assert done.stderr == "idxtrain: no\n"
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_asks_all_ranks_and_a_second_one_ends_at_once(how: signal.Signals, tmp_path: Path) -> None:
     patient = (
         "import os, signal, time\n"
@@ -128,8 +136,33 @@ def test_a_signal_asks_all_ranks_and_a_second_one_ends_at_once(how: signal.Signa
     launcher.send_signal(how)
     wait_for(lambda: len(list(tmp_path.glob("*-asked"))) == 2)
     assert launcher.poll() is None
+    time.sleep(1.1)  # less would be the same request
     launcher.send_signal(how)
     assert launcher.wait(timeout=20) == 75
+
+
+def test_the_death_of_a_parent_with_threads_is_one_request(tmp_path: Path) -> None:
+    """The kernel tells of it once for each thread that ends. The ranks are let go on to the end of their call."""
+    slow = (
+        "import os, signal, time\nfrom pathlib import Path\nfrom jobs.process import die_with_parent\n"
+        f"die_with_parent()\nhere = Path({str(tmp_path)!r})\nasked = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: asked.append(1))\n(here / 'up').touch()\n"
+        "while not asked: time.sleep(0.05)\ntime.sleep(2)\n(here / 'saved').touch()\nos._exit(75)"
+    )
+    command = [*GANG, "--np", "1", sys.executable, "-c", slow]
+    parent = (
+        "import os, subprocess, sys, threading, time\n"
+        f"environment = {{**os.environ, {PARENT!r}: str(os.getpid())}}\n"
+        f"child = subprocess.Popen({command!r}, env=environment, stderr=subprocess.DEVNULL, process_group=0)\n"
+        "threading.Thread(target=time.sleep, args=(600,)).start()\nprint(child.pid, flush=True)\ntime.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        launcher = psutil.Process(int(process.stdout.readline()))
+        wait_for((tmp_path / "up").exists)
+        process.kill()
+    wait_for(lambda: not launcher.is_running() or launcher.status() == psutil.STATUS_ZOMBIE)
+    assert (tmp_path / "saved").exists()
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

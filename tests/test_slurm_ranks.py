@@ -189,7 +189,7 @@ def test_a_failing_rank_is_named_with_its_node(job: Job) -> None:
     assert code == 1
     named = [line for line in said.splitlines() if line.startswith("idxtrain: ")]
     assert named == [
-        "idxtrain: rank 3 on n2 ended with exit code 1; its last words: no room on the device (last step 0)"
+        "idxtrain: train: rank 3 on n2 ended with exit code 1; its last words: no room on the device (last step 0)"
     ]
 
 
@@ -199,7 +199,7 @@ def test_a_killed_rank_starts_anew_and_the_history_names_its_node(job: Job) -> N
     once += "    open(flag, 'w')\n    os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(1)"
     code, said = job.end(job.submit(once, "--max-restarts", 2))
     assert code == 0, said
-    assert "idxtrain: rank 2 on n2 was killed by SIGKILL" in said
+    assert "idxtrain: train: rank 2 on n2 was killed by SIGKILL" in said
     (entry,) = map(json.loads, (job.run / "logs/restarts.jsonl").read_text().splitlines())
     assert (entry["rank"], entry["host"], entry["what"]) == (2, "n2", "was killed by SIGKILL")
 
@@ -208,7 +208,7 @@ def test_a_task_that_is_gone_with_its_rank_is_missed(job: Job) -> None:
     program = "peer = 71\nif rank == 1: os.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(1)\nsys.exit(peer)"
     code, said = job.end(job.submit(program))
     assert code == 1
-    assert "idxtrain: rank 1 on n1 was killed by SIGKILL" in said
+    assert "idxtrain: train: rank 1 on n1 was killed by SIGKILL" in said
 
 
 def test_a_signal_to_the_job_asks_all_ranks(job: Job) -> None:

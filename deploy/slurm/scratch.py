@@ -16,10 +16,10 @@ from pathlib import Path
 
 from jobs.errors import InputError
 from jobs.lease import Lease
+from jobs.stop_signals import SIGNALS
 
 _PREFIX = "idxtrain-job-"
 _TRIES, _TRY_SECONDS = 20, 0.1
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 @contextmanager
@@ -40,12 +40,12 @@ def private_folder(parent: Path, name: str) -> Iterator[Path]:
             yield folder
         finally:
             # A second signal would leave half of it.
-            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             try:
                 _remove(folder)
                 held.close()
             finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _lease(folder: Path) -> Lease:

@@ -5,7 +5,6 @@ rank ended, with which last words and where, goes into a file of the run directo
 """
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -20,13 +19,13 @@ from deploy.ranks import pass_on
 from deploy.slurm import network, order
 from deploy.slurm.order import Order
 from deploy.slurm.world import Place, place
+from jobs import stop_signals
 from jobs.errors import IdxtrainError
 from jobs.files import write_json
 from jobs.process import PARENT
 from jobs.train.devices import CPUS
 
 _VISIBLE_SECONDS = 30.0  # NFS may show a new file late
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def main(command: Sequence[str]) -> int:
@@ -97,8 +96,7 @@ def _run(command: Sequence[str], here: Place, environment: Mapping[str, str]) ->
         with suppress(ProcessLookupError):
             process.send_signal(number)
 
-    for number in _SIGNALS:
-        signal.signal(number, pass_signal)
+    stop_signals.handle(pass_signal)
     last = [""]
 
     def hear(lines: Iterable[bytes]) -> None:

@@ -15,6 +15,7 @@ from jobs.evaluate.predict import Predictions, load_model, predict
 from jobs.evaluate.report import write_report
 from jobs.evaluate.table import show
 from jobs.files import sha256_file, write_json
+from jobs.memory import free_memory
 from jobs.run_dir import RunDir
 from jobs.stage import STAGES, read_record, seconds_since_start
 from jobs.tensorflow_import import import_tensorflow
@@ -72,12 +73,26 @@ def _check_model_file(path: Path, expected: str) -> None:
 
 def _read_test_split(directory: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the test split as `read_split` does, once it is sure that each image is there exactly once."""
+    _require_memory(directory, manifest)
     verify(directory, manifest, "test")
     images, labels, indices = read_split(directory, manifest, "test")
     problem = _contradiction(labels, indices, manifest)
     if problem:
         raise InputError(f"{directory / 'test'}: {problem}; remove {directory} and prepare it again")
     return images, labels, indices
+
+
+def _require_memory(directory: Path, manifest: Manifest) -> None:
+    """Raise InputError where the test images do not fit into memory, which the kernel would end this process for."""
+    test, values = manifest.splits["test"], manifest.values_per_image
+    held = test.rows * (4 * values + 4 + 8 + 4 * manifest.classes)  # images, labels, indices, probabilities
+    read = 2 * 4 * values * max((shard.rows for shard in test.shards), default=0)  # one shard as Arrow has it, twice
+    needed, free = held + read, free_memory()
+    if needed > free:
+        raise InputError(
+            f"{directory / 'test'}: found {free / 1e9:.2f} GB of free memory, expected {needed / 1e9:.2f} GB for "
+            f"{test.rows:,} test images; end what else takes it, or evaluate where there is more"
+        )
 
 
 def _contradiction(labels: np.ndarray, indices: np.ndarray, manifest: Manifest) -> str | None:

@@ -4,11 +4,13 @@ import logging
 import os
 import platform
 import re
+import signal
 import socket
+import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from jobs.errors import IdxtrainError, InputError
+from jobs.memory import OutOfMemory
 from jobs.prepare.config import SparkConfig
 from jobs.prepare.spark_home import foreign_variables, own_variables
 from jobs.progress import Progress
@@ -30,6 +33,9 @@ _LOCAL = re.compile(r"local(\[([0-9]+|\*)(\s*,\s*[0-9]+)?\])?")  # what Spark ta
 _CONNECT_SECONDS = 3.0
 # What a call ends with when Spark stops its context meanwhile, by itself.
 _STOPPED = re.compile("masters are unresponsive|stopped SparkContext|SparkContext (has been shutdown|was shut down)")
+_JAVA_GONE = "JAVA_GATEWAY_EXITED"
+_WORKER_GONE = "Python worker exited unexpectedly"  # Spark's words for one that was killed
+_JAVA_END_SECONDS = 0.5
 _LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
@@ -39,6 +45,7 @@ class Spark(AbstractContextManager["Spark"]):
     def __init__(self, config: SparkConfig, scratch: Path) -> None:
         require_master(config.master)
         self._config, self._scratch = config, scratch
+        self._memory = OutOfMemory()
         hush_py4j()
         # The Java runtime takes seconds to start: meanwhile the caller inflates archives.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="spark-start")
@@ -48,8 +55,10 @@ class Spark(AbstractContextManager["Spark"]):
         for name in list(foreign_variables(os.environ, _is_local(self._config.master))):
             del os.environ[name]
         os.environ.update(own_variables(os.environ))
-        from pyspark import SparkConf, SparkContext
+        from pyspark import SparkConf, SparkContext, accumulators
 
+        # Where Java is gone, this would print a traceback beside our one line.
+        accumulators.AccumulatorServer.handle_error = _ignore
         properties = spark_properties(self._config, self._scratch)
         # No SparkSession: its SQL engine costs a second of start-up, and nothing here is SQL.
         return SparkContext(conf=SparkConf(loadDefaults=True).setAll(list(properties.items())))
@@ -58,7 +67,8 @@ class Spark(AbstractContextManager["Spark"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._starter.shutdown(wait=True)
-        if self._started.exception() is None:
+        # Of a Java process that is gone already, Spark's and Py4J's own ends only complain.
+        if self._started.exception() is None and _java_end(0.0) is None:
             self._started.result().stop()
         _stop_java()
 
@@ -68,7 +78,7 @@ class Spark(AbstractContextManager["Spark"]):
         except Exception as error:
             if self._gave_up(error):
                 raise _no_answer(self._config.master, "Spark gave up waiting") from error
-            raise _readable(error, f"Spark did not start on master {self._config.master!r}") from error
+            raise self._fault(error, f"Spark did not start on master {self._config.master!r}") from error
 
     def versions(self) -> dict[str, str]:
         """Return the versions of what made the dataset."""
@@ -95,7 +105,20 @@ class Spark(AbstractContextManager["Spark"]):
         except Exception as error:
             if self._gave_up(error, context):
                 raise _no_answer(self._config.master, "Spark gave up waiting") from error
-            raise _readable(error, f"Spark failed while {what}") from error
+            raise self._fault(error, f"Spark failed while {what}") from error
+
+    def _fault(self, error: Exception, what: str) -> IdxtrainError:
+        """Return what to raise for what Spark raised, which says little of a process of its that was killed."""
+        code = _java_end(_JAVA_END_SECONDS)  # its connections break before its end is heard of
+        if code is not None and code < 0:
+            how = f"was killed by {signal.Signals(-code).name}{self._memory.likely_cause(-code)}"
+            return IdxtrainError(f"prepare: Spark's Java process {how}")
+        maybe_killed = self._memory.likely_cause(signal.SIGKILL)
+        if _JAVA_GONE in str(error):
+            return IdxtrainError(f"prepare: Spark's Java process ended before it was up{maybe_killed}")
+        if _WORKER_GONE in str(error):
+            return IdxtrainError(f"{what}: a Python worker was killed{maybe_killed}")
+        return _readable(error, what)
 
     def _partitions(self, context: Any, tasks: int) -> int:
         """Return how many Spark tasks shall do the work of so many of ours, as each costs about 80 ms of its own."""
@@ -174,6 +197,22 @@ def _is_stopped(context: Any) -> bool:
         return False
 
 
+def _ignore(server: Any, request: Any, client_address: Any) -> None:
+    """Print nothing: `_fault` says what happened."""
+
+
+def _java_end(seconds: float) -> int | None:
+    """Wait that long for the Java process to end; return its exit code, None while it runs or is not up yet."""
+    from pyspark import SparkContext
+
+    gateway = SparkContext._gateway
+    if gateway is None:
+        return None
+    with suppress(subprocess.TimeoutExpired):
+        return int(gateway.proc.wait(seconds))
+    return None
+
+
 def _is_local(master: str) -> bool:
     return bool(_LOCAL.fullmatch(master))
 
@@ -190,7 +229,8 @@ def _stop_java() -> None:
 
     gateway, SparkContext._gateway, SparkContext._jvm = SparkContext._gateway, None, None
     if gateway is not None:
-        gateway.shutdown()
+        if gateway.proc.poll() is None:
+            gateway.shutdown()
         gateway.proc.stdin.close()  # it lives as long as its standard input
         gateway.proc.wait()
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jobs.errors import IdxtrainError
-from jobs.files import sealed, sha256_file, take_seal, write_atomic, write_json
+from jobs.files import sealed, sha256_file, take_seal, unfinished, write_atomic, write_json
 from jobs.run_dir import one_line
 
 log = logging.getLogger("idxtrain")
@@ -121,8 +121,8 @@ def read_best(directory: Path) -> tuple[str, float] | None:
 
 def clean(directory: Path) -> None:
     """Remove what a writer that was killed left unfinished. Only for the one process that may write."""
-    for unfinished in directory.glob(".*.tmp-*"):
-        unfinished.unlink(missing_ok=True)
+    for path in unfinished(directory):
+        path.unlink(missing_ok=True)
 
 
 def latest(directory: Path, key: str) -> Checkpoint | None:

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,8 +23,17 @@ _CALL_BYTES = 16 << 20
 class ShardStore:
     """The rows of a split that a rank needs, read as they are needed and kept if told to."""
 
-    def __init__(self, directory: Path, manifest: Manifest, split: Split, threads: int, keep: bool) -> None:
-        self._directory, self._manifest, self._threads = directory, manifest, threads
+    def __init__(
+        self,
+        directory: Path,
+        manifest: Manifest,
+        split: Split,
+        threads: int,
+        keep: bool,
+        arrived: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`arrived`: called in the thread that reads, after each shard."""
+        self._directory, self._manifest, self._threads, self._arrived = directory, manifest, threads, arrived
         self._shards = manifest.splits[split].shards
         self.shard_rows = tuple(shard.rows for shard in self._shards)
         self._kept = self._room(None) if keep else None
@@ -50,6 +59,7 @@ class ShardStore:
             while shard not in held and shard not in early:
                 place, found = next(arriving)
                 early[missing[place]] = found
+                self._arrived()
             if shard in early:
                 held.put(shard, early.pop(shard))
 

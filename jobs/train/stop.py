@@ -1,11 +1,9 @@
 """Being asked to stop: a signal to any rank stops all of them at the same step, after a checkpoint."""
 
-import signal
 from types import FrameType
 
+from jobs import stop_signals
 from jobs.errors import ResumableError
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopRequest:
@@ -13,8 +11,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
-        for number in SIGNALS:
-            signal.signal(number, self._note)
+        stop_signals.handle(self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

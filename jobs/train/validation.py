@@ -20,8 +20,13 @@ class Validation:
     def __init__(self, store: ShardStore) -> None:
         self._store = store
 
-    def run(self, evaluate: Evaluate, collective: Collective) -> dict[str, Any]:
-        """Return accuracy, errors, mean loss and count over the whole split; None for each where it has no rows."""
+    def run(
+        self, evaluate: Evaluate, collective: Collective, progressed: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
+        """Return accuracy, errors, mean loss and count over the whole split; None for each where it has no rows.
+
+        `progressed`: called after each batch.
+        """
         count = sum(self._store.shard_rows)
         if not count:
             return {"accuracy": None, "errors": None, "loss": None, "count": 0}
@@ -30,6 +35,7 @@ class Validation:
         for rows in self._store.read([mine[i : i + _BATCH] for i in range(0, len(mine), _BATCH)]):
             batch_right, batch_loss = evaluate(rows.images, rows.labels)
             right, loss = right + batch_right, loss + batch_loss
+            progressed()
         sums = collective.gather(np.array([[right, loss]], np.float64)).sum(axis=0)
         errors = count - int(sums[0])
         return {"accuracy": 1 - errors / count, "errors": errors, "loss": float(sums[1]) / count, "count": count}

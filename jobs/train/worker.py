@@ -2,12 +2,12 @@
 
 import hashlib
 import logging
-import os
 import platform
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,13 @@ from models.training.schedules import rates
 log = logging.getLogger("idxtrain")
 
 
-def train(run: RunDir) -> None:
+def train(run: RunDir, heartbeat: Heartbeat) -> None:
     """Be one rank: train, validate, and on rank 0 write checkpoints, curves, the model and the stage's record.
 
     Raises PeerLostError where another rank is gone: that one's own words tell why.
     """
     try:
-        Training(run, run.section("train", TrainConfig)).run()
+        Training(run, run.section("train", TrainConfig), heartbeat).run()
     except (tf.errors.OpError, RuntimeError) as error:
         if "Horovod" in str(error):
             raise PeerLostError(f"train: another rank is gone ({one_line(error)[:200]})") from error
@@ -58,8 +58,8 @@ def train(run: RunDir) -> None:
 class Training:
     """The state of one rank."""
 
-    def __init__(self, run: RunDir, config: TrainConfig) -> None:
-        self.run_dir, self.config = run, config
+    def __init__(self, run: RunDir, config: TrainConfig, heartbeat: Heartbeat) -> None:
+        self.run_dir, self.config, self.heartbeat = run, config, heartbeat
         self.stop = StopRequest()
         self.key = stage_key(run, "train")
         seed = int(run.read_config()["seed"])
@@ -68,7 +68,6 @@ class Training:
 
         self.collective = Collective()
         self.rank, self.world_size = self.collective.rank, self.collective.world_size
-        self.heartbeat = Heartbeat(self.rank, os.environ)
         device = devices.configure(
             tf, self.collective.local_rank, self.collective.local_size, single_threaded_ops=config.deterministic
         )
@@ -80,8 +79,10 @@ class Training:
             log.info("train: %s, each on %s, in %s", ranks, device, self.precision)
 
         keep = keep_in_memory(config, manifest, self.collective.local_size)
-        self.store = ShardStore(dataset, manifest, "train", config.reader_threads, keep)
-        self.validation = Validation(ShardStore(dataset, manifest, "validation", config.reader_threads, keep))
+        arrived = [partial(heartbeat.progressed, phase) for phase in ("input", "validation")]
+        self.store = ShardStore(dataset, manifest, "train", config.reader_threads, keep, arrived[0])
+        held_out = ShardStore(dataset, manifest, "validation", config.reader_threads, keep, arrived[1])
+        self.validation = Validation(held_out)
         self.order = RowOrder(
             self.store.shard_rows, config.batch_size, seed, config.shuffle_shards, config.fixed_slices
         )
@@ -120,14 +121,14 @@ class Training:
                         raise stopped(step, self.total_steps, self.run_dir.run_id)
                     if due.now(step) and step % self.order.steps:  # at the end of an epoch it comes anyway
                         self._save(writer, step)
-                self.heartbeat.tell("validation", step)
-                validation = self._validate()
+                validation = self._validate(step)
                 if console:
                     console.validated(step, validation)
                 self._save(writer, step, validation["accuracy"])
             writer.wait()
+        validation = validation or self._validate(step)
         self.heartbeat.tell("finish", step)
-        self._finish(step, validation or self._validate())
+        self._finish(step, validation)
 
     def _console(self, step: int) -> AbstractContextManager[Console | None]:
         if self.rank:
@@ -199,8 +200,9 @@ class Training:
             position = checkpoint.Position(step, self.key)
             writer.save(checkpoint.Checkpoint(position, self.network.state()), accuracy)
 
-    def _validate(self) -> dict[str, Any]:
-        return self.validation.run(self.evaluate, self.collective)
+    def _validate(self, step: int) -> dict[str, Any]:
+        self.heartbeat.tell("validation", step)
+        return self.validation.run(self.evaluate, self.collective, lambda: self.heartbeat.progressed("validation"))
 
     def _finish(self, step: int, validation: dict[str, Any]) -> None:
         """Compare the ranks' weights, then write the model and the record."""
@@ -210,6 +212,7 @@ class Training:
         if self.rank == 0:
             model = portable(self.network.final)
             write_atomic(self.run_dir.model_file, model.save)
+            self.heartbeat.progressed("finish")
             outputs = {
                 "model_sha256": sha256_file(self.run_dir.model_file),
                 "world_size": self.world_size,
@@ -229,6 +232,7 @@ class Training:
         digest = hashlib.sha256()
         for _, variable in self.network.variables():
             digest.update(variable.numpy().tobytes())
+            self.heartbeat.progressed("finish")
         gathered = self.collective.gather(np.frombuffer(digest.digest(), np.uint8))
         return [row.tobytes().hex() for row in gathered.reshape(self.world_size, -1)]
 

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -53,11 +53,15 @@ class Planned:
 
 @dataclass(frozen=True)
 class Kill:
-    """A kill done: how long after its stage's process was seen, and at which training step (0: none yet)."""
+    """A kill done: how long after its stage's process was seen, and at which training step (0: none yet).
+
+    `saved`: of a training whose pipeline was killed, the step of the newest checkpoint when all its ranks had ended.
+    """
 
     planned: Planned
     seconds: float
     step: int
+    saved: int | None = None
 
 
 def plan(kills: int, seed: int) -> list[Planned]:
@@ -111,6 +115,8 @@ def run_under_kills(
                 if process.poll() is not None:
                     process = begin()
                 struck = strike(process, work, kill, steps, lengths[kill.stage])
+            if (kill.victim, kill.stage) == ("pipeline", "train"):
+                struck = replace(struck, saved=saved_at_last(work))
             done.append(struck)
         for _ in range(5):
             if process.wait() == 0:
@@ -157,6 +163,15 @@ def step_of(work: Path) -> int:
         return 0
 
 
+def saved_at_last(work: Path) -> int:
+    """Wait until no process is at work on the run; return the step of its newest checkpoint, 0: there is none."""
+    run = str(work / "runs/killed")
+    while any(run in word for process in psutil.process_iter(["cmdline"]) for word in process.info["cmdline"] or ()):
+        time.sleep(0.05)
+    names = [path.stem for path in (work / "runs/killed/checkpoints").glob("step-*.json")]
+    return max((int(name.removeprefix("step-")) for name in names), default=0)
+
+
 def finished(work: Path, stage: str) -> bool:
     return (work / f"runs/killed/stages/{stage}.json").exists()
 
@@ -184,9 +199,9 @@ def model_weights(work: Path, run_id: str) -> list[bytes]:
 
 
 def table(kills: Sequence[Kill]) -> str:
-    lines = ["| kill | stage | process | after, s | at step |", "|---:|---|---|---:|---:|"]
+    lines = ["| kill | stage | process | after, s | at step | saved |", "|---:|---|---|---:|---:|---:|"]
     lines += [
-        f"| {n} | {kill.planned.stage} | {kill.planned.victim} | {kill.seconds:.1f} | {kill.step} |"
+        f"| {n} | {kill.planned.stage} | {kill.planned.victim} | {kill.seconds:.1f} | {kill.step} | {kill.saved} |"
         for n, kill in enumerate(kills, 1)
     ]
     return "\n".join(lines)

@@ -121,6 +121,6 @@ def test_a_stopped_rank_is_named_and_the_training_completes(make_archives: MakeA
     assert process.returncode == 0, said
     named = [line for line in said.splitlines() if line.startswith("idxtrain: ")]
     assert len(named) == 1
-    assert "idxtrain: rank 1 on " in named[0]
+    assert "idxtrain: train: rank 1 on " in named[0]
     assert "restart 1 of 3" in said
     assert record(tmp_path / "work")["steps"] == 600

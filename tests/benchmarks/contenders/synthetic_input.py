@@ -18,6 +18,7 @@ def main(run: RunDir) -> None:
     import_tensorflow(run.logs / "tensorflow.log")
     from jobs.train.config import TrainConfig
     from jobs.train.feed import Call, spans
+    from jobs.train.heartbeat import Heartbeat
     from jobs.train.worker import Training
 
     class Synthetic(Training):
@@ -39,7 +40,7 @@ def main(run: RunDir) -> None:
         labels = random.integers(0, 2, shape, np.int32)
         return Call(0, images, labels, np.ones(shape, np.float32), np.arange(labels.size), 0, shape[1])
 
-    Synthetic(run, run.section("train", TrainConfig)).run()
+    Synthetic(run, run.section("train", TrainConfig), Heartbeat(0, {})).run()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,78 @@
+"""Prepare, when a process of Spark's or its own is killed or its terminal closed: one line, and nothing is left."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from jobs.prepare.config import PrepareConfig
+from jobs.run_dir import RunDir, Work
+from tests.prepared import Made, new_run, start
+
+MANY_SHARDS = PrepareConfig(rows_per_shard=20)  # so that it is killed among them
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 60
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
+
+
+def is_writing(run: RunDir) -> bool:
+    return any(run.work.datasets.glob(".tmp-*/train/part-*.parquet"))
+
+
+def is_nothing_left(work: Work) -> bool:
+    return list(work.datasets.iterdir()) == []
+
+
+def helper(process: "subprocess.Popen[str]", word: str) -> psutil.Process | None:
+    for each in reversed(psutil.Process(process.pid).children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):  # Spark's workers come and go
+            if word in " ".join(each.cmdline()[:3]):
+                return each
+    return None
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("bin/java", "prepare: Spark's Java process was killed by SIGKILL"),
+        ("pyspark.daemon", "a Python worker was killed"),
+    ],
+)
+def test_a_process_of_sparks_that_is_killed_is_named(small: Made, tmp_path: Path, word: str, said: str) -> None:
+    run = new_run(tmp_path, small.archives, MANY_SHARDS)
+    with start(run) as process:
+        until(lambda: is_writing(run))
+        until(lambda: helper(process, word)).kill()
+        _, heard = process.communicate(timeout=60)
+    assert process.returncode == 1
+    (line,) = [line for line in heard.splitlines() if not line.startswith("prepare: ")]
+    assert line.startswith("idxtrain: ")
+    assert said in line
+    assert line.endswith("; was there enough memory?")
+    assert is_nothing_left(run.work)
+
+
+@pytest.mark.parametrize("times", [1, 2])  # the death of a parent is told once for each of its threads
+def test_a_closed_terminal_lets_it_tidy_up(small: Made, tmp_path: Path, times: int) -> None:
+    run = new_run(tmp_path, small.archives, MANY_SHARDS)
+    with start(run) as process:
+        until(lambda: is_writing(run))
+        for _ in range(times):
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.005)
+        _, heard = process.communicate(timeout=60)
+    assert process.returncode == 75
+    lines = [line for line in heard.splitlines() if not line.startswith("prepare: ")]
+    assert lines == ["idxtrain: prepare: stopped as asked; `idxtrain run --run-id r1` goes on"]
+    assert is_nothing_left(run.work)
