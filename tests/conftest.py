@@ -170,6 +170,41 @@ def mnist_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+_FLOCK_TWICE = """
+import fcntl, sys
+files = [open(sys.argv[1]) for _ in range(2)]
+for file in files:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+"""
+
+
+@pytest.fixture(scope="session")
+def without_flock(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    """Return an environment in which `flock` always succeeds, as between nodes that do not share its locks."""
+    folder = tmp_path_factory.mktemp("flock")
+    source, library = folder / "flock.c", folder / "flock.so"
+    source.write_text("int flock(int descriptor, int operation) { return 0; }\n")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    environment = os.environ | {"LD_PRELOAD": str(library)}
+    twice = [sys.executable, "-c", _FLOCK_TWICE, str(source)]
+    assert subprocess.run(twice, check=False, stderr=subprocess.DEVNULL).returncode == 1
+    subprocess.run(twice, env=environment, check=True)
+    return environment
+
+
+@pytest.fixture
+def with_umask() -> Iterator[Callable[[int], None]]:
+    """Return a function that sets the umask, which is put back at the end."""
+    before = os.umask(0)
+    os.umask(before)
+
+    def set_it(mask: int) -> None:
+        os.umask(mask)
+
+    yield set_it
+    os.umask(before)
+
+
 @pytest.fixture(autouse=True)
 def registry_of_its_own() -> Iterator[None]:
     """Undo what MLflow does to this process's environment, which the processes of later tests would inherit."""

@@ -42,6 +42,12 @@ def test_imports_point_one_way(path: Path) -> None:
         assert package not in packages or str(path.relative_to(ROOT)) in files
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_lock_is_the_kernels(path: Path) -> None:
+    """Which does not reach from node to node on every shared file system: see `jobs.lease`."""
+    assert not {name.split(".")[0] for name in imports(path)} & {"fcntl", "filelock"}
+
+
 def test_stages_share_files_not_code() -> None:
     stages = {"fetch", "prepare", "train", "evaluate"}
     for path in SOURCES:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -301,12 +302,16 @@ print(json.dumps({role: archive.sha256 for role, archive in found.items()}))
 """
 
 
-def test_two_processes_at_once(tmp_path: Path, server: Server, tiny: KnownDataSet) -> None:
+def test_two_processes_at_once_where_flock_does_nothing(
+    tmp_path: Path, server: Server, tiny: KnownDataSet, without_flock: Mapping[str, str]
+) -> None:
     server.delay = 0.1
     catalog = json.dumps({role: dataclasses.asdict(archive) for role, archive in tiny.archives.items()})
     argv = [sys.executable, "-c", _PROCESS, str(tmp_path), server.url, catalog]
     processes = [
-        subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+        subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env=without_flock
+        )
         for _ in range(2)
     ]
     for process in processes:

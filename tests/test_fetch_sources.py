@@ -1,6 +1,7 @@
 """Where archives come from if no folder has them: a real web server with faults, the real offline package."""
 
 import dataclasses
+import os
 import sys
 import time
 from pathlib import Path
@@ -116,6 +117,37 @@ def test_server_that_does_not_resume(tmp_path: Path, server: Server, tiny: Known
     archives = run(tmp_path, mirrors=(server.url,))
     assert archives["train_images"].path.read_bytes() == FILES[IMAGES]
     assert server.requests[0] == (IMAGES, "bytes=1000-")
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "dangling link", "second name", "named pipe"])
+def test_what_others_put_in_the_place_of_a_part_is_never_written_to(
+    tmp_path: Path, server: Server, tiny: KnownDataSet, kind: str
+) -> None:
+    folder, victim = tmp_path / "archives/tiny", tmp_path / "victim"
+    folder.mkdir(parents=True)
+    part = folder / f"{IMAGES}.part"
+    if kind != "dangling link":
+        victim.write_bytes(b"alias important=1")
+    if kind.endswith("link"):
+        part.symlink_to(victim)
+    elif kind == "second name":
+        part.hardlink_to(victim)
+    else:
+        os.mkfifo(part)
+    archives = run(tmp_path, mirrors=(server.url,))
+    assert archives["train_images"].path.read_bytes() == FILES[IMAGES]
+    assert victim.exists() == (kind != "dangling link")
+    assert not victim.exists() or victim.read_bytes() == b"alias important=1"
+    assert server.requests[0] == (IMAGES, None)  # nor is it taken for the first bytes
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_another_users_part_is_not_taken_up(tmp_path: Path, server: Server, tiny: KnownDataSet) -> None:
+    fill(tmp_path / "archives/tiny", {f"{IMAGES}.part": FILES[IMAGES][:1000]})
+    os.chown(tmp_path / "archives/tiny" / f"{IMAGES}.part", 65534, -1)
+    archives = run(tmp_path, mirrors=(server.url,))
+    assert server.requests[0] == (IMAGES, None)
+    assert archives["train_images"].path.stat().st_uid == 0
 
 
 @pytest.mark.parametrize("part", [b"x" * 1000, b"x" * len(FILES[IMAGES]), b"x" * (len(FILES[IMAGES]) + 5)])

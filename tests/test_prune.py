@@ -1,11 +1,13 @@
 """`idxtrain prune`: what goes, and what never does. Runs and datasets are made up; the registry is MLflow's."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -173,6 +175,37 @@ def test_each_model_keeps_its_newest(work: Work) -> None:
     assert days(work.runs) == [*STAY, 25]
 
 
+def test_the_newest_are_those_made_last_though_the_clock_was_set_back(work: Work) -> None:
+    make_run(work, 0)
+    Pruning(work, 2, {}).run()
+    assert days(work.runs) == sorted({*STAY, 0} - {11})
+
+
+@pytest.mark.parametrize("how_far", ["just begun", "prepared"])
+def test_a_dataset_that_a_run_comes_to_use_meanwhile_stays(
+    work: Work, monkeypatch: pytest.MonkeyPatch, how_far: str
+) -> None:
+    """The run begins between prune's look at the runs and its look at the data, and finds the dataset there."""
+    look = Pruning._look
+
+    def look_and_be_slow(self: Pruning, *arguments: Any) -> Any:
+        found = look(self, *arguments)
+        run = make_run(work, 20, is_own=True, is_prepared=how_far == "prepared")
+        record = run.record_file("prepare")
+        if record.exists():
+            record.write_text(record.read_text().replace(f"{20:016x}", f"{3:016x}"))
+            content = json.loads(record.read_text())
+            content.pop("sha256")
+            write_json(record, sealed(content))
+        return found
+
+    monkeypatch.setattr(Pruning, "_look", look_and_be_slow)
+    Pruning(work, 2, {}).run()
+    assert 3 not in days(work.runs)
+    assert 3 in numbers(work.datasets)
+    assert 1003 in numbers(work.parts)
+
+
 def leftovers(work: Work) -> list[Path]:
     place = Place(work, "digits")
     return [
@@ -186,6 +219,11 @@ def leftovers(work: Work) -> list[Path]:
         work.parts / ".tmp-0123456789abcdef-0a1b2c3d",
         work.runs / "20260101-000000-fast-none",  # a run that was killed before it had a config
         work.bin / "0a1b2c3d-half-removed",
+        work.runs / run_id(12) / ".0a1b2c3d.tmp-metrics.json",
+        work.runs / run_id(5) / "checkpoints" / ".0a1b2c3d.tmp-step-00000003.safetensors",
+        work.archives / "mnist" / ".0a1b2c3d.tmp-train-images",
+        work.locks / ".after-0123456789abcdef.lock",
+        work.locks / "dataset-0123456789abcdef.json",
     ]
 
 
@@ -205,7 +243,7 @@ def test_what_kills_leave_goes_once_it_is_old(work: Work) -> None:
 
 
 def test_what_a_living_process_is_writing_stays(work: Work) -> None:
-    paths = leftovers(work)[:6] + leftovers(work)[8:9]
+    paths = leftovers(work)[:6] + leftovers(work)[8:9] + leftovers(work)[10:14]
     put(paths, 0)
     building = leftovers(work)[6]
     building.mkdir()

@@ -194,7 +194,8 @@ def test_the_parent_of_the_work_directory_may_be_everybodys(idxtrain: Idxtrain, 
 def test_without_a_umask_nothing_is_made_that_is_refused_later(
     idxtrain: Idxtrain, tmp_path: Path, prepared: RunDir, data: Path
 ) -> None:
-    shutil.rmtree(prepared.work.datasets)
+    for folder in (prepared.work.datasets, prepared.work.locks):
+        shutil.rmtree(folder)
     work, umask = tmp_path / "deep/work", os.umask(0)
     try:
         for _ in range(2):
@@ -203,9 +204,18 @@ def test_without_a_umask_nothing_is_made_that_is_refused_later(
         assert idxtrain("prepare", "--work", prepared.work.path, "--run-id", "r").returncode == 0
     finally:
         os.umask(umask)
-    for folder in (work, work / "runs", prepared.work.datasets):
+    for folder in (work, work / "runs", prepared.work.datasets, prepared.work.locks):
         assert folder.stat().st_mode & 0o777 == 0o775
     assert (work / "runs/r").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_run_takes_away_what_killed_processes_left_in_its_folder(idxtrain: Idxtrain, prepared: RunDir) -> None:
+    old, new = (prepared.path / "stages" / f".0a1b2c3{digit}.tmp-train.json" for digit in "de")
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (1, 1))
+    assert idxtrain("prepare", "--work", prepared.work.path, "--run-id", "r").returncode == 0
+    assert (old.exists(), new.exists()) == (False, True)  # somebody may be writing the other one
 
 
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
@@ -254,6 +264,21 @@ def test_a_work_directory_without_permission_is_refused(
     finally:
         closed.chmod(0o700)
     require_refusal(done, words.format(tmp_path if words.startswith("--work {}/") else closed))
+
+
+@pytest.mark.parametrize("command", ["report", "evaluate", "status"])
+def test_without_a_run_id_runs_that_may_not_be_read_are_passed_over(
+    as_ordinary_user: Callable[..., subprocess.CompletedProcess[str]], prepared: RunDir, command: str
+) -> None:
+    closed = prepared.work.runs / "another-users"
+    shutil.copytree(prepared.path, closed)
+    closed.chmod(0)
+    try:
+        done = as_ordinary_user(command, "--work", prepared.work.path)
+    finally:
+        closed.chmod(0o700)
+    words = {"report": "run r", "evaluate": "run r: is not trained", "status": "found no submitted run in"}
+    require_refusal(done, words[command])
 
 
 @pytest.mark.parametrize("part", ["", "manifest.json", "train", "train/part-00001.parquet"])

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,8 @@ with private_folder(Path(sys.argv[1]), "7-prepare") as folder:
 """
 
 
-def hold(parent: Path) -> tuple[subprocess.Popen[str], Path]:
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(parent)], stdout=subprocess.PIPE, text=True)
+def hold(parent: Path, env: Mapping[str, str] | None = None) -> tuple[subprocess.Popen[str], Path]:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(parent)], stdout=subprocess.PIPE, text=True, env=env)
     assert process.stdout
     return process, Path(process.stdout.readline().strip())
 
@@ -59,6 +60,15 @@ def test_what_a_killed_job_left_goes_with_the_next_and_nothing_else(tmp_path: Pa
         assert (kept / "below" / "file").exists()
     alive.kill()
     alive.wait()
+
+
+def test_a_living_jobs_folder_stays_where_flock_does_nothing(tmp_path: Path, without_flock: Mapping[str, str]) -> None:
+    first, kept = hold(tmp_path, without_flock)
+    second, _ = hold(tmp_path, without_flock)
+    assert (kept / "below" / "file").exists()
+    for process in (first, second):
+        process.kill()
+        process.wait()
 
 
 def test_a_signal_during_its_removal_waits(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def age(work: Work, seconds: float = 7200) -> None:
 def orphans(work: Work, name: str) -> list[str]:
     """Return all that belongs to nothing: temporary files, data of no run, registrations of no version."""
     found = [str(path) for path in work.path.rglob(".*") if path.name not in (".locks", ".removed", ".scratch")]
-    found = [path for path in found if not path.endswith("retrain.log.lock")]
+    found = [path for path in found if not path.endswith(".retrain.log.json")]
     found += [str(path) for folder in (work.bin, work.scratch) if folder.exists() for path in folder.iterdir()]
     used = set()
     for run_dir in (RunDir(folder) for folder in (work.runs.iterdir() if work.runs.exists() else [])):

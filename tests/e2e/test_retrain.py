@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from deploy.tracking import tracking_uri
 from jobs.prepare import idx
 from jobs.run_dir import Work
 from tests.conftest import Idxtrain, MakeArchives
+from tests.open_files import allowed
 
 # Of 200 test images one is half a percent, so that the default delta could never be shown.
 SETTINGS = {"train.batch_size": 32, "train.epochs": 3, "train.learning_rate": 0.003, "gate.delta": 0.05}
@@ -22,10 +23,13 @@ NOBODY = "http://127.0.0.1:1"  # no registry answers there
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) -> Iterator[Path]:
+    """Return a folder; without a umask for as long as it is used."""
     folder = tmp_path_factory.mktemp("retrain")
     make_archives(folder / "data", (12, 20), 3, train=600, test=200)
-    return folder
+    umask = os.umask(0)
+    yield folder
+    os.umask(umask)
 
 
 def options(place: Path, *more: str) -> list[str]:
@@ -203,3 +207,7 @@ def kill_when(command: Sequence[str], place: Path, marker: str) -> None:
     assert process.poll() is None
     process.kill()
     process.wait()
+
+
+def test_nothing_of_all_that_may_be_written_by_everybody(place: Path) -> None:
+    assert allowed(place / "work", 0o002) == []

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Idxtrain, MakeArchives
+from tests.open_files import allowed
 
 RESULT = re.compile(r"test accuracy (0\.\d{4}|1\.0000) \((\d+) errors in (\d+)\)")
 QUICK = ("--set", "train.batch_size=32", "--set", "train.epochs=3", "--set", "train.learning_rate=0.003")
@@ -21,9 +22,10 @@ def metrics_of(work: Path, run_id: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("shape", "classes", "train", "test", "ranks"), [((50, 50), 16, 960, 160, 1), ((12, 20), 3, 601, 101, 2)]
+    ("shape", "classes", "train", "test", "ranks", "umask", "forbidden"),
+    [((50, 50), 16, 960, 160, 1, 0, 0o002), ((12, 20), 3, 601, 101, 2, 0o077, 0o077)],
 )
-def test_any_shape_and_classes(
+def test_any_shape_and_classes_and_umask(
     idxtrain: Idxtrain,
     make_archives: MakeArchives,
     tmp_path: Path,
@@ -32,8 +34,12 @@ def test_any_shape_and_classes(
     train: int,
     test: int,
     ranks: int,
+    umask: int,
+    forbidden: int,
+    with_umask: Callable[[int], None],
 ) -> None:
     make_archives(tmp_path / "data", shape, classes, train=train, test=test)
+    with_umask(umask)
     work = tmp_path / "work"
     options = ("--data", tmp_path / "data", "--work", work, "--run-id", "one", "--np", ranks, *QUICK)
     done = idxtrain("run", *options)
@@ -59,6 +65,7 @@ def test_any_shape_and_classes(
 
     evaluated = idxtrain("evaluate", "--work", work)
     assert evaluated.stdout == done.stdout
+    assert allowed(work, forbidden) == []
 
 
 def break_magic(plain: bytes) -> bytes:

@@ -1,0 +1,148 @@
+"""Leases: waited for, never held by the dead, and independent of the kernel's file locks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import lease
+from jobs.dataset import SPLITS, read_manifest, verify
+from jobs.lease import HeldError, Lease
+from jobs.prepare.config import PrepareConfig
+from jobs.prepare.stage import dataset_id
+from jobs.run_dir import Work
+from tests.prepared import Made, new_run, start
+from tests.test_lock import wait_for
+
+# Holds a lease, says so, and lets it go when its standard input ends.
+HOLDER = """
+import sys
+from pathlib import Path
+from jobs.lease import Lease
+from jobs.logs import log_to_stderr
+log_to_stderr()
+with Lease(Path(sys.argv[1]), "dataset 7", waits=True):
+    print("taken", flush=True)
+    sys.stdin.read()
+"""
+
+
+def hold(path: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
+
+
+def line_of(stream: Any) -> str:
+    line: str = stream.readline()
+    return line.strip()
+
+
+@pytest.mark.parametrize("ends", ["lets it go", "is killed"])
+def test_who_waits_says_for_whom_once_and_comes_next(tmp_path: Path, ends: str) -> None:
+    with hold(tmp_path / "it.json") as first, hold(tmp_path / "it.json") as second:
+        for process, other in ((first, second), (second, first)):
+            if not (tmp_path / "it.json").exists():
+                wait_for((tmp_path / "it.json").exists)
+            if json.loads((tmp_path / "it.json").read_text())["pid"] == process.pid:
+                holder, waiting = process, other
+        assert line_of(holder.stdout) == "taken"
+        said = f"dataset 7: process {holder.pid} on {os.uname().nodename} is at work on it; waiting"
+        assert line_of(waiting.stderr) == said
+        if ends == "is killed":
+            holder.send_signal(signal.SIGKILL)
+        else:
+            holder.communicate()
+        assert line_of(waiting.stdout) == "taken"
+        assert waiting.communicate()[1] == ""  # it was said once
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_does_not_wait_is_refused(tmp_path: Path) -> None:
+    with hold(tmp_path / "it.json") as process:
+        assert line_of(process.stdout) == "taken"
+        said = rf"^dataset 7: process {process.pid} on \S+ is at work on it \(seen running just now\); wait for it$"
+        with pytest.raises(HeldError, match=said), Lease(tmp_path / "it.json", "dataset 7"):
+            pass
+        process.communicate()
+
+
+def test_others_may_read_who_holds_it_whatever_the_umask(tmp_path: Path) -> None:
+    umask = os.umask(0o077)
+    try:
+        with Lease(tmp_path / "it.json", "it"):
+            assert (tmp_path / "it.json").stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(umask)
+
+
+def test_an_owner_whom_proc_hides_is_judged_by_the_files_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, pid = tmp_path / "it.json", 0x7FFFFFF0
+
+    def kill(number: int, _: int) -> None:
+        raise PermissionError if number == pid else ProcessLookupError
+
+    owner = vars(lease._this_process()) | {"nonce": "0" * 16, "pid": pid, "began": 5}
+    path.write_text(json.dumps(owner))
+    monkeypatch.setattr(os, "kill", kill)  # as for another user's process under hidepid=2
+    with pytest.raises(HeldError, match="last sign of life 0 s ago"), Lease(path, "it"):
+        pass
+    os.utime(path, (1, 1))
+    with Lease(path, "it"):
+        pass
+
+
+def test_two_prepares_of_one_dataset_where_flock_does_nothing(
+    small: Made, tmp_path: Path, without_flock: Mapping[str, str]
+) -> None:
+    config, work = PrepareConfig(rows_per_shard=20), Work(tmp_path)
+    runs = [new_run(tmp_path, small.archives, config, f"r{number}") for number in range(2)]
+    with start(runs[0], without_flock) as first:
+        wait_for(lambda: list(work.datasets.glob(".tmp-*")))
+        with start(runs[1], without_flock) as second:
+            said = [process.communicate()[1] for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], said
+    name = dataset_id(config, small.archives)
+    who = f"process {first.pid} on {os.uname().nodename}"
+    assert said[1].splitlines() == [
+        f"prepare: dataset {name}: {who} is at work on it; waiting",
+        f"prepare: dataset {name} is there already",
+    ]
+    assert [path.name for path in work.datasets.iterdir()] == [name]
+    assert list(work.locks.iterdir()) == []
+    verify(work.datasets / name, read_manifest(work.datasets / name), *SPLITS)
+
+
+def test_whether_a_dataset_is_there_is_asked_with_its_lease(
+    small: Made, tmp_path: Path, as_made: Callable[[Path], Work]
+) -> None:
+    """`idxtrain prune`, which holds it, may be about to remove the dataset."""
+    work = as_made(tmp_path)
+    name, run = small.directory.name, new_run(tmp_path, small.archives, small.config)
+    with Lease(work.lease_file(f"dataset-{name}"), "it"):
+        process = start(run)
+        assert process.stderr
+        assert line_of(process.stderr).endswith("is at work on it; waiting")
+    said = process.communicate()[1]
+    assert process.returncode == 0, said
+    assert said == f"prepare: dataset {name} is there already\n"
+
+
+@pytest.fixture
+def as_made(small: Made) -> Callable[[Path], Work]:
+    """Return a function that puts the small dataset into another work directory."""
+
+    def put(folder: Path) -> Work:
+        work = Work(folder)
+        work.locks.mkdir()
+        work.datasets.mkdir()
+        subprocess.run(["cp", "-a", str(small.directory), str(work.datasets)], check=True)
+        return work
+
+    return put

@@ -1,0 +1,124 @@
+"""Run directories: private, in a work directory that is not everybody's, and in the order in which they were made."""
+
+import ctypes
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import InputError
+from jobs.run_dir import RunDir, Work
+from pipelines import run as runs
+from pipelines.config import Config, compose
+from pipelines.slurm_jobs import SlurmJobs, submitted_run
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    return Work(tmp_path / "work")
+
+
+@pytest.fixture
+def config() -> Config:
+    return compose("fast", {"fetch.data": "/data", "fetch.dataset": "data"}, ())
+
+
+# --- who may do what
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "archives", "archives/mnist", "datasets/0123456789abcdef", "parts", "parts/0123456789abcdef", ".locks",
+        "mlflow", "retrain", "sweeps", ".removed",
+    ],
+)  # fmt: skip
+def test_a_folder_that_everybody_may_write_is_refused_wherever_it_lies(work: Work, folder: str) -> None:
+    runs.make(work, "r")
+    (work.path / folder).mkdir(parents=True)
+    (work.path / folder).chmod(0o777)
+    with pytest.raises(InputError, match=rf"{folder}: found mode 0777, writable by everybody.* chmod -R o-w "):
+        runs.make(work, "r")
+
+
+def test_what_others_keep_for_themselves_is_no_hindrance(work: Work) -> None:
+    runs.make(work, "r")
+    for folder in (work.registry, work.retrains, work.archives):
+        folder.mkdir(mode=0)
+    runs.make(work, "r")
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o2770])
+def test_an_existing_runs_folder_is_made_private(work: Work, mode: int) -> None:
+    run = runs.make(work, "r")
+    run.path.chmod(mode)
+    runs.make(work, "r")
+    assert run.path.stat().st_mode & 0o7777 == mode & 0o7700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder away")
+def test_another_users_run_that_cannot_be_made_private_is_refused(work: Work) -> None:
+    run = runs.make(work, "r")
+    run.path.chmod(0o770)
+    os.chown(run.path, 65534, 0)
+    program = (
+        "import sys; from pathlib import Path; from jobs.run_dir import Work; from pipelines import run\n"
+        "from jobs.errors import InputError\n"
+        "try: run.make(Work(Path(sys.argv[1])), 'r')\n"
+        "except InputError as error: print(error)"
+    )
+
+    def give_up_others_files() -> None:
+        ctypes.CDLL(None).prctl(24, 3, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_FOWNER
+
+    command = [sys.executable, "-c", program, str(work.path)]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=give_up_others_files, check=True)
+    assert done.stdout == (
+        f"{run.path}: found mode 0770 and another user's, expected 0700 and yours; give another --run-id\n"
+    )
+
+
+# --- which is the newest
+
+
+def make(work: Work, config: Config, run_id: str) -> RunDir:
+    run = runs.make(work, run_id)
+    runs.freeze(run, config)
+    return run
+
+
+def set_clock_back(*files: Path) -> None:
+    """Let files be of an hour ahead, as if the clock had been set back since."""
+    for file in files:
+        status = file.stat()
+        os.utime(file, (status.st_atime + 3600, status.st_mtime + 3600))
+
+
+def test_the_latest_run_is_the_one_made_last_though_the_clock_was_set_back(work: Work, config: Config) -> None:
+    first = make(work, config, "20260102-020000-fast-aaaa")
+    set_clock_back(first.config_file)
+    for run_id in ("20260102-010000-fast-bbbb", "20260102-010001-fast-aaaa", "20260102-000000-fast-cccc"):
+        made = make(work, config, run_id)
+        assert runs.latest(work) == made
+    assert runs.written(first.config_file) > time.time_ns()
+
+
+def test_the_run_submitted_last_too(work: Work, config: Config) -> None:
+    first, second = (SlurmJobs(make(work, config, run_id)) for run_id in ("b", "a"))
+    for jobs in (first, second):
+        jobs.folder.mkdir()
+        jobs.write_jobs({"prepare": "1"})
+    assert submitted_run(None, work) == second
+    set_clock_back(second.jobs_file)
+    first.write_jobs({"prepare": "2"})
+    assert submitted_run(None, work) == first
+
+
+def test_there_is_no_latest_run_where_there_is_none(work: Work) -> None:
+    assert runs.latest(work) is None
+    runs.make(work, "r")  # it has no config yet
+    (work.runs / "a-file").touch()
+    assert runs.latest(work) is None
