@@ -188,7 +188,7 @@ class Shown:
 
 def test_many_tasks_are_few_spark_tasks_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.prepare.spark.Progress", Shown)
-    with Spark(SparkConfig(master="local[2]"), tmp_path) as spark:
+    with Spark(SparkConfig(master="local[2]")) as spark:
         found = spark.collect("many", lambda task: (task, TaskContext.get().partitionId()), range(101))
         few = spark.collect("few", lambda task: (task, TaskContext.get().partitionId()), "abc")
         assert spark.collect("none", str, []) == []

@@ -37,7 +37,7 @@ def build(
     require_room(directory, archives, headers, plan)
     scratch = directory / "scratch"
     scratch.mkdir()
-    with Spark(spark_config, scratch) as spark:
+    with Spark(spark_config) as spark:
         plain = inflate(archives, scratch)
         train, test = (_pair(archives, plain, headers, split) for split in ("train", "test"))
         decoder = Decoder(plan, train, test)
