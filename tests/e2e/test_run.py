@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Idxtrain, MakeArchives
+from tests.conftest import ODD_FOLDER, Idxtrain, MakeArchives
 
 RESULT = re.compile(r"test accuracy (0\.\d{4}|1\.0000) \((\d+) errors in (\d+)\)")
 QUICK = ("--set", "train.batch_size=32", "--set", "train.epochs=3", "--set", "train.learning_rate=0.003")
@@ -23,7 +23,7 @@ def metrics_of(work: Path, run_id: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("shape", "classes", "train", "test", "ranks"), [((50, 50), 16, 960, 160, 1), ((12, 20), 3, 601, 101, 2)]
 )
-def test_any_shape_and_classes(
+def test_any_shape_and_classes_in_a_folder_of_any_name(
     idxtrain: Idxtrain,
     make_archives: MakeArchives,
     tmp_path: Path,
@@ -33,9 +33,10 @@ def test_any_shape_and_classes(
     test: int,
     ranks: int,
 ) -> None:
-    make_archives(tmp_path / "data", shape, classes, train=train, test=test)
-    work = tmp_path / "work"
-    options = ("--data", tmp_path / "data", "--work", work, "--run-id", "one", "--np", ranks, *QUICK)
+    folder = tmp_path / ODD_FOLDER
+    make_archives(folder / "data", shape, classes, train=train, test=test)
+    work = folder / "work"
+    options = ("--data", folder / "data", "--work", work, "--run-id", "one", "--np", ranks, *QUICK)
     done = idxtrain("run", *options)
     assert done.returncode == 0, done.stderr
     match = RESULT.fullmatch(done.stdout.splitlines()[-1])
@@ -59,6 +60,8 @@ def test_any_shape_and_classes(
 
     evaluated = idxtrain("evaluate", "--work", work)
     assert evaluated.stdout == done.stdout
+    # Spark once made folders of what lies on either side of a comma, one of them in the current folder.
+    assert [path.name for path in (*tmp_path.iterdir(), *folder.parent.iterdir())] == ["my data", "a,b#c"]
 
 
 def break_magic(plain: bytes) -> bytes:
