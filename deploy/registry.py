@@ -15,8 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from deploy.tracking import CALM, naming_registry, require_answer, scratch, tracking_uri
+from deploy.tracking import CALM, naming_registry, require_answer, scratch, sqlite_uri, tracking_uri
 from deploy.versions import ALIASES, Entry, Version, without_password
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import sha256_file
@@ -252,7 +253,7 @@ class Registry:
             self._client.delete_run(run.info.run_id)
             place = urlsplit(run.info.artifact_uri)
             if self.is_local and place.scheme in ("", "file"):
-                shutil.rmtree(Path(place.path).parent, ignore_errors=True)
+                shutil.rmtree(Path(url2pathname(place.path)).parent, ignore_errors=True)
 
     def set_alias(self, alias: str, number: int) -> None:
         """Let an alias name a version, in one transaction."""
@@ -300,7 +301,7 @@ def _make_database(work: Work) -> None:
         for abandoned in work.registry.glob(".new-*"):
             abandoned.unlink()
         new = work.registry / f".new-{os.getpid()}.db"
-        MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
+        MlflowClient(sqlite_uri(new)).search_experiments(max_results=1)
         new.rename(database)
 
 

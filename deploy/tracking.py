@@ -32,7 +32,14 @@ class RegistryDownError(IdxtrainError):
 
 def tracking_uri(work: Work, environment: Mapping[str, str]) -> str:
     """Return where the registry is: what the environment says, else a SQLite file in the work directory."""
-    return environment.get(TRACKING_URI) or f"sqlite:///{work.registry / 'mlflow.db'}"
+    return environment.get(TRACKING_URI) or sqlite_uri(work.registry / "mlflow.db")
+
+
+def sqlite_uri(database: Path) -> str:
+    """Return the URI of a SQLite file, given by its absolute path."""
+    path = str(database).replace("%", "%25").replace("?", "%3F")
+    # MLflow makes folders of what follows "sqlite:///" as it stands: with the driver named, it leaves that alone.
+    return f"sqlite:///{path}" if path == str(database) else f"sqlite+pysqlite:///{path}"
 
 
 @contextmanager

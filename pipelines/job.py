@@ -169,5 +169,6 @@ if __name__ == "__main__":
         print(f"idxtrain: usage: python -m pipelines.job {'|'.join(JOB_STAGES)} RUN_DIR", file=sys.stderr)
         sys.exit(InputError.exit_code)
     named = JOB_STAGES[JOB_STAGES.index(sys.argv[1])]
-    path = sys.argv[2].replace("%a", os.environ.get("SLURM_ARRAY_TASK_ID", "%a"))
-    sys.exit(main(named, RunDir(Path(path).resolve()), os.environ))
+    path = Path(sys.argv[2])
+    path = path.with_name(path.name.replace("%a", os.environ.get("SLURM_ARRAY_TASK_ID", "%a")))
+    sys.exit(main(named, RunDir(path.resolve()), os.environ))

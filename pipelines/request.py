@@ -1,5 +1,7 @@
 """From the options of the command line to the run and the config that they mean."""
 
+import unicodedata
+
 from jobs.errors import InputError
 from jobs.run_dir import RunDir, Work
 from jobs.stage import is_done
@@ -7,10 +9,24 @@ from pipelines import run as runs
 from pipelines.config import DEFAULT_RECIPE, Config, compose, data_set_name, validate
 from pipelines.options import Options
 
+# Categories of Unicode: control characters, bytes that are not UTF-8, and the two further breaks of a line.
+_UNFIT = ("Cc", "Cs", "Zl", "Zp")
+
 
 def place(options: Options) -> Work:
-    """Return the work directory, as an absolute path."""
-    return Work(options.work.expanduser().resolve())
+    """Return the work directory, as an absolute path; raise InputError where its path cannot be used everywhere.
+
+    A line of a crontab or batch script holds no line break, JSON no bytes that are not UTF-8, and Keras takes a
+    backslash for a slash.
+    """
+    path = options.work.expanduser().resolve()
+    unfit = next((c for c in str(path) if c == "\\" or unicodedata.category(c) in _UNFIT), None)
+    if unfit is not None:
+        raise InputError(
+            f"--work {path}: found {unfit!r} in its path, expected no backslash or control character, and UTF-8; "
+            "fix: rename the folder, or give another --work"
+        )
+    return Work(path)
 
 
 def find_run(options: Options) -> RunDir | None:

@@ -37,6 +37,12 @@ def config_for(site: Site, options: Options, existing: RunDir | None) -> Config:
             f"--np {options.np}: found {site.train.nodes} × {site.train.ranks_per_node} ranks in the site; "
             "set --site-set train.nodes=… or train.ranks_per_node=… instead"
         )
+    work = request.place(options).path
+    if site.container is not None and any(c in str(work) for c in ",:"):
+        raise InputError(
+            f"--work {work}: found a comma or colon in its path, at which Apptainer splits, expected none; "
+            "fix: give another --work, or a site without container"
+        )
     config = request.config_of(replace(options, np=site.ranks), existing)
     check_config(config.train, site.ranks)
     if config.fetch.data and not Path(config.fetch.data).is_dir():

@@ -32,6 +32,9 @@ NAMES: dict[Role, str] = {
     "test_labels": "t10k-labels-idx1-ubyte",
 }
 
+# With all that URLs, globs, shells, lists and SQL take for something else, but no slash.
+ODD_FOLDER = "my data/ü (2)/a,b#c"
+
 
 class MakeArchives(Protocol):
     """Writes the four archives of a small data set, which a model can learn, into a folder."""

@@ -234,7 +234,7 @@ class Shown:
 
 def test_many_tasks_are_few_spark_tasks_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.prepare.spark.Progress", Shown)
-    with Spark(SparkConfig(master="local[2]"), tmp_path) as spark:
+    with Spark(SparkConfig(master="local[2]")) as spark:
         found = spark.collect("many", lambda task: (task, TaskContext.get().partitionId()), range(101))
         few = spark.collect("few", lambda task: (task, TaskContext.get().partitionId()), "abc")
         assert spark.collect("none", str, []) == []
@@ -248,7 +248,7 @@ def test_many_tasks_are_few_spark_tasks_in_order(tmp_path: Path, monkeypatch: py
 
 
 def test_a_stranger_on_this_machine_gets_no_answer_from_spark(tmp_path: Path) -> None:
-    with Spark(SparkConfig(master="local[1]"), tmp_path) as spark:
+    with Spark(SparkConfig(master="local[1]")) as spark:
         assert spark.collect("one", str, [1]) == ["1"]
         context = SparkContext.getOrCreate()
         java, port = context._jvm, int(str(context.getConf().get("spark.driver.port")))
@@ -274,7 +274,7 @@ def test_a_stranger_on_this_machine_gets_no_answer_from_spark(tmp_path: Path) ->
 def test_a_local_spark_asks_for_its_secret_unless_told_otherwise(tmp_path: Path) -> None:
     def authenticate(master: str, properties: dict[str, str] | None = None) -> str | None:
         config = SparkConfig(master=master, properties=properties or {})
-        return spark_properties(config, tmp_path).get("spark.authenticate")
+        return spark_properties(config).get("spark.authenticate")
 
     for master in ("local", "local[2]", "local[*]", "local[2,3]", "local[*, 3]"):
         assert authenticate(master) == "true"

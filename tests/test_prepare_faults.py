@@ -3,6 +3,7 @@
 import gzip
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -26,7 +27,7 @@ from jobs.errors import IdxtrainError, InputError
 from jobs.prepare import idx
 from jobs.prepare.archives import inflate
 from jobs.prepare.config import PrepareConfig, SparkConfig
-from jobs.prepare.spark import Spark, require_master
+from jobs.prepare.spark import Spark, require_master, spark_properties
 from jobs.prepare.stage import prepare
 from jobs.run_dir import Work
 from jobs.stage import read_record
@@ -182,13 +183,13 @@ def test_a_fault_found_with_spark_at_work_is_one_line_on_stderr_and_nothing_is_l
 
 
 def test_what_fails_in_spark_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(IdxtrainError) as unstarted, Spark(SparkConfig(master="local[x]"), tmp_path) as spark:
+    with pytest.raises(IdxtrainError) as unstarted, Spark(SparkConfig(master="local[x]")) as spark:
         spark.collect("writing", str, [1])
     assert str(unstarted.value).startswith(
         "Spark did not start on master 'local[x]': org.apache.spark.SparkException: "
     )
     assert "Could not parse Master URL" in str(unstarted.value)
-    with Spark(SparkConfig(), tmp_path) as spark:
+    with Spark(SparkConfig()) as spark:
         with pytest.raises(IdxtrainError) as full:
             spark.collect("writing", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")), [1, 2])
         with pytest.raises(InputError) as bad:
@@ -204,6 +205,22 @@ def test_what_fails_in_spark_is_told_in_one_line(tmp_path: Path) -> None:
     for each in (unstarted, full, crashed):
         assert "\n" not in str(each.value)
         assert each.value.exit_code == 1
+
+
+def test_a_temporary_folder_that_spark_would_split_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", f"{tmp_path}/a,b")
+    with pytest.raises(InputError, match=f"^TMPDIR: found {tmp_path}/a,b, expected no comma in the path; fix: "):
+        Spark(SparkConfig())
+
+
+def test_a_temporary_folder_with_a_space_or_a_quote_is_one_option_of_javas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", '/a b/c"d\\e')
+    properties = spark_properties(SparkConfig())
+    options = shlex.split(properties["spark.driver.extraJavaOptions"])
+    assert '-Djava.io.tmpdir=/a b/c"d\\e' in options
+    assert len(options) == 4
+    # Spark splits it at commas: it stays the folder above, which has none.
+    assert "spark.local.dir" not in properties
 
 
 # --- a Spark master that does not answer
@@ -253,7 +270,7 @@ def test_a_host_name_that_cannot_be_is_a_master_that_does_not_answer() -> None:
 def test_a_context_that_spark_has_stopped_is_a_master_that_does_not_answer(tmp_path: Path, mute: str) -> None:
     # Spark itself is local here and is stopped by hand, as it takes a minute to give up on a master.
     config = SparkConfig(master=f"spark://{mute}", properties={"spark.master": "local[1]"})
-    with Spark(config, tmp_path) as spark:
+    with Spark(config) as spark:
         assert spark.collect("writing", str, [1]) == ["1"]
         SparkContext.getOrCreate()._jsc.sc().stop()
         with pytest.raises(InputError) as caught:
@@ -269,7 +286,7 @@ def test_a_master_that_says_nothing_is_told_once_spark_has_given_up(tmp_path: Pa
         pytest.raises(
             InputError, match=rf"^--spark-master: the Spark master at spark://{mute} does not answer \(Spark"
         ),
-        Spark(SparkConfig(master=f"spark://{mute}"), tmp_path) as spark,
+        Spark(SparkConfig(master=f"spark://{mute}")) as spark,
     ):
         spark.collect("writing", str, [1])
 

@@ -47,6 +47,22 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     return directory, bare_manifest((2, 3, 1), 3, {"rows": total, "label_counts": counts, "shards": tuple(shards)})
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain", "-dash", "a b", "q'uo\"te", "ün 漢", "new\nline", "a,b", "a%20b", "a#b", "a?b", "a:b", "a*[b]",
+        "$HOME;x", "back\\slash", "{x}", "@a+b=c&d", "a~b(c)!", "100%",
+    ],
+)  # fmt: skip
+def test_shards_are_read_in_a_folder_of_any_name(dataset: tuple[Path, Manifest], tmp_path: Path, name: str) -> None:
+    directory, manifest = dataset
+    shutil.copytree(directory, tmp_path / name)
+    for count in (1, 3):
+        shards = manifest.splits["train"].shards[:count]
+        found = dict(read_shards(tmp_path / name, manifest, shards, threads=2))
+        assert [found[place].indices[0] for place in range(count)] == [shard.first_index for shard in shards]
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 def test_every_shard_comes_once_and_is_what_it_is_said_to_be(dataset: tuple[Path, Manifest], threads: int) -> None:
     directory, manifest = dataset

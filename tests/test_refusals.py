@@ -309,6 +309,20 @@ def test_a_data_folder_without_permission_is_refused(
     require_refusal(done, f"{closed}: cannot be read (Permission denied); give a folder you may read as --data")
 
 
+@pytest.mark.parametrize(
+    ("name", "found"), [("a\nb", r"'\n'"), ("a\x1b[1mb", r"'\x1b'"), ("a\\b", r"'\\'"), ("a\udcffb", r"'\udcff'")]
+)
+def test_a_work_directory_whose_name_not_all_can_hold_is_refused_at_once(
+    idxtrain: Idxtrain, tmp_path: Path, name: str, found: str
+) -> None:
+    done = idxtrain("run", "--work", tmp_path / name)
+    assert done.stderr.startswith(f"idxtrain: --work {tmp_path}/a")
+    assert f": found {found} in its path, expected no backslash or control character, and UTF-8; fix: " in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.returncode == 2
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_work_directory_that_is_a_file_is_refused(idxtrain: Idxtrain, tmp_path: Path, data: Path) -> None:
     (tmp_path / "work").touch()
     done = idxtrain("run", "--data", data, "--work", tmp_path / "work")

@@ -170,12 +170,17 @@ def test_orphans_are_removed_and_versions_are_not(local: Registry, entry: Entry)
     assert len(left) == 2
 
 
-def test_a_deleted_version_takes_its_files_along(local: Registry, entry: Entry, tmp_path: Path) -> None:
-    local.register(entry)
+def test_a_deleted_version_takes_its_files_along_in_a_folder_of_any_name(entry: Entry, tmp_path: Path) -> None:
+    folder = tmp_path / "ü (2) a,b#c?d 100%"
+    folder.mkdir()
+    local = Registry(Work(folder / "work"), "digits", {})
+    first = local.register(entry)
     second = local.register(replace(entry, run_id="r2"))
+    assert local.model_file(first, folder).read_bytes() == entry.model.read_bytes()
     local.delete(second)
     assert [version.run_id for version in local.versions()] == ["r1"]
-    assert len(list((tmp_path / "work/mlflow/artifacts/digits").iterdir())) == 1
+    assert len(list((folder / "work/mlflow/artifacts/digits").iterdir())) == 1
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == [folder]
 
 
 def test_a_password_is_not_shown() -> None:

@@ -87,7 +87,7 @@ def test_the_secret_is_in_one_file_that_nobody_else_reads(tmp_path: Path) -> Non
     environment = properties.daemon_environment(tmp_path)
     options = node.arguments("worker", ORDER, "10.0.0.2", tmp_path, "spark://10.0.0.1:4711")
     # What prepare itself hands to Spark becomes an argv, too.
-    own = spark_properties(SparkConfig(master="spark://10.0.0.1:4711"), tmp_path)
+    own = spark_properties(SparkConfig(master="spark://10.0.0.1:4711"))
     assert "c0ffee" not in f"{environment}{options}{own}"
     assert set(own) & set(written) == set(), "none of them overrides the file"
 

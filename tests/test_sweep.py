@@ -87,7 +87,8 @@ def check(done_stdout: str, work: Path, name: str) -> None:
 def test_six_points_as_an_array(slurm: SlurmCluster, make_archives: MakeArchives, tmp_path: Path) -> None:
     make_archives(tmp_path / "data", (6, 8), 3, train=300, test=50)
     (tmp_path / "site.toml").write_text('scratch = "/tmp"\n[train]\ncpus = 2\n', encoding="utf-8")
-    where = ("--work", tmp_path / "work", "--name", "s")
+    work = tmp_path / "100%a b,c#d/work"  # %a is also where Slurm puts a task's number
+    where = ("--work", work, "--name", "s")
     run = idxtrain_in(tmp_path)
     done = run(
         "sweep", *where, "--data", tmp_path / "data", *SETTINGS, *AXES, "--site", tmp_path / "site.toml",
@@ -98,13 +99,13 @@ def test_six_points_as_an_array(slurm: SlurmCluster, make_archives: MakeArchives
     array = jobs["train"].partition("_")[0]
     assert jobs["train"] == f"{array}_[0-5]"
     slurm.wait_for_end(jobs["evaluate"], seconds=400)
-    said = (tmp_path / f"work/sweeps/s/table-{jobs['evaluate']}.out").read_text()
+    said = (work / f"sweeps/s/table-{jobs['evaluate']}.out").read_text()
     assert slurm.state(jobs["evaluate"]) == "COMPLETED", said
     assert [slurm.state(f"{array}_{n}") for n in range(6)] == ["COMPLETED"] * 6
-    check(said, tmp_path / "work", "s")
+    check(said, work, "s")
     shown = run("sweep", *where, "--table")
-    assert shown.stdout == (tmp_path / "work/sweeps/s/table.txt").read_text()
-    status = run("status", "s-3", "--work", tmp_path / "work", env=slurm.environment)
+    assert shown.stdout == (work / "sweeps/s/table.txt").read_text()
+    status = run("status", "s-3", "--work", work, env=slurm.environment)
     assert f"{array}_3" in status.stdout
     assert status.returncode == 0
 

@@ -39,7 +39,7 @@ def build(
     require_room(directory, archives, headers, plan)
     scratch = directory / "scratch"
     scratch.mkdir()
-    with Spark(spark_config, scratch) as spark, inflated(archives, scratch) as plain:
+    with Spark(spark_config) as spark, inflated(archives, scratch) as plain:
         train, test = (_pair(archives, plain, headers, split) for split in ("train", "test"))
         decoder = Decoder(plan, train, test)
         found = _survey(spark, decoder, images)

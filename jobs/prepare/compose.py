@@ -35,7 +35,7 @@ def build_of_parts(
     test, training = read_pairs(config, archives)
     # Whoever holds it alone makes and removes parts. It is held until the dataset's own list says which it is made of.
     with Lease(work.lease_file("parts"), "prepare: the parts", waits=True):
-        found = _parts(config, spark, [test, *training], directory, work.parts)
+        found = _parts(config, spark, [test, *training], work.parts)
         _link(directory, found)
         manifest = _manifest(config, archives, directory, name, (test, *training), found)
         parts.write_parts(
@@ -85,9 +85,7 @@ def _pair(tag: str | None, images: Archive, labels: Archive) -> ArchivePair:
     return ArchivePair(tag, images, labels, image_header, label_header)
 
 
-def _parts(
-    config: PrepareConfig, spark_config: SparkConfig, pairs: Sequence[ArchivePair], scratch: Path, folder: Path
-) -> list[Part]:
+def _parts(config: PrepareConfig, spark_config: SparkConfig, pairs: Sequence[ArchivePair], folder: Path) -> list[Part]:
     """Return the pairs' parts, in order; decode those that are not there whole."""
     folder.mkdir(mode=0o775, parents=True, exist_ok=True)
     for abandoned in folder.glob(".tmp-*"):  # of a process that died: the lease is ours
@@ -97,9 +95,7 @@ def _parts(
     missing = [(pair, place) for pair, place in zip(pairs, places, strict=True) if read_part(place) is None]
     log.info("prepare: %d archive pairs, %d of them new", len(pairs), len(missing))
     if missing:
-        scratch = scratch / "scratch"
-        scratch.mkdir()
-        with Spark(spark_config, scratch) as spark:
+        with Spark(spark_config) as spark:
             for pair, place in missing:
                 shutil.rmtree(place, ignore_errors=True)  # what is not whole
                 unfinished = folder / f".tmp-{place.name}-{secrets.token_hex(4)}"
@@ -108,7 +104,6 @@ def _parts(
                     make_part(spark, config, pair, place, unfinished)
                 finally:
                     shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.rmtree(scratch)
     made = [read_part(place) for place in places]
     for place, part in zip(places, made, strict=True):
         if part is None:

@@ -42,9 +42,10 @@ _LOG4J = Path(__file__).with_name("log4j2.properties")
 class Spark(AbstractContextManager["Spark"]):
     """A Spark context that starts in the background and is stopped, its Java process with it, at the end."""
 
-    def __init__(self, config: SparkConfig, scratch: Path) -> None:
+    def __init__(self, config: SparkConfig) -> None:
+        require_temporary_folder(tempfile.gettempdir())
         require_master(config.master)
-        self._config, self._scratch = config, scratch
+        self._config = config
         self._memory = OutOfMemory()
         hush_py4j()
         # The Java runtime takes seconds to start: meanwhile the caller inflates archives.
@@ -59,7 +60,7 @@ class Spark(AbstractContextManager["Spark"]):
 
         # Where Java is gone, this would print a traceback beside our one line.
         accumulators.AccumulatorServer.handle_error = _ignore
-        properties = spark_properties(self._config, self._scratch)
+        properties = spark_properties(self._config)
         # No SparkSession: its SQL engine costs a second of start-up, and nothing here is SQL.
         return SparkContext(conf=SparkConf(loadDefaults=True).setAll(list(properties.items())))
 
@@ -154,6 +155,12 @@ def hush_py4j() -> None:
     logging.getLogger().addHandler(logging.NullHandler())
 
 
+def require_temporary_folder(path: str) -> None:
+    """Raise InputError where Spark would take the folder of temporary files for several: it would make them all."""
+    if "," in path:
+        raise InputError(f"TMPDIR: found {path}, expected no comma in the path; fix: export TMPDIR=/tmp")
+
+
 def require_master(url: str) -> None:
     """Raise InputError where no host of a spark:// URL listens: Spark would try for a minute and say little."""
     if not url.startswith(_STANDALONE):
@@ -235,8 +242,11 @@ def _stop_java() -> None:
         gateway.proc.wait()
 
 
-def spark_properties(config: SparkConfig, scratch: Path) -> dict[str, str]:
-    """Return the Spark properties of the job, as values: https://spark.apache.org/docs/3.5.6/configuration.html."""
+def spark_properties(config: SparkConfig) -> dict[str, str]:
+    """Return the Spark properties of the job, as values: https://spark.apache.org/docs/3.5.6/configuration.html.
+
+    No `spark.local.dir`, a list that Spark splits at commas: it stays Java's folder of temporary files.
+    """
     properties = {
         "spark.master": config.master,
         "spark.ui.enabled": "false",
@@ -248,8 +258,8 @@ def spark_properties(config: SparkConfig, scratch: Path) -> dict[str, str]:
             [
                 "-XX:TieredStopAtLevel=1",
                 "-XX:+UseSerialGC",
-                f"-Dlog4j2.configurationFile={_LOG4J}",
-                f'"-Djava.io.tmpdir={tempfile.gettempdir()}"',  # TMPDIR, which Java does not look at
+                f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}",  # a list, too, which is split at commas
+                _quoted(f"-Djava.io.tmpdir={tempfile.gettempdir()}"),  # TMPDIR, which Java does not look at
             ]
         ),
     }
@@ -262,9 +272,13 @@ def spark_properties(config: SparkConfig, scratch: Path) -> dict[str, str]:
             "spark.authenticate": "true",
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.driver.host": "127.0.0.1",
-            "spark.local.dir": str(scratch),
         }
     return properties | config.properties
+
+
+def _quoted(option: str) -> str:
+    """Return one of Java's options as Spark reads it from a list of them."""
+    return '"' + option.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _readable(error: Exception, what: str) -> IdxtrainError:

@@ -1,6 +1,6 @@
 """Shards into arrays, through Petastorm. The only petastorm import.
 
-Petastorm is given a list of file URLs, one row group each, and reads ahead in its threads. It needs none of its own
+Petastorm is given a list of files, one row group each, and reads ahead in its threads. It needs none of its own
 metadata, which is a pickle, for plain Parquet. What its threads do with a row group is up to a worker class, and here
 it is one that hands on pyarrow's columns as they are: Petastorm's own (0.13.1) copies them by an index of all rows in
 order, then stacks them row by row, which costs as much as the decoding.
@@ -67,16 +67,18 @@ def _read(directory: Path, shards: Sequence[Shard], threads: int) -> "Iterator[p
     """Yield these files' row groups as Petastorm's threads have read them."""
     # Petastorm's import takes over a second: a worker that reads from its cache alone does without.
     import pyarrow as pa
-    from petastorm.fs_utils import get_filesystem_and_path_or_paths
+    from petastorm.fs_utils import FilesystemResolver
     from petastorm.reader import Reader
     from petastorm.workers_pool.thread_pool import ThreadPool
 
     # It uses the legacy interface of the pyarrow it is pinned with, and pyarrow says so twenty times.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\..*")
-    urls = [(directory / shard.path).resolve().as_uri() for shard in shards]
+    # Paths, not URLs: those it would cut at # and ?, and leave a space as %20.
+    paths = [str((directory / shard.path).resolve()) for shard in shards]
     try:
         reader = Reader(
-            *get_filesystem_and_path_or_paths(urls),
+            FilesystemResolver("file:///").filesystem(),
+            paths,
             schema_fields=list(_COLUMNS),
             worker_class=RowGroupWorker,
             reader_pool=ThreadPool(min(threads, len(shards)), max(2, threads)),

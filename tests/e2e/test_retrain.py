@@ -14,7 +14,7 @@ import pytest
 from deploy.tracking import tracking_uri
 from jobs.prepare import idx
 from jobs.run_dir import Work
-from tests.conftest import Idxtrain, MakeArchives
+from tests.conftest import ODD_FOLDER, Idxtrain, MakeArchives
 from tests.open_files import allowed
 
 # Of 200 test images one is half a percent, so that the default delta could never be shown.
@@ -25,7 +25,7 @@ NOBODY = "http://127.0.0.1:1"  # no registry answers there
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) -> Iterator[Path]:
     """Return a folder; without a umask for as long as it is used."""
-    folder = tmp_path_factory.mktemp("retrain")
+    folder = tmp_path_factory.mktemp("retrain") / ODD_FOLDER
     make_archives(folder / "data", (12, 20), 3, train=600, test=200)
     umask = os.umask(0)
     yield folder

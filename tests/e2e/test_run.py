@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Idxtrain, MakeArchives
+from tests.conftest import ODD_FOLDER, Idxtrain, MakeArchives
 from tests.open_files import allowed
 
 RESULT = re.compile(r"test accuracy (0\.\d{4}|1\.0000) \((\d+) errors in (\d+)\)")
@@ -25,7 +25,7 @@ def metrics_of(work: Path, run_id: str) -> dict[str, Any]:
     ("shape", "classes", "train", "test", "ranks", "umask", "forbidden"),
     [((50, 50), 16, 960, 160, 1, 0, 0o002), ((12, 20), 3, 601, 101, 2, 0o077, 0o077)],
 )
-def test_any_shape_and_classes_and_umask(
+def test_any_shape_classes_and_umask_in_a_folder_of_any_name(
     idxtrain: Idxtrain,
     make_archives: MakeArchives,
     tmp_path: Path,
@@ -38,10 +38,11 @@ def test_any_shape_and_classes_and_umask(
     forbidden: int,
     with_umask: Callable[[int], None],
 ) -> None:
-    make_archives(tmp_path / "data", shape, classes, train=train, test=test)
+    folder = tmp_path / ODD_FOLDER
+    make_archives(folder / "data", shape, classes, train=train, test=test)
     with_umask(umask)
-    work = tmp_path / "work"
-    options = ("--data", tmp_path / "data", "--work", work, "--run-id", "one", "--np", ranks, *QUICK)
+    work = folder / "work"
+    options = ("--data", folder / "data", "--work", work, "--run-id", "one", "--np", ranks, *QUICK)
     done = idxtrain("run", *options)
     assert done.returncode == 0, done.stderr
     match = RESULT.fullmatch(done.stdout.splitlines()[-1])
@@ -66,6 +67,8 @@ def test_any_shape_and_classes_and_umask(
     evaluated = idxtrain("evaluate", "--work", work)
     assert evaluated.stdout == done.stdout
     assert allowed(work, forbidden) == []
+    # Spark once made folders of what lies on either side of a comma, one of them in the current folder.
+    assert [path.name for path in (*tmp_path.iterdir(), *folder.parent.iterdir())] == ["my data", "a,b#c"]
 
 
 def break_magic(plain: bytes) -> bytes:
