@@ -21,7 +21,7 @@ from filelock import FileLock
 from deploy.tracking import CALM, naming_registry, require_answer, scratch, tracking_uri
 from deploy.versions import ALIASES, Entry, Version, without_password
 from jobs.errors import IdxtrainError, InputError
-from jobs.files import sha256_file
+from jobs.files import sha256_file, write_atomic
 from jobs.run_dir import Work
 
 _RUN, _MODEL_SHA, _ACCURACY = "idxtrain.run_id", "idxtrain.model_sha256", "idxtrain.test_accuracy"
@@ -109,9 +109,7 @@ class Registry:
         if not (target.exists() and sha256_file(target) == version.model_sha256):
             with self._artifact(version, f"model/{_KERAS_FILE}") as found:
                 folder.mkdir(parents=True, exist_ok=True)
-                temporary = target.with_name(f".{os.getpid()}-{target.name}")
-                shutil.copyfile(found, temporary)
-                temporary.rename(target)
+                write_atomic(target, lambda temporary: shutil.copyfile(found, temporary))
         digest = sha256_file(target)
         if digest != version.model_sha256:
             target.unlink()
