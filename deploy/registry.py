@@ -109,7 +109,11 @@ class Registry:
         if not (target.exists() and sha256_file(target) == version.model_sha256):
             with self._artifact(version, f"model/{_KERAS_FILE}") as found:
                 folder.mkdir(parents=True, exist_ok=True)
-                write_atomic(target, lambda temporary: shutil.copyfile(found, temporary))
+
+                def copy(temporary: Path) -> None:
+                    shutil.copyfile(found, temporary)
+
+                write_atomic(target, copy)
         digest = sha256_file(target)
         if digest != version.model_sha256:
             target.unlink()

@@ -34,11 +34,11 @@ def best_after(
     `comparison`: comparison.json. `rivals`: the notes, by "best" and "champion", of the models that are in it.
     """
     challenger = {"version": version.number, "run_id": version.run_id, "model_sha256": version.model_sha256}
-    candidates = [challenger | {"accuracy": accuracy}]
+    candidates: list[dict[str, Any]] = [challenger | {"accuracy": accuracy}]
     for key in ("best", "champion"):
         note, test = rivals.get(key), comparison.get(key)
         if note is not None and test is not None:
             kept = {name: note[name] for name in ("version", "run_id", "model_sha256")}
             candidates.append(kept | {"accuracy": test["accuracy"]})
-    best = max(candidates, key=lambda note: float(note["accuracy"]))
+    best = max(candidates, key=lambda each: float(each["accuracy"]))
     return best | {"champion_run": version.run_id}

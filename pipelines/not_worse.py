@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 _TIE = 1e-9  # scores that differ by less are the same: they come of the same table in another order of rounding
 _BOUND_DIGITS = 1000  # a bound is exact to this part of its distance from the loss seen
 # The unknown share is looked at in even steps of its square root, which has about the same deviation everywhere, then
-# more closely around the largest values. A grid 37 times as fine finds no p-value that is higher by more than 0.0005.
+# more closely around the largest values. Over 20 to 10,000 images and deltas of 0 to 0.1, a grid 15 times as fine found
+# promotions at a true loss of delta in at most 5.06 % of the cases for alpha 5 % (1.02 % for 1 %, 10.08 % for 10 %).
 _STEP = 0.1  # in square roots of images
 _FINE = 400  # images; beyond, steps grow by _GROWTH
 _GROWTH = 1.05

@@ -100,9 +100,9 @@ class Place:
         if pending is None:
             return False
         second = pending.get("best")
-        return str(model) in (pending["champion"], pending.get("initial")) or (
-            bool(second) and model == self.champion_file(second)
-        )
+        if second and model == self.champion_file(second):
+            return True
+        return str(model) in (pending["champion"], pending.get("initial"))
 
     def lock(self) -> "PlaceLock":
         """Return the lock that one process at a time holds; entering it raises BusyError where another has it."""

@@ -125,7 +125,7 @@ def test_the_bound_is_where_the_p_value_is_alpha(count: int, data: st.DataObject
     bound = loss_bound(lost, gained, count, alpha)
     assert (lost - gained) / count < bound <= 1 or lost == count
     assert bound == 1 or not_worse(lost, gained, count, bound) <= alpha
-    p = partial(not_worse, count=count, delta=delta)
+    p = partial(not_worse, count=count, delta=round(delta, 6))
     if lost:
         assert p(lost - 1, gained) <= p(lost, gained) + 1e-3
         assert p(lost - 1, min(gained + 1, count)) <= p(lost, gained) + 1e-3
