@@ -20,7 +20,7 @@ from urllib.request import url2pathname
 from deploy.tracking import CALM, naming_registry, require_answer, scratch, sqlite_uri, tracking_uri
 from deploy.versions import ALIASES, Entry, Version, without_password
 from jobs.errors import IdxtrainError, InputError
-from jobs.files import sha256_file
+from jobs.files import sha256_file, write_atomic
 from jobs.lease import Lease
 from jobs.run_dir import Work
 
@@ -109,9 +109,11 @@ class Registry:
         if not (target.exists() and sha256_file(target) == version.model_sha256):
             with self._artifact(version, f"model/{_KERAS_FILE}") as found:
                 folder.mkdir(parents=True, exist_ok=True)
-                temporary = target.with_name(f".{os.getpid()}-{target.name}")
-                shutil.copyfile(found, temporary)
-                temporary.rename(target)
+
+                def copy(temporary: Path) -> None:
+                    shutil.copyfile(found, temporary)
+
+                write_atomic(target, copy)
         digest = sha256_file(target)
         if digest != version.model_sha256:
             target.unlink()

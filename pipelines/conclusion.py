@@ -9,9 +9,11 @@ from typing import Any, Literal
 from deploy.registry import Registry
 from deploy.tracking import RegistryDownError
 from deploy.versions import CHALLENGER, Version
+from jobs.errors import IdxtrainError, printable
 from jobs.files import write_json
 from jobs.run_dir import RunDir, read_object
 from pipelines import run as runs
+from pipelines.best_champion import best_after
 from pipelines.config import Config
 from pipelines.decision_page import write_page
 from pipelines.judgement import entry_of, judge, read_metrics
@@ -62,20 +64,39 @@ def record(place: Place, run: RunDir, decided: Mapping[str, Any], inputs: Mappin
     return Outcome(event, text)
 
 
-def failure(place: Place, run: RunDir, reason: str) -> dict[str, Any]:
-    """Return the news of a retraining that failed; each attempt's have an ID of their own."""
-    text = f"{place.name}: run {run.run_id} failed: {reason}"
-    identity = f"{run.run_id}-failed-{time.time():.0f}"
-    return {"id": identity, "event": "failed", "name": place.name, "run_id": run.run_id, "reason": text}
+def failure(place: Place, run_id: str | None, error: Exception) -> dict[str, Any]:
+    """Return the notification of a retraining that failed; each attempt's has an ID of its own. `run_id`: None where
+    it failed before it had a run.
+    """
+    which = f"run {run_id}" if run_id else "retraining"
+    identity = f"{run_id or place.name}-failed-{time.time():.0f}"
+    text = f"{place.name}: {which} failed: {_reason(error)}"
+    return {"id": identity, "event": "failed", "name": place.name, "run_id": run_id, "reason": text}
+
+
+def _reason(error: Exception) -> str:
+    """Return what may be told of an error to others: a library's own words may hold an address with a password."""
+    if isinstance(error, IdxtrainError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return printable(f"{error.strerror}: {error.filename}" if error.filename else error.strerror)
+    return f"{type(error).__name__}; its text is in the log"
 
 
 def decide_and_register(
-    place: Place, run: RunDir, config: Config, champion: dict[str, Any] | None, registry: Registry | None
+    place: Place,
+    run: RunDir,
+    config: Config,
+    champion: dict[str, Any] | None,
+    registry: Registry | None,
+    best: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Pass a finished run through the gate, register it, promote it or not; return what decision.json holds.
 
-    Where the registry is away, the run waits in the outbox. `champion`: the note of the one it was compared with.
+    Where the registry is away, the run waits in the outbox. `champion`, `best`: the notes of the champion and of the
+    best one so far that it was compared with.
     """
+    rivals = {"champion": champion, "best": best}
     version: Version | None = None
     difference = 0.0
     try:
@@ -85,37 +106,51 @@ def decide_and_register(
     except RegistryDownError as error:
         log.warning("retrain: %s; the run is kept, `idxtrain models sync` registers it", error)
         version = None
-    decision = judge(run, config, champion, difference)
-    accuracy = (read_comparison(run).get("champion") or {}).get("accuracy")
+    decision = judge(run, config, champion, difference, best)
+    comparison = read_comparison(run)
     content = {
         "name": place.name,
         "run_id": run.run_id,
         "version": version.number if version else None,
-        "champion": {"version": champion["version"], "run_id": champion["run_id"], "accuracy": accuracy}
-        if champion
-        else None,
+        **{key: _rival(note, comparison.get(key)) for key, note in rivals.items()},
         **decision.to_json(),
     }
     write_json(run.decision_file, content)
     write_page(run, content, read_metrics(run))
     if version is None or registry is None:
-        write_json(place.outbox / f"{run.run_id}.json", {"champion": champion})
+        write_json(place.outbox / f"{run.run_id}.json", rivals)
         return content
     try:
-        _conclude(place, run, registry, version, decision.promote)
+        accuracy = float(read_metrics(run)["test"]["accuracy"])
+        now_best = best_after(version, accuracy, comparison, rivals) if decision.promote else None
+        _conclude(place, run, registry, version, decision.promote, now_best)
     except RegistryDownError as error:
         log.warning("retrain: %s; `idxtrain models sync` finishes what is left", error)
-        write_json(place.outbox / f"{run.run_id}.json", {"champion": champion})
+        write_json(place.outbox / f"{run.run_id}.json", rivals)
         return content | {"version": None}
     (place.outbox / f"{run.run_id}.json").unlink(missing_ok=True)
     return content
 
 
-def _conclude(place: Place, run: RunDir, registry: Registry, version: Version, is_better: bool) -> None:
+def _rival(note: Mapping[str, Any] | None, test: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return which model it was compared with and its accuracy; None where there was none."""
+    if note is None:
+        return None
+    return {"version": note["version"], "run_id": note["run_id"], "accuracy": test["accuracy"] if test else None}
+
+
+def _conclude(
+    place: Place,
+    run: RunDir,
+    registry: Registry,
+    version: Version,
+    is_better: bool,
+    best: Mapping[str, Any] | None = None,
+) -> None:
     registry.attach(version, run.decision_file, run.decision_page)
     registry.note(version, "decision", "promoted" if is_better else "not promoted")
     if is_better:
-        promote(place, registry, version)
+        promote(place, registry, version, best)
     else:
         registry.set_alias(CHALLENGER, version.number)
         note_champion(place, registry)
@@ -145,11 +180,12 @@ def sync(place: Place, registry: Registry) -> list[dict[str, Any]]:
             log.warning("models: run %s waited for the registry, but is gone", run_id)
             (place.outbox / f"{run_id}.json").unlink()
             continue
-        champion, now = _read_outbox(place, run_id), note_champion(place, registry)
+        rivals, now = _read_outbox(place, run_id), note_champion(place, registry)
+        champion = rivals.get("champion")
         if now is not None and now["run_id"] not in (run_id, champion["run_id"] if champion else None):
             decided = _register_only(place, run, registry, now)
         else:
-            decided = decide_and_register(place, run, runs.read_config(run), champion, registry)
+            decided = decide_and_register(place, run, runs.read_config(run), champion, registry, rivals.get("best"))
         state = place.read("state")
         if state is not None and state["run_id"] == run_id:
             record(place, run, decided, state)
@@ -170,6 +206,6 @@ def _register_only(place: Place, run: RunDir, registry: Registry, champion: Mapp
     return content
 
 
-def _read_outbox(place: Place, run_id: str) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = read_object(place.outbox / f"{run_id}.json", "remove it").get("champion")
-    return found
+def _read_outbox(place: Place, run_id: str) -> dict[str, Any]:
+    """Return the notes of the models that a waiting run was compared with, by "champion" and "best"."""
+    return read_object(place.outbox / f"{run_id}.json", "remove it")

@@ -8,8 +8,6 @@ percentages", Psychometrika 12 (1947), here with the binomial distribution itsel
 from math import exp, fsum, inf, lgamma, log, log1p
 from typing import Literal
 
-_BISECTIONS = 60  # of [0, 1]: to the last bit of a float64 near 1
-
 
 def mcnemar(first: int, second: int, alternative: Literal["two-sided", "less", "greater"] = "two-sided") -> float:
     """Return the exact p-value for `first` and `second` discordant pairs, both ≥ 0.
@@ -22,31 +20,6 @@ def mcnemar(first: int, second: int, alternative: Literal["two-sided", "less", "
     if alternative == "two-sided":
         return min(1.0, 2 * binomial_cdf(min(first, second), pairs, 0.5))
     return binomial_cdf(first, pairs, 0.5)
-
-
-def loss_bound(lost: int, gained: int, count: int, alpha: float) -> float:
-    """Return the upper bound, with confidence 1 − alpha, of how much lower the accuracy has become: in [−1, 1].
-
-    `lost` and `gained`: discordant pairs among `count` > 0 images. Given their sum, the number lost is binomial; its
-    probability's upper bound is that of Clopper and Pearson, Biometrika 26 (1934). It is ≤ 0 just where McNemar's
-    exact test, one-sided, has p ≤ alpha.
-    """
-    pairs = lost + gained
-    return pairs * (2 * upper_bound(lost, pairs, alpha) - 1) / count
-
-
-def upper_bound(successes: int, trials: int, alpha: float) -> float:
-    """Return the p at which `successes` or fewer of `trials` have probability alpha: Clopper and Pearson's bound."""
-    if successes >= trials:
-        return 1.0
-    low, high = successes / trials, 1.0
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        if binomial_cdf(successes, trials, middle) > alpha:
-            low = middle
-        else:
-            high = middle
-    return high
 
 
 def binomial_cdf(successes: int, trials: int, p: float) -> float:

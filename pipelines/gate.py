@@ -6,13 +6,15 @@ all of them together; `decision.json` and the report show each, also those that 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import ceil, floor, log10
 from typing import Any, Literal
 
 from pydantic import Field
 
 from jobs.config import Section
 from jobs.evaluate.comparison import Paired
-from pipelines.exact_tests import loss_bound, mcnemar
+from pipelines.exact_tests import mcnemar
+from pipelines.not_worse import images_needed, loss_bound, not_worse
 
 
 class GateConfig(Section):
@@ -21,11 +23,17 @@ class GateConfig(Section):
     min_accuracy: float = Field(default=0.8, ge=0, le=1)  # on the test set, whatever the champion does
     min_recall: float = Field(default=0.5, ge=0, le=1)  # of the worst class
 
-    # Against the champion, on the same test images. not-worse: with confidence 1 − alpha, accuracy is not lower by
-    # more than delta. better: McNemar's exact test, one-sided, has p ≤ alpha. both: both are demanded.
+    # Against the champion, and with not-worse against the best champion so far, on the same test images.
+    # not-worse: a challenger whose accuracy is lower by delta or more, over all images such as those of the test set,
+    # passes with a probability of at most alpha, whatever the size of the test set and wherever the two models err
+    # (see pipelines.not_worse). With delta = 0 it has to be better. better: McNemar's exact test, one-sided, has
+    # p ≤ alpha. both: both are demanded.
     rule: Literal["not-worse", "better", "both"] = "not-worse"
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     delta: float = Field(default=0.005, ge=0, le=1)
+
+    # Test images that are in the training data, too, pixel by pixel: the accuracy says less of images never seen.
+    max_test_images_in_training: int = Field(default=0, ge=0)
 
     # Training data against the champion's, and each new archive pair of its own: told, or a reason not to promote.
     drift: Literal["report", "block"] = "report"
@@ -130,7 +138,9 @@ class Evidence:
     """All that the gate looks at. `test`: the challenger's `test` object of metrics.json.
 
     `paired`: None where there is no champion, or where it cannot be compared, for the reason in `incomparable`.
+    `best`: against the best champion so far, where that is another one than the champion; `best_name` names it.
     `data`: the challenger's training split, then the archive pairs that are new to the champion.
+    `test_images_in_training`: how many test images are in the challenger's training data, too; None: not known.
     """
 
     test: Mapping[str, Any]
@@ -139,15 +149,22 @@ class Evidence:
     champion_data: DataFacts | None = None
     paired: Paired | None = None
     incomparable: str = ""
+    best: Paired | None = None
+    best_name: str = ""
+    test_images_in_training: int | None = None
 
 
 def decide(config: GateConfig, evidence: Evidence) -> Decision:
     """Return the decision: promote where every check that can block holds."""
     checks = [*floors(config, evidence.test), *model_checks(config, evidence.model)]
+    if evidence.test_images_in_training is not None:
+        checks.append(leak_check(config, evidence.test_images_in_training, int(evidence.test["count"])))
     if evidence.incomparable:
         checks.append(Check("comparable", False, True, None, None, evidence.incomparable))
     if evidence.paired is not None:
         checks += paired_checks(config, evidence.paired)
+    if evidence.best is not None and config.rule in ("not-worse", "both"):
+        checks.append(not_worse_check(config, evidence.best, "not worse than the best", evidence.best_name))
     if evidence.champion_data is not None:
         for data in evidence.data:
             checks += drift_checks(config, evidence.champion_data, data)
@@ -188,24 +205,80 @@ def model_checks(config: GateConfig, model: ModelFacts) -> list[Check]:
     ]
 
 
+def leak_check(config: GateConfig, leaked: int, count: int) -> Check:
+    """Check that the challenger was not trained on what it is tested with."""
+    most = config.max_test_images_in_training
+    text = f"{leaked} of {count} test images are in the training data, too, at most {most} allowed"
+    if leaked > most:
+        text += "; fix: remove them from the training archives, or allow them by gate.max_test_images_in_training"
+    return Check("test images in training", leaked <= most, True, leaked, most, text)
+
+
 def paired_checks(config: GateConfig, paired: Paired) -> list[Check]:
     """Check the challenger against the champion on the same images."""
-    gained, lost, count = paired.only_challenger, paired.only_champion, paired.count
-    found = f"of {count} images {lost} only the champion got right, {gained} only the challenger"
     checks = []
     if config.rule in ("not-worse", "both"):
-        bound = loss_bound(lost, gained, count, config.alpha)
-        text = (
-            f"{found}: accuracy lower by {100 * (lost - gained) / count:.2f} points, with {1 - config.alpha:.0%} "
-            f"confidence by at most {100 * bound:.2f}, at most {100 * config.delta:g} allowed"
-        )
-        over = f", too many by {100 * (bound - config.delta):.2f}" if bound > config.delta else ""
-        checks.append(Check("not worse", bound <= config.delta, True, bound, config.delta, text + over))
+        checks.append(not_worse_check(config, paired, "not worse", "the champion"))
     if config.rule in ("better", "both"):
-        p = mcnemar(lost, gained, "less")
-        text = f"{found}: McNemar's exact test, one-sided, p = {p:.4g}, at most {config.alpha:g}"
+        p = mcnemar(paired.only_champion, paired.only_challenger, "less")
+        words = _who_is_right(paired, "the champion")
+        text = f"{words}: McNemar's exact test, one-sided, p = {p:.4g}, at most {config.alpha:g}"
         checks.append(Check("better", p <= config.alpha, True, p, config.alpha, text))
     return checks
+
+
+def not_worse_check(config: GateConfig, paired: Paired, name: str, other: str) -> Check:
+    """Check that the accuracy is not lower than another model's by delta or more. The figure is the p-value of that
+    hypothesis, the threshold alpha.
+    """
+    gained, lost, count = paired.only_challenger, paired.only_champion, paired.count
+    p, bound = (
+        not_worse(lost, gained, count, config.delta),
+        loss_bound(lost, gained, count, config.alpha),
+    )
+    holds = p <= config.alpha
+    bound = min(bound, config.delta) if holds else max(bound, config.delta)  # which p decides, exactly
+    text = (
+        f"{_who_is_right(paired, other)}: accuracy lower by {100 * (lost - gained) / count:.2f} points, with "
+        f"{1 - config.alpha:.0%} confidence by at most {100 * bound:.2f}, less than {100 * config.delta:g} demanded "
+        f"(p = {p:.4g}, at most {config.alpha:g})"
+    )
+    if not holds:
+        text += f", too many by {100 * (bound - config.delta):.2f}"
+        too_few = test_set_problem(config, count)
+        text += f"; {too_few}" if too_few else ""
+    return Check(name, holds, True, p, config.alpha, text)
+
+
+def test_set_problem(config: GateConfig, count: int) -> str | None:
+    """Return why `count` test images cannot show that a challenger is not worse by delta, or None where they can.
+
+    It is about one that answers as the champion on every image; one that is clearly better may pass all the same.
+    """
+    if config.rule == "better" or not_worse(0, 0, count, config.delta) <= config.alpha:
+        return None
+    needed = images_needed(config.delta, config.alpha)
+    if needed is None:
+        return "gate.delta=0 lets no challenger pass that is merely as good; fix: allow a delta above 0"
+    return (
+        f"found {count} test images, expected at least {needed} to show a loss below gate.delta={config.delta:g} even "
+        f"where no image changes sides; fix: add test images, or set gate.delta={_rounded_up(count, config.alpha):g} "
+        "or more"
+    )
+
+
+def _rounded_up(count: int, alpha: float) -> float:
+    """Return the least delta for so many images, rounded up to two digits."""
+    least = loss_bound(0, 0, count, alpha)
+    unit = 10.0 ** (floor(log10(least)) - 1)
+    return min(1.0, ceil(least / unit) * unit)
+
+
+def _who_is_right(paired: Paired, other: str) -> str:
+    return (
+        f"of {paired.count} images {paired.only_champion} only {other} got right, "
+        f"{paired.only_challenger} only the challenger"
+    )
 
 
 def drift_checks(config: GateConfig, champion: DataFacts, data: DataFacts) -> list[Check]:

@@ -20,16 +20,23 @@ _ROOT = Path(__file__).parent.parent
 _ROOMS = ("pipelines", "deploy", "jobs", "models")
 
 
-def judge(run: RunDir, config: Config, champion: Mapping[str, Any] | None, difference: float = 0.0) -> Decision:
+def judge(
+    run: RunDir,
+    config: Config,
+    champion: Mapping[str, Any] | None,
+    difference: float = 0.0,
+    best: Mapping[str, Any] | None = None,
+) -> Decision:
     """Return the gate's decision on a run. `champion`: its note, as champion.json has it; None where there is none.
 
-    `difference`: the largest of any probability that the registry's copy gave, from evaluation's.
+    `difference`: the largest of any probability that the registry's copy gave, from evaluation's. `best`: the note of
+    the best champion so far, where it was compared with, too.
     """
     comparison = read_object(run.comparison_file, "run `idxtrain retrain` again")
     model = dict(comparison["model"])
     if model["difference"] is not None:
         model["difference"] = max(model["difference"], difference)
-    paired = comparison["paired"]
+    paired, paired_best = comparison["paired"], comparison.get("paired_best")
     evidence = Evidence(
         test=read_metrics(run)["test"],
         model=ModelFacts(**model),
@@ -37,6 +44,9 @@ def judge(run: RunDir, config: Config, champion: Mapping[str, Any] | None, diffe
         champion_data=DataFacts.from_json(champion["data"]["training"]) if champion else None,
         paired=Paired.from_json(paired) if paired else None,
         incomparable=comparison["incomparable"],
+        best=Paired.from_json(paired_best) if paired_best else None,
+        best_name=f"the best champion so far (version {best['version']})" if best else "the best champion so far",
+        test_images_in_training=read_manifest(_dataset(run)).duplicates.test_images_in_train,
     )
     return decide(config.gate, evidence)
 

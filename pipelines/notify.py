@@ -1,22 +1,29 @@
 """Tell somebody how a retraining went: a command of the user's gets the JSON on stdin, a webhook as its body.
 
-The last outcome is told at least once. Its `id` tells a repetition, as after a kill, from news.
+The last outcome is told at least once. Its `id` tells a repetition, as after a kill, from news. Whatever the other side
+does or answers, nothing is raised, it takes two minutes at most, and not a word of it is logged or kept: it could hold
+the webhook's address, which is often a secret.
 """
 
 import json
 import logging
+import os
 import shlex
+import signal
 import subprocess
+import tempfile
+import threading
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from jobs.errors import InputError
-from jobs.run_dir import one_line
+from jobs.errors import InputError, printable
 
 WEBHOOK = "IDXTRAIN_WEBHOOK"  # from the environment: its URL is often a secret, which no command line may show
-_SECONDS = 60
+_SECONDS = 60.0  # for each of the two, all in all
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 log = logging.getLogger("idxtrain")
@@ -27,43 +34,113 @@ def check(command: str | None, environment: Mapping[str, str]) -> None:
     try:
         if command is not None and not shlex.split(command):
             raise ValueError("found no command")
+        if command is not None and "\0" in command:
+            raise ValueError("found a NUL character")
     except ValueError as error:
         raise InputError(f"--notify {command!r}: {error}, expected a command such as 'mail-me --urgent'") from error
-    url = environment.get(WEBHOOK)
-    if url:
+    problem = _url_problem(environment.get(WEBHOOK) or "https://example.org/")
+    if problem:
+        raise InputError(f"{WEBHOOK}: {problem}; fix: correct the variable")
+
+
+def _url_problem(url: str) -> str | None:
+    """Return what is wrong with a webhook's address, without any of its text; None where it can be used."""
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return "found spaces, control or non-ASCII characters, expected them percent-encoded"
+    try:
         parts = urlsplit(url)
-        if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
-            raise InputError(f"{WEBHOOK}: found no https:// URL (http:// only to this machine); mend the variable")
+        host, port = parts.hostname, parts.port
+    except ValueError:  # its text quotes the address
+        return "found a host or port that is not valid, expected https://HOST:PORT/…"
+    if parts.scheme != "https" and not (parts.scheme == "http" and host in _LOOPBACK):
+        return "found no https:// URL (http:// only to this machine), expected one"
+    if not host or port == 0:
+        return "found no host or port 0, expected https://HOST:PORT/…"
+    if "@" in parts.netloc:
+        return "found a user name or password before the host, expected a token in the path or query"
+    return None
 
 
 def notify(news: Mapping[str, Any], command: str | None, environment: Mapping[str, str]) -> bool:
     """Tell the news, and whether everybody has got it; a failure is a warning, as what was done is done."""
-    text = json.dumps(news, indent=2)
-    told = [_run(text, command)] if command else []
-    told += [_post(text, environment[WEBHOOK])] if environment.get(WEBHOOK) else []
+    body = json.dumps(news, indent=2).encode()
+    told = [_run(body, command)] if command else []
+    told += [_post(body, environment[WEBHOOK])] if environment.get(WEBHOOK) else []
     return all(told)
 
 
-def _run(text: str, command: str) -> bool:
+def _run(body: bytes, command: str) -> bool:
     try:
-        argv = shlex.split(command)
-        done = subprocess.run(argv, input=text, text=True, timeout=_SECONDS, check=False, capture_output=True)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        log.warning("retrain: --notify failed: %s", one_line(error)[:200])
-        return False
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        log.warning("retrain: --notify ended with exit code %d: %s", done.returncode, last[:200])
-    return not done.returncode
-
-
-def _post(text: str, url: str) -> bool:
-    try:
-        request = urllib.request.Request(  # noqa: S310 (checked above)
-            url, text.encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=_SECONDS):  # noqa: S310
+        # A file, as a pipe would block or break where the command does not read it.
+        with tempfile.TemporaryFile() as stdin:
+            stdin.write(body)
+            stdin.seek(0)
+            code = _exit_code(shlex.split(command), stdin.fileno())
+    except subprocess.TimeoutExpired:
+        log.warning("retrain: --notify failed: it took more than %.0f s", _SECONDS)
+    except FileNotFoundError:
+        log.warning("retrain: --notify failed: found no program %s", printable(shlex.split(command)[0])[:100])
+    except Exception as error:
+        log.warning("retrain: --notify failed: %s", _kind(error))
+    else:
+        if code == 0:
             return True
-    except (OSError, ValueError) as error:
-        log.warning("retrain: the webhook failed: %s", one_line(error)[:200].replace(url, WEBHOOK))
-        return False
+        how = f"exit code {code}" if code > 0 else f"signal {-code}"
+        log.warning("retrain: --notify ended with %s; fix: run it by hand to see its output", how)
+    return False
+
+
+def _exit_code(argv: list[str], stdin: int) -> int:
+    """Run a command and return its exit code; raise TimeoutExpired once it and its process group had to be killed."""
+    silent = subprocess.DEVNULL
+    process = subprocess.Popen(argv, stdin=stdin, stdout=silent, stderr=silent, process_group=0)
+    try:
+        return process.wait(_SECONDS)
+    finally:
+        if process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Take a redirect for a refusal: it would go to any address, as a GET without the news."""
+
+    def redirect_request(self, *arguments: Any) -> None:
+        return None
+
+
+def _post(body: bytes, url: str) -> bool:
+    """Post in a thread: the time limits of sockets are for each read, so a server that drips bytes would hold us."""
+    answers: list[Exception | None] = []
+
+    def post() -> None:
+        try:
+            request = urllib.request.Request(  # noqa: S310 (checked by `check`)
+                url, body, {"Content-Type": "application/json"}
+            )
+            with urllib.request.build_opener(_NoRedirect).open(request, timeout=_SECONDS):
+                answers.append(None)  # its body is not read
+        except Exception as error:
+            answers.append(error)
+
+    thread = threading.Thread(target=post, daemon=True)
+    thread.start()
+    thread.join(_SECONDS)
+    error = answers[0] if answers else TimeoutError()
+    if isinstance(error, urllib.error.HTTPError):
+        with suppress(Exception):
+            error.close()
+        log.warning("retrain: the webhook failed: it answered with HTTP status %d", error.code)
+    elif error is not None:
+        log.warning("retrain: the webhook failed: %s", _kind(error))
+    return error is None
+
+
+def _kind(error: Exception) -> str:
+    """Return what kind of error it is, in none of the words of the other side."""
+    reason = getattr(error, "reason", None)
+    cause = reason if isinstance(reason, Exception) else error
+    number = getattr(cause, "errno", None)
+    words = os.strerror(number) if isinstance(number, int) and number > 0 else ""
+    return f"{type(cause).__name__}{f' ({words})' if words else ''}"

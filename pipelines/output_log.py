@@ -4,13 +4,14 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from jobs.errors import InputError
 
 MOST_BYTES, KEPT = 1 << 20, 5  # a file of a megabyte, and five old ones beside it
+_NOTIFY = "--notify"
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def output_to(path: Path | None) -> Iterator[None]:
     os.dup2(target, 1)
     os.dup2(target, 2)
     os.close(target)
-    _mark(f"begins: {shlex.join(sys.argv[1:])}")
+    _mark(f"begins: {shlex.join(_without_secrets(sys.argv[1:]))}")
     try:
         yield
     finally:
@@ -50,6 +51,12 @@ def _open(path: Path) -> int:
             return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     except OSError as error:
         raise InputError(f"--log {path}: cannot be written ({error.strerror}); give another file") from error
+
+
+def _without_secrets(arguments: Sequence[str]) -> list[str]:
+    """Return a command line without the command to notify by, which may hold an address that is a secret."""
+    shown = [f"{_NOTIFY}=…" if each.startswith(f"{_NOTIFY}=") else each for each in arguments]
+    return ["…" if before == _NOTIFY else each for before, each in zip(["", *shown], shown, strict=False)]
 
 
 def _mark(what: str) -> None:

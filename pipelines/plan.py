@@ -107,6 +107,14 @@ def _archive_sizes(config: Config, work: Work) -> tuple[list[int], int, tuple[in
     return [train_shape[0]], test_shape[0], train_shape[1:]
 
 
+def test_images(config: Config, work: Work) -> int | None:
+    """Return the rows of the test archive by its header, else by the catalog; None where neither tells."""
+    try:
+        return _archive_sizes(config, work)[1]
+    except (InputError, OSError):
+        return None
+
+
 def lines(plan: TrainingPlan) -> list[str]:
     """Return the plan as lines of text."""
     text = [f"images      {' × '.join(map(str, plan.row_shape))}"]

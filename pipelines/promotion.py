@@ -5,24 +5,30 @@ the same, once or twice. The alias `champion` itself moves in one transaction, s
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from deploy.registry import Registry
+from deploy.tracking import RegistryDownError
 from deploy.versions import CHALLENGER, CHAMPION, PREVIOUS, Version
-from jobs.errors import InputError
+from jobs.errors import IdxtrainError, InputError
+from pipelines.best_champion import best_besides
 from pipelines.retrain_state import Place
 
 log = logging.getLogger("idxtrain")
 
 
-def promote(place: Place, registry: Registry, version: Version) -> None:
-    """Make a version the champion, and the champion the previous one. What a killed process began is finished first."""
+def promote(place: Place, registry: Registry, version: Version, best: Mapping[str, Any] | None = None) -> None:
+    """Make a version the champion, and the champion the previous one. What a killed process began is finished first.
+
+    `best`: the best champion from then on, as `best_after` returns it, for a promotion by the gate.
+    """
     finish_promotion(place, registry)
     current = registry.by_alias(CHAMPION)
     if current is not None and current.number == version.number:
         log.info("%s: version %d is the champion already", registry.name, version.number)
         return
-    _move(place, registry, version, current, is_rollback=False)
+    _move(place, registry, version, current, is_rollback=False, best=best)
 
 
 def rollback(place: Place, registry: Registry) -> Version:
@@ -42,9 +48,17 @@ def rollback(place: Place, registry: Registry) -> Version:
     return previous
 
 
-def _move(place: Place, registry: Registry, champion: Version, previous: Version | None, is_rollback: bool) -> None:
+def _move(
+    place: Place,
+    registry: Registry,
+    champion: Version,
+    previous: Version | None,
+    is_rollback: bool,
+    best: Mapping[str, Any] | None = None,
+) -> None:
     number = previous.number if previous else None
-    place.write("promotion", {"champion": champion.number, "previous": number, "is_rollback": is_rollback})
+    journal = {"champion": champion.number, "previous": number, "is_rollback": is_rollback}
+    place.write("promotion", journal | ({"best": dict(best)} if best else {}))
     finish_promotion(place, registry)
 
 
@@ -58,30 +72,51 @@ def finish_promotion(place: Place, registry: Registry) -> None:
         challenger = registry.by_alias(CHALLENGER)
         if challenger is not None and challenger.number == int(journal["champion"]):
             registry.drop_alias(CHALLENGER)
+        if journal.get("best"):  # before the copies that nobody needs go
+            place.write("best", journal["best"])
     note_champion(place, registry)
     place.remove("promotion")
 
 
 def note_champion(place: Place, registry: Registry) -> dict[str, Any] | None:
-    """Keep a copy of the champion and of what is known of it; return the note, None where there is no champion."""
+    """Keep whole copies of the champion and of the best one so far, and what is known of them; return the champion's
+    note, None where there is no champion. A damaged copy is fetched again from the registry.
+    """
     version = registry.by_alias(CHAMPION)
     if version is None:
         place.remove("champion")
         return None
-    noted = place.read("champion")
-    known = noted is not None and (noted["model_sha256"], noted["run_id"]) == (version.model_sha256, version.run_id)
-    if known and noted is not None and place.champion_file(noted).exists():
-        return noted
-    file = registry.model_file(version, place.models)
-    note = {
-        "version": version.number,
-        "run_id": version.run_id,
-        "model_sha256": version.model_sha256,
-        "bytes": file.stat().st_size,
-        "data": registry.training_data(version),
-    }
-    place.write("champion", note)
-    for old in place.models.glob("*.keras"):
-        if old != file and not place.in_use(old):
-            old.unlink()
+    note = place.read("champion")
+    if note is None or (note["model_sha256"], note["run_id"]) != (version.model_sha256, version.run_id):
+        file = registry.model_file(version, place.models)
+        note = {
+            "version": version.number,
+            "run_id": version.run_id,
+            "model_sha256": version.model_sha256,
+            "bytes": file.stat().st_size,
+            "data": registry.training_data(version),
+        }
+        place.write("champion", note)
+        for old in place.models.glob("*.keras"):
+            if old != file and not place.in_use(old):
+                old.unlink()
+    elif not place.has_copy(note):
+        registry.model_file(version, place.models)
+        log.warning("%s: the champion's copy was damaged or missing; fetched it again from the registry", place.name)
+    _keep_best(place, registry, note)
     return note
+
+
+def _keep_best(place: Place, registry: Registry, champion: Mapping[str, Any]) -> None:
+    """See to a whole copy of the best champion so far; where nobody has one, begin again with the champion."""
+    best = best_besides(place, champion)
+    if best is None or place.has_copy(best):
+        return
+    try:
+        registry.model_file(registry.find(str(best["run_id"])), place.models)
+        log.warning("%s: the best champion's copy was damaged or missing; fetched it again", place.name)
+    except RegistryDownError:
+        raise
+    except IdxtrainError as error:
+        log.warning("%s: the best champion so far is lost (%s); the champion takes its place", place.name, error)
+        place.remove("best")

@@ -1,7 +1,8 @@
 """Old runs of retraining, and the data only they used: removed by a policy, with what killed processes left behind.
 
-Never removed: a run that the registry calls champion, challenger or previous; the last one; one under way, in use, or
-waiting for the registry; a run of `idxtrain run`, which is its user's own; data that any run left uses.
+Never removed: a run that the registry calls champion, challenger or previous; that of the best champion so far; the
+last one; one under way, in use, or waiting for the registry; a run of `idxtrain run`, which is its user's own; data
+that any run left uses.
 """
 
 import logging
@@ -286,7 +287,8 @@ def summary(removed: Sequence[Removal]) -> str:
 
 def _needed(place: Place) -> frozenset[str]:
     pending = place.read("pending")  # before the state: a run goes from here to there
-    notes: list[dict[str, Any]] = [note for note in (pending, place.read("state"), place.read("champion")) if note]
+    names = ("state", "champion", "best")
+    notes: list[dict[str, Any]] = [note for note in (pending, *map(place.read, names)) if note]
     ids = {str(note["run_id"]) for note in notes} | set(place.waiting())
     return frozenset(ids | ({str(pending["champion_run"])} if pending else set()))
 

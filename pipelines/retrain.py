@@ -21,8 +21,10 @@ from jobs.run_dir import RunDir
 from jobs.stage import is_done
 from pipelines import notify, request
 from pipelines import run as runs
+from pipelines.best_champion import best_besides
 from pipelines.conclusion import Outcome, decide_and_register, failure, record, sync
 from pipelines.config import Config, validate
+from pipelines.gate import test_set_problem
 from pipelines.options import Options
 from pipelines.promotion import finish_promotion
 from pipelines.prune import Pruning, summary
@@ -75,35 +77,68 @@ class _Retraining:
 
     def __init__(self, wanted: Retrain, config: Config, place: Place) -> None:
         self._wanted, self._config, self._place = wanted, config, place
+        self._run: RunDir | None = None
 
     def run(self) -> Outcome:
         self._tell("again")
+        try:
+            outcome, registry = self._retrain()
+        except Exception as error:  # a full disk or a bug of ours is told, too
+            run_id = self._run.run_id if self._run else None
+            self._place.write("news", failure(self._place, run_id, error))
+            self._tell()
+            raise
+        self._tell()
+        if registry is not None and outcome.event in ("promoted", "rejected"):
+            self._prune()
+        return outcome
+
+    def _retrain(self) -> tuple[Outcome, Registry | None]:
+        """Return what came of it, and the registry where it answered."""
         files = archives(self._config)
         seen, settings = stamps(files), settings_of(self._config)
-        if not self._place.waiting() and self._place.read("promotion") is None:
+        is_whole = self._has_copies()
+        if is_whole and not self._place.waiting() and self._place.read("promotion") is None:
             nothing = self._nothing_new(files, seen, settings)
             if nothing:
-                return nothing
+                return nothing, None
         registry = self._registry()
         if registry is not None:
             finish_promotion(self._place, registry)
             if sync(self._place, registry):
                 self._tell()
-                nothing = self._nothing_new(files, seen, settings)  # what waited may be what is wanted now
+                is_whole = False
+            if not is_whole:  # what waited, or the champion that was fetched again, may be what is wanted now
+                nothing = self._nothing_new(files, seen, settings)
                 if nothing:
-                    return nothing
+                    return nothing, None
+        elif not is_whole:
+            raise IdxtrainError(
+                f"{self._place.name}: found a damaged copy of the champion in {self._place.models}, and no registry to "
+                "fetch it from, so a challenger could not be compared; fix: retrain when the registry answers"
+            )
+        self._warn_of_test_set()
         pending = self._pending(seen, settings, content_of(files))
-        run = RunDir(self._place.work.runs / pending["run_id"])
-        try:
-            outcome = self._train_and_judge(run, pending, registry)
-        except IdxtrainError as error:
-            self._place.write("news", failure(self._place, run, str(error)))
-            self._tell()
-            raise
-        self._tell()
-        if registry is not None and outcome.event != "waiting":
-            self._prune()
-        return outcome
+        self._run = RunDir(self._place.work.runs / pending["run_id"])
+        return self._train_and_judge(self._run, pending, registry), registry
+
+    def _has_copies(self) -> bool:
+        """Return whether the copies of the models to compare with are whole, as far as there are such models."""
+        champion = self._place.read("champion")
+        notes = [note for note in (champion, best_besides(self._place, champion)) if note is not None]
+        damaged = [note for note in notes if not self._place.has_copy(note)]
+        for note in damaged:
+            log.info("retrain: the copy of version %s is damaged or missing", note["version"])
+        return not damaged
+
+    def _warn_of_test_set(self) -> None:
+        """Log before any training where there are too few test images for the gate's delta."""
+        from pipelines.plan import test_images
+
+        count = test_images(self._config, self._place.work)
+        problem = test_set_problem(self._config.gate, count) if count else None
+        if problem and self._place.read("champion") is not None:
+            log.warning("retrain: only a clearly better model can be promoted: %s", problem)
 
     def _nothing_new(self, files: Sequence[Path], seen: Sequence[Any], settings: str) -> Outcome | None:
         """Return the outcome where the last retraining had the same to go by, and all is where it should be."""
@@ -118,16 +153,11 @@ class _Retraining:
         return Outcome("nothing-new", f"nothing new: {state['text']}")
 
     def _is_whole(self, state: dict[str, Any]) -> bool:
-        """Tell whether the last model, the champion's copy and our own registry are where they should be."""
-        run, note = RunDir(self._place.work.runs / state["run_id"]), self._place.read("champion")
+        """Return whether the last model and our own registry are where they should be."""
+        run = RunDir(self._place.work.runs / state["run_id"])
         if not (is_done(run, "train") and is_done(run, "evaluate")):
             log.info("retrain: the last run, %s, is not whole", run.run_id)
             return False
-        if note is not None:
-            file = self._place.champion_file(note)
-            if not file.exists() or file.stat().st_size != note["bytes"]:
-                log.info("retrain: the champion's copy is not whole")
-                return False
         own = tracking_uri(self._place.work, os.environ) == tracking_uri(self._place.work, {})
         return not own or (self._place.work.registry / "mlflow.db").exists()
 
@@ -162,6 +192,7 @@ class _Retraining:
             "champion_sha256": champion["model_sha256"] if champion else "",
             "initial": file if self._wanted.warm_start else "",
             "note": champion,
+            "best": best_besides(self._place, champion),
         }
         self._place.write("pending", pending)
         return pending
@@ -170,7 +201,7 @@ class _Retraining:
         config = self._config_for(pending)
         runs.make(self._place.work, run.run_id)
         run_stages(run, config)
-        decided = decide_and_register(self._place, run, config, pending["note"], registry)
+        decided = decide_and_register(self._place, run, config, pending["note"], registry, pending.get("best"))
         outcome = record(self._place, run, decided, pending)
         if outcome.event != "promoted":
             log.warning("retrain: %s: %s", outcome.event, decided["reason"])
@@ -180,6 +211,12 @@ class _Retraining:
     def _config_for(self, pending: dict[str, Any]) -> Config:
         values = self._config.to_json()
         values["evaluate"] |= {"champion": pending["champion"], "champion_sha256": pending["champion_sha256"]}
+        best = pending.get("best")
+        if best:
+            values["evaluate"] |= {
+                "best": str(self._place.champion_file(best)),
+                "best_sha256": best["model_sha256"],
+            }
         if pending["initial"]:
             values["train"]["initial_model"] = pending["initial"]
         return validate(values, "retrain")
@@ -193,6 +230,8 @@ class _Retraining:
             log.info("retrain: telling the last outcome %s, as it was not told to its end", how)
         if notify.notify(news, self._wanted.notify, os.environ):
             self._place.remove("news")
+        else:
+            log.warning("retrain: the outcome stays in %s and is told again", self._place.path / "news.json")
 
     def _prune(self) -> None:
         if self._wanted.keep is None:

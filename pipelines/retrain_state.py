@@ -5,15 +5,17 @@ pending.json     the retraining under way, which a killed one is gone on with
 news.json        the last outcome, until it has been told
 promotion.json   the journal of `pipelines.promotion`
 champion.json    the champion, and models/ its file, for when the registry is away
+best.json        the best champion so far, and models/ its file: see `pipelines.best_champion`
 outbox/RUN.json  runs that wait for the registry
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jobs.errors import InputError
-from jobs.files import sealed, take_seal, write_json
+from jobs.files import sealed, sha256_file, take_seal, write_json
 from jobs.run_dir import RunDir, Work, read_object
 from pipelines.lock import RunLock
 
@@ -79,14 +81,28 @@ class Place:
         files = self.outbox.glob("*.json") if self.outbox.exists() else []
         return [path.stem for path in sorted(files, key=lambda path: path.stat().st_mtime_ns)]
 
-    def champion_file(self, note: dict[str, Any]) -> Path:
-        """Return where the champion's copy lies. `note`: what champion.json says."""
+    def champion_file(self, note: Mapping[str, Any]) -> Path:
+        """Return where a champion's copy lies. `note`: what champion.json or best.json says."""
         return self.models / f"{note['model_sha256'][:16]}.keras"
 
+    def has_copy(self, note: Mapping[str, Any]) -> bool:
+        """Return whether a champion's copy is there and has the SHA-256 that its note says."""
+        try:
+            return sha256_file(self.champion_file(note)) == note["model_sha256"]
+        except OSError:
+            return False
+
     def in_use(self, model: Path) -> bool:
-        """Tell whether the retraining under way compares with this copy, or begins with it."""
-        pending = self.read("pending")
-        return pending is not None and str(model) in (pending["champion"], pending.get("initial"))
+        """Tell whether the retraining under way compares with this copy, or begins with it, or the next ones will."""
+        pending, best = self.read("pending"), self.read("best")
+        if best is not None and model == self.champion_file(best):
+            return True
+        if pending is None:
+            return False
+        second = pending.get("best")
+        if second and model == self.champion_file(second):
+            return True
+        return str(model) in (pending["champion"], pending.get("initial"))
 
     def lock(self) -> "PlaceLock":
         """Return the lock that one process at a time holds; entering it raises BusyError where another has it."""

@@ -1,6 +1,5 @@
 """The exact tests, held against SciPy and statsmodels on random tables."""
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,10 +8,9 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from jobs.evaluate.metrics import wilson_interval
-from pipelines.exact_tests import binomial_cdf, loss_bound, mcnemar, upper_bound
+from pipelines.exact_tests import binomial_cdf, mcnemar
 
 counts = st.integers(0, 400)
-alphas = st.sampled_from([0.001, 0.01, 0.05, 0.1, 0.4])
 
 
 @given(counts, counts, counts, counts)
@@ -40,14 +38,6 @@ def test_the_binomial_sum_is_scipys(successes: int, trials: int, p: float) -> No
     )
 
 
-@given(st.integers(0, 500), st.integers(1, 500), alphas)
-@settings(deadline=None, max_examples=200)
-def test_the_bound_is_clopper_and_pearsons(successes: int, trials: int, alpha: float) -> None:
-    successes = min(successes, trials)
-    _, expected = proportion_confint(successes, trials, 2 * alpha, method="beta")  # two-sided there
-    assert upper_bound(successes, trials, alpha) == pytest.approx(expected, abs=1e-9)
-
-
 @given(st.integers(0, 5000), st.integers(1, 5000))
 @settings(deadline=None, max_examples=200)
 def test_wilson_is_statsmodels_and_scipys(successes: int, count: int) -> None:
@@ -56,24 +46,3 @@ def test_wilson_is_statsmodels_and_scipys(successes: int, count: int) -> None:
     assert found == pytest.approx(proportion_confint(successes, count, 0.05, method="wilson"), abs=1e-9)
     theirs = stats.binomtest(successes, count).proportion_ci(0.95, method="wilson")
     assert found == pytest.approx((theirs.low, theirs.high), abs=1e-9)
-
-
-@given(counts, counts, alphas)
-@settings(deadline=None, max_examples=200)
-def test_the_bound_of_the_loss_and_mcnemar_agree(lost: int, gained: int, alpha: float) -> None:
-    if lost + gained == 0:
-        assert loss_bound(0, 0, 10, alpha) == 0
-        return
-    p = mcnemar(lost, gained, "less")
-    if abs(p - alpha) > 1e-9:
-        assert (loss_bound(lost, gained, 1000, alpha) <= 1e-12) == (p <= alpha)
-
-
-def test_the_bound_covers_the_truth() -> None:
-    """In 2,000 simulated comparisons the true loss is above the bound no more often than alpha allows."""
-    random, count, alpha = np.random.default_rng(0), 2000, 0.05
-    lose, gain = 0.012, 0.008
-    outside = 0
-    for lost, gained, _ in random.multinomial(count, [lose, gain, 1 - lose - gain], size=2000):
-        outside += loss_bound(int(lost), int(gained), count, alpha) < lose - gain
-    assert outside / 2000 < alpha + 0.015

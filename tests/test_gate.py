@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from jobs.errors import InputError
 from jobs.evaluate.comparison import Paired
 from pipelines.config import compose
-from pipelines.exact_tests import loss_bound, mcnemar
+from pipelines.exact_tests import mcnemar
 from pipelines.gate import DataFacts, Decision, Evidence, GateConfig, ModelFacts, decide, label_distance
+from pipelines.not_worse import not_worse
 
 DATA = DataFacts("training data", (28, 28, 1), 3, (100, 100, 100), 0.13, 0.3)
 MODEL = ModelFacts(bytes=1_000_000, latency_ms=2.0, difference=0.0)
@@ -20,7 +21,7 @@ MODEL = ModelFacts(bytes=1_000_000, latency_ms=2.0, difference=0.0)
 
 def result(accuracy: float = 0.95, recalls: tuple[float | None, ...] = (0.9, 0.95, 1.0)) -> dict[str, Any]:
     classes = [{"label": label, "recall": recall} for label, recall in enumerate(recalls)]
-    return {"accuracy": accuracy, "ci95": [accuracy - 0.01, min(1, accuracy + 0.01)], "classes": classes}
+    return {"accuracy": accuracy, "count": 500, "ci95": [accuracy - 0.01, min(1, accuracy + 0.01)], "classes": classes}
 
 
 def first() -> Evidence:
@@ -94,21 +95,58 @@ def test_the_rules(rule: str, lost: int, gained: int, promoted: bool) -> None:
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.floats(0.001, 0.49), st.floats(0, 0.1))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=8)
 def test_a_check_is_its_figure_against_its_threshold(lost: int, gained: int, alpha: float, delta: float) -> None:
     config = GateConfig(rule="both", alpha=alpha, delta=delta)
     checks = {check.name: check for check in decide(config, against(lost, gained)).checks}
-    assert checks["not worse"].figure == loss_bound(lost, gained, 10_000, alpha)
-    assert checks["not worse"].holds == (loss_bound(lost, gained, 10_000, alpha) <= delta)
+    assert checks["not worse"].figure == not_worse(lost, gained, 10_000, delta)
+    assert checks["not worse"].holds == (not_worse(lost, gained, 10_000, delta) <= alpha)
     assert checks["better"].holds == (mcnemar(lost, gained, "less") <= alpha)
 
 
 @given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 20))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=20)
 def test_one_more_error_never_helps(lost: int, gained: int, more: int) -> None:
     config = GateConfig(rule="both")
-    if decide(config, against(lost + more, gained)).promote:
-        assert decide(config, against(lost, gained)).promote
+    if decide(config, against(lost + more, gained, 1000)).promote:
+        assert decide(config, against(lost, gained, 1000)).promote
+
+
+def test_a_test_set_too_small_for_delta_is_named_with_the_size_it_takes() -> None:
+    decision = decide(GateConfig(), against(0, 0, 200))
+    assert not decision.promote
+    assert "found 200 test images, expected at least 598 to show a loss below gate.delta=0.005" in decision.reason
+    assert "gate.delta=0.015 or more" in decision.reason
+    assert decide(GateConfig(delta=0.015), against(0, 0, 200)).promote
+    assert decide(GateConfig(), against(0, 0, 598)).promote
+    assert not decide(GateConfig(), against(0, 0, 597)).promote
+    assert "expected at least" not in decide(GateConfig(), against(90, 0)).reason
+
+
+def test_a_delta_of_zero_promotes_what_is_better_and_nothing_else() -> None:
+    same = decide(GateConfig(delta=0), against(0, 0))
+    assert not same.promote
+    assert "gate.delta=0 lets no challenger pass that is merely as good" in same.reason
+    assert decide(GateConfig(delta=0), against(10, 40)).promote
+
+
+def test_test_images_in_the_training_data_block() -> None:
+    leaky = replace(first(), test_images_in_training=3)
+    decision = decide(GateConfig(), leaky)
+    assert failed(decision) == ["test images in training"]
+    assert "3 of 500 test images are in the training data, too, at most 0 allowed; fix: remove them" in decision.reason
+    assert decide(GateConfig(max_test_images_in_training=3), leaky).promote
+    assert decide(GateConfig(), replace(first(), test_images_in_training=0)).promote
+
+
+def test_small_losses_do_not_add_up_over_promotions() -> None:
+    """Each challenger has 20 errors more than the champion: of 10,000, with 10 changes back, that passes each time."""
+    step = Paired(9_970, 25, 5, 0)
+    assert decide(GateConfig(), replace(first(), paired=step)).promote
+    third = Paired(9_910, 75, 15, 0)  # what the third one has lost against the first
+    decision = decide(GateConfig(), replace(first(), paired=step, best=third, best_name="version 1"))
+    assert failed(decision) == ["not worse than the best"]
+    assert "75 only version 1 got right, 15 only the challenger" in decision.reason
 
 
 INVERTED = replace(DATA, name="new pair 2026-02-01", mean=0.87)

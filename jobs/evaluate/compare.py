@@ -1,4 +1,4 @@
-"""The challenger's file, and the champion on the same images: what the gate of a retraining judges by.
+"""The challenger's file, and former champions on the same images: what the gate of a retraining judges by.
 
 Writes `comparison.json` and `sample.npz` (a few test images and the probabilities evaluation saw) into the run.
 """
@@ -23,19 +23,30 @@ _TIMED = 20  # passes of one image
 
 
 def write_comparison(run: RunDir, config: EvaluateConfig, manifest: Manifest, predictions: Predictions) -> None:
-    """Load the model anew and compare it with what evaluation saw; evaluate the champion, if there is one."""
+    """Load the model again and compare it with what evaluation saw; evaluate the champion and the best champion so far,
+    where there are such.
+    """
     comparison: dict[str, Any] = {
         "model": _examine(run.model_file, manifest, predictions),
         "champion": None,
         "paired": None,
+        "best": None,
+        "paired_best": None,
         "incomparable": "",
     }
-    if config.champion:
+    others = (
+        ("the champion", "champion", "paired", config.champion, config.champion_sha256),
+        ("the best champion so far", "best", "paired_best", config.best, config.best_sha256),
+    )
+    for who, test_key, paired_key, path, digest in others:
+        if not path:
+            continue
         try:
-            test, paired = _against(Path(config.champion), config, manifest, predictions)
-            comparison |= {"champion": test, "paired": paired.to_json()}
+            test, paired = _against(Path(path), digest, config.batch_size, manifest, predictions)
+            comparison |= {test_key: test, paired_key: paired.to_json()}
         except InputError as error:
-            comparison["incomparable"] = f"the champion cannot be compared: {error}"
+            comparison["incomparable"] = f"{who} cannot be compared: {error}"
+            break
     sample = {"images": predictions.images[:_SAMPLE], "probabilities": predictions.probabilities[:_SAMPLE]}
     write_atomic(run.sample_file, lambda temporary: np.savez(temporary, **sample))
     write_json(run.comparison_file, comparison)
@@ -67,16 +78,19 @@ def _latency(model: Any, image: np.ndarray) -> float:
 
 
 def _against(
-    path: Path, config: EvaluateConfig, manifest: Manifest, predictions: Predictions
+    path: Path, digest: str, batch_size: int, manifest: Manifest, predictions: Predictions
 ) -> tuple[dict[str, Any], Paired]:
-    """Return the champion's `test` object, as metrics.json has it, and the table of who got which image right."""
+    """Return a champion's `test` object, as metrics.json has it, and the table of who got which image right.
+
+    Raises InputError where its file is not that of the SHA-256 `digest`, or takes other images.
+    """
     try:
         found = sha256_file(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); promote another version") from error
-    if found != config.champion_sha256:
-        raise InputError(f"{path}: found SHA-256 {found[:12]}…, expected {config.champion_sha256[:12]}…")
-    champion = predict(load_model(path, manifest.shape, manifest.classes), predictions.images, config.batch_size)
+    if found != digest:
+        raise InputError(f"{path}: found SHA-256 {found[:12]}…, expected {digest[:12]}…")
+    champion = predict(load_model(path, manifest.shape, manifest.classes), predictions.images, batch_size)
     return summarize(champion, predictions.labels), pair_up(
         champion.argmax(axis=1) == predictions.labels,
         predictions.probabilities.argmax(axis=1) == predictions.labels,
