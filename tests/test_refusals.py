@@ -12,9 +12,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from jobs.files import sealed, sha256_file
 from jobs.run_dir import RunDir
+from pipelines import cli
 from pipelines.lock import RunLock
 from tests.conftest import Idxtrain, MakeArchives
 

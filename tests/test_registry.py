@@ -306,9 +306,7 @@ def test_a_server_that_is_no_registry_counts_as_away(answer: bytes, tmp_path: Pa
         Registry(Work(tmp_path / "work"), "digits", {"MLFLOW_TRACKING_URI": uri}).versions()
 
 
-def test_a_server_that_answers_byte_by_byte_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_answers_byte_by_byte_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "_PROBE_SECONDS", 1.0)
     with odd_server(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000, 0.2) as uri:
         begin = time.monotonic()
