@@ -23,7 +23,8 @@ from deploy.tracking import RegistryDownError, tracking_uri
 from deploy.versions import CHALLENGER, CHAMPION, PREVIOUS, Entry, without_password
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import sha256_file
-from jobs.run_dir import Work
+from jobs.run_dir import RunDir, Work
+from pipelines import conclusion
 from tests.odd_server import odd_server
 
 SHAPE = (6, 5, 1)
@@ -201,6 +202,10 @@ def test_a_model_that_was_swapped_is_not_predicted_with(local: Registry, entry: 
     file.write_bytes(file.read_bytes() + b"x")
     with pytest.raises(IdxtrainError, match=r"version 1: found a model of SHA-256 .*; promote another version"):
         local.predict(version, np.zeros((1, *SHAPE), np.float32))
+    run = RunDir(tmp_path / "work/runs/r1")
+    run.path.mkdir(parents=True)
+    np.savez(run.sample_file, images=np.zeros((1, *SHAPE), np.float32), probabilities=np.full((1, 4), 0.25))
+    assert conclusion._difference(run, local, version) == 1.0  # by which the gate rejects it
 
 
 def test_a_strangers_version_with_a_runs_id_is_not_taken_for_it(

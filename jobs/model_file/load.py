@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.errors import InputError
+from jobs.files import full_disk
 from jobs.memory import free_memory
 from jobs.model_file.architecture import require_plain
 from jobs.model_file.weights import stored_values
@@ -45,6 +46,8 @@ def load_keras(path: Path, fix: str, sha256: str = "") -> "keras.Model":
     try:
         return _load(content)
     except Exception as error:  # zipfile, h5py and Keras raise whatever reading the file ran into
+        if full_disk(error):  # of temporary files
+            raise
         reason = one_line(error)[:300]
         raise InputError(f"{path}: cannot be loaded as a Keras model ({reason}); {fix}") from error
 
