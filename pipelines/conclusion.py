@@ -157,11 +157,20 @@ def _conclude(
 
 
 def _difference(run: RunDir, registry: Registry, version: Version) -> float:
-    """Return the largest difference of any probability of the registry's copy from what evaluation saw."""
+    """Return the largest difference of any probability of the registry's copy from what evaluation saw.
+
+    1, the largest there can be, where the copy is no longer what was registered.
+    """
     import numpy as np
 
-    with np.load(run.sample_file, allow_pickle=False) as sample:
-        return float(np.abs(registry.predict(version, sample["images"]) - sample["probabilities"]).max())
+    try:
+        with np.load(run.sample_file, allow_pickle=False) as sample:
+            return float(np.abs(registry.predict(version, sample["images"]) - sample["probabilities"]).max())
+    except RegistryDownError:
+        raise
+    except IdxtrainError as error:
+        log.warning("retrain: %s", error)
+        return 1.0
 
 
 def read_comparison(run: RunDir) -> dict[str, Any]:

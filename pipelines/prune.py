@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.registry import Registry
-from deploy.versions import Version
+from deploy.versions import Version, is_name
 from jobs import parts
 from jobs.errors import IdxtrainError, InputError
 from jobs.lease import HeldError, Lease
@@ -70,7 +70,10 @@ class Pruning:
         self._held, self._is_dry, self._versions = held, is_dry, versions
         self._going: frozenset[str] = frozenset()
         folders = sorted(work.retrains.iterdir()) if work.retrains.exists() else []
-        self._places = [Place(work, each.name) for each in folders if each.is_dir() and not each.name.startswith(".")]
+        names = [each.name for each in folders if each.is_dir() and not each.name.startswith(".")]
+        for odd in [name for name in names if not is_name(name)]:
+            log.warning("prune: %s is no registered model's folder; it stays", work.retrains / odd)
+        self._places = [Place(work, name) for name in names if is_name(name)]
 
     def run(self) -> list[Removal]:
         """Remove what is to go, or tell of it; return it. Raises RegistryDownError before anything is removed: what
