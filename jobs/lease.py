@@ -6,7 +6,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from types import TracebackType
 
 from jobs.errors import InputError
 from jobs.files import naming_full_disk
+from jobs.process import ProcessId, this_process
 
 _REFRESH_SECONDS = 10.0
 _STALE_SECONDS = 60.0  # six refreshes missed: its owner, on another host, is gone
@@ -37,18 +37,10 @@ class HeldError(InputError):
 
 
 @dataclass(frozen=True)
-class Owner:
-    """Who holds a lease. `began`: when the process began, in clock ticks since boot, which no setting of a clock moves.
-
-    `machine`: boot and PID namespace. Within one, a PID and its begin name one process; containers may share a host
-    name and not see each other's processes.
-    """
+class Owner(ProcessId):
+    """Who holds a lease. `nonce`: of this one lease alone."""
 
     nonce: str
-    host: str
-    machine: str
-    pid: int
-    began: int
 
 
 class Lease(AbstractContextManager["Lease"]):
@@ -69,7 +61,7 @@ class Lease(AbstractContextManager["Lease"]):
         `waits`: wait for an owner that lives, and log for whom, instead of raising HeldError.
         """
         self._path, self._what, self._waits = path, what, waits
-        self._me = _this_process()
+        self._me = Owner(**asdict(this_process()), nonce=secrets.token_hex(8))
         self._mine = path.parent / f".{self._me.nonce}.lock"
         self._released = threading.Event()
 
@@ -152,8 +144,9 @@ class Lease(AbstractContextManager["Lease"]):
 
     def _sign_of_life(self, owner: Owner, path: Path) -> str:
         """Return what says that an owner lives, or an empty text. `path`: the file that names it."""
-        if (owner.host, owner.machine) == (self._me.host, self._me.machine) and not _is_hidden(owner.pid):
-            return "seen running just now" if 0 <= owner.began == _begin_of(owner.pid) else ""
+        runs = owner.runs()
+        if runs is not None:
+            return "seen running just now" if runs else ""
         age = self._age(path)
         if age >= _STALE_SECONDS:
             return ""
@@ -187,37 +180,6 @@ class Lease(AbstractContextManager["Lease"]):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _this_process() -> Owner:
-    pid, machine = os.getpid(), ""
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        machine = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    return Owner(secrets.token_hex(8), socket.gethostname(), machine, pid, _begin_of(pid))
-
-
-def _begin_of(pid: int) -> int:
-    """Return when a process began, in clock ticks since boot; −1 where there is none, or only its zombie."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return -1
-    fields = status.rpartition(b")")[2].split()  # proc(5): from the 3rd field, the state, on; the 22nd is the begin
-    return -1 if fields[0] in (b"Z", b"X") else int(fields[19])
-
-
-def _is_hidden(pid: int) -> bool:
-    """Tell whether there is a process that /proc does not show: another user's, where it is mounted with hidepid."""
-    if Path(f"/proc/{pid}").exists():
-        return False
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (ProcessLookupError, OverflowError):
-        pass
-    return False
-
-
 def _write(path: Path, owner: Owner) -> None:
     """Write who holds a lease into a new file. Whatever the umask, all may read it: they wait for whom it names."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -235,12 +197,12 @@ def _read(path: Path) -> Owner | None:
         return None
     try:
         found = json.loads(text)
-        owner = Owner(str(found["nonce"]), str(found["host"]), str(found["machine"]), found["pid"], found["began"])
+        owner = Owner(str(found["host"]), str(found["machine"]), found["pid"], found["began"], str(found["nonce"]))
         if _NONCE.fullmatch(owner.nonce) and isinstance(owner.pid, int) and isinstance(owner.began, int):
             return owner
     except (ValueError, KeyError, TypeError):  # after a power cut
         pass
-    return Owner(f"{status.st_ino:x}-{status.st_mtime_ns:x}", "", "torn", 0, 0)
+    return Owner("", "torn", 0, 0, f"{status.st_ino:x}-{status.st_mtime_ns:x}")
 
 
 def _link(source: Path, name: Path) -> bool:

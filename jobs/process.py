@@ -47,9 +47,9 @@ class ProcessId:
     began: int
 
     def runs(self) -> bool | None:
-        """Return whether the process runs; None where that cannot be known here, as it is another machine's."""
+        """Return whether the process runs; None where that cannot be known here: on another machine, or hidden."""
         here = this_process()
-        if (self.host, self.machine) != (here.host, here.machine):
+        if (self.host, self.machine) != (here.host, here.machine) or _is_hidden(self.pid):
             return None
         return 0 <= self.began == _began(self.pid)
 
@@ -71,3 +71,16 @@ def _began(pid: int) -> int:
         return -1
     fields = status.rpartition(b")")[2].split()  # proc(5): from the 3rd field, the state, on; the 22nd is the begin
     return -1 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _is_hidden(pid: int) -> bool:
+    """Tell whether there is a process that /proc does not show: another user's, where it is mounted with hidepid."""
+    if Path(f"/proc/{pid}").exists():
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        pass
+    return False

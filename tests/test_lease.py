@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from jobs import lease
 from jobs.dataset import SPLITS, read_manifest, verify
 from jobs.lease import HeldError, Lease
 from jobs.prepare.config import PrepareConfig
 from jobs.prepare.stage import dataset_id
+from jobs.process import this_process
 from jobs.run_dir import Work
 from tests.prepared import Made, new_run, start
 from tests.test_lock import wait_for
@@ -88,7 +88,7 @@ def test_an_owner_whom_proc_hides_is_judged_by_the_files_age(tmp_path: Path, mon
     def kill(number: int, _: int) -> None:
         raise PermissionError if number == pid else ProcessLookupError
 
-    owner = vars(lease._this_process()) | {"nonce": "0" * 16, "pid": pid, "began": 5}
+    owner = vars(this_process()) | {"nonce": "0" * 16, "pid": pid, "began": 5}
     path.write_text(json.dumps(owner))
     monkeypatch.setattr(os, "kill", kill)  # as for another user's process under hidepid=2
     with pytest.raises(HeldError, match="last sign of life 0 s ago"), Lease(path, "it"):
