@@ -54,7 +54,7 @@ class Watched:
 def watch() -> Watched:
     """Watch this process's stdout from now on."""
     watched = Watched(sys.stdout)
-    sys.stdout = watched  # type: ignore[assignment]
+    sys.stdout = watched
     return watched
 
 

@@ -129,7 +129,8 @@ def test_gpu_use() -> None:
 
 def test_allreduce_is_started_like_a_training() -> None:
     how = horovod.ranks_launch(0)
-    assert how.argv == (sys.executable, "-m", "deploy.gang", "--np", "2", sys.executable, "-m", "deploy.allreduce")
+    start = (sys.executable, "-I", "-m")
+    assert how.argv == (*start, "deploy.gang", "--np", "2", *start, "deploy.allreduce")
     assert how.environment["CUDA_VISIBLE_DEVICES"] == ""
     assert "CUDA_VISIBLE_DEVICES" in horovod.ranks_launch(1).environment
     assert "CUDA_VISIBLE_DEVICES" not in horovod.ranks_launch(2).environment
