@@ -252,7 +252,7 @@ def _open(path: Path, digest: "hashlib._Hash | None" = None) -> Iterator[_Source
         # Asked before opening: to open a named pipe would wait for its writer.
         if not stat.S_ISREG(path.stat().st_mode):
             raise _error(path, "byte 0", "a directory or a device", "a regular file", "name the archive itself")
-        file = BufferedReader(HashedFile(path, digest)) if digest else path.open("rb")
+        file: BufferedReader = BufferedReader(HashedFile(path, digest)) if digest else path.open("rb")
     with file:
         yield _Source(path, file)
 
