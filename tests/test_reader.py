@@ -1,6 +1,7 @@
 """Petastorm's reader under many small shards, where its thread pool loses and swaps row groups by itself."""
 
 import shutil
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -120,6 +121,15 @@ def test_kept_and_streamed_epochs_are_the_same_bits(dataset: tuple[Path, Manifes
                 assert one.images.ctypes.data % ALIGNMENT == 0
         assert kept.rooms == [None]
         assert 0 < max(at_once or SHARDS for at_once in streamed.rooms) < 0.8 * SHARDS
+
+
+def test_the_calls_of_a_late_epoch_take_no_memory_for_those_before() -> None:
+    order = RowOrder((100,), 1, seed=0, shuffle_shards=1)
+    tracemalloc.start()
+    calls = spans(order, 20_000, 2_000_000, 3_000_000, log_every=10, most=100)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    assert [span.start for span in calls] == list(range(2_000_000, 2_000_100, 10))
 
 
 @given(st.integers(1, 90), st.integers(1, 9), st.integers(1, 12), st.integers(1, 12), st.data())

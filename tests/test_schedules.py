@@ -1,14 +1,40 @@
 """The learning rate of every step."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.training.schedules import rates
+from models.training.schedules import Rates
 
 NAMES = ["constant", "step", "cosine", "linear", "one-cycle"]
 FALLING = ["step", "cosine", "linear", "one-cycle"]
+
+
+def rates(name: str, steps: int, peak: float, warmup: float, final: float) -> np.ndarray:
+    """Return the rates of all steps."""
+    return Rates(name, steps, peak, warmup, final)[:]
+
+
+@given(st.sampled_from(NAMES), st.integers(1, 300), st.floats(0, 0.99), st.data())
+def test_a_step_has_the_same_rate_whichever_steps_are_asked_for(
+    name: str, steps: int, warmup: float, data: st.DataObject
+) -> None:
+    first, last = sorted(data.draw(st.tuples(st.integers(0, steps), st.integers(0, steps))))
+    some = Rates(name, steps, 0.3, warmup, 0.01)[first:last]
+    assert some.tobytes() == rates(name, steps, 0.3, warmup, 0.01)[first:last].tobytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_long_training_takes_no_memory_for_its_rates(name: str) -> None:
+    tracemalloc.start()
+    each = Rates(name, 10_000_000, 0.5, 0.1, 0.0)
+    assert len(each[999_000:1_001_000]) == 2000
+    assert len(each) == 10_000_000
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 @given(

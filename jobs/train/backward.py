@@ -1,5 +1,6 @@
 """From this rank's rows of a global batch to their part in its gradient: at once, in microbatches, in exact slices."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,14 @@ class Rows:
     def __getitem__(self, some: slice) -> "Rows":
         """Return some of them."""
         return Rows(self.images[some], self.labels[some], self.weights[some])
+
+    def take(self, some: Any) -> "Rows":
+        """Return those at the given places, int32 [k]."""
+        return Rows(*(tf.gather(column, some) for column in (self.images, self.labels, self.weights)))
+
+
+# From a microbatch's number, an int32 scalar, to this rank's rows in it.
+Cut = Callable[[Any], tuple[Rows, StepKey]]
 
 
 class Backward:
@@ -56,13 +65,14 @@ class Backward:
         return total, tape.gradient(mean, self._variables)
 
     def in_microbatches(self, rows: Rows, key: StepKey, parts: int, scale: Any = 1.0) -> tuple[Any, list[Any]]:
-        """Do the same part by part, one after another: as long a step, in a fraction of the memory."""
-        count = tf.shape(rows.labels)[0]
-        filled = tf.minimum(parts, count)  # an empty part is no batch to all of TensorFlow's kernels
+        """Do the same part by part, one after another: as long a step, in a fraction of the memory.
+
+        A model that normalizes does so over each part. So its parts are those of the global batch.
+        """
+        filled, cut = (_dealt if norm.normalizes(self._model) else _cut)(rows, key, parts)
 
         def body(n: Any, loss: Any, *sums: Any) -> tuple[Any, ...]:
-            start, stop = n * count // filled, (n + 1) * count // filled
-            total, gradients = self.at_once(rows[start:stop], replace(key, first_row=key.first_row + start), scale)
+            total, gradients = self.at_once(*cut(n), scale)
             return n + 1, loss + total, *(s + gradient for s, gradient in zip(sums, gradients, strict=True))
 
         zeros = [tf.zeros(variable.shape) for variable in self._variables]
@@ -89,3 +99,36 @@ class Backward:
         # Slices side by side: each has one thread.
         _, loss, *sums = tf.while_loop(lambda n, *_: n < last, body, start, parallel_iterations=slices)
         return loss, sums
+
+
+def _cut(rows: Rows, key: StepKey, parts: int) -> tuple[Any, Cut]:
+    """Return how many parts this rank's rows make, and how to get each: they are cut into equal runs (± 1)."""
+    count = tf.shape(rows.labels)[0]
+    filled = tf.minimum(parts, count)  # an empty part is no batch to all of TensorFlow's kernels
+
+    def cut(n: Any) -> tuple[Rows, StepKey]:
+        start, stop = n * count // filled, (n + 1) * count // filled
+        return rows[start:stop], replace(key, first_row=key.first_row + start)
+
+    return filled, cut
+
+
+def _dealt(rows: Rows, key: StepKey, parts: int) -> tuple[Any, Cut]:
+    """Return how many parts the global batch makes, and how to get this rank's rows in each: its rows are dealt out.
+
+    Row i of the global batch is in part i mod `parts`, whichever rank has it, and all ranks take part in all of them,
+    as many times: what is summed over the ranks inside the model waits for each of them.
+    """
+    count = tf.shape(rows.labels)[0]
+    filled = tf.minimum(parts, key.global_rows)
+
+    def cut(n: Any) -> tuple[Rows, StepKey]:
+        start = (n - key.first_row) % filled
+        has_any = start < count
+        # A rank that has none takes part with a stand-in of weight 0.
+        first, stop = tf.where(has_any, start, 0), tf.where(has_any, count, 1)
+        mine = rows.take(tf.range(first, stop, filled))
+        weights = mine.weights * tf.cast(has_any, tf.float32)
+        return replace(mine, weights=weights), replace(key, first_row=key.first_row + first, stride=filled)
+
+    return filled, cut

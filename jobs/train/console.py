@@ -12,6 +12,7 @@ from jobs.run_dir import RunDir
 from jobs.train.board import Board
 from jobs.train.feed import Call
 from jobs.train.measure import Measurement
+from models.training.schedules import Rates
 
 log = logging.getLogger("idxtrain")
 
@@ -42,7 +43,7 @@ class Meter:
 class Console:
     """Rank 0's view of the training: a progress bar, TensorBoard, the curve. A context manager."""
 
-    def __init__(self, run: RunDir, model: Any, rates: np.ndarray, step: int) -> None:
+    def __init__(self, run: RunDir, model: Any, rates: Rates, step: int) -> None:
         self._model, self._rates = model, rates
         self._board = Board(run, step)
         self._board.graph(model)
@@ -62,7 +63,7 @@ class Console:
         waiting, computing, summing = result.times.max(axis=0)
         self._board.measure(
             "train", step, loss=loss, accuracy=accuracy, images_per_second=images_per_second,
-            rate=float(self._rates[step - 1]), epoch=epoch,
+            rate=float(self._rates[step - 1 : step][0]), epoch=epoch,
             input_seconds=float(waiting), compute_seconds=float(computing), allreduce_seconds=float(summing),
         )  # fmt: skip
         self._progress.update(

@@ -168,9 +168,9 @@ def spans(order: RowOrder, epoch: int, start: int, stop: int, log_every: int, mo
     base = epoch * order.steps
     first, last = max(start, base), min(stop, base + order.steps)
     full = base + order.rows // order.batch_size
-    bounds = {first, last, full, *range(0, last, log_every)}
+    measured = range(-(-first // log_every) * log_every, last, log_every)  # not from 0: that is as long as the training
     planned = []
-    for begin, end in pairwise(sorted(bound for bound in bounds if first <= bound <= last)):
+    for begin, end in pairwise(sorted({first, *measured, *([full] if first <= full <= last else []), last})):
         calls = -(-(end - begin) // most)
         cuts = [begin + (end - begin) * n // calls for n in range(calls + 1)]
         planned += [Span(a - base, b - base, a, b == end) for a, b in pairwise(cuts)]

@@ -15,7 +15,7 @@ from jobs.run_dir import one_line
 from jobs.train.config import TrainConfig
 from models.training.average import Average
 from models.training.loss_scale import LossScale
-from models.training.norm import BatchNormalization
+from models.training.norm import normalizes
 from models.training.optimizers import OPTIMIZERS, Hyperparameters
 
 
@@ -32,7 +32,7 @@ class Network:
         pixels = manifest.pixels
         standardize = (pixels.mean, pixels.std or 1.0) if config.standardize else None
         self.model = models.build(config.model, manifest.shape, manifest.classes, config.dropout, standardize)
-        if config.deterministic and any(isinstance(layer, BatchNormalization) for layer in self.model.layers):
+        if config.deterministic and normalizes(self.model):
             raise InputError(
                 f"train.deterministic: model {config.model} normalizes over the whole batch, which is not exact at any "
                 "number of ranks; choose a model without, or train without train.deterministic"

@@ -39,8 +39,9 @@ class HowTaken:
     """How a step is taken.
 
     `smoothing`: of the labels. `clip_norm`: the longest gradient. `microbatches`: into how many parts a rank cuts its
-    rows. `slices`: into how many each global batch is cut, so that the bits do not depend on the number of ranks (see
-    `jobs.train.exact`); None: into none. `wire`: as what gradients travel, see `jobs.train.wire`.
+    rows; of a model that normalizes over the batch, into how many the global batch is dealt out. `slices`: into how
+    many each global batch is cut, so that the bits do not depend on the number of ranks (see `jobs.train.exact`); None:
+    into none. `wire`: as what gradients travel, see `jobs.train.wire`.
     """
 
     smoothing: float = 0.0

@@ -37,7 +37,7 @@ from jobs.train.stop import StopRequest, stopped
 from jobs.train.validation import Validation
 from models.training.augment import Augmentation
 from models.training.export import portable
-from models.training.schedules import rates
+from models.training.schedules import Rates
 
 log = logging.getLogger("idxtrain")
 
@@ -88,7 +88,7 @@ class Training:
         )
         self.most_steps = most_steps(self.order, manifest.values_per_image, self.world_size)
         self.total_steps = total_steps(config, self.order)
-        self.rates = rates(config.schedule, self.total_steps, config.peak_rate, config.warmup, config.final)
+        self.rates = Rates(config.schedule, self.total_steps, config.peak_rate, config.warmup, config.final)
 
         self.network = Network(config, manifest, seed, self.precision)
         self.train_step = make_step(config, self.network, self.collective, seed)

@@ -15,13 +15,14 @@ import tensorflow as tf
 class StepKey:
     """Where a local batch lies in the training: symbolic int32 scalars, but for the seed.
 
-    The rows of this process are rows [first_row, first_row + n) of a global batch of `global_rows`.
+    The rows of this process are rows first_row, first_row + stride, … of a global batch of `global_rows`.
     """
 
     seed: int
     step: Any
     first_row: Any
     global_rows: Any
+    stride: Any = 1
 
     def uniform(self, salt: int, local_rows: Any, features: list[int]) -> Any:
         """Return float32 [local_rows, *features], uniform in [0, 1): this process's rows of the global batch's."""
@@ -30,7 +31,7 @@ class StepKey:
         numbers = tf.random.stateless_uniform(
             [self.global_rows, *features], seed=[self.seed ^ salt, self.step], alg="philox"
         )
-        return numbers[self.first_row : self.first_row + local_rows]
+        return numbers[self.first_row : self.first_row + local_rows * self.stride : self.stride]
 
 
 def salt_of(name: str) -> int:

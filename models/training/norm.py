@@ -38,6 +38,11 @@ def over(batch: GlobalBatch) -> Iterator[None]:
         _current.reset(token)
 
 
+def normalizes(model: Any) -> bool:
+    """Tell whether a model has such a layer, so that what it computes of a row depends on the batch around it."""
+    return any(isinstance(layer, BatchNormalization) for layer in model.layers)
+
+
 class BatchNormalization(keras.layers.BatchNormalization):
     """keras.layers.BatchNormalization over the global batch. Export replaces it by Keras's own: same at inference.
 

@@ -1,21 +1,35 @@
-"""Learning-rate schedules: the rate of every step of a training, computed beforehand, found by name."""
+"""Learning-rate schedules: the rate of every step of a training, a function of the step, found by name."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 
-def rates(name: str, steps: int, peak: float, warmup: float, final: float) -> np.ndarray:
-    """Return the learning rate of each step: float32 [steps].
+class Rates:
+    """The learning rate of each step, computed where it is asked for: a training may have billions of steps.
 
-    `peak`: the highest rate. `warmup`: the share of all steps, in [0, 1), in which it rises to the peak, linearly from
-    near zero (one-cycle: from peak / 25). `final`: what the schedule ends at, as a share of the peak.
+    `name`: of the schedule. `peak`: the highest rate. `warmup`: the share of all steps, in [0, 1), in which it rises to
+    the peak, linearly from near zero (one-cycle: from peak / 25). `final`: what the schedule ends at, as a share of the
+    peak. Raises KeyError for a schedule that is not there.
     """
-    rising = round(steps * warmup)
-    start = 1 / 25 if name == "one-cycle" else 0.0
-    up = start + (1 - start) * np.arange(1, rising + 1) / max(rising, 1)
-    down = _SHAPES[name](np.arange(steps - rising) / max(steps - rising - 1, 1), final)
-    return (peak * np.concatenate([up, down])).astype(np.float32)
+
+    def __init__(self, name: str, steps: int, peak: float, warmup: float, final: float) -> None:
+        self._shape, self._steps, self._peak, self._final = _SHAPES[name], steps, peak, final
+        self._rising = round(steps * warmup)
+        self._start = 1 / 25 if name == "one-cycle" else 0.0
+
+    def __len__(self) -> int:
+        """Return the number of steps."""
+        return self._steps
+
+    def __getitem__(self, steps: slice) -> np.ndarray:
+        """Return the rates of consecutive steps: float32 [n]."""
+        first, last, _ = steps.indices(self._steps)
+        turn = min(max(first, self._rising), last)
+        up = self._start + (1 - self._start) * np.arange(first + 1, turn + 1) / max(self._rising, 1)
+        falling = np.arange(turn, last) - self._rising
+        down = self._shape(falling / max(self._steps - self._rising - 1, 1), self._final)
+        return (self._peak * np.concatenate([up, down])).astype(np.float32)
 
 
 def _constant(progress: np.ndarray, final: float) -> np.ndarray:
