@@ -22,6 +22,7 @@ _STEP = 0.1  # in square roots of images
 _FINE = 400  # images; beyond, steps grow by _GROWTH
 _GROWTH = 1.05
 _PEAKS, _BETWEEN = 4, 12
+_SEARCHED, _MOST = 100_000, 1e15  # images that are needed: looked for, and ever named
 
 
 def not_worse(lost: int, gained: int, count: int, delta: float) -> float:
@@ -57,15 +58,17 @@ def loss_bound(lost: int, gained: int, count: int, alpha: float) -> float:
 def images_needed(delta: float, alpha: float) -> int | None:
     """Return the least count at which a model that changes no answer passes; None for delta 0, where it never does.
 
-    `delta` in [0, 1].
+    `delta` in [0, 1]. Beyond 100,000 it is (1 − delta)^count ≤ alpha alone: at least so many.
     """
     if delta <= 0:
         return None
     if delta >= 1:
         return 1
     # Where nothing is gained, no loss is seen with a probability of (1 − delta)^count; the p-value is no less.
-    low = ceil(log(alpha) / log1p(-delta)) - 1
-    high = low + 1
+    least = ceil(min(log(alpha) / log1p(-delta), _MOST))
+    if least > _SEARCHED:
+        return least
+    low, high = least - 1, least
     while not_worse(0, 0, high, delta) > alpha:
         low, high = high, high + max(1, high // 4)
     while high - low > 1:

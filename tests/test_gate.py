@@ -95,7 +95,7 @@ def test_the_rules(rule: str, lost: int, gained: int, promoted: bool) -> None:
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.floats(0.001, 0.49), st.floats(0, 0.1))
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=5)
 def test_a_check_is_its_figure_against_its_threshold(lost: int, gained: int, alpha: float, delta: float) -> None:
     config = GateConfig(rule="both", alpha=alpha, delta=delta)
     checks = {check.name: check for check in decide(config, against(lost, gained)).checks}

@@ -147,4 +147,6 @@ def test_delta_zero_asks_for_a_better_model() -> None:
     assert not_worse(100, 100, 10_000, 0.0) > 0.4
     assert not_worse(60, 100, 10_000, 0.0) < 0.002
     assert images_needed(1.0, ALPHA) == 1
+    assert images_needed(1e-9, ALPHA) == pytest.approx(2_995_732_274, rel=1e-6)
+    assert images_needed(5e-324, ALPHA) == 10**15
     assert math.isclose(not_worse(5, 5, 10, 1.0), 0, abs_tol=1e-12)

@@ -14,7 +14,9 @@ import pytest
 from deploy.tracking import tracking_uri
 from jobs.prepare import idx
 from jobs.run_dir import Work
+from pipelines.retrain_state import Place
 from tests.conftest import ODD_FOLDER, Idxtrain, MakeArchives
+from tests.odd_answers import ANSWERS, SECRET, odd_server
 from tests.open_files import allowed
 
 # Of 200 test images one is half a percent, so that the default delta could never be shown.
@@ -133,6 +135,31 @@ def test_of_a_new_pair_only_it_is_decoded(idxtrain: Idxtrain, place: Path, make_
     assert metrics["train"]["images"] == 3 * (600 - 50 + 130 - 10)  # of all pairs, validation rows left out
 
 
+def test_odd_answers_and_a_damaged_copy_cost_no_training(idxtrain: Idxtrain, place: Path) -> None:
+    """The news that were not told stay, the secret stays out of all files, and the champion's copy is fetched again."""
+    memory = Place(Work(place / "work"), "data")
+    memory.write("news", {"id": "r-promoted", "event": "promoted"})
+    champion = memory.read("champion")
+    assert champion is not None
+    memory.champion_file(champion).write_bytes(b"half a file")
+    log = place / "work/retrain/data/odd.log"
+    notify = f"printf '\\377' {SECRET}"
+    with odd_server() as odd:
+        odd.answer = ANSWERS[1]  # another protocol
+        environment = {**os.environ, "IDXTRAIN_WEBHOOK": odd.url}
+        done = idxtrain("retrain", *options(place), "--notify", notify, "--log", log, env=environment)
+    assert done.returncode == 0, done.stderr
+    said = log.read_text()
+    assert "\nnothing new: " in said
+    assert "fetched it again from the registry" in said
+    assert "the webhook failed: BadStatusLine" in said
+    assert memory.has_copy(champion)
+    assert memory.read("news") is not None
+    assert [file for file in place.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()] == []
+    retrain(idxtrain, place)
+    assert memory.read("news") is None
+
+
 def test_a_promotion_is_undone_with_one_command(idxtrain: Idxtrain, place: Path) -> None:
     assert "version 1 is the champion again" in models(idxtrain, place, "rollback")
     assert aliases(idxtrain, place) == {2: "previous", 1: "champion"}
@@ -181,8 +208,19 @@ def test_a_drifted_pair_is_reported_and_blocked_when_asked(
     assert aliases(idxtrain, place)[2] == "champion"
 
 
-def test_a_killed_retraining_is_gone_on_with(idxtrain: Idxtrain, place: Path, make_archives: MakeArchives) -> None:
+def test_a_pair_that_holds_test_images_is_kept_out(idxtrain: Idxtrain, place: Path) -> None:
     remove_pair(place, "inverted")
+    images, labels = (idx.read(next((place / "data").glob(f"t10k-{kind}-*"))) for kind in ("images", "labels"))
+    idx.write(place / "data/train-images-leak-idx3-ubyte", images[:60])
+    idx.write(place / "data/train-labels-leak-idx1-ubyte", labels[:60])
+    line, _ = retrain(idxtrain, place)
+    assert line.startswith("not promoted: data version 5: ")
+    assert "60 of 200 test images are in the training data, too, at most 0 allowed" in line
+    assert "test images in training" in failed(last_decision(place))
+
+
+def test_a_killed_retraining_is_gone_on_with(idxtrain: Idxtrain, place: Path, make_archives: MakeArchives) -> None:
+    remove_pair(place, "leak")
     add_pair(place, make_archives, "tuesday", 150)
     command = [sys.executable, "-m", "pipelines.cli", "retrain", *options(place)]
     before = set(aliases(idxtrain, place))
