@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import full_disk, sync
+from jobs.model_file.load import load_keras
 from jobs.run_dir import one_line
 from jobs.tensorflow_import import import_tensorflow, native_stderr_to
 
@@ -20,6 +21,7 @@ FORMATS = ("keras", "savedmodel", "onnx")
 TOLERANCE = 1e-5  # of any probability
 
 _IMAGES = 64  # that both are asked about: noise, beside black and white ones
+_FIX = "export another version"
 _ONNX = ("tf2onnx", "onnx", "onnxruntime")
 
 
@@ -45,13 +47,11 @@ def export(model: Path, kind: str, to: Path, log: Path) -> float:
     nothing, where it predicts otherwise than the original by more than TOLERANCE.
     """
     import_tensorflow(log)
-    import keras
-
     temporary = to.with_name(f".{secrets.token_hex(4)}.tmp-{to.name}")
     try:
         with native_stderr_to(log), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            original = keras.models.load_model(model, compile=False, safe_mode=True)
+            original = load_keras(model, _FIX)
             _WRITERS[kind](original, model, temporary)
             difference = _difference(original, _READERS[kind](temporary))
         if not difference <= TOLERANCE:
@@ -105,9 +105,7 @@ def _write_onnx(original: Any, model: Path, to: Path) -> None:
 
 
 def _read_keras(path: Path) -> Callable[["np.ndarray"], "np.ndarray"]:
-    import keras
-
-    model = keras.models.load_model(path, compile=False, safe_mode=True)
+    model = load_keras(path, _FIX)
     return lambda images: model.predict(images, verbose=0)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from jobs.errors import InputError
+from jobs.model_file.load import load_keras
 from jobs.progress import Progress
-from jobs.run_dir import one_line
 
 _SUM_TOLERANCE = 1e-3  # of a row of probabilities: float32 sums of many classes are not exactly 1
 
@@ -32,7 +32,6 @@ def load_model(path: Path, shape: tuple[int, int, int], classes: int) -> Any:
 
     Raises InputError unless it maps float32 [batch, *shape] to float32 [batch, classes].
     """
-    import keras
     import tensorflow as tf
 
     for gpu in tf.config.list_physical_devices("GPU"):
@@ -40,11 +39,7 @@ def load_model(path: Path, shape: tuple[int, int, int], classes: int) -> Any:
     # The same model must give the same figures each time, and float32 ones: no TF32, no order that varies.
     tf.config.experimental.enable_tensor_float_32_execution(False)
     tf.config.experimental.enable_op_determinism()
-    try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises whatever reading the file ran into
-        reason = one_line(error)[:300]
-        raise InputError(f"{path}: cannot be loaded as a Keras model ({reason}); train it again") from error
+    model = load_keras(path, "train it again")
     _check_ends(path, "takes", getattr(model, "inputs", None), (None, *shape))
     _check_ends(path, "puts out", getattr(model, "outputs", None), (None, classes))
     return model

@@ -10,6 +10,7 @@ import tensorflow as tf
 import models
 from jobs.dataset import Manifest
 from jobs.errors import InputError
+from jobs.model_file.load import load_keras
 from jobs.run_dir import one_line
 from jobs.train.config import TrainConfig
 from models.training.average import Average
@@ -80,11 +81,11 @@ class Network:
 
     def warm_start(self, path: Path) -> None:
         """Take over the weights of a trained model's file; raise InputError where it is of another architecture."""
+        trained = load_keras(path, "train without it")
         try:
-            trained = keras.models.load_model(path, compile=False, safe_mode=True)
             for model in (self.model, self.final):
                 model.set_weights(trained.get_weights())
-        except Exception as error:  # Keras raises whatever reading the file ran into
+        except Exception as error:  # Keras raises one thing for another number of weights, another for another shape
             raise InputError(
                 f"{path}: its weights do not fit model {self.model.name} ({one_line(error)[:200]}); train without it"
             ) from error
