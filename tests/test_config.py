@@ -70,6 +70,46 @@ def test_what_is_wrong_is_told_in_one_line(assignment: str, message: str) -> Non
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("spark.authenticate.secret", "hunter2"),
+        ("spark.hadoop.fs.s3a.secret.key", "hunter2"),
+        ("spark.hadoop.fs.s3a.access.key", "hunter2"),
+        ("spark.hadoop.fs.azure.account.key.me.blob.core.windows.net", "hunter2"),
+        ("spark.ssl.keyStorePassword", "hunter2"),
+        ("spark.hadoop.fs.s3a.session.token", "hunter2"),
+        ("spark.driver.extraJavaOptions", "-Xss1m -Djavax.net.ssl.keyStorePassword=hunter2"),
+        ("spark.hadoop.http.proxy", "http://me:hunter2@proxy:3128"),
+    ],
+)
+def test_a_secret_is_refused_and_not_repeated(name: str, value: str, tmp_path: Path) -> None:
+    """A config is written to config.json, and sent to the model registry as parameters and as a file."""
+    with pytest.raises(InputError) as error:
+        compose("fast", {}, [f'spark.properties={{"{name}"="{value}"}}'])
+    said = str(error.value)
+    assert f"spark.properties: found a secret under {name}, expected none" in said
+    assert "spark-defaults.conf (mode 0600) in the folder that SPARK_CONF_DIR names" in said
+    assert "hunter2" not in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("spark.executor.memory", "4g"),
+        ("spark.authenticate", "true"),
+        ("spark.hadoop.fs.s3a.aws.credentials.provider", "com.amazonaws.auth.InstanceProfileCredentialsProvider"),
+        ("spark.network.crypto.keyLength", "128"),
+        ("spark.kubernetes.authenticate.submission.oauthTokenFile", "/run/token"),
+        ("spark.driver.extraJavaOptions", "-XX:+UseSerialGC -Dx=y"),
+        ("spark.hadoop.http.proxy", "http://proxy:3128"),
+    ],
+)
+def test_what_only_sounds_like_a_secret_is_taken(name: str, value: str) -> None:
+    assert compose("fast", {"spark.properties": {name: value}}).spark.properties == {name: value}
+
+
 def test_the_length_must_have_a_bound(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found neither epochs nor max_steps"):
         compose("fast", {}, ["train.epochs=none"])
