@@ -7,7 +7,7 @@ BIN    := .venv/bin
 SYNC   ?=                 # further options of uv sync, e.g. --no-group dev for an image
 export UV_PYTHON = $(shell command -v $(PYTHON) || command -v python3)
 
-.PHONY: run test slow lint bench setup gpu-env mpi-env clean help
+.PHONY: run test slow lint bench audit sbom setup gpu-env mpi-env clean help
 
 run: .venv/ready          ## set up, then train and test the default recipe
 	$(BIN)/idxtrain run
@@ -23,6 +23,13 @@ slow: .venv/ready         ## full-length trainings
 
 bench: .venv/ready        ## the benchmark table; ONLY=reader,prepare ROUNDS=5
 	$(BIN)/python -m tests.benchmarks.bench $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+# pip-audit comes from the lock, too, into an environment that is gone afterwards.
+audit: | $(UV)            ## known vulnerabilities of the locked packages
+	@$(UV) run --quiet --isolated --frozen --only-group audit python -m tests.supply.audit $(AUDIT)
+
+sbom: | $(UV)             ## the bill of materials, CycloneDX: sbom.cdx.json
+	@$(UV_PYTHON) -m tests.supply.sbom $(UV) sbom.cdx.json
 
 setup: .venv/ready        ## the environment alone
 
