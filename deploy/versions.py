@@ -1,13 +1,21 @@
 """What a model registry holds, as values: see `deploy.registry`. Nothing heavy."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
+
+
+_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,100}")
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a text can name a registered model: it becomes a folder, and part of MLflow's queries."""
+    return _NAME.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,7 @@ class Entry:
 
 
 def without_password(uri: str) -> str:
-    """Return a URL without user name and password."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    """Return a URL without user name and password. By its text, as it need not be a valid one."""
+    scheme, separator, rest = uri.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" if separator else uri

@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from deploy.registry import Registry
-from deploy.versions import Version
+from deploy.versions import Version, is_name
 from jobs import parts
 from jobs.errors import IdxtrainError, InputError
 from jobs.run_dir import RunDir, Work, read_object
@@ -72,7 +72,10 @@ class Pruning:
         self._work, self._keep, self._environment = work, keep, environment
         self._held, self._is_dry, self._versions = held, is_dry, versions
         folders = sorted(work.retrains.iterdir()) if work.retrains.exists() else []
-        self._places = [Place(work, each.name) for each in folders if each.is_dir() and not each.name.startswith(".")]
+        names = [each.name for each in folders if each.is_dir() and not each.name.startswith(".")]
+        for odd in [name for name in names if not is_name(name)]:
+            log.warning("prune: %s is no registered model's folder; it stays", work.retrains / odd)
+        self._places = [Place(work, name) for name in names if is_name(name)]
 
     def run(self) -> list[Removal]:
         """Remove what is to go, or tell of it; return it. Raises RegistryDownError before anything is removed: what

@@ -196,18 +196,20 @@ def _register_models(app: typer.Typer, exit_codes: ExitCodes) -> None:
                 sys.exit(1)
 
 
-def _open(name: str, work: Path) -> "tuple[Registry, Place]":
+def _open(name: str, work: Path, *, changes: bool = False) -> "tuple[Registry, Place]":
     from deploy.registry import Registry
     from pipelines import request
-    from pipelines.retrain_state import Place
+    from pipelines.retrain_state import Place, require_name, require_registry
 
-    place = request.place(Options(work=work))
-    return Registry(place, name, os.environ), Place(place, name)
+    require_name(name)
+    place = Place(request.place(Options(work=work)), name)
+    require_registry(place, os.environ, changes=changes)
+    return Registry(place.work, name, os.environ), place
 
 
 @contextmanager
 def _at_work(name: str, work: Path) -> "Iterator[tuple[Registry, Place]]":
     """Open the registry to change it: one process at a time."""
-    registry, place = _open(name, work)
+    registry, place = _open(name, work, changes=True)
     with place.lock():
         yield registry, place

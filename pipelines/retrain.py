@@ -13,7 +13,7 @@ from typing import Any
 
 from deploy.registry import Registry
 from deploy.tracking import RegistryDownError, tracking_uri
-from jobs.errors import IdxtrainError, InputError
+from jobs.errors import IdxtrainError
 from jobs.fetch.names import find
 from jobs.fetch.pairs import find_pairs
 from jobs.files import sha256_file, sha256_json
@@ -26,7 +26,7 @@ from pipelines.config import Config, validate
 from pipelines.options import Options
 from pipelines.promotion import finish_promotion
 from pipelines.prune import Pruning, summary
-from pipelines.retrain_state import BusyError, Place
+from pipelines.retrain_state import BusyError, Place, require_name
 from pipelines.train import run_stages
 
 log = logging.getLogger("idxtrain")
@@ -65,8 +65,7 @@ def config_and_place(wanted: Retrain) -> tuple[Config, Place]:
     values["evaluate"]["compare"] = True
     config = validate(values, "retrain")
     name = wanted.name or config.fetch.dataset
-    if not set(name) <= runs.ID_CHARACTERS or name.startswith(".") or len(name) > 100:
-        raise InputError(f"--name {name!r}: expected letters, digits, '.', '_' and '-', not starting with '.'")
+    require_name(name)
     return config, Place(request.place(wanted.options), name)
 
 

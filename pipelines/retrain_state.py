@@ -8,14 +8,23 @@ champion.json    the champion, and models/ its file, for when the registry is aw
 outbox/RUN.json  runs that wait for the registry
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.tracking import tracking_uri
+from deploy.versions import is_name
 from jobs.errors import InputError
 from jobs.files import sealed, take_seal, write_json
 from jobs.run_dir import RunDir, Work, read_object
 from pipelines.lock import RunLock
+
+
+def require_name(name: str) -> None:
+    """Raise InputError for what cannot name a registered model."""
+    if not is_name(name):
+        raise InputError(f"--name {name!r}: expected letters, digits, '.', '_' and '-', not starting with '.'")
 
 
 class BusyError(InputError):
@@ -92,6 +101,20 @@ class Place:
         """Return the lock that one process at a time holds; entering it raises BusyError where another has it."""
         self.make()
         return PlaceLock(self)
+
+
+def require_registry(place: Place, environment: Mapping[str, str], *, changes: bool) -> None:
+    """Raise InputError where there is no registry to open, so that a wrong --work makes none.
+
+    `changes`: whether the place's folder is needed, too, where a server keeps the registry.
+    """
+    work, fix = place.work, "give the one that `idxtrain retrain` was given"
+    is_local = tracking_uri(work, environment) == tracking_uri(work, {})
+    if not work.path.is_dir() and (changes or is_local):
+        raise InputError(f"--work {work.path}: there is no such folder; {fix}")
+    # What waits for a registry of its own that is gone makes it again.
+    if is_local and not work.registry.is_dir() and not place.path.is_dir():
+        raise InputError(f"--work {work.path}: found no model registry, expected {work.registry}; {fix}")
 
 
 class PlaceLock(RunLock):

@@ -228,3 +228,13 @@ def test_the_command_tells_what_it_removes(work: Work) -> None:
     assert f"removed run {run_id(3)}\nremoved run {run_id(4)}\n" in done.stdout
     assert done.stdout.endswith("1 registration, 4 runs, 4 datasets, 4 parts\n")
     assert days(work.runs) == STAY
+
+
+def test_an_odd_folder_stays_and_breaks_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    work = Work(tmp_path / "work")
+    Place(work, "digits").make()
+    for odd in ("a'b", "a b", "ü", "x" * 101):
+        (work.retrains / odd).mkdir()
+    assert Pruning(work, 2, {}).run() == []
+    assert sorted(path.name for path in work.retrains.iterdir()) == sorted(["digits", "a'b", "a b", "ü", "x" * 101])
+    assert "a'b is no registered model's folder; it stays" in caplog.text

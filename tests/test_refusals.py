@@ -12,9 +12,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from jobs.files import sealed, sha256_file
 from jobs.run_dir import RunDir
+from pipelines import cli
 from pipelines.lock import RunLock
 from tests.conftest import Idxtrain, MakeArchives
 
@@ -288,3 +290,30 @@ def test_a_work_directory_that_is_a_file_is_refused(idxtrain: Idxtrain, tmp_path
     (tmp_path / "work").touch()
     done = idxtrain("run", "--data", data, "--work", tmp_path / "work")
     require_refusal(done, f"{tmp_path / 'work'}: found a file, expected a folder; give another --work")
+
+
+# --- the model registry
+
+
+@pytest.mark.parametrize("command", [("list",), ("show", "1"), ("promote", "1"), ("rollback",), ("sync",)])
+@pytest.mark.parametrize("name", ["../../../..escaped", "a'b", "", ".hidden", "ü", "x" * 101])
+def test_a_name_that_cannot_be_is_refused_before_anything_is_made(
+    command: tuple[str, ...], name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "work/mlflow").mkdir(parents=True)
+    done = CliRunner().invoke(cli.app, ["models", *command, "--name", name, "--work", str(tmp_path / "work")])
+    assert done.exit_code == 2
+    assert "expected letters, digits" in done.stderr
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["work", "work/mlflow"]
+
+
+@pytest.mark.parametrize("command", [("list",), ("promote", "1"), ("rollback",), ("sync",)])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_wrong_work_folder_gets_no_registry(command: tuple[str, ...], is_there: bool, tmp_path: Path) -> None:
+    work = tmp_path / "typo"
+    if is_there:
+        work.mkdir()
+    done = CliRunner().invoke(cli.app, ["models", *command, "--work", str(work)])
+    assert done.exit_code == 2
+    assert ("found no model registry" if is_there else "there is no such folder") in done.stderr
+    assert list(tmp_path.rglob("*")) == [work] * is_there
