@@ -18,13 +18,15 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from deploy.tracking import CALM, naming_registry, require_answer, scratch, tracking_uri
+from deploy.tracking import CALM, SAFE, RegistryDownError, naming_registry, require_answer, scratch, tracking_uri
 from deploy.versions import ALIASES, Entry, Version, without_password
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import sha256_file
+from jobs.model_file.load import load_keras
 from jobs.run_dir import Work
 
 _RUN, _MODEL_SHA, _ACCURACY = "idxtrain.run_id", "idxtrain.model_sha256", "idxtrain.test_accuracy"
+_MODEL = "model"  # the folder of an MLflow run's artifacts
 _KERAS_FILE = "data/model.keras"  # within an MLflow model of the tensorflow flavour
 _DATA_FILE = "training-data.json"
 _MOST_POINTS = 1000  # of one call of MLflow's
@@ -41,6 +43,7 @@ class Registry:
         self.name, self.uri, self._work = name, tracking_uri(work, environment), work
         for key, value in CALM.items():
             os.environ.setdefault(key, value)
+        os.environ.update(SAFE)
         with naming_registry(self.uri):
             require_answer(self.uri)
             logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -50,6 +53,8 @@ class Registry:
             from mlflow import MlflowClient
 
             self._client = MlflowClient(self.uri)
+            if not self.is_local:
+                self._aliases()  # what answers HTTP need not be a registry
 
     @property
     def is_local(self) -> bool:
@@ -90,10 +95,6 @@ class Registry:
         """Return the version an alias names, or None."""
         return next((version for version in self.versions() if alias in version.aliases), None)
 
-    def by_run(self, run_id: str) -> Version | None:
-        """Return the version of one of our runs, or None."""
-        return next((version for version in self.versions() if version.run_id == run_id), None)
-
     def find(self, which: str) -> Version:
         """Return a version by its number, alias or run; raise InputError where there is none."""
         versions = self.versions()
@@ -107,7 +108,7 @@ class Registry:
         """Return the Keras file of a version, downloaded into `folder`; raise IdxtrainError where it is not whole."""
         target = folder / f"{version.model_sha256[:16]}.keras"
         if not (target.exists() and sha256_file(target) == version.model_sha256):
-            with self._artifact(version, f"model/{_KERAS_FILE}") as found:
+            with self._artifact(version, f"{_MODEL}/{_KERAS_FILE}") as found:
                 folder.mkdir(parents=True, exist_ok=True)
                 temporary = target.with_name(f".{os.getpid()}-{target.name}")
                 shutil.copyfile(found, temporary)
@@ -141,13 +142,15 @@ class Registry:
         return str(self._client.get_model_version(self.name, str(version.number)).run_id)
 
     def predict(self, version: Version, images: Any) -> Any:
-        """Return a version's probabilities for images float32 [n, height, width, channels], loaded as users do."""
-        with scratch(self._work), naming_registry(self.uri):
-            _import_quietly(self._work)
-            import mlflow
+        """Return the probabilities of a version's Keras file for images float32 [n, height, width, channels].
 
-            mlflow.set_tracking_uri(self.uri)
-            model = mlflow.tensorflow.load_model(f"models:/{self.name}/{version.number}")
+        Raises IdxtrainError where it is not the file that was registered. MLflow's own loader is never used: it reads
+        whatever lies beside that file, pickles too.
+        """
+        with scratch(self._work) as folder:
+            file = self.model_file(version, folder)
+            _import_quietly(self._work)
+            model = load_keras(file, "promote another version", version.model_sha256)
         return model.predict(images, verbose=0)
 
     # --- writing
@@ -156,7 +159,7 @@ class Registry:
         """Make a version of a run, once: return the one that is there, if it is. The version appears when all its
         files lie there; what an interrupted attempt left is removed.
         """
-        there = self.by_run(entry.run_id)
+        there = self._registered(entry)
         if there:
             return there
         with naming_registry(self.uri):
@@ -171,14 +174,14 @@ class Registry:
             self._log(mlflow_id, entry)
             _import_quietly(self._work)
             with scratch(self._work) as folder:
-                model = folder / "model"
+                model = folder / _MODEL
                 _write_model(entry, model)
-                self._client.log_artifacts(mlflow_id, str(model), "model")
+                self._client.log_artifacts(mlflow_id, str(model), _MODEL)
             self._client.set_terminated(mlflow_id)
             self._require_model()
             made = self._client.create_model_version(
                 self.name,
-                f"{run.info.artifact_uri}/model",
+                f"{run.info.artifact_uri}/{_MODEL}",
                 mlflow_id,
                 tags={
                     _RUN: entry.run_id,
@@ -187,6 +190,33 @@ class Registry:
                 },
             )
             return _version(made, {})
+
+    def _registered(self, entry: Entry) -> Version | None:
+        """Return the version that holds this very model, or None. Anybody who may write to the registry can give a
+        version of his own the ID of a run of ours.
+        """
+        for version in self.versions():
+            if version.run_id == entry.run_id:
+                if version.model_sha256 == entry.model_sha256 and self._is_whole(version):
+                    return version
+                log.warning("%s: version %d is not the model of run %s", self.name, version.number, entry.run_id)
+        return None
+
+    def _is_whole(self, version: Version) -> bool:
+        with scratch(self._work) as folder:
+            try:
+                self.model_file(version, folder)
+                with naming_registry(self.uri):
+                    run = self._client.get_run(self._run_of(version))
+                    # What MLflow's users load need not be the run's file.
+                    source = self._client.get_model_version(self.name, str(version.number)).source
+                return str(source) == f"{run.info.artifact_uri}/{_MODEL}"
+            except RegistryDownError as error:
+                if getattr(error.__cause__, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+                    return False
+                raise
+            except IdxtrainError:
+                return False
 
     def _log(self, mlflow_id: str, entry: Entry) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
@@ -331,7 +361,7 @@ def _write_model(entry: Entry, folder: Path) -> None:
     signature = ModelSignature(
         Schema([TensorSpec(single, (-1, *entry.shape))]), Schema([TensorSpec(single, (-1, entry.classes))])
     )
-    model = keras.models.load_model(entry.model, compile=False, safe_mode=True)
+    model = load_keras(entry.model, "train it again", entry.model_sha256)
     # Without the list MLflow would load the model in another process to find out what it imports.
     needs = [f"tensorflow=={tf.__version__}", f"keras=={keras.__version__}", f"numpy=={np.__version__}"]
     mlflow.tensorflow.save_model(model, str(folder), signature=signature, pip_requirements=needs)
@@ -340,11 +370,13 @@ def _write_model(entry: Entry, folder: Path) -> None:
 
 def _version(found: Any, aliases: Mapping[str, int]) -> Version:
     number, tags = int(found.version), found.tags
-    accuracy = tags.get(_ACCURACY) or None
+    accuracy = None
+    with suppress(KeyError, ValueError):  # anybody may have made the version
+        accuracy = float(tags[_ACCURACY])
     return Version(
         number,
         tags.get(_RUN, ""),
-        float(accuracy) if accuracy else None,
+        accuracy,
         tags.get(_MODEL_SHA, ""),
         found.creation_timestamp / 1000,
         tuple(alias for alias in ALIASES if aliases.get(alias) == number),

@@ -1,20 +1,24 @@
 """Where MLflow's store is, and what is said when it is away. No MLflow here."""
 
 import tempfile
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from deploy.versions import without_password
-from jobs.errors import IdxtrainError, printable
+from jobs.errors import IdxtrainError
 from jobs.run_dir import Work, one_line
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 
 _PROBE_SECONDS = 10.0
+
+# Whose exceptions tell of the store: google's protobuf reads what a server answers.
+_SPEAKERS = frozenset({"mlflow", "requests", "sqlalchemy", "urllib3", "sqlite3", "google", "json"})
 
 # MLflow's own settings: no telemetry, no minutes of retries where a server is gone.
 CALM = {
@@ -24,6 +28,10 @@ CALM = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+
+
+# Its loaders read no pickle: not ours, nor those of serving code that inherits this environment.
+SAFE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 
 
 class RegistryDownError(IdxtrainError):
@@ -43,10 +51,9 @@ def naming_registry(uri: str) -> Iterator[None]:
     except IdxtrainError:
         raise
     except Exception as error:
-        module = type(error).__module__.split(".")[0]
-        if module not in ("mlflow", "requests", "sqlalchemy", "urllib3", "sqlite3") and not isinstance(error, OSError):
+        if type(error).__module__.split(".")[0] not in _SPEAKERS and not isinstance(error, OSError):
             raise
-        said = printable(one_line(error))[:300].replace(uri, without_password(uri))
+        said = one_line(error).replace(uri, without_password(uri))[:300]
         raise RegistryDownError(f"the model registry at {without_password(uri)}: {said}") from error
 
 
@@ -64,12 +71,30 @@ def scratch(work: Work) -> Iterator[Path]:
 
 
 def require_answer(uri: str) -> None:
-    """Raise OSError where a server does not answer at once: MLflow itself would try for long."""
-    if urlsplit(uri).scheme not in ("http", "https"):
+    """Raise RegistryDownError where a server does not answer HTTP at once: MLflow itself would try for long."""
+    if not is_server(uri):
         return
-    request = urllib.request.Request(without_password(uri).rstrip("/") + "/health")  # noqa: S310 (http, https)
+    faults: list[str] = ["no answer"]
+    # A thread, as a time-out of a socket begins anew with each byte that comes.
+    probe = threading.Thread(target=_probe, args=(without_password(uri), faults), daemon=True)
+    probe.start()
+    probe.join(_PROBE_SECONDS + 1)
+    if faults:
+        raise RegistryDownError(f"the model registry at {without_password(uri)}: {faults[-1]}")
+
+
+def is_server(uri: str) -> bool:
+    """Tell whether a store is reached over the network."""
+    return uri.lower().startswith(("http://", "https://"))
+
+
+def _probe(uri: str, faults: list[str]) -> None:
+    """Take away the fault where the server answers; else append what was wrong."""
     try:
+        request = urllib.request.Request(uri.rstrip("/") + "/health")  # noqa: S310 (http, https)
         with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):  # noqa: S310
-            pass
+            faults.clear()
     except urllib.error.HTTPError:
-        pass  # it answers; what it wants, MLflow knows
+        faults.clear()  # it answers; what it wants, MLflow knows
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: a URL, or a host name, that is none
+        faults.append(one_line(error)[:300] or type(error).__name__)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from deploy.registry import Registry
 from deploy.tracking import RegistryDownError
 from deploy.versions import CHALLENGER, Version
+from jobs.errors import IdxtrainError
 from jobs.files import write_json
 from jobs.run_dir import RunDir, read_object
 from pipelines import run as runs
@@ -122,11 +123,20 @@ def _conclude(place: Place, run: RunDir, registry: Registry, version: Version, i
 
 
 def _difference(run: RunDir, registry: Registry, version: Version) -> float:
-    """Return the largest difference of any probability of the registry's copy from what evaluation saw."""
+    """Return the largest difference of any probability of the registry's copy from what evaluation saw.
+
+    1, the largest there can be, where the copy is no longer what was registered.
+    """
     import numpy as np
 
-    with np.load(run.sample_file, allow_pickle=False) as sample:
-        return float(np.abs(registry.predict(version, sample["images"]) - sample["probabilities"]).max())
+    try:
+        with np.load(run.sample_file, allow_pickle=False) as sample:
+            return float(np.abs(registry.predict(version, sample["images"]) - sample["probabilities"]).max())
+    except RegistryDownError:
+        raise
+    except IdxtrainError as error:
+        log.warning("retrain: %s", error)
+        return 1.0
 
 
 def read_comparison(run: RunDir) -> dict[str, Any]:

@@ -1,26 +1,31 @@
 """The model registry, with MLflow itself: its SQLite file, its server, and serving code as MLflow's users write it."""
 
 import os
+import pickle
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from deploy import tracking
 from deploy.registry import Registry
 from deploy.tracking import RegistryDownError, tracking_uri
 from deploy.versions import CHALLENGER, CHAMPION, PREVIOUS, Entry, without_password
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import sha256_file
-from jobs.run_dir import Work
+from jobs.run_dir import RunDir, Work
+from pipelines import conclusion
+from tests.odd_server import odd_server
 
 SHAPE = (6, 5, 1)
 # Serving code that knows nothing of this project: it loads the champion and predicts.
@@ -29,6 +34,19 @@ import numpy, mlflow
 images = numpy.load("images.npy")
 numpy.save("pyfunc.npy", mlflow.pyfunc.load_model("models:/digits@champion").predict(images))
 numpy.save("keras.npy", mlflow.tensorflow.load_model("models:/digits@champion").predict(images, verbose=0))
+"""
+# The lines of the README, which need no loader of MLflow's.
+README = """
+import numpy
+images = numpy.load("images.npy")
+
+import keras, mlflow
+
+file = mlflow.artifacts.download_artifacts("models:/digits@champion/data/model.keras")
+model = keras.models.load_model(file, compile=False, safe_mode=True)
+probabilities = model.predict(images, verbose=0)
+
+numpy.save("readme.npy", probabilities)
 """
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
@@ -112,11 +130,12 @@ def test_aliases_name_versions_and_serving_code_follows_them(local: Registry, en
     images = np.random.default_rng(0).random((7, *SHAPE), np.float32)
     np.save(tmp_path / "images.npy", images)
     environment = os.environ | QUIET | {"MLFLOW_TRACKING_URI": local.uri}
-    subprocess.run([sys.executable, "-c", SERVE], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    for code in (SERVE, README):
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True)
     import keras
 
     expected = keras.models.load_model(entry.model).predict(images, verbose=0)
-    for flavour in ("pyfunc", "keras"):
+    for flavour in ("pyfunc", "keras", "readme"):
         assert np.abs(np.load(tmp_path / f"{flavour}.npy") - expected).max() <= 1e-6
 
 
@@ -153,6 +172,63 @@ def test_a_killed_registration_leaves_no_version_and_is_made_anew(entry: Entry, 
     assert len(list((work.registry / "artifacts/digits").iterdir())) == 1
 
 
+class _Pickle:
+    """Leaves a file behind when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self._path,)
+
+
+def test_a_pickle_beside_a_registered_model_is_never_read(local: Registry, entry: Entry, tmp_path: Path) -> None:
+    import keras
+
+    version = local.register(entry)
+    (file,) = (tmp_path / "work/mlflow/artifacts").rglob("model.keras")
+    for name in ("custom_objects.cloudpickle", "global_custom_objects.cloudpickle"):
+        (file.parent / name).write_bytes(pickle.dumps(_Pickle(tmp_path / "ran")))
+    images = np.random.default_rng(0).random((3, *SHAPE), np.float32)
+    expected = keras.models.load_model(entry.model).predict(images, verbose=0)
+    assert np.abs(local.predict(version, images) - expected).max() <= 1e-6
+    assert not (tmp_path / "ran").exists()
+    assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"  # for MLflow's own loaders, wherever
+
+
+def test_a_model_that_was_swapped_is_not_predicted_with(local: Registry, entry: Entry, tmp_path: Path) -> None:
+    version = local.register(entry)
+    (file,) = (tmp_path / "work/mlflow/artifacts").rglob("model.keras")
+    file.write_bytes(file.read_bytes() + b"x")
+    with pytest.raises(IdxtrainError, match=r"version 1: found a model of SHA-256 .*; promote another version"):
+        local.predict(version, np.zeros((1, *SHAPE), np.float32))
+    run = RunDir(tmp_path / "work/runs/r1")
+    run.path.mkdir(parents=True)
+    np.savez(run.sample_file, images=np.zeros((1, *SHAPE), np.float32), probabilities=np.full((1, 4), 0.25))
+    assert conclusion._difference(run, local, version) == 1.0  # by which the gate rejects it
+
+
+def test_a_strangers_version_with_a_runs_id_is_not_taken_for_it(
+    local: Registry, entry: Entry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = local.register(replace(entry, run_id="r0"))
+    mine = local._client.get_model_version("digits", str(own.number))
+    stranger = local._client.create_run(local._experiment())
+    tags = {"idxtrain.run_id": "r1", "idxtrain.test_accuracy": "high"}
+    right = {**tags, "idxtrain.model_sha256": entry.model_sha256}
+    where = f"{stranger.info.artifact_uri}/model"
+    local._client.create_model_version("digits", where, stranger.info.run_id, tags=tags)  # says nothing of its model
+    local._client.create_model_version("digits", where, stranger.info.run_id, tags=right)  # has none
+    local._client.create_model_version("digits", where, tags=right)  # is of no run
+    local._client.create_model_version("digits", where, mine.run_id, tags=right)  # leads users elsewhere
+    assert len(local.versions()) == 5
+    version = local.register(entry)
+    assert version.number == 6
+    assert sum("is not the model of run r1" in each.message for each in caplog.records) == 4
+    assert local.model_file(version, tmp_path / "copies").read_bytes() == entry.model.read_bytes()
+    assert local.register(entry).number == 6
+
+
 def entry_of(model: Path) -> Entry:
     return Entry("r1", model, sha256_file(model), SHAPE, 4, {}, {}, (), "0123456789abcdef", {}, {}, ())
 
@@ -182,6 +258,65 @@ def test_a_password_is_not_shown() -> None:
     assert without_password("https://me:secret@host:5000/x") == "https://host:5000/x"
     assert tracking_uri(Work(Path("/w")), {"MLFLOW_TRACKING_URI": "http://h"}) == "http://h"
     assert tracking_uri(Work(Path("/w")), {}) == "sqlite:////w/mlflow/mlflow.db"
+
+
+# --- what is no server
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("http://127.0.0.1:abc", "port"),
+        ("http://127.0.0.1:1/a path", "control characters"),
+        ("http://me:secret@127.0.0.1:abc", "port"),
+        ("http://[bad", "IPv6"),
+        ("http://", "no host"),
+        ("http://a..b/", "label"),
+        ("HTTP://127.0.0.1:1", "refused"),
+        ("nothing://x", "nothing"),
+    ],
+)
+def test_an_address_of_no_server_is_told_in_one_line(uri: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(RegistryDownError) as error:
+        Registry(Work(tmp_path / "work"), "digits", {"MLFLOW_TRACKING_URI": uri})
+    said = str(error.value)
+    assert said.startswith(f"the model registry at {without_password(uri)}: ")
+    assert words in said
+    assert "secret" not in said
+    assert "\n" not in said
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.2p1\r\n",
+        b"",
+        bytes(range(256)) * 40,
+        b"HTTP/1.1 999999 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        OK % (5, b"hello"),
+        OK % (3, b"[1]"),
+        OK % (38, b'{"registered_model": {"aliases": [7]}}'),
+        b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+def test_a_server_that_is_no_registry_counts_as_away(answer: bytes, tmp_path: Path) -> None:
+    with odd_server(answer) as uri, pytest.raises(RegistryDownError, match=f"^the model registry at {uri}: [^\n]+$"):
+        Registry(Work(tmp_path / "work"), "digits", {"MLFLOW_TRACKING_URI": uri}).versions()
+
+
+def test_a_server_that_answers_byte_by_byte_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "_PROBE_SECONDS", 1.0)
+    with odd_server(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000, 0.2) as uri:
+        begin = time.monotonic()
+        with pytest.raises(RegistryDownError, match="no answer"):
+            Registry(Work(tmp_path / "work"), "digits", {"MLFLOW_TRACKING_URI": uri})
+    assert time.monotonic() - begin < 60
 
 
 # --- a server
