@@ -6,6 +6,7 @@ import pickle
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,9 @@ def _code(folder: Path) -> Config:
     return {"class_name": "__lambda__", "config": {"value": value}}
 
 
-def register_custom_object(folder: Path) -> None:
-    """Let this process know a custom object, as a library that it imports might."""
+@contextmanager
+def custom_object(folder: Path) -> Iterator[None]:
+    """Let this process know a custom object meanwhile, as a library that it imports might."""
     import keras
 
     @keras.saving.register_keras_serializable("evil", "Evil")
@@ -132,6 +134,11 @@ def register_custom_object(folder: Path) -> None:
         def __init__(self, **_: Any) -> None:
             (folder / RAN).touch()
             super().__init__()
+
+    try:
+        yield
+    finally:
+        keras.saving.get_custom_objects().pop("evil>Evil")
 
 
 # --- model.weights.h5

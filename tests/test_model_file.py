@@ -63,11 +63,10 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_hostile_files_are_refused_in_one_line_and_do_nothing(good: Path, tmp_path: Path) -> None:
-    hostile.register_custom_object(tmp_path)
     before, names = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
     for name, path in hostile.corpus(good, tmp_path):
         there = {each.name for each in tmp_path.iterdir()}
-        with nothing_but(path):
+        with hostile.custom_object(tmp_path), nothing_but(path):
             try:
                 load_keras(path, "train it again")
             except InputError as error:
