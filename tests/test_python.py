@@ -94,6 +94,6 @@ def test_the_shells_spark_is_not_ours(local: bool, kept: set[str]) -> None:
     assert Path(own["PYSPARK_PYTHON"]).exists()
 
 
-def test_sparks_workers_import_nothing_from_the_folder_they_run_in(tmp_path: Path) -> None:
-    properties = spark_properties(SparkConfig(master="spark://10.0.0.1:4711"), tmp_path)
+def test_sparks_workers_import_nothing_from_the_folder_they_run_in() -> None:
+    properties = spark_properties(SparkConfig(master="spark://10.0.0.1:4711"))
     assert properties["spark.executorEnv.PYTHONSAFEPATH"] == "1"
