@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from zipfile import ZipFile
 
-import h5py  # type: ignore[import-untyped]
+import h5py
 import pytest
 
 from jobs.run_dir import RunDir
