@@ -19,6 +19,7 @@ from jobs.train.wire import narrowed, widened
 from models.training import norm
 from models.training.augment import Augmentation
 from models.training.average import Average
+from models.training.clip import clipped
 from models.training.loss import cross_entropy
 from models.training.loss_scale import LossScale
 from models.training.norm import BatchNormalization
@@ -203,6 +204,27 @@ def test_a_clipped_step_is_as_long_as_asked() -> None:
     cosine = free @ clipped / np.linalg.norm(free) / np.linalg.norm(clipped)
     assert cosine > 0.999
     np.testing.assert_array_equal(moved(HowTaken(clip_norm=1e6)), free)
+
+
+@pytest.mark.parametrize("largest", [1.0, 1e12, 1e18, 1e25, 3e38])
+def test_gradients_whose_squares_overflow_are_clipped_all_the_same(largest: float) -> None:
+    """In place of being dropped: an infinite norm would make a scale of 0."""
+    gradients = [np.array([0.6 * largest, 0.0], np.float32), np.array([-0.8 * largest], np.float32)]
+    shortened = clipped([tf.constant(gradient) for gradient in gradients], 0.5)
+    np.testing.assert_allclose(np.concatenate(shortened), [0.3, 0, -0.4], rtol=1e-5)
+
+
+def test_ordinary_gradients_are_clipped_to_the_same_bits_as_by_the_plain_formula() -> None:
+    gradients = [RANDOM.normal(size=1000).astype(np.float32) * np.float32(10.0**power) for power in (-3, 0, 4)]
+    for longest in (0.1, 1e9):
+        norm = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(gradient)) for gradient in gradients]))
+        for gradient, short in zip(gradients, clipped(gradients, longest), strict=True):
+            np.testing.assert_array_equal(short, gradient * (longest / tf.maximum(norm, longest)))
+
+
+def test_a_gradient_that_is_not_finite_stays_so_clipped() -> None:
+    for odd in (np.nan, np.inf):
+        assert not np.isfinite(clipped([tf.constant([odd, 1.0])], 1.0)[0]).all()
 
 
 @pytest.mark.parametrize("parts", [1, 3])
