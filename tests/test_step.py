@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 import models
 from jobs.train.collective import Collective
-from jobs.train.exact import SCALE, from_grid, to_grid
+from jobs.train.exact import LIMIT, SCALE, from_grid, to_grid
 from jobs.train.feed import Call
 from jobs.train.held import aligned_empty
 from jobs.train.step import HowTaken, TrainStep, as_tensor, make_evaluator
@@ -169,6 +170,24 @@ def test_gradients_on_the_grid_sum_to_the_same_bits_in_any_order() -> None:
     np.testing.assert_allclose(np.frombuffer(sums.pop(), np.float32), parts.sum(0, np.float64), rtol=1e-6, atol=1e-12)
     plain = {RANDOM.permutation(parts).sum(0, np.float32).tobytes() for _ in range(20)}
     assert len(plain) > 1  # float32 sums do depend on the order
+
+
+def test_a_step_in_slices_tells_what_no_sum_of_its_gradients_exceeds() -> None:
+    def reach_and_largest(scale: float, slices: int | None) -> tuple[float, float]:
+        model, _ = make(dropout=0)
+        before = model.get_weights()
+        optimizer = SGD([v.value for v in model.trainable_variables], Hyperparameters())
+        step = TrainStep(model, optimizer, OneRank(), Augmentation(), 5, HowTaken(slices=slices))
+        call = share(0, ROWS)
+        found = step(replace(call, images=call.images * np.float32(scale)), np.array([1.0], np.float32))
+        moved = [np.abs(new - old).max() for new, old in zip(model.get_weights(), before, strict=True)]
+        return float(found.reaches[0]), float(max(moved))
+
+    for scale in (1.0, 1e4):
+        reach, largest = reach_and_largest(scale, 4)
+        assert largest * 0.999 <= reach < 20 * largest
+    assert reach > LIMIT
+    assert reach_and_largest(1.0, None)[0] == 0
 
 
 def test_what_is_not_finite_stays_so_on_the_grid() -> None:

@@ -20,7 +20,7 @@ from jobs.errors import IdxtrainError, InputError, PeerLostError
 from jobs.files import sha256_file, write_atomic
 from jobs.run_dir import RunDir, one_line
 from jobs.stage import read_record, stage_key, write_record
-from jobs.train import checkpoint, devices, precision
+from jobs.train import checkpoint, devices, exact, precision
 from jobs.train.collective import Collective
 from jobs.train.config import TrainConfig
 from jobs.train.console import Audit, Console, Meter
@@ -179,6 +179,12 @@ class Training:
             raise InputError(
                 f"train: step {step - steps + int(np.argmin(np.isfinite(result.losses)))}: the loss is not finite; "
                 "lower train.learning_rate or lengthen train.warmup"
+            )
+        if result.reaches.max() >= exact.LIMIT:
+            raise InputError(
+                f"train: step {step - steps + int(np.argmax(result.reaches >= exact.LIMIT))}: found gradients up to "
+                f"{result.reaches.max():.3g} in sum, expected less than {exact.LIMIT:g}, up to which "
+                "train.deterministic is exact; lower train.learning_rate, or train without train.deterministic"
             )
         return result
 
