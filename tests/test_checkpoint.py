@@ -5,13 +5,17 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from jobs.errors import InputError
+from jobs.files import sha256_file, write_json
 from jobs.train import checkpoint
-from jobs.train.checkpoint import Checkpoint, Position, Writer, clean, latest, read_best, save
+from jobs.train.checkpoint import FORMAT, Checkpoint, Position, Writer, clean, latest, read_best, save
 
 KEY = "k" * 64
 
@@ -65,6 +69,33 @@ def test_another_trainings_is_not_used(tmp_path: Path, caplog: pytest.LogCapture
     assert same(latest(tmp_path, KEY), state(1))
     assert "belongs to another training" in caplog.text
     assert latest(tmp_path, "nobody's") is None
+
+
+def test_one_of_another_format_is_refused_where_it_is_this_trainings(tmp_path: Path) -> None:
+    save(tmp_path, state(1), keep=3)
+    save(tmp_path, replace(state(2), format=FORMAT + 1), keep=3)
+    assert latest(tmp_path, "nobody's") is None
+    with pytest.raises(InputError, match=f"step-00000002.safetensors: found format {FORMAT + 1}, expected {FORMAT}; "):
+        latest(tmp_path, KEY)
+
+
+def test_one_of_version_0_1_0_is_used(tmp_path: Path) -> None:
+    """It knew neither the format nor whether the state was validated."""
+    path, old = tmp_path / "step-00000003.safetensors", state(3)
+    save_file(dict(old.arrays), path, {"position": json.dumps(asdict(old.position))})
+    write_json(path.with_suffix(".json"), {"sha256": sha256_file(path), "bytes": path.stat().st_size})
+    found = latest(tmp_path, KEY)
+    assert same(found, old)
+    assert found is not None
+    assert not found.validated
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_whether_a_state_was_validated_comes_back(tmp_path: Path, validated: bool) -> None:
+    save(tmp_path, replace(state(3), validated=validated), keep=2)
+    found = latest(tmp_path, KEY)
+    assert found is not None
+    assert found.validated is validated
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "no checksum", "torn checksum"])

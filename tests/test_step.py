@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 import models
 from jobs.train.collective import Collective
-from jobs.train.exact import SCALE, from_grid, to_grid
+from jobs.train.exact import LIMIT, SCALE, from_grid, to_grid
 from jobs.train.feed import Call
 from jobs.train.held import aligned_empty
 from jobs.train.step import HowTaken, TrainStep, as_tensor, make_evaluator
@@ -19,6 +20,7 @@ from jobs.train.wire import narrowed, widened
 from models.training import norm
 from models.training.augment import Augmentation
 from models.training.average import Average
+from models.training.clip import clipped
 from models.training.loss import cross_entropy
 from models.training.loss_scale import LossScale
 from models.training.norm import BatchNormalization
@@ -170,6 +172,24 @@ def test_gradients_on_the_grid_sum_to_the_same_bits_in_any_order() -> None:
     assert len(plain) > 1  # float32 sums do depend on the order
 
 
+def test_a_step_in_slices_tells_what_no_sum_of_its_gradients_exceeds() -> None:
+    def reach_and_largest(scale: float, slices: int | None) -> tuple[float, float]:
+        model, _ = make(dropout=0)
+        before = model.get_weights()
+        optimizer = SGD([v.value for v in model.trainable_variables], Hyperparameters())
+        step = TrainStep(model, optimizer, OneRank(), Augmentation(), 5, HowTaken(slices=slices))
+        call = share(0, ROWS)
+        found = step(replace(call, images=call.images * np.float32(scale)), np.array([1.0], np.float32))
+        moved = [np.abs(new - old).max() for new, old in zip(model.get_weights(), before, strict=True)]
+        return float(found.reaches[0]), float(max(moved))
+
+    for scale in (1.0, 1e4):
+        reach, largest = reach_and_largest(scale, 4)
+        assert largest * 0.999 <= reach < 20 * largest
+    assert reach > LIMIT
+    assert reach_and_largest(1.0, None)[0] == 0
+
+
 def test_what_is_not_finite_stays_so_on_the_grid() -> None:
     assert np.isnan(from_grid(to_grid(np.array([np.nan], np.float32)) + to_grid(np.ones(1, np.float32))).numpy()).all()
 
@@ -203,6 +223,27 @@ def test_a_clipped_step_is_as_long_as_asked() -> None:
     cosine = free @ clipped / np.linalg.norm(free) / np.linalg.norm(clipped)
     assert cosine > 0.999
     np.testing.assert_array_equal(moved(HowTaken(clip_norm=1e6)), free)
+
+
+@pytest.mark.parametrize("largest", [1.0, 1e12, 1e18, 1e25, 3e38])
+def test_gradients_whose_squares_overflow_are_clipped_all_the_same(largest: float) -> None:
+    """In place of being dropped: an infinite norm would make a scale of 0."""
+    gradients = [np.array([0.6 * largest, 0.0], np.float32), np.array([-0.8 * largest], np.float32)]
+    shortened = clipped([tf.constant(gradient) for gradient in gradients], 0.5)
+    np.testing.assert_allclose(np.concatenate(shortened), [0.3, 0, -0.4], rtol=1e-5)
+
+
+def test_ordinary_gradients_are_clipped_to_the_same_bits_as_by_the_plain_formula() -> None:
+    gradients = [RANDOM.normal(size=1000).astype(np.float32) * np.float32(10.0**power) for power in (-3, 0, 4)]
+    for longest in (0.1, 1e9):
+        norm = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(gradient)) for gradient in gradients]))
+        for gradient, short in zip(gradients, clipped(gradients, longest), strict=True):
+            np.testing.assert_array_equal(short, gradient * (longest / tf.maximum(norm, longest)))
+
+
+def test_a_gradient_that_is_not_finite_stays_so_clipped() -> None:
+    for odd in (np.nan, np.inf):
+        assert not np.isfinite(clipped([tf.constant([odd, 1.0])], 1.0)[0]).all()
 
 
 @pytest.mark.parametrize("parts", [1, 3])

@@ -1,6 +1,9 @@
 """The train stage on real shards with real Horovod ranks: rows, weights, resuming, refusals."""
 
 import json
+import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -223,6 +226,73 @@ def test_refused_in_one_line_before_work_starts(
     assert message in complaints[0]
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ("model=softmax", "max_steps=1", "learning_rate=1e35"),
+            r"train: step 1: the weights are not finite after the update; lower train\.learning_rate or ",
+        ),
+        (
+            ("model=lecture", "max_steps=9", "optimizer=sgd", "learning_rate=50", "log_every=1", "deterministic=true"),
+            r"train: step \d: found gradients up to \S+ in sum, expected less than 512, up to which train\.determinis",
+        ),
+    ],
+)
+def test_a_training_that_has_exploded_is_refused_and_not_done(
+    idxtrain: Idxtrain, archives: dict[str, Path], work: Path, settings: tuple[str, ...], message: str
+) -> None:
+    run = work / f"runs/exploded-{settings[0].partition('=')[2]}"
+    done = idxtrain(
+        "train", "--data", archives["ten"], "--work", work, "--run-id", run.name, "--set", "prepare.rows_per_shard=29",
+        "--set", "prepare.validation_rows=0", "--set", "train.batch_size=10", *(f"--set=train.{s}" for s in settings),
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    (complaint,) = [line for line in done.stderr.splitlines() if line.startswith("idxtrain:")]
+    assert re.match(f"idxtrain: {message}", complaint)
+    assert not (run / "stages/train.json").exists()
+    states = [load_file(path) for path in (run / "checkpoints").glob("*.safetensors")]
+    assert all(np.isfinite(array).all() for state in states for array in state.values())
+
+
+# A rank that is asked to stop just as it measures the last step of its first epoch.
+STOPPED = """
+import os, signal, sys
+from jobs.tensorflow_import import import_tensorflow
+from pathlib import Path
+import_tensorflow(Path(os.devnull))
+from jobs.train import worker
+measure = worker.Training._measure
+def measure_and_stop(training, step, rows):
+    if step == training.order.steps:
+        signal.raise_signal(signal.SIGTERM)
+    return measure(training, step, rows)
+worker.Training._measure = measure_and_stop
+from jobs.train.__main__ import main
+from jobs.stage import run_as_process
+run_as_process("train", main)
+"""
+
+
+def test_an_epoch_whose_last_step_a_training_stopped_at_is_validated_when_it_goes_on(
+    idxtrain: Idxtrain, archives: dict[str, Path], work: Path
+) -> None:
+    run = work / "runs/stopped"
+    options = ("--set", "prepare.rows_per_shard=29", "--set", "prepare.validation_rows=40", *QUICK)
+    prepared = idxtrain("prepare", "--data", archives["prime"], "--work", work, "--run-id", run.name, *options)
+    assert prepared.returncode == 0, prepared.stderr
+    stopped = subprocess.run([sys.executable, "-c", STOPPED, run], capture_output=True, text=True, check=False)
+    assert stopped.returncode == 75, stopped.stderr
+    (checkpoint,) = (run / "checkpoints").glob("*.safetensors")
+    assert checkpoint.name == "step-00000011.safetensors"
+    assert not (run / "checkpoints/best.json").exists()
+    done = idxtrain("train", "--work", work, "--run-id", run.name)
+    assert done.returncode == 0, done.stderr
+    curve = [json.loads(line) for line in (run / "logs/train.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in curve if entry["kind"] == "validation"] == [11, 22]
+    assert (run / "checkpoints/best.json").exists()
 
 
 def test_a_dataset_that_was_tampered_with_is_refused(idxtrain: Idxtrain, archives: dict[str, Path], work: Path) -> None:

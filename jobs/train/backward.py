@@ -81,24 +81,27 @@ class Backward:
         )
         return loss, sums
 
-    def in_slices(self, rows: Rows, key: StepKey, slices: int) -> tuple[Any, list[Any]]:
-        """Do the same slice by slice; the gradients are float64 sums of whole multiples of 1 / exact.SCALE."""
+    def in_slices(self, rows: Rows, key: StepKey, slices: int) -> tuple[Any, list[Any], Any]:
+        """Do the same slice by slice; the gradients are float64 sums of whole multiples of 1 / exact.SCALE.
+
+        And return the sum of the slices' reaches, see there.
+        """
         # As in `jobs.train.order.share_slices`.
         count = tf.minimum(slices, key.global_rows)
         first, last = (count * (self._collective.rank + i) // self._collective.world_size for i in (0, 1))
 
-        def body(n: Any, loss: Any, *sums: Any) -> tuple[Any, ...]:
+        def body(n: Any, loss: Any, reach: Any, *sums: Any) -> tuple[Any, ...]:
             start, stop = n * key.global_rows // count, (n + 1) * key.global_rows // count
             mine = rows[start - key.first_row : stop - key.first_row]
             total, gradients = self.at_once(mine, replace(key, first_row=start), exact.SCALE)
             added = [s + exact.to_grid(gradient) for s, gradient in zip(sums, gradients, strict=True)]
-            return n + 1, loss + tf.cast(total, tf.float64), *added
+            return n + 1, loss + tf.cast(total, tf.float64), reach + exact.reach(gradients), *added
 
         zeros = [tf.zeros(variable.shape, tf.float64) for variable in self._variables]
-        start = (first, tf.constant(0.0, tf.float64), *zeros)
+        start = (first, tf.constant(0.0, tf.float64), tf.constant(0.0, tf.float64), *zeros)
         # Slices side by side: each has one thread.
-        _, loss, *sums = tf.while_loop(lambda n, *_: n < last, body, start, parallel_iterations=slices)
-        return loss, sums
+        _, loss, reach, *sums = tf.while_loop(lambda n, *_: n < last, body, start, parallel_iterations=slices)
+        return loss, sums, reach
 
 
 def _cut(rows: Rows, key: StepKey, parts: int) -> tuple[Any, Cut]:

@@ -20,11 +20,15 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from jobs.errors import IdxtrainError
+from jobs.errors import IdxtrainError, InputError
 from jobs.files import sealed, sha256_file, take_seal, unfinished, write_atomic, write_json
 from jobs.run_dir import one_line
 
 log = logging.getLogger("idxtrain")
+
+# Raised with each change after which the same config goes on otherwise: other arrays, another order of rows. It is not
+# part of the key, which the stage's record has, too: a finished training stays finished.
+FORMAT = 1
 
 _BEST = "best.json"
 # What reading a damaged file may raise: see the tests with mutated ones.
@@ -41,10 +45,15 @@ class Position:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state of the training: arrays by name, e.g. `weight.0` or `m.0`."""
+    """A state of the training: arrays by name, e.g. `weight.0` or `m.0`.
+
+    `validated`: whether it was, at the end of an epoch. `format`: see FORMAT.
+    """
 
     position: Position
     arrays: Mapping[str, np.ndarray]
+    validated: bool = False
+    format: int = FORMAT
 
 
 class Writer:
@@ -81,7 +90,11 @@ def save(directory: Path, checkpoint: Checkpoint, keep: int, accuracy: float | N
     """Write a checkpoint and remove all but the last `keep` up to it and the best; return its path."""
     directory.mkdir(exist_ok=True)
     path = directory / _name(checkpoint.position)
-    metadata = {"position": json.dumps(asdict(checkpoint.position))}
+    metadata = {
+        "format": json.dumps(checkpoint.format),
+        "position": json.dumps(asdict(checkpoint.position)),
+        "validated": json.dumps(checkpoint.validated),
+    }
     _sum_file(path).unlink(missing_ok=True)
     write_atomic(path, lambda temporary: _save_arrays(checkpoint.arrays, temporary, metadata))
     write_json(_sum_file(path), {"sha256": sha256_file(path), "bytes": path.stat().st_size})
@@ -128,7 +141,8 @@ def clean(directory: Path) -> None:
 def latest(directory: Path, key: str) -> Checkpoint | None:
     """Return the newest whole checkpoint of this very training; None where there is none.
 
-    One that is torn, altered or of another training is passed over with a warning.
+    One that is torn, altered or of another training is passed over with a warning. Raises InputError for one of this
+    training that another version of idxtrain wrote, in another format.
     """
     for path in reversed(_paths(directory)):
         try:
@@ -136,9 +150,15 @@ def latest(directory: Path, key: str) -> Checkpoint | None:
         except _DAMAGED as error:
             log.warning("%s: is not whole (%s); using the one before", path, one_line(error))
             continue
-        if checkpoint.position.key == key:
-            return checkpoint
-        log.warning("%s: belongs to another training; not used", path)
+        if checkpoint.position.key != key:
+            log.warning("%s: belongs to another training; not used", path)
+            continue
+        if checkpoint.format != FORMAT:
+            raise InputError(
+                f"{path}: found format {checkpoint.format}, expected {FORMAT}; fix: resume with the version of "
+                f"idxtrain that wrote it, or remove {directory} to train from the start"
+            )
+        return checkpoint
     return None
 
 
@@ -147,9 +167,12 @@ def _load(path: Path) -> Checkpoint:
     if (path.stat().st_size, sha256_file(path)) != (expected["bytes"], expected["sha256"]):
         raise ValueError("its checksum is not the one written with it")
     with safe_open(path, "numpy") as file:
-        position = json.loads(file.metadata()["position"])
+        metadata = file.metadata()
+        position = json.loads(metadata["position"])
+        # 0.1.0 wrote neither of the others.
+        version, validated = int(metadata.get("format", "1")), metadata.get("validated") == "true"
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    checkpoint = Checkpoint(Position(int(position["step"]), str(position["key"])), arrays)
+    checkpoint = Checkpoint(Position(int(position["step"]), str(position["key"])), arrays, validated, version)
     if path.name != _name(checkpoint.position):
         raise ValueError(f"it holds step {checkpoint.position.step}")
     return checkpoint

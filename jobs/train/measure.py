@@ -15,12 +15,14 @@ from jobs.train.step import LocalResult
 class Measurement:
     """The steps since the last measurement, k of them, over all ranks; the same on every rank.
 
-    `losses`: float64 [k], each step's mean over its global batch, before the update. `accuracy`: on the last global
+    `losses`: float64 [k], each step's mean over its global batch, before the update. `reaches`: float64 [k], what no
+    sum of the step's gradients exceeds, 0 where they need not be exact. `accuracy`: on the last global
     batch after the last update, dropout off. `stop`: some rank was asked to stop. `times`: float64 [ranks, 3], the
     seconds each spent waiting for input, computing, and in allreduce.
     """
 
     losses: np.ndarray
+    reaches: np.ndarray
     accuracy: float
     stop: bool
     times: np.ndarray
@@ -33,12 +35,14 @@ def exchange(
     times = np.zeros((collective.world_size, 3))
     times[collective.rank] = np.sum([(flight.input, flight.compute, flight.allreduce) for _, flight in taken], axis=0)
     losses = np.concatenate([local.loss_sums for local, _ in taken])
-    mine = np.concatenate([losses, [taken[-1][0].right, stop], times.reshape(-1)])
+    reaches = np.concatenate([local.reaches for local, _ in taken])
+    mine = np.concatenate([losses, reaches, [taken[-1][0].right, stop], times.reshape(-1)])
     total = np.asarray(collective.sum(tf.constant(mine, tf.float64), "measurement"))
     steps = len(losses)
     return Measurement(
         total[:steps] / global_rows,
-        float(total[steps]) / global_rows,
-        bool(total[steps + 1]),
-        total[steps + 2 :].reshape(-1, 3),
+        total[steps : 2 * steps],
+        float(total[2 * steps]) / global_rows,
+        bool(total[2 * steps + 1]),
+        total[2 * steps + 2 :].reshape(-1, 3),
     )

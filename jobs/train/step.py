@@ -24,12 +24,14 @@ from models.training.optimizers import Optimizer
 class LocalResult:
     """What a call of the graph gives on this rank.
 
-    `loss_sums` float64 [k]: each step's sum of losses over this rank's rows, before the update. `right`: how many of
-    its rows of the last step are classified right after the last update, with dropout off; 0 where the call is not
+    `loss_sums` float64 [k]: each step's sum of losses over this rank's rows, before the update. `reaches` float64 [k]:
+    this rank's part in what no sum of the step's gradients exceeds, 0 where they need not be exact. `right`: how many
+    of its rows of the last step are classified right after the last update, with dropout off; 0 where the call is not
     measured. `waited`: seconds in allreduce.
     """
 
     loss_sums: np.ndarray
+    reaches: np.ndarray
     right: float
     waited: float
 
@@ -85,7 +87,7 @@ class TrainStep:
 
     def __call__(self, call: Call, rates: np.ndarray) -> LocalResult:
         """Train on a call. `rates`: float32 [k]."""
-        sums, right, waited = self._graph(
+        sums, reaches, right, waited = self._graph(
             as_tensor(call.images),
             call.labels,
             call.weights,
@@ -95,7 +97,7 @@ class TrainStep:
             call.global_rows,
             call.measured,
         )
-        return LocalResult(sums.numpy(), float(right), float(waited))
+        return LocalResult(sums.numpy(), reaches.numpy(), float(right), float(waited))
 
     def _run(
         self,
@@ -107,27 +109,27 @@ class TrainStep:
         first_row: Any,
         global_rows: Any,
         measured: Any,
-    ) -> tuple[Any, Any, Any]:
+    ) -> tuple[Any, Any, Any, Any]:
         steps = tf.shape(images)[0]
 
-        def body(i: Any, losses: Any, waited: Any) -> tuple[Any, Any, Any]:
+        def body(i: Any, losses: Any, reaches: Any, waited: Any) -> tuple[Any, Any, Any, Any]:
             key = StepKey(self._seed, first_step + i, first_row, global_rows)
-            loss, wait = self._step(Rows(images[i], labels[i], weights[i]), rates[i], key)
-            return i + 1, losses.write(i, loss), waited + wait
+            loss, reach, wait = self._step(Rows(images[i], labels[i], weights[i]), rates[i], key)
+            return i + 1, losses.write(i, loss), reaches.write(i, reach), waited + wait
 
-        start = (0, tf.TensorArray(tf.float64, steps), tf.constant(0.0, tf.float64))
-        _, losses, waited = tf.while_loop(lambda i, *_: i < steps, body, start, parallel_iterations=1)
+        start = (0, *(tf.TensorArray(tf.float64, steps) for _ in range(2)), tf.constant(0.0, tf.float64))
+        _, losses, reaches, waited = tf.while_loop(lambda i, *_: i < steps, body, start, parallel_iterations=1)
         right = tf.cond(measured, lambda: self._right(images[-1], labels[-1], weights[-1]), lambda: tf.constant(0.0))
-        return losses.stack(), right, waited
+        return losses.stack(), reaches.stack(), right, waited
 
-    def _step(self, rows: Rows, rate: Any, key: StepKey) -> tuple[Any, Any]:
-        """One step; returns this rank's sum of losses, and the seconds it waited for the others' gradients."""
-        loss, summed, waited = self._gradient(rows, key)
+    def _step(self, rows: Rows, rate: Any, key: StepKey) -> tuple[Any, Any, Any]:
+        """Take one step; return this rank's sum of losses, its reach, and the seconds it waited for the others."""
+        loss, summed, reach, waited = self._gradient(rows, key)
         if self._loss_scale:
             self._loss_scale.update(summed, lambda gradients: self._update(gradients, rate, key.step))
         else:
             self._update(summed, rate, key.step)
-        return tf.cast(loss, tf.float64), waited
+        return tf.cast(loss, tf.float64), reach, waited
 
     def _update(self, gradients: list[Any], rate: Any, step: Any) -> None:
         if self._how.clip_norm is not None:
@@ -136,22 +138,23 @@ class TrainStep:
         if self._average:
             self._average.update(step)
 
-    def _gradient(self, rows: Rows, key: StepKey) -> tuple[Any, list[Any], Any]:
-        """Return this rank's sum of losses, the global batch's gradients, and the seconds waited for them.
+    def _gradient(self, rows: Rows, key: StepKey) -> tuple[Any, list[Any], Any, Any]:
+        """Return this rank's sum of losses, the global batch's gradients, this rank's reach, and the seconds waited.
 
         The gradients are those of the enlarged loss, where it is enlarged.
         """
         if self._how.slices is not None:
-            loss, gradients = self._backward.in_slices(rows, key, self._how.slices)
+            loss, gradients, reach = self._backward.in_slices(rows, key, self._how.slices)
             summed = [exact.from_grid(total) for total in self._collective.sum_gradients(gradients)]
             # TensorFlow refuses to read a clock where it is to be deterministic.
-            return loss, summed, tf.constant(0.0, tf.float64)
+            return loss, summed, reach, tf.constant(0.0, tf.float64)
         scale = self._loss_scale.factor if self._loss_scale else 1.0
         if self._how.microbatches > 1:
             loss, gradients = self._backward.in_microbatches(rows, key, self._how.microbatches, scale)
         else:
             loss, gradients = self._backward.at_once(rows, key, scale)
-        return loss, *self._sum(gradients)
+        summed, waited = self._sum(gradients)
+        return loss, summed, tf.constant(0.0, tf.float64), waited
 
     def _sum(self, gradients: list[Any]) -> tuple[list[Any], Any]:
         """Sum gradients over all ranks, and clock it from when the last of this rank's is computed."""

@@ -5,7 +5,7 @@ import logging
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib.metadata import version
@@ -20,7 +20,7 @@ from jobs.errors import IdxtrainError, InputError, PeerLostError
 from jobs.files import sha256_file, write_atomic
 from jobs.run_dir import RunDir, one_line
 from jobs.stage import read_record, stage_key, write_record
-from jobs.train import checkpoint, devices, precision
+from jobs.train import checkpoint, devices, exact, precision
 from jobs.train.collective import Collective
 from jobs.train.config import TrainConfig
 from jobs.train.console import Audit, Console, Meter
@@ -100,11 +100,13 @@ class Training:
 
     def run(self) -> None:
         """Train from the last checkpoint, or from the start, to the end."""
-        step = self._restore()
+        step, owes_validation = self._restore()
         validation: dict[str, Any] = {}
         writer = checkpoint.Writer(self.run_dir.checkpoints, self.config.keep_checkpoints)
         due = Due(self.config, step)
         with self._console(step) as console:
+            if owes_validation:
+                validation = self._end_epoch(step, console, writer)
             while step < self.total_steps:
                 epoch = step // self.order.steps
                 for call, waited in self._calls(epoch, step):
@@ -121,14 +123,19 @@ class Training:
                         raise stopped(step, self.total_steps, self.run_dir.run_id)
                     if due.now(step) and step % self.order.steps:  # at the end of an epoch it comes anyway
                         self._save(writer, step)
-                validation = self._validate(step)
-                if console:
-                    console.validated(step, validation)
-                self._save(writer, step, validation["accuracy"])
+                validation = self._end_epoch(step, console, writer)
             writer.wait()
         validation = validation or self._validate(step)
         self.heartbeat.tell("finish", step)
         self._finish(step, validation)
+
+    def _end_epoch(self, step: int, console: Console | None, writer: checkpoint.Writer) -> dict[str, Any]:
+        """Validate, and keep what is then known of the state; return the validation."""
+        validation = self._validate(step)
+        if console:
+            console.validated(step, validation)
+        self._save(writer, step, validation)
+        return validation
 
     def _console(self, step: int) -> AbstractContextManager[Console | None]:
         if self.rank:
@@ -174,38 +181,60 @@ class Training:
                 f"train: step {step - steps + int(np.argmin(np.isfinite(result.losses)))}: the loss is not finite; "
                 "lower train.learning_rate or lengthen train.warmup"
             )
+        if result.reaches.max() >= exact.LIMIT:
+            raise InputError(
+                f"train: step {step - steps + int(np.argmax(result.reaches >= exact.LIMIT))}: found gradients up to "
+                f"{result.reaches.max():.3g} in sum, expected less than {exact.LIMIT:g}, up to which "
+                "train.deterministic is exact; lower train.learning_rate, or train without train.deterministic"
+            )
         return result
 
-    def _restore(self) -> int:
-        """Load the last checkpoint on rank 0, give it to all ranks; return the step to go on from."""
-        step = 0
+    def _restore(self) -> tuple[int, bool]:
+        """Load the last checkpoint on rank 0, give it to all ranks; return the step to go on from.
+
+        And whether an epoch ends there that was not validated, as the training was stopped.
+        """
+        step, validated = 0, True
         if self.rank == 0:
             checkpoint.clean(self.run_dir.checkpoints)
             check_room(self.run_dir.path, self.network.state_bytes, self.config.keep_checkpoints)
             found = checkpoint.latest(self.run_dir.checkpoints, self.key)
             if found:
-                self.network.restore(dict(found.arrays))
-                step = found.position.step
+                self._take_over(found)
+                step, validated = found.position.step, found.validated
                 log.info("train: going on from step %d of %d", step, self.total_steps)
             elif self.config.initial_model:
                 self.network.warm_start(Path(self.config.initial_model))
-        step = int(self.collective.gather(np.array([step]))[0])
+        step, validated = (int(number) for number in self.collective.gather(np.array([step, validated], np.int64))[:2])
         self.collective.broadcast([variable for _, variable in self.network.variables()])
-        return step
+        is_end = step % self.order.steps == 0 or step == self.total_steps
+        return step, is_end and not validated
 
-    def _save(self, writer: checkpoint.Writer, step: int, accuracy: float | None = None) -> None:
-        """Write a checkpoint on rank 0, where the state is the same as on every rank."""
+    def _take_over(self, found: checkpoint.Checkpoint) -> None:
+        try:
+            self.network.restore(dict(found.arrays))
+        except (KeyError, ValueError) as error:
+            raise InputError(
+                f"{self.run_dir.checkpoints}: found another network's state ({one_line(error)[:200]}), expected model "
+                f"{self.config.model}'s; fix: remove it to train from the start"
+            ) from error
+
+    def _save(self, writer: checkpoint.Writer, step: int, validation: Mapping[str, Any] | None = None) -> None:
+        """Write a checkpoint on rank 0, where the state is the same as on every rank. `validation`: of that state."""
         if self.rank == 0:
             self.heartbeat.tell("checkpoint", step)
-            position = checkpoint.Position(step, self.key)
-            writer.save(checkpoint.Checkpoint(position, self.network.state()), accuracy)
+            arrays = self.network.state()
+            require_finite(arrays, step)
+            state = checkpoint.Checkpoint(checkpoint.Position(step, self.key), arrays, validation is not None)
+            writer.save(state, validation["accuracy"] if validation else None)
 
     def _validate(self, step: int) -> dict[str, Any]:
         self.heartbeat.tell("validation", step)
         return self.validation.run(self.evaluate, self.collective, lambda: self.heartbeat.progressed("validation"))
 
     def _finish(self, step: int, validation: dict[str, Any]) -> None:
-        """Compare the ranks' weights, then write the model and the record."""
+        """Compare the ranks' weights, then write model and record; raise InputError where they are not finite."""
+        require_finite(self.network.state(), step)
         digests = self._weight_digests()
         if len(set(digests)) > 1:
             raise IdxtrainError(f"the ranks' weights differ at the end: {digests}; this must not be, please report it")
@@ -252,6 +281,15 @@ def make_step(config: TrainConfig, network: Network, collective: Collective, see
     return TrainStep(
         network.model, network.optimizer, collective, augmentation, seed, how, network.average, network.loss_scale
     )
+
+
+def require_finite(arrays: Mapping[str, np.ndarray], step: int) -> None:
+    """Raise InputError where a state is of no use: what the next loss would show, which the last update has not."""
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise InputError(
+            f"train: step {step}: the weights are not finite after the update; "
+            "lower train.learning_rate or lengthen train.warmup"
+        )
 
 
 class Due:
