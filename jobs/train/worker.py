@@ -205,7 +205,7 @@ class Training:
                 log.info("train: going on from step %d of %d", step, self.total_steps)
             elif self.config.initial_model:
                 self.network.warm_start(Path(self.config.initial_model))
-        step, validated = (int(number) for number in self.collective.gather(np.array([step, validated], np.int64))[:2])
+        step, validated = self.collective.gather(np.array([step, validated], np.int64))[:2].tolist()
         self.collective.broadcast([variable for _, variable in self.network.variables()])
         is_end = step % self.order.steps == 0 or step == self.total_steps
         return step, is_end and not validated
