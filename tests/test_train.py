@@ -233,7 +233,7 @@ def test_refused_in_one_line_before_work_starts(
     [
         (
             ("model=softmax", "max_steps=1", "learning_rate=1e35"),
-            r"train: step 1: the weights are not finite after the update; lower train\.learning_rate or ",
+            r"train: step 1: weights or outputs are not finite after the update; lower train\.learning_rate ",
         ),
         (
             ("model=lecture", "max_steps=9", "optimizer=sgd", "learning_rate=50", "log_every=1", "deterministic=true"),

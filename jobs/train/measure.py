@@ -16,9 +16,9 @@ class Measurement:
     """The steps since the last measurement, k of them, over all ranks; the same on every rank.
 
     `losses`: float64 [k], each step's mean over its global batch, before the update. `reaches`: float64 [k], what no
-    sum of the step's gradients exceeds, 0 where they need not be exact. `accuracy`: on the last global
-    batch after the last update, dropout off. `stop`: some rank was asked to stop. `times`: float64 [ranks, 3], the
-    seconds each spent waiting for input, computing, and in allreduce.
+    sum of the step's gradients exceeds, 0 where they need not be exact. `accuracy`: on the last global batch after the
+    last update, dropout off; NaN where the model's outputs are not finite. `stop`: some rank was asked to stop.
+    `times`: float64 [ranks, 3], the seconds each spent waiting for input, computing, and in allreduce.
     """
 
     losses: np.ndarray

@@ -27,7 +27,7 @@ class LocalResult:
     `loss_sums` float64 [k]: each step's sum of losses over this rank's rows, before the update. `reaches` float64 [k]:
     this rank's part in what no sum of the step's gradients exceeds, 0 where they need not be exact. `right`: how many
     of its rows of the last step are classified right after the last update, with dropout off; 0 where the call is not
-    measured. `waited`: seconds in allreduce.
+    measured, NaN where the model's outputs are not finite. `waited`: seconds in allreduce.
     """
 
     loss_sums: np.ndarray
@@ -172,7 +172,7 @@ class TrainStep:
     def _right(self, images: Any, labels: Any, weights: Any) -> Any:
         logits = self._backward.logits(images, training=False)
         right = tf.cast(tf.argmax(logits, axis=1, output_type=tf.int32) == labels, tf.float32)
-        return tf.reduce_sum(right * weights)
+        return tf.where(tf.reduce_all(tf.math.is_finite(logits)), tf.reduce_sum(right * weights), np.nan)
 
 
 def as_tensor(array: np.ndarray) -> Any:

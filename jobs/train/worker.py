@@ -181,6 +181,8 @@ class Training:
                 f"train: step {step - steps + int(np.argmin(np.isfinite(result.losses)))}: the loss is not finite; "
                 "lower train.learning_rate or lengthen train.warmup"
             )
+        if not np.isfinite(result.accuracy):
+            raise exploded(step)
         if result.reaches.max() >= exact.LIMIT:
             raise InputError(
                 f"train: step {step - steps + int(np.argmax(result.reaches >= exact.LIMIT))}: found gradients up to "
@@ -205,10 +207,10 @@ class Training:
                 log.info("train: going on from step %d of %d", step, self.total_steps)
             elif self.config.initial_model:
                 self.network.warm_start(Path(self.config.initial_model))
-        step, validated = self.collective.gather(np.array([step, validated], np.int64))[:2].tolist()
+        step, known = (int(number) for number in self.collective.gather(np.array([step, validated], np.int64))[:2])
         self.collective.broadcast([variable for _, variable in self.network.variables()])
         is_end = step % self.order.steps == 0 or step == self.total_steps
-        return step, is_end and not validated
+        return step, is_end and not known
 
     def _take_over(self, found: checkpoint.Checkpoint) -> None:
         try:
@@ -286,10 +288,15 @@ def make_step(config: TrainConfig, network: Network, collective: Collective, see
 def require_finite(arrays: Mapping[str, np.ndarray], step: int) -> None:
     """Raise InputError where a state is of no use: what the next loss would show, which the last update has not."""
     if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise InputError(
-            f"train: step {step}: the weights are not finite after the update; "
-            "lower train.learning_rate or lengthen train.warmup"
-        )
+        raise exploded(step)
+
+
+def exploded(step: int) -> InputError:
+    """Return the error that ends a training whose last update has left the model of no use."""
+    return InputError(
+        f"train: step {step}: weights or outputs are not finite after the update; "
+        "lower train.learning_rate or lengthen train.warmup"
+    )
 
 
 class Due:

@@ -31,7 +31,8 @@ class StepKey:
         numbers = tf.random.stateless_uniform(
             [self.global_rows, *features], seed=[self.seed ^ salt, self.step], alg="philox"
         )
-        return numbers[self.first_row : self.first_row + local_rows * self.stride : self.stride]
+        mine = numbers[self.first_row : self.first_row + local_rows * self.stride : self.stride]
+        return tf.ensure_shape(mine, [None, *features])  # by a stride that is a tensor it is forgotten
 
 
 def salt_of(name: str) -> int:
