@@ -15,7 +15,7 @@ def promises() -> list[str]:
     return [" ".join(bullet.split()) for bullet in re.split(r"^- ", section, flags=re.MULTILINE)[1:]]
 
 
-def tests_of(file: str) -> set[str]:
+def defined_in(file: str) -> set[str]:
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8")) if (ROOT / file).is_file() else ast.Module([], [])
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
 
@@ -33,6 +33,6 @@ def test_every_promise_names_its_tests_and_they_exist() -> None:
             assert names.split(), f"no test is named after: {sentence}"
             for name in names.split():
                 file, _, test = name.partition("::")
-                if test not in tests_of(file):
+                if test not in defined_in(file):
                     missing.append(name)
     assert not missing
