@@ -58,9 +58,18 @@ def _exit_codes() -> Iterator[None]:
     """End with exit code 2 for bad input and 1 for what else went wrong, one line each."""
     log_to_stderr()
     before: dict[signal.Signals, Any] = {}
+    asked = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        raise KeyboardInterrupt  # as after Ctrl-C, whichever signal asks
+
     try:
-        before = stop_signals.handle(_interrupt)  # from here on there may be something to tidy up
+        before = stop_signals.handle(interrupt)  # from here on there may be something to tidy up
         yield
+        if asked:  # a library may swallow what a signal raises
+            print("idxtrain: asked to stop, but all was done", file=sys.stderr)
     except ReportedError as error:  # the stage has said why
         sys.exit(error.exit_code)
     except IdxtrainError as error:
@@ -76,11 +85,6 @@ def _exit_codes() -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """End as after Ctrl-C, whichever signal asks."""
-    raise KeyboardInterrupt
 
 
 def _pipeline(command: str, last: str, options: Options, dry_run: bool) -> None:

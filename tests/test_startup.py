@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from jobs.errors import ResumableError
+from pipelines.cli import _exit_codes
 from pipelines.startup import INTERRUPTED
 from tests.conftest import MakeArchives
 
@@ -125,3 +127,10 @@ def test_pythonpath_is_not_read(tmp_path: Path) -> None:
     done = subprocess.run([PROGRAM, "run", "--dry-run"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 4
+
+
+def test_a_request_to_stop_that_a_library_swallows_is_told_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    with _exit_codes(), suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(10)
+    assert capsys.readouterr().err == "idxtrain: asked to stop, but all was done\n"

@@ -298,8 +298,7 @@ def faults(done: Sequence[Struck], trainers: Trainers) -> list[str]:
     """Return which promises did not hold."""
     found = [f"{trainers.most} trainings at once"] if trainers.most > 1 else []
     for struck in done:
-        # One that came to its end all the same has nothing to say: MLflow may swallow what a signal raises.
-        if len(struck.lines) != 1 and struck.code != 0:
+        if len(struck.lines) != 1:
             found.append(f"{struck.strike}: {len(struck.lines)} lines")
         # What was measured may be LOG_EVERY steps behind what was trained, and is so of a checkpoint, too.
         if struck.strike.stage == "train" and struck.step - struck.saved > EVERY + LOG_EVERY:
