@@ -51,6 +51,16 @@ def test_the_longest_call_is_told_the_first_included(beat: Heartbeat, tmp_path: 
     assert told(beat, tmp_path)["longest"] >= 0.3
 
 
+def test_the_end_of_the_start_is_told_at_once(beat: Heartbeat, tmp_path: Path) -> None:
+    """A start may be silent for ten minutes: a rank that is stopped just after it must not pass for one."""
+    beat.tell("step", 7)
+    beat.begun()
+    deadline = time.monotonic() + 10
+    while json.loads((tmp_path / "beats/rank-0.json").read_text())["phase"] != "step":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_checkpoint_that_grows_is_progress(beat: Heartbeat, tmp_path: Path) -> None:
     beat.begun()
     beat.tell("checkpoint", 1)

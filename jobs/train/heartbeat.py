@@ -39,6 +39,7 @@ class Heartbeat:
         self._growing = growing
         self._longest: dict[str, float] = {}
         self._moved = time.monotonic()
+        self._wake, self._writing = threading.Event(), threading.Lock()
         folder = environment.get(FOLDER)
         if folder:
             self._path = Path(folder) / f"rank-{rank}.json"
@@ -66,12 +67,15 @@ class Heartbeat:
         self._progress += 1
 
     def begun(self) -> None:
-        """Note that the first call of the graph is done."""
-        self._begun = True
+        """Note that the first call of the graph is done, and have it written at once: only a start may be silent."""
+        if not self._begun:
+            self._begun = True
+            self._wake.set()
 
     def _beat(self) -> None:
         while True:
-            time.sleep(_SECONDS)
+            self._wake.wait(_SECONDS)
+            self._wake.clear()
             try:
                 self._write()
             except FileNotFoundError:  # the folder is gone: the launcher is
@@ -89,8 +93,9 @@ class Heartbeat:
             "longest": round(self._longest.get(phase, 0.0), 1),
         }
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(beat | self._process), encoding="utf-8")
-        temporary.rename(self._path)
+        with self._writing:
+            temporary.write_text(json.dumps(beat | self._process), encoding="utf-8")
+            temporary.rename(self._path)
 
     def _written(self, phase: str) -> int:
         """Return the size of what is being written, in bytes, in the phases that wait for it."""
