@@ -4,6 +4,7 @@ import functools
 import gzip
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,10 @@ from jobs.run_dir import Work
 from jobs.stage import read_record
 from tests.prepared import VARIANTS, Archives, Made, new_run, start
 from tests.slurm_cluster import SlurmCluster, missing
+
+# Under nohup SIGHUP is ignored, and what is ignored stays so in the programs that tests start; what is caught does not.
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 NAMES: dict[Role, str] = {
     "train_images": "train-images-idx{}-ubyte",
