@@ -232,7 +232,7 @@ def test_refused_in_one_line_before_work_starts(
     ("settings", "message"),
     [
         (
-            ("model=softmax", "max_steps=1", "learning_rate=1e35"),
+            ("model=compact", "max_steps=1", "learning_rate=1e35"),
             r"train: step 1: weights or outputs are not finite after the update; lower train\.learning_rate ",
         ),
         (
