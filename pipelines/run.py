@@ -126,12 +126,8 @@ def require_safe(run: RunDir) -> None:
     """Raise InputError where we may not write, or where everybody may, who could change data, weights and results."""
     work = run.work
     for folder in (work.path, work.runs, work.datasets, work.locks, run.path):
-        mode = _safe_mode(folder)
-        if mode is None:
-            continue
-        if os.statvfs(folder).f_flag & os.ST_RDONLY:  # asked first, as no mode would help
-            raise InputError(f"{folder}: found a disk mounted read-only, expected one to write to; give another --work")
-        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        mode = _safe_mode(folder, to_write=True)
+        if mode is not None and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             raise InputError(
                 f"{folder}: found mode {mode:04o}, which does not let you read and write, expected 0700 or more; "
                 f"chmod u+rwx {shlex.quote(str(folder))}, or give another --work"
@@ -143,8 +139,11 @@ def require_safe(run: RunDir) -> None:
         _safe_mode(folder)
 
 
-def _safe_mode(folder: Path) -> int | None:
-    """Return a folder's mode, None where there is none; raise InputError where everybody may write into it."""
+def _safe_mode(folder: Path, to_write: bool = False) -> int | None:
+    """Return a folder's mode, None where there is none; raise InputError where everybody may write into it.
+
+    And where `to_write` into it is to be possible, but its disk is mounted read-only.
+    """
     try:
         status = folder.stat()
     except FileNotFoundError:
@@ -154,6 +153,8 @@ def _safe_mode(folder: Path) -> int | None:
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISDIR(status.st_mode):
         raise InputError(f"{folder}: found a file, expected a folder; give another --work")
+    if to_write and os.statvfs(folder).f_flag & os.ST_RDONLY:  # asked first, as no mode would help
+        raise InputError(f"{folder}: found a disk mounted read-only, expected one to write to; give another --work")
     if mode & stat.S_IWOTH:
         raise InputError(
             f"{folder}: found mode {mode:04o}, writable by everybody, expected 0775 or less; "
