@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs.train.collective import tells_of_a_lost_peer
+
 SHOW = "from jobs.train.collective import Collective; import os; Collective(); print(os.environ['HOROVOD_CYCLE_TIME'])"
 
 
@@ -18,6 +20,19 @@ def test_horovod_looks_less_often_on_cpus_but_as_often_as_the_user_says(given: d
         [sys.executable, "-c", SHOW], env={**inherited, **given}, capture_output=True, text=True, check=True
     )
     assert ended.stdout.split()[-1] == found
+
+
+@pytest.mark.parametrize(
+    ("text", "is_lost"),
+    [
+        ("Horovod has been shut down. This was caused by an exception on one of the ranks", True),
+        ("Graph execution error: [/x/gloo/transport/tcp/pair.cc:589] Read error [127.0.0.1]:1: Connection reset", True),
+        ("[/x/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 30000ms for recv operation", True),
+        ("Incompatible shapes: [3] vs. [4]", False),
+    ],
+)
+def test_what_a_lost_peer_looks_like_is_told_from_other_errors(text: str, is_lost: bool) -> None:
+    assert tells_of_a_lost_peer(RuntimeError(text)) is is_lost
 
 
 # Each rank draws its own values and keeps the sum over all.

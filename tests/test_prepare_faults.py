@@ -200,7 +200,7 @@ def test_what_fails_in_spark_is_told_in_one_line(tmp_path: Path) -> None:
         assert spark.collect("writing", lambda task: task + 1, [1, 2, 3]) == [2, 3, 4]
     assert str(full.value) == "Spark failed while writing: OSError: [Errno 28] No space left on device"
     assert str(crashed.value).startswith("Spark failed while writing: ")
-    assert "Python worker exited unexpectedly" in str(crashed.value)
+    assert "a Python worker crashed or was killed; was there enough memory?" in str(crashed.value)
     assert str(bad.value) == "a.gz: row 4: bad; mend it"
     for each in (unstarted, full, crashed):
         assert "\n" not in str(each.value)

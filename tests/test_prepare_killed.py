@@ -46,7 +46,7 @@ def helper(process: "subprocess.Popen[str]", word: str) -> psutil.Process | None
     ("word", "said"),
     [
         ("bin/java", "prepare: Spark's Java process was killed by SIGKILL"),
-        ("pyspark.daemon", "a Python worker was killed"),
+        ("pyspark.daemon", "a Python worker crashed or was killed"),
     ],
 )
 def test_a_process_of_sparks_that_is_killed_is_named(small: Made, tmp_path: Path, word: str, said: str) -> None:

@@ -118,7 +118,7 @@ class Spark(AbstractContextManager["Spark"]):
         if _JAVA_GONE in str(error):
             return IdxtrainError(f"prepare: Spark's Java process ended before it was up{maybe_killed}")
         if _WORKER_GONE in str(error):
-            return IdxtrainError(f"{what}: a Python worker was killed{maybe_killed}")
+            return IdxtrainError(f"{what}: a Python worker crashed or was killed{maybe_killed}")
         return _readable(error, what)
 
     def _partitions(self, context: Any, tasks: int) -> int:

@@ -13,6 +13,14 @@ _CYCLE_TIME = "HOROVOD_CYCLE_TIME"
 _CPU_CYCLE_TIME = "3"
 
 
+def tells_of_a_lost_peer(error: BaseException) -> bool:
+    """Tell whether an error means that another rank is gone, in Horovod's words or in those of Gloo below it.
+
+    Gloo's begin with the place in its source: […/gloo/transport/tcp/pair.cc:589] Read error: Connection reset by peer.
+    """
+    return any(word in str(error) for word in ("Horovod", "/gloo/transport/"))
+
+
 class Collective:
     """The ranks of a training, through Horovod. With one rank every operation is the identity and costs nothing."""
 

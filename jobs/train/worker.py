@@ -21,7 +21,7 @@ from jobs.files import sha256_file, write_atomic
 from jobs.run_dir import RunDir, one_line
 from jobs.stage import read_record, stage_key, write_record
 from jobs.train import checkpoint, devices, exact, precision
-from jobs.train.collective import Collective
+from jobs.train.collective import Collective, tells_of_a_lost_peer
 from jobs.train.config import TrainConfig
 from jobs.train.console import Audit, Console, Meter
 from jobs.train.feed import Call, ShardStore, most_steps, read_epoch, spans
@@ -50,7 +50,7 @@ def train(run: RunDir, heartbeat: Heartbeat) -> None:
     try:
         Training(run, run.section("train", TrainConfig), heartbeat).run()
     except (tf.errors.OpError, RuntimeError) as error:
-        if "Horovod" in str(error):
+        if tells_of_a_lost_peer(error):
             raise PeerLostError(f"train: another rank is gone ({one_line(error)[:200]})") from error
         raise
 
