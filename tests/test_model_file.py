@@ -124,6 +124,12 @@ def test_the_bytes_that_were_hashed_are_loaded(good: Path, tmp_path: Path) -> No
         load_keras(tmp_path / "missing.keras", "train it again")
 
 
+@pytest.fixture
+def still_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let evaluation not bind this very process, and with it later tests, to deterministic operations: for good."""
+    monkeypatch.setattr("tensorflow.config.experimental.enable_op_determinism", lambda: None)
+
+
 def _warm_start(path: Path, folder: Path) -> None:
     from jobs.train.network import Network
 
@@ -146,6 +152,7 @@ def _register(path: Path, folder: Path) -> None:
     ],
     ids=["evaluate and compare", "warm start", "export", "register"],
 )
+@pytest.mark.usefixtures("still_free")
 def test_every_place_refuses_a_hostile_file(good: Path, tmp_path: Path, place: Callable[[Path, Path], Any]) -> None:
     files = tmp_path / "files"
     files.mkdir()
