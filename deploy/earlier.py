@@ -53,7 +53,7 @@ def succeeded(run: RunDir, stall_seconds: float, is_asked: Callable[[], bool]) -
 
 
 def clear(run: RunDir) -> None:
-    """Remove what earlier ranks of this launcher left in the heartbeats."""
+    """Remove what earlier ranks, this launcher's and dead ones', left in the heartbeats."""
     for path in run.heartbeats.iterdir():
         if path.name != _LAUNCHER:
             path.unlink(missing_ok=True)
@@ -112,10 +112,12 @@ def _age(path: Path) -> float:
 
 def _end(stalled: Iterable[ProcessId]) -> None:
     for process in stalled:
-        if not process.runs():
+        runs = process.runs()
+        if runs is None:
             raise InputError(
                 f"train: process {process.pid} on {process.host} of an earlier training of this run has stalled; "
                 "end it there, then try again"
             )
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
+        if runs:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +36,7 @@ _REHEARSAL_SECONDS = 900.0  # imports from a cold network file system included
 
 
 Start = Callable[[Sequence[str], int, Mapping[str, str]], Ranks]  # of a command, so many ranks, in an environment
-Stalled = Callable[[], tuple[int, str] | None]  # tells which rank has, and in which way
+Stalled = Callable[[Collection[int]], tuple[int, str] | None]  # from the ranks that ended to one that stalled, and how
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Outcome:
     """How a gang ended. `rank`: the one that failed, −1 for none; `what`: how it failed; `why`: maybe, with the fix.
 
     `host`: where. `again`: starting anew may help. `told`: the rank has said itself, on stderr, what was wrong.
+    `words`: with these, where they are not in rank 0's log.
     """
 
     exit_code: int
@@ -53,6 +54,7 @@ class Outcome:
     host: str = ""
     again: bool = False
     told: bool = False
+    words: str = ""
 
 
 class Gang:
@@ -83,6 +85,8 @@ class Gang:
 
     def _attempts(self) -> int:
         options, ranks, reached = self._options, self._options.np, -1
+        if self._requests.count:  # while it waited: ranks of an earlier launcher may still live
+            return self._stopped()
         if self._rehearsal and ranks > 1:
             outcome = self._rehearse(ranks)
             if outcome.rank >= 0:
@@ -121,7 +125,7 @@ class Gang:
         self._new_watch(ranks)
         deadline = time.monotonic() + _REHEARSAL_SECONDS
 
-        def stalled() -> tuple[int, str] | None:
+        def stalled(ended: Collection[int]) -> tuple[int, str] | None:
             late = time.monotonic() > deadline
             return (0, f"did not come to the end of an allreduce in {_REHEARSAL_SECONDS:g} s") if late else None
 
@@ -129,7 +133,8 @@ class Gang:
 
     def _attempt(self, ranks: int, watch: Watch | None) -> Outcome:
         environment = {**os.environ, FOLDER: str(self._run.heartbeats)} if self._run else dict(os.environ)
-        return self._run_ranks(self._options.command, ranks, environment, watch.stalled if watch else lambda: None)
+        stalled: Stalled = watch.stalled if watch else lambda ended: None
+        return self._run_ranks(self._options.command, ranks, environment, stalled)
 
     def _run_ranks(
         self, command: Sequence[str], ranks: int, environment: Mapping[str, str], stalled: Stalled
@@ -137,9 +142,12 @@ class Gang:
         self._memory = OutOfMemory()
         started = self._start(command, ranks, environment)
         try:
-            return self._wait(started, stalled)
+            outcome = self._wait(started, stalled)
         finally:
             started.kill()
+        if outcome.words:  # rank 0's log, which is read for the reason, may end with the loss of its peer
+            log_to_file_only(outcome.words)
+        return outcome
 
     def _wait(self, started: Ranks, stalled: Stalled) -> Outcome:
         """Wait until all ranks are done, one has failed or stalled, or signals say to stop."""
@@ -155,7 +163,7 @@ class Gang:
             if self._requests.count and not asked:
                 started.ask()
                 asked = True
-            found = stalled()
+            found = stalled([rank for rank, code in enumerate(codes) if code is not None])
             if found:
                 rank, what = found
                 why = "; if it is only slow, raise launch.stall_seconds"
@@ -168,7 +176,10 @@ class Gang:
         if not failed:
             return Outcome(0)
         if asked:  # a rank that was still starting simply dies of the signal
-            have_told = {code for code in failed.values() if code > 0} - {PeerLostError.exit_code}
+            quiet = (PeerLostError.exit_code, ResumableError.exit_code)  # of those that stop, rank 0 alone speaks
+            have_told = failed.get(0) == ResumableError.exit_code or any(
+                code > 0 and code not in quiet for code in failed.values()
+            )
             return Outcome(ResumableError.exit_code if have_told else self._stopped())
         # Ranks that lose a peer fail too: the one to name is the one that was the first and has another reason.
         deadline = time.monotonic() + started.peer_seconds
@@ -177,8 +188,9 @@ class Gang:
             failed = _failed(started)
         first = min(failed, key=lambda rank: (failed[rank] == PeerLostError.exit_code, started.ended(rank)))
         code, words = failed[first], started.last_words(first)
+        unlogged = words.removeprefix("idxtrain: ") if first > 0 and words.startswith("idxtrain: ") else ""
         if code in (InputError.exit_code, ResumableError.exit_code):
-            return Outcome(code)
+            return Outcome(code, words=unlogged)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return Outcome(
             IdxtrainError.exit_code,
@@ -188,6 +200,7 @@ class Gang:
             started.host(first),
             again=code < 0 or code in (UNEXPECTED, PeerLostError.exit_code),
             told=code > 0 and words.startswith("idxtrain: "),
+            words=unlogged,
         )
 
     def _tell(self, outcome: Outcome, step: int, ranks: int) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,11 @@ class Watch:
         """Return the furthest step that a rank has told of."""
         return max((beat.get("step", 0) for beat in self._read().values()), default=0)
 
-    def step_of(self, rank: int) -> int:
-        """Return the last step that a rank has told of."""
-        return int(self._read().get(rank, {}).get("step", 0))
-
-    def stalled(self) -> tuple[int, str] | None:
-        """Return a rank that has stalled and in which way; None where all is well."""
-        now, beats = self._clock(), self._read()
-        for rank in self._ranks:
+    def stalled(self, ended: Collection[int] = ()) -> tuple[int, str] | None:
+        """Return a rank that has stalled and in which way; None where all is well. `ended`: ranks that have ended."""
+        alive = [rank for rank in self._ranks if rank not in ended]
+        now, beats = self._clock(), {rank: beat for rank, beat in self._read().items() if rank in alive}
+        for rank in alive:
             beat = beats.get(rank)
             if beat != self._beat[rank][0]:
                 self._beat[rank] = beat, now
@@ -56,7 +53,7 @@ class Watch:
             limit = max(self._seconds, _SLOW_SECONDS) if beat["phase"] == "starting" else self._seconds
             if now - self._beat[rank][1] > limit:
                 return rank, f"gave no sign of life for {limit:g} s"
-        return self._hanging(now, beats)
+        return self._hanging(now, alive, beats)
 
     def _limit(self, beat: Beat | None) -> float:
         """Return how long a rank may go without progress."""
@@ -65,17 +62,17 @@ class Watch:
         slow = _SLOW_SECONDS if beat["phase"] in _SLOW_PHASES else 0.0
         return max(self._seconds, slow, _PATIENCE * beat["longest"])
 
-    def _hanging(self, now: float, beats: dict[int, Beat]) -> tuple[int, str] | None:
-        limits = {rank: self._limit(beats.get(rank)) for rank in self._ranks}
-        if any(now - since <= limits[rank] for rank, (_, since) in self._moved.items()):
+    def _hanging(self, now: float, alive: Sequence[int], beats: dict[int, Beat]) -> tuple[int, str] | None:
+        limits = {rank: self._limit(beats.get(rank)) for rank in alive}
+        if any(now - self._moved[rank][1] <= limits[rank] for rank in alive):
             return None  # as long as one rank moves on, the others will
         silence = {rank: now - self._beat[rank][1] for rank in beats}
         quietest = max(silence, key=lambda rank: silence[rank], default=0)
         if silence.get(quietest, 0.0) > _MISSED_BEATS_SECONDS:
             return quietest, f"gave no sign of life for {silence[quietest]:.0f} s"
         # Those in the graph wait for one that has not come there, if there is one.
-        phases = {rank: beats[rank]["phase"] if rank in beats else "starting" for rank in self._ranks}
-        rank = next((rank for rank, phase in phases.items() if phase != "step"), self._ranks[0])
+        phases = {rank: beats[rank]["phase"] if rank in beats else "starting" for rank in alive}
+        rank = next((rank for rank, phase in phases.items() if phase != "step"), alive[0])
         return rank, f"was at the same point ({phases[rank]}) for {limits[rank]:g} s"
 
     def _read(self) -> dict[int, Beat]:

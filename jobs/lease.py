@@ -18,6 +18,7 @@ from types import TracebackType
 from jobs.errors import InputError
 from jobs.files import naming_full_disk
 from jobs.process import ProcessId, this_process
+from jobs.stop_signals import SIGNALS
 
 _REFRESH_SECONDS = 10.0
 _STALE_SECONDS = 60.0  # six refreshes missed: its owner, on another host, is gone
@@ -161,6 +162,7 @@ class Lease(AbstractContextManager["Lease"]):
             return float("inf")
 
     def _refresh(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they are for the main thread, which may hold them back
         while not self._released.wait(_REFRESH_SECONDS):
             try:
                 holder = _read(self._path)

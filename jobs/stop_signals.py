@@ -15,9 +15,10 @@ _ONE_REQUEST_SECONDS = 1.0
 def handle(handler: Callable[[int, FrameType | None], Any]) -> dict[signal.Signals, Any]:
     """Install a handler for all signals that ask to stop; return the handlers before.
 
-    SIGHUP stays ignored where it is ignored already: under `nohup` the process is meant to outlive its terminal.
+    What is ignored already stays so, but for SIGTERM: SIGHUP under `nohup`, where the process is meant to outlive its
+    terminal; SIGINT in a script's background job, which Ctrl-C is not meant for.
     """
-    wanted = [each for each in SIGNALS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
+    wanted = [each for each in SIGNALS if each == signal.SIGTERM or signal.getsignal(each) != signal.SIG_IGN]
     return {each: signal.signal(each, handler) for each in wanted}
 
 

@@ -58,17 +58,16 @@ def _exit_codes() -> Iterator[None]:
     """End with exit code 2 for bad input and 1 for what else went wrong, one line each."""
     log_to_stderr()
     before: dict[signal.Signals, Any] = {}
-    asked = False
+    requests = stop_signals.Requests()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        raise KeyboardInterrupt  # as after Ctrl-C, whichever signal asks
+        if requests.note():
+            raise KeyboardInterrupt  # as after Ctrl-C, whichever signal asks
 
     try:
         before = stop_signals.handle(interrupt)  # from here on there may be something to tidy up
         yield
-        if asked:  # a library may swallow what a signal raises
+        if requests.count:  # a library may swallow what a signal raises
             print("idxtrain: asked to stop, but all was done", file=sys.stderr)
     except ReportedError as error:  # the stage has said why
         sys.exit(error.exit_code)

@@ -42,7 +42,13 @@ def main(stage: JobStage, run: RunDir, environment: Mapping[str, str]) -> int:
     """Be a job; return the exit code to end with."""
     jobs, me = SlurmJobs(run), _job_id(environment)
     begin = jobs.log_size(stage, me)
-    stop_signals.handle(_interrupt)
+    requests = stop_signals.Requests()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if requests.note():
+            raise KeyboardInterrupt
+
+    stop_signals.handle(interrupt)
     try:
         site, config = jobs.site(), read_config(run)
         jobs.require_progress(stage, config.launch.max_restarts)
@@ -156,10 +162,6 @@ def _scratch(environment: Mapping[str, str], stage: str, me: str) -> Iterator[No
     with private_folder(Path(environment.get(SCRATCH) or "/tmp"), f"{me}-{stage}") as folder:  # noqa: S108
         os.environ["TMPDIR"] = str(folder)
         yield
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

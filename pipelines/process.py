@@ -39,17 +39,22 @@ def run_process(how: Launch, stage: str, run_id: str) -> Ended:
     # not see the terminal's Ctrl-C beside what is passed on.
     environment = {**clean_environment(os.environ), PARENT: str(os.getpid()), **how.environment}
     memory = OutOfMemory()
-    process = subprocess.Popen(how.argv, env=environment, stdout=sys.stderr, stdin=subprocess.DEVNULL, process_group=0)
+    process: subprocess.Popen[bytes] | None = None
     seen: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         # A terminal that is closed says so again when the shell ends, which is nobody's impatience.
-        if process.poll() is None and not (number == signal.SIGHUP and seen):
+        if process is not None and process.poll() is None and not (number == signal.SIGHUP and seen):
             process.send_signal(how.stop)
         seen.append(number)
 
     previous = stop_signals.handle(pass_on)
     try:
+        process = subprocess.Popen(
+            how.argv, env=environment, stdout=sys.stderr, stdin=subprocess.DEVNULL, process_group=0
+        )
+        if seen:  # while it was started
+            process.send_signal(how.stop)
         code = process.wait()
     finally:
         for each, handler in previous.items():

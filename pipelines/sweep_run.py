@@ -57,7 +57,8 @@ def run_here(sweep: Sweep, configs: Configs) -> int:
         log.info("sweep: %d of %d: %s: %s", number, len(sweep.points), point.run_id, ", ".join(point.settings))
         run = runs.make(sweep.work, point.run_id)
         try:
-            run_stages(run, configs[point.run_id], "train")
+            if run_stages(run, configs[point.run_id], "train"):
+                raise ResumableError("sweep: stopped as asked; the same command resumes it")
         except ReportedError as error:
             if error.exit_code == ResumableError.exit_code:
                 raise

@@ -34,8 +34,10 @@ def launches(run: RunDir, config: Config, stages: Sequence[str]) -> dict[str, La
     return {stage: launch(stage, run.path, ranks(config, os.environ), config.launch) for stage in stages}
 
 
-def run_stages(run: RunDir, config: Config, last: str = STAGES[-1], how_to: Launches = launches) -> None:
+def run_stages(run: RunDir, config: Config, last: str = STAGES[-1], how_to: Launches = launches) -> bool:
     """Run the stages up to `last` that are not done yet, each as `how_to` says.
+
+    Return whether it was asked to stop meanwhile, but `last` came to its end all the same.
 
     Raises ReportedError for the first that fails; InputError for what can be refused before: another process on the
     run, another config or dataset than its own, a training that cannot work.
@@ -47,6 +49,7 @@ def run_stages(run: RunDir, config: Config, last: str = STAGES[-1], how_to: Laun
         if "train" in planned and not is_done(run, "train"):
             check_config(config.train, ranks(config, os.environ))
         runs.freeze(run, config)
+        was_asked = False
         for stage, how in planned.items():
             if stage == "prepare":
                 runs.require_same_dataset(run, config)
@@ -61,10 +64,12 @@ def run_stages(run: RunDir, config: Config, last: str = STAGES[-1], how_to: Laun
                 print(f"idxtrain: {ended.why}", file=sys.stderr)
             if ended.code:
                 raise ReportedError(ended.code, ended.why or errors.last())
-            if ended.was_asked and stage != last:
+            was_asked = ended.was_asked
+            if was_asked and stage != last:
                 raise ResumableError(
                     f"{stage}: done, then stopped as asked; `idxtrain run --run-id {run.run_id}` resumes it"
                 )
+        return was_asked
 
 
 def result_line(run: RunDir) -> str:

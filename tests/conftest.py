@@ -26,9 +26,11 @@ from jobs.stage import read_record
 from tests.prepared import VARIANTS, Archives, Made, new_run, start
 from tests.slurm_cluster import SlurmCluster, missing
 
-# Under nohup SIGHUP is ignored, and what is ignored stays so in the programs that tests start; what is caught does not.
-if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-    signal.signal(signal.SIGHUP, lambda number, frame: None)
+# Under nohup SIGHUP is ignored, in a script's background SIGINT. What is ignored stays so in the programs that tests
+# start; what is caught does not.
+for _number in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, lambda number, frame: None)
 
 NAMES: dict[Role, str] = {
     "train_images": "train-images-idx{}-ubyte",

@@ -125,3 +125,21 @@ def test_an_import_that_lets_no_other_thread_run_is_no_stall(tmp_path: Path) -> 
 def test_a_torn_heartbeat_is_no_heartbeat(tmp_path: Path) -> None:
     (tmp_path / "rank-0.json").write_text('{"time": 1')
     assert Watch(tmp_path, range(1), 10, Clock()).step() == 0
+
+
+def test_a_rank_that_has_ended_gives_no_sign_of_life_and_need_not(tmp_path: Path) -> None:
+    """The others stop with it; rank 0 may still be writing a checkpoint."""
+    clock = Clock()
+    watch, unaware = (Watch(tmp_path, range(2), 10, clock) for _ in range(2))
+    beat(tmp_path, 1, 7, "step", 0)
+    found = None
+    for second in range(60):
+        clock.now += 1
+        beat(tmp_path, 0, 7, "checkpoint", second, progress=second)
+        assert watch.stalled(ended=[1]) is None
+        found = unaware.stalled()
+    assert found == (1, "gave no sign of life for 10 s")
+    for second in range(60, 662):
+        clock.now += 1
+        beat(tmp_path, 0, 7, "checkpoint", second, progress=60)
+    assert watch.stalled(ended=[1]) == (0, "was at the same point (checkpoint) for 600 s")

@@ -27,6 +27,7 @@ from deploy.spark import properties
 from deploy.spark.node import FAILED
 from deploy.spark.order import Order
 from jobs.errors import IdxtrainError, ResumableError
+from jobs.memory import OutOfMemory
 from jobs.prepare.config import MASTER
 from jobs.process import PARENT, die_with_parent
 from jobs.python import module_command
@@ -134,13 +135,14 @@ def run(site: Site, run_dir: Path, command: Sequence[str], environment: Mapping[
             MASTER: url,
             **properties.bound(folder),
         }
+        memory = OutOfMemory()
         process = subprocess.Popen(
             command,
             env={**environment, **further, PARENT: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             process_group=0,
         )
-        return _wait(process, (master, workers), asked)
+        return _wait(process, (master, workers), asked, memory)
 
 
 def order_for(site: Site, run_dir: Path, nodes: Sequence[str], job: str) -> Order:
@@ -157,8 +159,11 @@ def order_for(site: Site, run_dir: Path, nodes: Sequence[str], job: str) -> Orde
     )
 
 
-def _wait(process: subprocess.Popen[bytes], kept: Sequence[Keepers], asked: Signals) -> int:
-    """Wait for the command's end; ask it to stop when this process is asked, or Spark is gone."""
+def _wait(process: subprocess.Popen[bytes], kept: Sequence[Keepers], asked: Signals, memory: OutOfMemory) -> int:
+    """Wait for the command's end; ask it to stop when this process is asked, or Spark is gone.
+
+    Return its exit code; raise IdxtrainError, ResumableError where it was asked, for one that could not say why.
+    """
     lost = False
     while process.poll() is None and not asked.count and not lost:
         lost = any(keepers.ended() for keepers in kept)
@@ -171,8 +176,11 @@ def _wait(process: subprocess.Popen[bytes], kept: Sequence[Keepers], asked: Sign
     process.wait()
     if lost:
         raise IdxtrainError("prepare: Spark ended before its work did; see the lines above for which daemon, and why")
+    if process.returncode < 0 and asked.count:
+        raise ResumableError("prepare: stopped as asked")
     if process.returncode < 0:
-        return ResumableError.exit_code if asked.count else IdxtrainError.exit_code
+        number = -process.returncode
+        raise IdxtrainError(f"prepare: was killed by {signal.Signals(number).name}{memory.likely_cause(number)}")
     return process.returncode
 
 

@@ -78,8 +78,6 @@ class Heartbeat:
             self._wake.clear()
             try:
                 self._write()
-            except FileNotFoundError:  # the folder is gone: the launcher is
-                return
             except OSError:  # a full disk: there may be room again
                 continue
 
