@@ -8,6 +8,7 @@ single transaction of its database: a reader sees the old version or the new. ht
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,7 @@ _RUN, _MODEL_SHA, _ACCURACY = "idxtrain.run_id", "idxtrain.model_sha256", "idxtr
 _MODEL = "model"  # the folder of an MLflow run's artifacts
 _KERAS_FILE = "data/model.keras"  # within an MLflow model of the tensorflow flavour
 _DATA_FILE = "training-data.json"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_POINTS = 1000  # of one call of MLflow's
 _MOST_CHARACTERS = 500  # of a parameter's value
 
@@ -115,6 +117,8 @@ class Registry:
 
     def model_file(self, version: Version, folder: Path) -> Path:
         """Return the Keras file of a version, downloaded into `folder`; raise IdxtrainError where it is not whole."""
+        if not version.model_sha256:
+            raise IdxtrainError(f"{self.name} version {version.number}: found no SHA-256; promote another version")
         target = folder / f"{version.model_sha256[:16]}.keras"
         if not (target.exists() and sha256_file(target) == version.model_sha256):
             with self._artifact(version, f"{_MODEL}/{_KERAS_FILE}") as found:
@@ -384,11 +388,12 @@ def _version(found: Any, aliases: Mapping[str, int]) -> Version:
     accuracy = None
     with suppress(KeyError, ValueError):  # anybody may have made the version
         accuracy = float(tags[_ACCURACY])
+    sha256 = tags.get(_MODEL_SHA, "")
     return Version(
         number,
         tags.get(_RUN, ""),
         accuracy,
-        tags.get(_MODEL_SHA, ""),
+        sha256 if _SHA256.fullmatch(sha256) else "",  # files here are named by it
         found.creation_timestamp / 1000,
         tuple(alias for alias in ALIASES if aliases.get(alias) == number),
     )

@@ -1,5 +1,6 @@
 """Where MLflow's store is, and what is said when it is away. No MLflow here."""
 
+import re
 import tempfile
 import threading
 import urllib.error
@@ -60,7 +61,8 @@ def naming_registry(uri: str) -> Iterator[None]:
     except Exception as error:
         if type(error).__module__.split(".")[0] not in _SPEAKERS and not isinstance(error, OSError):
             raise
-        said = one_line(error).replace(uri, without_password(uri))[:300]
+        # Also as requests and urllib3 spell it: with a host in lower case, say.
+        said = re.sub(r"://[^/\s]*@", "://", one_line(error).replace(uri, without_password(uri)))[:300]
         raise RegistryDownError(f"the model registry at {without_password(uri)}: {said}") from error
 
 

@@ -29,7 +29,9 @@ def best_besides(place: Place, champion: Mapping[str, Any] | None) -> dict[str, 
 def best_after(
     version: Version, accuracy: float, comparison: Mapping[str, Any], rivals: Mapping[str, Mapping[str, Any] | None]
 ) -> dict[str, Any]:
-    """Return the note of the best champion once `version`, of that test accuracy, is promoted; of equals the newest.
+    """Return the note of the best champion once `version`, of that test accuracy, is promoted.
+
+    Of equals it is that version, then the best so far.
 
     `comparison`: comparison.json. `rivals`: the notes, by "best" and "champion", of the models that are in it.
     """

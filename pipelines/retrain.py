@@ -83,14 +83,24 @@ class _Retraining:
         try:
             outcome, registry = self._retrain()
         except Exception as error:  # a full disk or a bug of ours is told, too
-            run_id = self._run.run_id if self._run else None
-            self._place.write("news", failure(self._place, run_id, error))
-            self._tell()
+            self._tell_failure(error)
             raise
-        self._tell()
+        if outcome.event != "nothing-new":
+            self._tell()
         if registry is not None and outcome.event in ("promoted", "rejected"):
             self._prune()
         return outcome
+
+    def _tell_failure(self, error: Exception) -> None:
+        news = failure(self._place, self._run.run_id if self._run else None, error)
+        if self._run is None and self._place.read("news") is not None:
+            return  # an outcome that nobody has got yet says more than an attempt that never came to a run
+        try:
+            self._place.write("news", news)
+        except OSError:  # the disk may be what is full: then once has to do
+            notify.notify(news, self._wanted.notify, os.environ)
+        else:
+            self._tell()
 
     def _retrain(self) -> tuple[Outcome, Registry | None]:
         """Return what came of it, and the registry where it answered."""
@@ -177,6 +187,7 @@ class _Retraining:
             and (pending["settings"], pending["content"]) == (settings, content)
             # It is the champion itself where it was killed just after its promotion.
             and champion_run in (pending["champion_run"], pending["run_id"])
+            and (not pending.get("best") or self._place.has_copy(pending["best"]))
         ):
             log.info("retrain: going on with run %s", pending["run_id"])
             return pending

@@ -70,7 +70,20 @@ def loaded_by(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-HEAVY = {"tensorflow", "keras", "pyspark", "py4j", "horovod", "petastorm", "mlflow", "pyarrow", "pandas", "numpy"}
+HEAVY = {
+    "tensorflow",
+    "keras",
+    "pyspark",
+    "py4j",
+    "horovod",
+    "petastorm",
+    "mlflow",
+    "pyarrow",
+    "pandas",
+    "numpy",
+    "h5py",
+    "scipy",
+}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["recipes"], ["run", "--dry-run"]])
@@ -85,7 +98,9 @@ def test_the_command_line_loads_nothing_heavy(arguments: list[str], tmp_path: Pa
     assert not loaded_by(code) & HEAVY
 
 
-@pytest.mark.parametrize("module", ["jobs.fetch.stage", "jobs.prepare.stage", "jobs.train.preflight"])
+@pytest.mark.parametrize(
+    "module", ["jobs.fetch.stage", "jobs.prepare.stage", "jobs.train.preflight", "pipelines.retrain"]
+)
 def test_what_runs_before_a_stage_loads_nothing_heavy(module: str) -> None:
     assert not loaded_by(f"import {module}") & HEAVY
 

@@ -115,11 +115,11 @@ def test_one_more_error_never_helps(lost: int, gained: int, more: int) -> None:
 def test_a_test_set_too_small_for_delta_is_named_with_the_size_it_takes() -> None:
     decision = decide(GateConfig(), against(0, 0, 200))
     assert not decision.promote
-    assert "found 200 test images, expected at least 598 to show a loss below gate.delta=0.005" in decision.reason
+    assert "found 200 test images, expected at least 602 to show a loss below gate.delta=0.005" in decision.reason
     assert "gate.delta=0.015 or more" in decision.reason
     assert decide(GateConfig(delta=0.015), against(0, 0, 200)).promote
-    assert decide(GateConfig(), against(0, 0, 598)).promote
-    assert not decide(GateConfig(), against(0, 0, 597)).promote
+    assert decide(GateConfig(), against(0, 0, 602)).promote
+    assert not decide(GateConfig(), against(0, 0, 601)).promote
     assert "expected at least" not in decide(GateConfig(), against(90, 0)).reason
 
 

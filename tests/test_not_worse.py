@@ -12,7 +12,7 @@ from scipy import stats
 from pipelines.not_worse import images_needed, loss_bound, not_worse
 
 ALPHA = 0.05
-ALLOWED = 0.055  # promoted at a true loss of delta
+ALLOWED = ALPHA  # promoted at a true loss of delta
 SIZES = (20, 30, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 DELTAS = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
@@ -68,7 +68,7 @@ def test_one_sided_differences_are_no_way_around_it(count: int, delta: float) ->
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1])
 @pytest.mark.parametrize(("count", "delta"), [(20, 0.05), (30, 0.1), (100, 0.005), (200, 0.02)])
 def test_no_overlap_of_errors_is_a_way_around_it(count: int, delta: float, alpha: float) -> None:
-    assert worst(count, delta, alpha, count) <= alpha * 1.02
+    assert worst(count, delta, alpha, count) <= alpha
 
 
 def worst(count: int, delta: float, alpha: float, most_gained: int) -> float:
@@ -111,7 +111,7 @@ def test_balanced_comparisons_of_the_size_of_mnist_decide_as_before(gained: int)
 
 @pytest.mark.parametrize(
     ("lost", "gained", "count", "points"),
-    [(1, 0, 200, 2.35), (0, 0, 20, 13.91), (50, 0, 10_000, 0.63), (60, 40, 10_000, 0.37), (20, 0, 20, 100)],
+    [(1, 0, 200, 2.36), (0, 0, 20, 14.00), (50, 0, 10_000, 0.63), (60, 40, 10_000, 0.37), (20, 0, 20, 100)],
 )
 def test_the_bound_in_points(lost: int, gained: int, count: int, points: float) -> None:
     assert 100 * loss_bound(lost, gained, count, ALPHA) == pytest.approx(points, abs=0.01)

@@ -20,7 +20,6 @@ from jobs.errors import InputError
 from jobs.files import full_disk
 from jobs.memory import free_memory
 from jobs.model_file.architecture import require_plain
-from jobs.model_file.weights import stored_values
 from jobs.run_dir import one_line
 
 if TYPE_CHECKING:
@@ -69,6 +68,8 @@ def _read(path: Path, fix: str) -> bytes:
 
 def _load(content: bytes) -> "keras.Model":
     import keras
+
+    from jobs.model_file.weights import stored_values
 
     members = _members(content)
     config = json.loads(members[_CONFIG])

@@ -1,0 +1,12 @@
+"""What is said of a registry that is away."""
+
+import pytest
+
+from deploy.tracking import RegistryDownError, naming_registry
+
+
+def test_a_password_is_hidden_however_the_address_is_spelt() -> None:
+    refusal = OSError("403 Client Error for url: https://ci:secret@mlflow.example.org/x")
+    with pytest.raises(RegistryDownError) as error, naming_registry("https://ci:secret@MLflow.Example.org"):
+        raise refusal
+    assert str(error.value).endswith("for url: https://mlflow.example.org/x")
