@@ -168,8 +168,17 @@ def is_called(process: psutil.Process, mark: str) -> bool:
 def family(process: "subprocess.Popen[bytes]", mark: str) -> list[psutil.Process]:
     with suppress(psutil.NoSuchProcess):
         top = psutil.Process(process.pid)
-        return [each for each in (top, *top.children(recursive=True)) if is_called(each, mark)]
+        below = [each for each in top.children(recursive=True) if not _is_a_fork(each)]
+        return [each for each in (top, *below) if is_called(each, mark)]
     return []
+
+
+def _is_a_fork(process: psutil.Process) -> bool:
+    """Tell whether a process is about to become another program: until then it has its parent's command line."""
+    with suppress(psutil.NoSuchProcess):
+        parent = process.parent()
+        return parent is not None and parent.cmdline() == process.cmdline()
+    return True
 
 
 class Trial:
