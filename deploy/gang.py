@@ -72,7 +72,7 @@ class Gang:
         self._requests.note()
 
     def run(self) -> int:
-        """Run the ranks to their end, starting anew where that may help; return the exit code to end with.
+        """Run the ranks to their end, restarting them where that may help; return the exit code to end with.
 
         Raises InputError where the ranks of an earlier launcher do not end.
         """

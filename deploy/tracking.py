@@ -84,7 +84,7 @@ def require_answer(uri: str) -> None:
     if not is_server(uri):
         return
     faults: list[str] = ["no answer"]
-    # A thread, as a time-out of a socket begins anew with each byte that comes.
+    # A thread, as a time-out of a socket restarts with each byte that comes.
     probe = threading.Thread(target=_probe, args=(without_password(uri), faults), daemon=True)
     probe.start()
     probe.join(_PROBE_SECONDS + 1)

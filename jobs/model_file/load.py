@@ -2,7 +2,7 @@
 
 Keras's `safe_mode` lists what it refuses, and has been got around several times (CVE-2025-1550, -8747, -9905, -9906,
 CVE-2026-1462). Here the reverse holds: the file's bytes are read once, each part is checked against what a model needs,
-and Keras gets an archive that was written anew from what passed.
+and Keras gets an archive that was written again from what passed.
 """
 
 import hashlib

@@ -113,7 +113,7 @@ class Session:
         return [line.partition("idxtrain: ")[2] for line in self.said().splitlines() if "idxtrain: " in line]
 
     def forget(self) -> None:
-        """Begin anew with what was said."""
+        """Look from here on only at what comes next."""
         self._begin = self._log.stat().st_size
 
     def hang_up(self) -> None:
