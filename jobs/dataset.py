@@ -9,7 +9,7 @@
 manifest.json's last key, `sha256`, is the hash of all its others (`jobs.files.sealed`): an altered one is refused.
 
 Columns: `image` list<float32>[height × width × channels], row-major H·W·C, each value in [0, 1]; `label` int32 in
-[0, classes); `index` int64, the row's place in the archive it came from (of many training pairs: see `jobs.parts`,
+[0, classes); `index` int64, the row's place in the archive it came from (of many training pairs: see `jobs.segments`,
 which tells of `parts.json`, too). Plain Parquet: any reader reads it.
 No Spark and no TensorFlow here.
 """
@@ -23,12 +23,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from jobs.config import Section
-from jobs.errors import InputError
-from jobs.files import sha256_file, take_seal
-from jobs.run_dir import one_line, read_object
+from jobs.errors import InputError, one_line
+from jobs.files import read_object, sha256_file, take_seal
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
 FORMAT = 1  # raised when a reader of the old contract would misread the new one
 SPLITS: tuple["Split", ...] = ("train", "validation", "test")
@@ -188,7 +187,7 @@ def _footer(path: Path) -> bytes:
         return file.read()
 
 
-def read_split(directory: Path, manifest: Manifest, split: Split) -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
+def read_split(directory: Path, manifest: Manifest, split: Split) -> "tuple[NDArray[Any], NDArray[Any], NDArray[Any]]":
     """Read a whole split, in row order, with pyarrow alone.
 
     Returns images float32 [rows, height, width, channels], labels int32 [rows], indices int64 [rows].

@@ -12,6 +12,14 @@ def printable(text: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} … {line[3 - _LONGEST // 2 :]}"
 
 
+def one_line(error: BaseException) -> str:
+    """Return an error's text on one line; pydantic's errors as `key: what is wrong`, joined by semicolons."""
+    details = getattr(error, "errors", None)
+    if callable(details):
+        return printable("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in details()))
+    return printable(" ".join(str(error).split()))
+
+
 class IdxtrainError(Exception):
     """Something failed that is not the user's input (exit code 1). The message is made one line."""
 

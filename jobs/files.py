@@ -11,9 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jobs.errors import InputError, one_line
+
 _BLOCK = 1 << 20
 _SEAL = "sha256"
 _UNFINISHED = ".tmp-"
+_DEEPEST = 50  # levels of a JSON file; ours have ten at most
 
 
 def sha256_file(path: Path) -> str:
@@ -128,3 +131,26 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_object(path: Path, mend: str) -> dict[str, Any]:
+    """Read a JSON object from a file; raise InputError, ending in `mend`, where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; {mend}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({one_line(error)}); {mend}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: found {type(value).__name__}, expected a JSON object; {mend}")
+    if _deeper_than(_DEEPEST, value):
+        raise InputError(f"{path}: found more than {_DEEPEST} levels of nesting, expected a few; {mend}")
+    return value
+
+
+def _deeper_than(levels: int, value: Any) -> bool:
+    """Python reads a deeper nesting than it can then print, compare or write."""
+    if not isinstance(value, dict | list):
+        return False
+    below = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper_than(levels - 1, each) for each in below)

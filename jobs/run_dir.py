@@ -1,18 +1,16 @@
 """The run directory: every path in it, and in the work directory around it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jobs.errors import InputError, printable
+from jobs.errors import InputError, one_line
+from jobs.files import read_object
 
 if TYPE_CHECKING:
     from jobs.config import Section
 
 S = TypeVar("S", bound="Section")
-
-_DEEPEST = 50  # levels of a JSON file; ours have ten at most
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Work:
 
     @property
     def bin(self) -> Path:
-        """What is being removed: see `pipelines.prune`."""
+        """What is being removed: see `pipelines.retraining.prune`."""
         return self.path / ".removed"
 
     @property
@@ -154,7 +152,7 @@ class RunDir:
 
     @property
     def heartbeats(self) -> Path:
-        """The ranks' signs of life while they train: see `jobs.train.heartbeat`."""
+        """The ranks' signs of life while they train: see `jobs.train.telemetry.heartbeat`."""
         return self.path / "heartbeats"
 
     @property
@@ -164,7 +162,7 @@ class RunDir:
 
     @property
     def slurm(self) -> Path:
-        """Batch scripts, site, logs and history of the run's Slurm jobs: see `pipelines.slurm_jobs`."""
+        """Batch scripts, site, logs and history of the run's Slurm jobs: see `pipelines.slurm.jobs`."""
         return self.path / "slurm"
 
     def record_file(self, stage: str) -> Path:
@@ -181,34 +179,3 @@ class RunDir:
             return kind.model_validate(self.read_config()[name])
         except (KeyError, ValueError) as error:
             raise InputError(f"{self.config_file}: section {name!r} is not valid: {one_line(error)}") from error
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's text on one line; pydantic's errors as `key: what is wrong`, joined by semicolons."""
-    details = getattr(error, "errors", None)
-    if callable(details):
-        return printable("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in details()))
-    return printable(" ".join(str(error).split()))
-
-
-def read_object(path: Path, mend: str) -> dict[str, Any]:
-    """Read a JSON object from a file; raise InputError, ending in `mend`, where there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; {mend}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({one_line(error)}); {mend}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: found {type(value).__name__}, expected a JSON object; {mend}")
-    if _deeper_than(_DEEPEST, value):
-        raise InputError(f"{path}: found more than {_DEEPEST} levels of nesting, expected a few; {mend}")
-    return value
-
-
-def _deeper_than(levels: int, value: Any) -> bool:
-    """Python reads a deeper nesting than it can then print, compare or write."""
-    if not isinstance(value, dict | list):
-        return False
-    below = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(_deeper_than(levels - 1, each) for each in below)

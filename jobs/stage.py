@@ -19,11 +19,11 @@ from typing import Any, NoReturn
 import psutil
 
 from jobs import stop_signals
-from jobs.errors import UNEXPECTED, IdxtrainError, InputError, PeerLostError, ResumableError
-from jobs.files import full_disk, sealed, sha256_json, take_seal, write_json
+from jobs.errors import UNEXPECTED, IdxtrainError, InputError, PeerLostError, ResumableError, one_line
+from jobs.files import full_disk, read_object, sealed, sha256_json, take_seal, write_json
 from jobs.logs import keep_writing, log_to_file, log_to_file_only, log_to_stderr
 from jobs.process import die_with_parent
-from jobs.run_dir import RunDir, one_line, read_object
+from jobs.run_dir import RunDir
 from jobs.umask import keep_others_from_writing
 
 STAGES = ("fetch", "prepare", "train", "evaluate")

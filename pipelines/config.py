@@ -8,16 +8,15 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from deploy.config import LaunchConfig
+from deploy.launcher.config import LaunchConfig
 from jobs.config import Section, explain
-from jobs.errors import InputError
+from jobs.errors import InputError, one_line
 from jobs.evaluate.config import EvaluateConfig
 from jobs.fetch.config import FetchConfig
 from jobs.prepare.config import PrepareConfig, SparkConfig
-from jobs.run_dir import one_line
 from jobs.train.config import TrainConfig
 from pipelines import recipes
-from pipelines.gate import GateConfig
+from pipelines.gate.config import GateConfig
 from pipelines.names import safe_name
 
 DEFAULT_RECIPE = "fast"

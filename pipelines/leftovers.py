@@ -10,7 +10,7 @@ from pathlib import Path
 from jobs.run_dir import RunDir
 
 _DEAD_SECONDS = 3600.0
-# See jobs.files, jobs.lease and deploy.registry.
+# See jobs.files, jobs.lease and deploy.registry.registry.
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp-.+|\.[0-9a-f]{16}\.lock|\.after-.+\.lock|\.\d+-.+\.keras|\.new-\d+\.db.*")
 
 

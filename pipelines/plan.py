@@ -8,8 +8,8 @@ from jobs.dataset import SPLITS, Split
 from jobs.errors import InputError
 from jobs.prepare.plan import DatasetPlan, plan_dataset
 from jobs.run_dir import Work
-from jobs.train.length import images_seen, total_steps
-from jobs.train.order import RowOrder, share
+from jobs.train.data.length import images_seen, total_steps
+from jobs.train.data.order import RowOrder, share
 from jobs.train.preflight import check_config
 from pipelines.config import Config
 

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from types import FrameType
 
-from deploy.launch import Launch
+from deploy.launcher.launch import Launch
 from jobs import stop_signals
 from jobs.errors import IdxtrainError, InputError, ResumableError
 from jobs.memory import OutOfMemory

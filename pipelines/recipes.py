@@ -9,8 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from jobs.config import Section
-from jobs.errors import InputError
-from jobs.run_dir import one_line
+from jobs.errors import InputError, one_line
 from pipelines.names import safe_name
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$"  # it is part of run IDs, of paths, and of the names of a cluster's jobs

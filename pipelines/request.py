@@ -1,16 +1,35 @@
 """From the options of the command line to the run and the config that they mean."""
 
 import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
 
 from jobs.errors import InputError
 from jobs.run_dir import RunDir, Work
 from jobs.stage import is_done
-from pipelines import run as runs
+from pipelines import runs
 from pipelines.config import DEFAULT_RECIPE, Config, compose, data_set_name, validate
-from pipelines.options import Options
 
 # Categories of Unicode: control characters, bytes that are not UTF-8, and the two further breaks of a line.
 _UNFIT = ("Cc", "Cs", "Zl", "Zp")
+
+
+WORK = Path("work")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line said; None where it said nothing."""
+
+    data: Path | None = None
+    dataset: str | None = None
+    recipe: str | None = None
+    np: int | None = None
+    assignments: tuple[str, ...] = ()
+    seed: int | None = None
+    spark_master: str | None = None
+    work: Path = WORK
+    run_id: str | None = None
 
 
 def place(options: Options) -> Work:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from math import tau
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from jobs.archive import ROLES, Archive, Role
 from jobs.fetch.catalog import CATALOG
@@ -23,8 +24,8 @@ from jobs.files import sha256_file
 from jobs.prepare import idx
 from jobs.run_dir import Work
 from jobs.stage import read_record
-from tests.prepared import VARIANTS, Archives, Made, new_run, start
-from tests.slurm_cluster import SlurmCluster, missing
+from tests.support.prepared import VARIANTS, Archives, Made, new_run, start
+from tests.support.slurm_cluster import SlurmCluster, missing
 
 # Under nohup SIGHUP is ignored, in a script's background SIGINT. What is ignored stays so in the programs that tests
 # start; what is caught does not.
@@ -73,7 +74,7 @@ class Idxtrain(Protocol):
 
 def learnable(
     rows: int, shape: tuple[int, ...], classes: int, random: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return images float64 [rows, *shape] in [0, 1) and labels uint8 [rows], every class equally often (± 1).
 
     Each class has a blob at its own place on an ellipse, moved a little from image to image, under noise.
@@ -90,7 +91,7 @@ def learnable(
     return (0.75 * blobs + random.uniform(0, 0.25, blobs.shape)).reshape(rows, *shape), labels
 
 
-def as_stored(images: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def as_stored(images: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return values in [0, 1] as an archive of that type may hold them: integers use their range, floats −1 to 1."""
     if dtype.kind == "f":
         return (2 * images - 1).astype(dtype)
@@ -121,7 +122,7 @@ def make_archives() -> MakeArchives:
     return make
 
 
-def put_archive(folder: Path, role: Role, array: np.ndarray, gz: bool = False) -> Archive:
+def put_archive(folder: Path, role: Role, array: NDArray[Any], gz: bool = False) -> Archive:
     """Write one archive under its usual name, instead of the one that is there."""
     path = folder / (NAMES[role].format(array.ndim) + ".gz" * gz)
     idx.write(path, array)

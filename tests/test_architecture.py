@@ -15,9 +15,9 @@ ROOMS = ("pipelines", "deploy", "jobs", "models")  # each may import those to it
 # The only files that may import these, wherever in the file the import stands.
 ONLY_IN = {
     "pyspark": {"jobs/prepare/spark.py"},
-    "petastorm": {"jobs/train/reader.py"},
-    "mlflow": {"deploy/registry.py"},
-    "horovod": {"jobs/train/collective.py", "deploy/allreduce.py"},
+    "petastorm": {"jobs/train/data/reader.py"},
+    "mlflow": {"deploy/registry/registry.py"},
+    "horovod": {"jobs/train/compute/collective.py", "deploy/launcher/allreduce.py"},
 }
 SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
@@ -91,7 +91,7 @@ def test_the_command_line_loads_nothing_heavy(arguments: list[str], tmp_path: Pa
     code = (
         f"import os, sys; os.chdir({str(tmp_path)!r}); sys.argv = ['idxtrain', *{arguments!r}]\n"
         "import contextlib, io\n"
-        "from pipelines.cli import main\n"
+        "from pipelines.cli.app import main\n"
         "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
         "    main()"
     )
@@ -99,7 +99,7 @@ def test_the_command_line_loads_nothing_heavy(arguments: list[str], tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "module", ["jobs.fetch.stage", "jobs.prepare.stage", "jobs.train.preflight", "pipelines.retrain"]
+    "module", ["jobs.fetch.stage", "jobs.prepare.stage", "jobs.train.preflight", "pipelines.retraining.retrain"]
 )
 def test_what_runs_before_a_stage_loads_nothing_heavy(module: str) -> None:
     assert not loaded_by(f"import {module}") & HEAVY

@@ -7,9 +7,11 @@ import signal
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from jobs.errors import InputError
@@ -22,7 +24,7 @@ KEY = "k" * 64
 
 def state(step: int, key: str = KEY) -> Checkpoint:
     random = np.random.default_rng(step)
-    arrays: dict[str, np.ndarray] = {
+    arrays: dict[str, NDArray[Any]] = {
         "weight.0": random.normal(size=(5, 7)).astype(np.float32),
         "m.0": random.normal(size=3),
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import judgement
+from pipelines.retraining import evidence
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("pipelines", "deploy", "jobs", "models")
@@ -16,27 +16,27 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a copy of the project's code, of which the identity is computed."""
     for room in ROOMS:
         shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(judgement, "_ROOT", tmp_path)
+    monkeypatch.setattr(evidence, "_ROOT", tmp_path)
     return tmp_path
 
 
 def test_code_identity_is_of_this_project() -> None:
     assert (ROOT / "pyproject.toml").is_file()
-    assert judgement._ROOT == ROOT
+    assert evidence._ROOT == ROOT
 
 
 def test_code_identity_is_the_same_wherever_the_project_lies(copy: Path) -> None:
-    identity = judgement.code_identity()
+    identity = evidence.code_identity()
     shutil.rmtree(copy / "models" / "__pycache__", ignore_errors=True)
-    assert identity == judgement.code_identity()
+    assert identity == evidence.code_identity()
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_code_identity_changes_with_a_line_or_a_name_in_any_room(copy: Path, room: str) -> None:
-    before = judgement.code_identity()
+    before = evidence.code_identity()
     file = max((copy / room).rglob("*.py"), key=lambda path: len(path.parts))  # the deepest
     file.write_text(file.read_text() + "# another line\n")
-    changed = judgement.code_identity()
+    changed = evidence.code_identity()
     assert changed != before
     file.rename(file.with_name("another_name.py"))
-    assert judgement.code_identity() not in (before, changed)
+    assert evidence.code_identity() not in (before, changed)

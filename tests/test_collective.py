@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.train.collective import tells_of_a_lost_peer
+from jobs.train.compute.collective import tells_of_a_lost_peer
 
-SHOW = "from jobs.train.collective import Collective; import os; Collective(); print(os.environ['HOROVOD_CYCLE_TIME'])"
+SHOW = (
+    "from jobs.train.compute.collective import Collective; import os; Collective(); "
+    "print(os.environ['HOROVOD_CYCLE_TIME'])"
+)
 
 
 @pytest.mark.parametrize(("given", "found"), [({}, "3"), ({"HOROVOD_CYCLE_TIME": "0.5"}, "0.5")])
@@ -40,8 +43,8 @@ SUM = """
 import sys
 from pathlib import Path
 import numpy as np, tensorflow as tf
-from jobs.train.collective import Collective
-from jobs.train.wire import sum_bfloat16
+from jobs.train.compute.collective import Collective
+from jobs.train.compute.compression import sum_bfloat16
 collective = Collective()
 values = np.random.default_rng(collective.rank).normal(size=(7, 3)).astype(np.float32)
 total = tf.function(lambda x: sum_bfloat16(x, collective, "x"))(tf.constant(values))
@@ -52,7 +55,7 @@ np.save(Path(sys.argv[1]) / f"{collective.rank}.npy", total)
 @pytest.mark.parametrize(("ranks", "roundings"), [(2, 1), (5, 2)])
 def test_bfloat16_is_added_up_to_the_same_bits_on_every_rank(ranks: int, roundings: int, tmp_path: Path) -> None:
     """By all ranks from all values; of more ranks by parts, 21 values on 5 ranks, which are rounded once more."""
-    gang = [sys.executable, "-m", "deploy.gang", "--np", str(ranks), sys.executable, "-c", SUM, str(tmp_path)]
+    gang = [sys.executable, "-m", "deploy.launcher", "--np", str(ranks), sys.executable, "-c", SUM, str(tmp_path)]
     subprocess.run(gang, capture_output=True, check=True)
     first, *others = (np.load(tmp_path / f"{rank}.npy") for rank in range(ranks))
     assert all(np.array_equal(first, other) for other in others)

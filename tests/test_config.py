@@ -8,7 +8,7 @@ import pytest
 
 from jobs.errors import InputError
 from jobs.run_dir import RunDir, Work
-from pipelines import recipes, run
+from pipelines import recipes, runs
 from pipelines.config import compose, data_set_name, differences
 from pipelines.plan import lines, plan_training
 from tests.conftest import Idxtrain, MakeArchives
@@ -150,7 +150,7 @@ def test_a_recipe_is_named_by_its_file_as_a_run_can_be(tmp_path: Path, stem: str
     own = tmp_path / f"{stem}.toml"
     own.write_text(recipes.load("softmax").text, encoding="utf-8")
     assert compose(str(own), {}).recipe == name
-    assert run.find(Work(tmp_path), run.new_id(name)) is None  # an ID, of no run
+    assert runs.find(Work(tmp_path), runs.new_id(name)) is None  # an ID, of no run
 
 
 @pytest.mark.parametrize("key", ['recipe = "x\\ntouch PWNED #"\n', 'recipe = "softmax"\n'])
@@ -192,11 +192,11 @@ def test_a_run_that_an_earlier_version_named_is_resumed_after_a_rename(tmp_path:
     values = compose("fast", {}).to_json() | {"recipe": "my best (v2)"}
     made.config_file.write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(InputError, match="found a run of an earlier version") as refused:
-        run.find(work, old)
+        runs.find(work, old)
     subprocess.run(["sh", "-c", str(refused.value).partition("fix: ")[2]], check=True)
-    found = run.find(work, "20260131-142530-my-best--v2--3f9a")
+    found = runs.find(work, "20260131-142530-my-best--v2--3f9a")
     assert found is not None
-    assert run.read_config(found).recipe == "my-best--v2-"
+    assert runs.read_config(found).recipe == "my-best--v2-"
 
 
 @pytest.mark.parametrize(("folder", "name"), [("digits", "digits"), ("mnist", "local-mnist"), ("my data!", "my-data-")])
@@ -207,16 +207,16 @@ def test_a_folder_never_passes_for_a_data_set_of_the_catalog(folder: str, name: 
 
 def test_a_run_is_gone_on_with_only_under_its_own_config(tmp_path: Path) -> None:
     work = Work(tmp_path)
-    made = run.make(work, "a")
-    assert run.find(work, "a") is None
-    run.freeze(made, compose("fast", {}))
-    assert run.find(work, "a") == made == RunDir(tmp_path / "runs/a")
-    assert run.find(work, "b") is None
-    run.require_same(made, compose("fast", {"launch.np": 3, "spark.master": "local[1]"}))
+    made = runs.make(work, "a")
+    assert runs.find(work, "a") is None
+    runs.freeze(made, compose("fast", {}))
+    assert runs.find(work, "a") == made == RunDir(tmp_path / "runs/a")
+    assert runs.find(work, "b") is None
+    runs.require_same(made, compose("fast", {"launch.np": 3, "spark.master": "local[1]"}))
     with pytest.raises(
         InputError, match=r"train\.epochs: 3 there, 4 here; seed|seed: 0 there, 1 here; train\.epochs: 3"
     ):
-        run.require_same(made, compose("fast", {"seed": 1, "train.epochs": 4}))
+        runs.require_same(made, compose("fast", {"seed": 1, "train.epochs": 4}))
     assert differences(compose("fast", {}), compose("fast", {})) == []
     assert made.path.stat().st_mode & 0o077 == 0
 
@@ -224,7 +224,7 @@ def test_a_run_is_gone_on_with_only_under_its_own_config(tmp_path: Path) -> None
 @pytest.mark.parametrize("run_id", ["", "../up", "a/b", ".hidden", "x" * 101, "a b"])
 def test_run_ids_stay_inside_the_work_directory(tmp_path: Path, run_id: str) -> None:
     with pytest.raises(InputError, match="expected letters, digits"):
-        run.find(Work(tmp_path), run_id)
+        runs.find(Work(tmp_path), run_id)
 
 
 def test_the_plan_tells_rows_steps_and_shards(tmp_path: Path, make_archives: MakeArchives) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.config import LaunchConfig
-from deploy.slurm import launchers
+from deploy.launcher.config import LaunchConfig
+from deploy.slurm import commands
 from deploy.slurm.site import Site
 from tests.conftest import Idxtrain, MakeArchives
 
@@ -137,7 +137,7 @@ def test_the_mpijob_starts_ranks_as_the_launcher_does() -> None:
     assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v2beta1", "MPIJob")
     pod, worker, nodes = replicas()
     site = Site.model_validate({"launcher": "horovodrun", "interface": "eth0", "train": {"nodes": nodes}})
-    how = launchers.train_launch(site, LaunchConfig(), "python", Path("/work/runs/digits"), nodes, ["a", "b"])
+    how = commands.train_launch(site, LaunchConfig(), "python", Path("/work/runs/digits"), nodes, ["a", "b"])
     expected = list(how.argv)
     hosts = expected.index("-H")
     # The operator writes down who the workers are.

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 
 from jobs.dataset import FORMAT, MANIFEST, SPLITS, Manifest, Shard, Split, read_manifest, read_split, verify
 from jobs.errors import InputError
@@ -19,16 +20,16 @@ SHAPE = (2, 3, 2)
 ROWS: dict[Split, tuple[int, ...]] = {"train": (4, 3), "validation": (), "test": (2,)}  # of each shard
 
 
-def images(split: Split) -> np.ndarray:
+def images(split: Split) -> NDArray[Any]:
     random = np.random.default_rng(SPLITS.index(split))
     return random.random((sum(ROWS[split]), *SHAPE), np.float32)
 
 
-def labels(split: Split) -> np.ndarray:
+def labels(split: Split) -> NDArray[Any]:
     return (np.arange(sum(ROWS[split])) % 3).astype(np.int32)
 
 
-def indices(split: Split) -> np.ndarray:
+def indices(split: Split) -> NDArray[Any]:
     return np.arange(sum(ROWS[split])) * 10
 
 

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from errno import EDQUOT, ENOSPC
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from jobs.archive import ROLES, Archive, Role
 from jobs.dataset import SPLITS, Normalization, read_manifest, verify
@@ -21,16 +23,16 @@ from jobs.prepare import idx
 from jobs.prepare.archives import Pair, inflate
 from jobs.prepare.config import PrepareConfig
 from jobs.prepare.decode import Decoder
+from jobs.prepare.disk_space import parquet_bytes
 from jobs.prepare.plan import plan_dataset
-from jobs.prepare.room import parquet_bytes
 from jobs.prepare.stage import prepare
 from jobs.run_dir import RunDir, Work
 from jobs.stage import read_record
 from jobs.train.checkpoint import Checkpoint, Position, latest, save
 from pipelines.lock import RunLock
 from tests.conftest import Idxtrain, MakeArchives, as_stored, idxtrain_in
-from tests.hooked import python_with
-from tests.prepared import NO_SPARK, Archives
+from tests.support.hooked import python_with
+from tests.support.prepared import NO_SPARK, Archives
 
 Filling = Callable[[Sequence[object], str, int], subprocess.CompletedProcess[str]]
 
@@ -146,7 +148,7 @@ def test_no_dataset_takes_more_than_was_estimated(tmp_path: Path, dtype: str, ro
     assert taken <= parquet_bytes(plan, pair.image_header) <= 4 * taken + 100_000
 
 
-def put_pair(folder: Path, images: np.ndarray, labels: np.ndarray) -> Pair:
+def put_pair(folder: Path, images: NDArray[Any], labels: NDArray[Any]) -> Pair:
     one, other = folder / "images", folder / "labels"
     idx.write(one, images)
     idx.write(other, labels)

@@ -12,7 +12,7 @@ from deploy.doctor import nodes
 from deploy.doctor.node import PACKAGES, NodeFacts, facts
 from deploy.slurm.site import Site
 from tests.conftest import Idxtrain
-from tests.slurm_cluster import SlurmCluster
+from tests.support.slurm_cluster import SlurmCluster
 
 NAMES = ("n1", "n2")
 ONE = NodeFacts("n1", "3.11.7", dict.fromkeys(PACKAGES, "1.0"), 4, "ib0", "10.0.0.1", fault="", machine="a", missing=())
@@ -93,7 +93,7 @@ def test_outside_a_job_it_tells_how_to_start_one(idxtrain: Idxtrain, monkeypatch
     assert "--nodes=2 --ntasks-per-node=4 --cpus-per-task=32 --gpus-per-node=4 --output=doctor.out --wrap " in said
 
 
-SHOW = "import json, sys; from pipelines.cli import main; sys.argv = ['idxtrain', *json.loads(sys.argv[1])]; main()"
+SHOW = "import json, sys; from pipelines.cli.app import main; sys.argv = ['idxtrain', *json.loads(sys.argv[1])]; main()"
 
 
 def doctor(slurm: SlurmCluster, folder: Path, site: str) -> tuple[str, list[str]]:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 
 from jobs.dataset import FORMAT, MANIFEST, Manifest, Shard, SplitInfo
 from jobs.files import sealed, sha256_file, write_json
@@ -112,7 +113,7 @@ def write_shards(dataset: Path, order: Sequence[int]) -> Manifest:
     return manifest_of(SHAPE, np.array([LABELS[row] for row in order]), 3, tuple(shards))
 
 
-def manifest_of(shape: tuple[int, int, int], labels: np.ndarray, classes: int, shards: tuple[Shard, ...]) -> Manifest:
+def manifest_of(shape: tuple[int, int, int], labels: NDArray[Any], classes: int, shards: tuple[Shard, ...]) -> Manifest:
     none = SplitInfo(rows=0, label_counts=(0,) * classes, shards=())
     counts = tuple(np.bincount(labels, minlength=classes).tolist())
     return Manifest.model_validate(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from jobs.dataset import Duplicates, Manifest
 from jobs.evaluate import curve, png, report
@@ -30,7 +31,7 @@ def run(tmp_path: Path) -> RunDir:
     return run
 
 
-def page_of(run: RunDir, images: np.ndarray, labels: list[int], predicted: list[int], classes: int) -> "Page":
+def page_of(run: RunDir, images: NDArray[Any], labels: list[int], predicted: list[int], classes: int) -> "Page":
     """Return the report on predictions that are more confident the later their row; image n has index 100 + n."""
     confidence = np.linspace(0.6, 0.9, len(labels), dtype=np.float32)[:, None]
     chosen = np.eye(classes, dtype=np.float32)[predicted]
@@ -92,7 +93,7 @@ class Page(HTMLParser):
             self.cells[-1] += data
 
 
-def decode_png(uri: str) -> np.ndarray:
+def decode_png(uri: str) -> NDArray[Any]:
     """Return the pixels, uint8 [height, width, channels], of an unfiltered 8-bit PNG; checks its checksums."""
     data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
     assert data[:8] == b"\x89PNG\r\n\x1a\n"

@@ -8,7 +8,7 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from jobs.evaluate.metrics import wilson_interval
-from pipelines.exact_tests import binomial_cdf, mcnemar
+from pipelines.gate.exact_tests import binomial_cdf, mcnemar
 
 counts = st.integers(0, 400)
 

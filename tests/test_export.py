@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy import export
-from deploy.export import TOLERANCE
-from deploy.registry import Registry
+from deploy.registry import export
+from deploy.registry.export import TOLERANCE
+from deploy.registry.registry import Registry
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import sha256_file
 from jobs.run_dir import Work

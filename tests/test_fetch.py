@@ -20,7 +20,7 @@ from jobs.errors import InputError
 from jobs.fetch.catalog import CATALOG, KnownDataSet
 from jobs.fetch.config import FetchConfig
 from jobs.fetch.names import find, role_of
-from tests.fetching import (
+from tests.support.fetching import (
     FILES,
     IMAGES,
     NAMES,

@@ -13,7 +13,7 @@ from jobs.fetch import mirror, offline
 from jobs.fetch.catalog import CATALOG, KnownDataSet
 from jobs.fetch.source import SourceError
 from jobs.files import digest_file, sha256_file
-from tests.fetching import (
+from tests.support.fetching import (
     FILES,
     IMAGES,
     NAMES,

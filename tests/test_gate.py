@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from jobs.errors import InputError
 from jobs.evaluate.comparison import Paired
 from pipelines.config import compose
-from pipelines.exact_tests import mcnemar
-from pipelines.gate import DataFacts, Decision, Evidence, GateConfig, ModelFacts, decide, label_distance
-from pipelines.not_worse import not_worse
+from pipelines.gate.config import GateConfig
+from pipelines.gate.decision import Decision, decide, label_distance
+from pipelines.gate.exact_tests import mcnemar
+from pipelines.gate.facts import DataFacts, Evidence, ModelFacts
+from pipelines.gate.not_worse import not_worse
 
 DATA = DataFacts("training data", (28, 28, 1), 3, (100, 100, 100), 0.13, 0.3)
 MODEL = ModelFacts(bytes=1_000_000, latency_ms=2.0, difference=0.0)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from jobs.process import ProcessId
-from jobs.train import heartbeat
-from jobs.train.heartbeat import FOLDER, Heartbeat
+from jobs.train.telemetry import heartbeat
+from jobs.train.telemetry.heartbeat import FOLDER, Heartbeat
 
 
 @pytest.fixture

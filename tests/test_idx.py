@@ -7,26 +7,17 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from jobs.errors import InputError
 from jobs.prepare import idx
-from tests.idx_faults import (
-    GOLDEN,
-    GOLDEN_ROWS,
-    MB,
-    READERS,
-    arrays,
-    fault,
-    faults,
-    folder,
-    header,
-    put,
-)
+from tests.support.idx_faults import GOLDEN, GOLDEN_ROWS, MB, READERS, arrays, fault, faults, folder, header, put
 
 __all__ = ["folder"]  # a fixture
 
@@ -40,7 +31,8 @@ def test_golden_archive_is_read(tmp_path: Path, pack: Callable[[bytes], bytes]) 
     expected = idx.Header(np.dtype("u1"), (2, 2, 3))
     assert idx.read_header(path) == idx.check(path) == expected
     rows = idx.read(path)
-    assert (rows.dtype, rows.tolist()) == (np.uint8, GOLDEN_ROWS)
+    assert rows.dtype == np.uint8
+    assert rows.tolist() == GOLDEN_ROWS
     assert idx.inflate(path, tmp_path / "plain") == expected
     assert (tmp_path / "plain").read_bytes() == GOLDEN
 
@@ -84,7 +76,7 @@ def test_sizes_beyond_64_bits_do_not_overflow() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(array=arrays(), compress=st.booleans())
-def test_round_trip(folder: Path, array: np.ndarray, compress: bool) -> None:
+def test_round_trip(folder: Path, array: NDArray[Any], compress: bool) -> None:
     path = folder / "round-trip"
     idx.write(path, array, compress=compress)
     assert (path.read_bytes()[:2] == b"\x1f\x8b") == compress
@@ -98,7 +90,7 @@ def test_round_trip(folder: Path, array: np.ndarray, compress: bool) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(array=arrays(), data=st.data())
-def test_a_range_is_a_slice(folder: Path, array: np.ndarray, data: st.DataObject) -> None:
+def test_a_range_is_a_slice(folder: Path, array: NDArray[Any], data: st.DataObject) -> None:
     path = folder / "range"
     idx.write(path, array)
     start = data.draw(st.integers(0, len(array)))
@@ -110,7 +102,7 @@ def test_a_range_is_a_slice(folder: Path, array: np.ndarray, data: st.DataObject
 
 
 @pytest.mark.parametrize("array", [np.arange(24).reshape(4, 6).astype("i4").T, np.arange(40, dtype="i2")[::3]])
-def test_any_memory_layout_is_written(tmp_path: Path, array: np.ndarray) -> None:
+def test_any_memory_layout_is_written(tmp_path: Path, array: NDArray[Any]) -> None:
     idx.write(tmp_path / "archive", array)
     assert np.array_equal(idx.read(tmp_path / "archive"), array)
 
@@ -145,7 +137,7 @@ def test_the_name_decides_on_gzip_and_the_same_array_gives_the_same_bytes(tmp_pa
         (np.broadcast_to(np.uint8(0), (2**32,)), "4294967296"),
     ],
 )
-def test_write_refuses_what_the_format_cannot_hold(tmp_path: Path, array: np.ndarray, word: str) -> None:
+def test_write_refuses_what_the_format_cannot_hold(tmp_path: Path, array: NDArray[Any], word: str) -> None:
     with pytest.raises(ValueError, match=re.escape(word)):
         idx.write(tmp_path / "archive", array)
     assert not list(tmp_path.iterdir())

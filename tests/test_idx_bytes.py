@@ -4,14 +4,16 @@ import gzip
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from jobs.prepare import idx
-from tests.idx_faults import (
+from tests.support.idx_faults import (
     GOLDEN,
     MB,
     READERS,
@@ -31,7 +33,7 @@ __all__ = ["folder"]  # a fixture
 # --- any bytes at all
 
 
-def agrees(path: Path, expected: np.ndarray | None = None) -> None:
+def agrees(path: Path, expected: NDArray[Any] | None = None) -> None:
     """Every reader must give the same answer: all the same array, or all an IdxError of one line."""
     destination = path.with_name("any-plain")
     destination.unlink(missing_ok=True)
@@ -65,7 +67,7 @@ EDITS = st.lists(
 @settings(max_examples=200, deadline=None)
 @given(array=arrays(min_rows=1), edits=EDITS, cut=st.integers(0, 3), pack=st.sampled_from(["", "before", "after"]))
 def test_mutated_archives(
-    folder: Path, array: np.ndarray, edits: list[tuple[str, int, bytes]], cut: int, pack: str
+    folder: Path, array: NDArray[Any], edits: list[tuple[str, int, bytes]], cut: int, pack: str
 ) -> None:
     path = folder / "mutated"
     idx.write(path, array, compress=pack == "before")

@@ -17,7 +17,7 @@ from jobs.prepare.config import PrepareConfig
 from jobs.prepare.stage import dataset_id
 from jobs.process import this_process
 from jobs.run_dir import Work
-from tests.prepared import Made, new_run, start
+from tests.support.prepared import Made, new_run, start
 from tests.test_lock import wait_for
 
 # Holds a lease, says so, and lets it go when its standard input ends.

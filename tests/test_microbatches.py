@@ -3,16 +3,18 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from numpy.typing import NDArray
 
-from jobs.train.collective import Collective
-from jobs.train.feed import Call
-from jobs.train.order import share
-from jobs.train.step import HowTaken, TrainStep
+from jobs.train.compute.collective import Collective
+from jobs.train.compute.step import HowTaken, TrainStep
+from jobs.train.data.feed import Call
+from jobs.train.data.order import share
 from models.training.augment import Augmentation
 from models.training.dropout import Dropout
 from models.training.norm import BatchNormalization
@@ -34,7 +36,7 @@ def model() -> keras.Model:
     return keras.Model(images, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x)))
 
 
-def trained(collective: Collective, microbatches: int) -> np.ndarray:
+def trained(collective: Collective, microbatches: int) -> NDArray[Any]:
     """Train as one rank; return the mean loss of each step, then the moving statistics: float64 [n]."""
     network = model()
     optimizer = SGD([v.value for v in network.trainable_variables], Hyperparameters())
@@ -62,7 +64,7 @@ def test_microbatches_are_normalized_the_same_at_any_number_of_ranks(tmp_path: P
     # A rank that waits for one that is through with its own parts would wait for ever.
     command = [sys.executable, "-m", "tests.test_microbatches", str(tmp_path), str(microbatches)]
     subprocess.run(
-        [sys.executable, "-m", "deploy.gang", "--np", "2", *command], timeout=120, capture_output=True, check=True
+        [sys.executable, "-m", "deploy.launcher", "--np", "2", *command], timeout=120, capture_output=True, check=True
     )
     ranks = [np.load(tmp_path / f"{rank}.npy") for rank in range(2)]
     np.testing.assert_array_equal(*ranks)

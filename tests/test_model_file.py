@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 
 import models
-from deploy import export
-from deploy.registry import Registry
+from deploy.registry import export
+from deploy.registry.registry import Registry
 from jobs.errors import InputError
 from jobs.evaluate import predict
 from jobs.files import sha256_file
 from jobs.model_file.load import load_keras
 from jobs.run_dir import Work
 from models.training.export import portable
-from tests import hostile
+from tests.support import hostile
 from tests.test_registry import entry_of
 
 SHAPE, CLASSES = (8, 8, 1), 3
@@ -131,7 +131,7 @@ def still_free(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _warm_start(path: Path, folder: Path) -> None:
-    from jobs.train.network import Network
+    from jobs.train.compute.network import Network
 
     network = Network.__new__(Network)  # its model is not looked at before the file is
     network.warm_start(path)

@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from numpy.typing import NDArray
 
 import models
 from models.training.augment import Augmentation
@@ -47,7 +49,7 @@ def test_standardizing_is_part_of_the_model() -> None:
     np.testing.assert_allclose(standardized(images), plain((images - 0.25) / 0.5), rtol=1e-5, atol=1e-5)
 
 
-def masks(first: int, rows: int, of: int, step: int = 7, seed: int = 3) -> np.ndarray:
+def masks(first: int, rows: int, of: int, step: int = 7, seed: int = 3) -> NDArray[Any]:
     layer = Dropout(0.4, name="dropout")
     with keyed(StepKey(seed, tf.constant(step), tf.constant(first), tf.constant(of))):
         return np.asarray(layer(tf.ones((rows, 64)), training=True))
@@ -105,7 +107,7 @@ def test_normalization_is_exported_as_keras_own(name: str) -> None:
     np.testing.assert_allclose(exported(images), expected, rtol=1e-4, atol=1e-6)
 
 
-def bend(images: np.ndarray, first: int, of: int, displacement: float) -> np.ndarray:
+def bend(images: NDArray[Any], first: int, of: int, displacement: float) -> NDArray[Any]:
     key = StepKey(3, tf.constant(7), tf.constant(first), tf.constant(of))
     return np.asarray(Augmentation(elastic=displacement, elastic_sigma=3.0)(images, key))
 
@@ -125,7 +127,9 @@ def test_images_are_moved_as_far_whether_they_are_bent_or_not() -> None:
     """By TensorFlow's kernel, and in one pass with a field, here of next to nothing."""
     images = np.random.default_rng(0).random((50, 12, 20, 2), np.float32)
     key = StepKey(3, tf.constant(7), tf.constant(0), tf.constant(50))
-    bent, moved = (np.asarray(Augmentation(2, 20, 0.2, elastic, sharp=0.3)(images, key)) for elastic in (1e-9, 0.0))
+    bent, moved = (
+        np.asarray(Augmentation(2, 20, 0.2, elastic, sharp_fraction=0.3)(images, key)) for elastic in (1e-9, 0.0)
+    )
     np.testing.assert_allclose(bent, moved, atol=1e-4)
     assert np.abs(bent - images).mean() > 0.1
 
@@ -135,7 +139,7 @@ def test_a_share_of_the_images_stays_sharp(sharp: float) -> None:
     """Sharp ones are found again among the shifts by whole pixels of what they were."""
     images = np.random.default_rng(0).random((200, 12, 10, 1), np.float32)
     key = StepKey(3, tf.constant(7), tf.constant(0), tf.constant(len(images)))
-    moved = np.asarray(Augmentation(2, 10, 0.1, 0.5, sharp=sharp)(images, key))
+    moved = np.asarray(Augmentation(2, 10, 0.1, 0.5, sharp_fraction=sharp)(images, key))
     framed = np.pad(images, [(0, 0), (2, 2), (2, 2), (0, 0)])
     shifted = [framed[:, down : down + 12, right : right + 10] for down in range(5) for right in range(5)]
     same = np.any([np.isclose(moved, each, atol=1e-6).all((1, 2, 3)) for each in shifted], axis=0)

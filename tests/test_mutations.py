@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from jobs.archive import ROLES, Archive, Role
 from jobs.dataset import MANIFEST, SPLITS, Manifest, Split, read_manifest, read_split, verify
@@ -24,7 +25,17 @@ from jobs.prepare.archives import Pair, inflate, read_headers
 from jobs.prepare.survey import survey
 from tests import test_dataset as tiny
 from tests.conftest import MakeArchives, describe
-from tests.mutate import BLOCKS, CASES, check_each, dump, in_blocks, mutate_bytes, mutate_json, mutate_value, outcome
+from tests.support.mutate import (
+    BLOCKS,
+    CASES,
+    check_each,
+    dump,
+    in_blocks,
+    mutate_bytes,
+    mutate_json,
+    mutate_value,
+    outcome,
+)
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -37,7 +48,7 @@ def test_there_are_ten_thousand_cases() -> None:
 # --- archives
 
 
-def decode(data: bytes) -> np.ndarray | None:
+def decode(data: bytes) -> NDArray[Any] | None:
     """Read an archive from its bytes, by the book and nothing of ours; None where it is none."""
     try:
         plain = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
@@ -82,13 +93,15 @@ def test_archives(tmp_path: Path, archive_sets: list[dict[str, Archive]], kind: 
     check_each(kind, block, check)
 
 
-def check_one(path: Path, expected: np.ndarray | None) -> None:
+def check_one(path: Path, expected: NDArray[Any] | None) -> None:
     """An archive is read as `decode` reads it, or refused by everything that reads it whole."""
     found, header = outcome(lambda: idx.read(path)), outcome(lambda: idx.read_header(path))
     plain = path.with_suffix(".plain")
     checked, inflated = outcome(lambda: idx.check(path)), outcome(lambda: idx.inflate(path, plain))
     if expected is None:
-        assert found is checked is inflated is None
+        assert found is None
+        assert checked is None
+        assert inflated is None
         assert not plain.exists()
         return
     assert found is not None
@@ -98,7 +111,7 @@ def check_one(path: Path, expected: np.ndarray | None) -> None:
     assert decode(plain.read_bytes()).tobytes() == expected.tobytes()  # type: ignore[union-attr]
 
 
-def check_set(archives: Mapping[str, Archive], role: Role, path: Path, expected: np.ndarray) -> bool:
+def check_set(archives: Mapping[str, Archive], role: Role, path: Path, expected: NDArray[Any]) -> bool:
     """A whole archive beside three good ones: refused as none of theirs, or all rows are read as they are."""
     scratch = path.parent / "scratch"
     scratch.mkdir(exist_ok=True)
@@ -186,7 +199,7 @@ def test_manifests_of_somebody_who_knows_how_to_seal_them(dataset: tuple[Path, d
     check_each("sealed manifest", block, check)
 
 
-def rows_of(manifest: Manifest, split: Split) -> np.ndarray:
+def rows_of(manifest: Manifest, split: Split) -> NDArray[Any]:
     """Return the rows of a split that the manifest's shards hold, in its order."""
     stops = np.cumsum(tiny.ROWS[split], dtype=int)
     numbers = [int(shard.path.removesuffix(".parquet")[-5:]) for shard in manifest.splits[split].shards]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from safetensors.numpy import save_file
 
@@ -26,11 +27,11 @@ from jobs.stage import STAGES, read_record, stage_key
 from jobs.train import checkpoint
 from pipelines import recipes
 from pipelines.config import Config, compose
-from pipelines.run import read_config
+from pipelines.runs import read_config
 from tests import test_stage as stages
 from tests.conftest import MakeArchives, describe
-from tests.mutate import check_each, in_blocks, mutate_bytes, mutate_json, mutate_toml, outcome, random_of
-from tests.prepared import NO_SPARK, new_run
+from tests.support.mutate import check_each, in_blocks, mutate_bytes, mutate_json, mutate_toml, outcome, random_of
+from tests.support.prepared import NO_SPARK, new_run
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -121,7 +122,7 @@ def test_records(tmp_path: Path, block: int) -> None:
 
 def state(step: int) -> checkpoint.Checkpoint:
     random = np.random.default_rng(step)
-    arrays: dict[str, np.ndarray] = {
+    arrays: dict[str, NDArray[Any]] = {
         "weight.0": random.random((5, 3), np.float32),
         "m.0": random.random(4),
         "step": np.array([step]),
@@ -211,12 +212,12 @@ def test_the_command_line_refuses_mutants_in_one_line(
     elif what == "config":
         write_json(run.config_file, compose("fast", {}).to_json())
         spoil(run.config_file, as_json, seed, lambda: read_config(run))
-        command = ["pipelines.cli", "run", "--work", str(work), "--run-id", run.run_id]
+        command = ["pipelines.cli.app", "run", "--work", str(work), "--run-id", run.run_id]
     elif what == "recipe":
         recipe = tmp_path / "mine.toml"
         recipe.write_text(recipes.load("fast").text)
         spoil(recipe, lambda data, random: mutate_toml(data.decode(), random), seed, lambda: compose(str(recipe), {}))
-        command = ["pipelines.cli", "run", "--work", str(work), "--recipe", str(recipe)]
+        command = ["pipelines.cli.app", "run", "--work", str(work), "--recipe", str(recipe)]
     ended = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
     assert ended.stderr.startswith("idxtrain: ")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipelines.not_worse import images_needed, loss_bound, not_worse
+from pipelines.gate.not_worse import images_needed, loss_bound, not_worse
 
 ALPHA = 0.05
 ALLOWED = ALPHA  # promoted at a true loss of delta

@@ -12,14 +12,14 @@ import pytest
 
 from jobs.errors import InputError
 from jobs.run_dir import Work
-from pipelines import notify as notifications
 from pipelines.config import compose
-from pipelines.notify import WEBHOOK, check, notify
-from pipelines.options import Options
-from pipelines.retrain import Retrain, _Retraining
-from pipelines.retrain_state import Place
-from tests.odd_answers import ANSWERS, SECRET, OddServer, odd_command, odd_server
-from tests.webhook import Webhook, webhook
+from pipelines.request import Options
+from pipelines.retraining import notify as notifications
+from pipelines.retraining.notify import WEBHOOK, check, notify
+from pipelines.retraining.retrain import Retrain, _Retraining
+from pipelines.retraining.retrain_dir import RetrainDir
+from tests.support.odd_answers import ANSWERS, SECRET, OddServer, odd_command, odd_server
+from tests.support.webhook import Webhook, webhook
 
 NEWS = {"id": "r1-promoted", "event": "promoted", "version": 3}
 
@@ -68,7 +68,7 @@ def test_what_is_away_or_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCa
 def test_what_was_not_told_is_told_by_the_next_retraining_and_then_no_more(
     hook: Webhook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = Place(Work(tmp_path / "work"), "digits")
+    place = RetrainDir(Work(tmp_path / "work"), "digits")
     place.make()
     place.write("news", NEWS)
     retraining = _Retraining(Retrain(Options()), compose("fast", {}), place)
@@ -95,7 +95,7 @@ def test_no_odd_answer_stops_a_retraining_or_brings_out_a_secret(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     monkeypatch.setattr(notifications, "_SECONDS", 0.5)
-    place = Place(Work(tmp_path / "work"), "digits")
+    place = RetrainDir(Work(tmp_path / "work"), "digits")
     place.make()
     delivered = 0
     for seed in range(count):
@@ -140,7 +140,7 @@ def test_a_server_that_drips_bytes_is_left_in_time(
 def test_a_failure_of_any_kind_is_told_and_raised(
     error: Exception, hook: Webhook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = Place(Work(tmp_path / "work"), "digits")
+    place = RetrainDir(Work(tmp_path / "work"), "digits")
     place.make()
     monkeypatch.setenv(WEBHOOK, hook.url)
     retraining = _Retraining(Retrain(Options()), compose("fast", {}), place)

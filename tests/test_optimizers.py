@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from models.training.optimizers import OPTIMIZERS, Hyperparameters
 
@@ -26,7 +27,7 @@ KERAS: dict[str, Callable[[], Any]] = {
 }
 
 
-def gradients(step: int) -> list[np.ndarray]:
+def gradients(step: int) -> list[NDArray[Any]]:
     random = np.random.default_rng(step)
     return [random.normal(size=(4, 3)).astype(np.float32), random.normal(size=3).astype(np.float32)]
 

@@ -1,11 +1,14 @@
 """The order of training rows: every row once an epoch, the same batches whatever the number of ranks, well mixed."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from jobs.train.order import RowOrder, locate, share, share_slices
+from jobs.train.data.order import RowOrder, locate, share, share_slices
 
 WORLD_SIZES = range(1, 8)
 
@@ -100,14 +103,14 @@ def test_a_rank_reads_its_part_of_the_shards_and_few_more(world_size: int) -> No
         assert len(shards) <= 22 / world_size + 5
 
 
-def chi_square(drawn: np.ndarray, classes: np.ndarray, batch_size: int) -> np.ndarray:
+def chi_square(drawn: NDArray[Any], classes: NDArray[Any], batch_size: int) -> NDArray[Any]:
     """Return, for each full batch, the sum over 10 classes of (found − expected)² / expected; 9 for independence."""
     batches = classes[drawn[: len(drawn) // batch_size * batch_size]].reshape(-1, batch_size)
     found = np.stack([(batches == label).sum(1) for label in range(10)], axis=1)
     return ((found - batch_size / 10) ** 2 / (batch_size / 10)).sum(1)
 
 
-def measure_mixing(shards: int, shard_rows: int, batch_size: int, seed: int = 0) -> tuple[np.ndarray, float, int]:
+def measure_mixing(shards: int, shard_rows: int, batch_size: int, seed: int = 0) -> tuple[NDArray[Any], float, int]:
     """Return chi² of each batch, its mean for a global shuffle, and the fewest shards in a batch; archive sorted."""
     order = RowOrder((shard_rows,) * shards, batch_size, seed, 4)
     classes = np.arange(order.rows) * 10 // order.rows

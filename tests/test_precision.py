@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from jobs.train import precision
-from jobs.train.collective import Collective
+from jobs.train.compute import precision
+from jobs.train.compute.collective import Collective
 from jobs.train.config import TrainConfig
 
 WITH, WITHOUT = "flags\t\t: fpu avx512_bf16\n", "flags\t\t: fpu avx2\n"
@@ -21,7 +22,7 @@ class Ranks(Collective):
     def __init__(self, *others: int) -> None:
         self._others = others
 
-    def gather(self, values: np.ndarray) -> np.ndarray:
+    def gather(self, values: NDArray[Any]) -> NDArray[Any]:
         return np.concatenate([values, *(np.full_like(values, other) for other in self._others)])
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyspark
 import pytest
+from numpy.typing import NDArray
 from pyspark import SparkContext, TaskContext
 
 from jobs.archive import ROLES
@@ -32,7 +33,7 @@ from jobs.prepare.stage import dataset_id, prepare
 from jobs.run_dir import Work
 from jobs.stage import read_record
 from tests.conftest import describe
-from tests.prepared import NO_SPARK, VARIANTS, Archives, Made, bare_manifest, new_run
+from tests.support.prepared import NO_SPARK, VARIANTS, Archives, Made, bare_manifest, new_run
 
 
 def snapshot(directory: Path) -> dict[Path, tuple[int, int]]:
@@ -43,7 +44,7 @@ def snapshot(directory: Path) -> dict[Path, tuple[int, int]]:
 # --- what a dataset holds
 
 
-def expected_values(images: np.ndarray, training: np.ndarray) -> np.ndarray:
+def expected_values(images: NDArray[Any], training: NDArray[Any]) -> NDArray[Any]:
     """Normalize as the contract says; `training`: the whole training archive."""
     if images.dtype == np.uint8:
         return images.astype(np.float32) / np.float32(255)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import parts
+from jobs import segments
 from jobs.dataset import SPLITS
 from jobs.errors import InputError
 from jobs.files import sha256_file
@@ -27,7 +27,7 @@ from jobs.prepare.stage import prepare
 from jobs.prepare.survey import NORMALIZATION_OF_BYTES
 from jobs.run_dir import Work
 from tests.conftest import MakeArchives, describe
-from tests.prepared import Archives
+from tests.support.prepared import Archives
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_labels_that_change_between_survey_and_decoding_make_no_dataset(
     monkeypatch.setattr(Spark, "collect", overwrite_first)
     archives, work = plain, Work(tmp_path / "work")
     if kind == "part":
-        archives = {parts.key(role, "") if role.startswith("train") else role: each for role, each in plain.items()}
+        archives = {segments.key(role, "") if role.startswith("train") else role: each for role, each in plain.items()}
     with pytest.raises(InputError, match=changed(labels)) as caught:
         prepare(PrepareConfig(), SparkConfig(), archives, work)
     assert caught.value.exit_code == 2

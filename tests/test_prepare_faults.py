@@ -32,7 +32,7 @@ from jobs.prepare.stage import prepare
 from jobs.run_dir import Work
 from jobs.stage import read_record
 from tests.conftest import MakeArchives, describe, put_archive
-from tests.prepared import NO_SPARK, Archives, Made, new_run, parquet_bytes, start
+from tests.support.prepared import NO_SPARK, Archives, Made, new_run, parquet_bytes, start
 
 # --- bad archives
 

@@ -13,7 +13,7 @@ import pytest
 
 from jobs.prepare.config import PrepareConfig
 from jobs.run_dir import RunDir, Work
-from tests.prepared import Made, new_run, start
+from tests.support.prepared import Made, new_run, start
 
 MANY_SHARDS = PrepareConfig(rows_per_shard=20)  # so that it is killed among them
 

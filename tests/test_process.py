@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.launch import Launch
+from deploy.launcher.launch import Launch
 from jobs.memory import OutOfMemory
 from pipelines.process import Ended, run_process
 
@@ -90,7 +90,7 @@ def when(condition: Callable[[], bool], act: Callable[[], None]) -> None:
 def test_under_nohup_a_closed_terminal_changes_nothing(tmp_path: Path) -> None:
     """SIGHUP, ignored when a process begins, stays so in it and in the stages it starts."""
     program = (
-        "import signal, sys\nfrom deploy.launch import Launch\nfrom pipelines.process import run_process\n"
+        "import signal, sys\nfrom deploy.launcher.launch import Launch\nfrom pipelines.process import run_process\n"
         "stage = 'import os, signal; os.kill(os.getppid(), signal.SIGHUP); os.kill(os.getpid(), signal.SIGHUP)'\n"
         "sys.exit(run_process(Launch((sys.executable, '-c', stage)), 'train', 'r1').code)"
     )

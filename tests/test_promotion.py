@@ -10,26 +10,26 @@ from typing import Any
 
 import pytest
 
-from deploy.registry import Registry
-from deploy.versions import Entry, Version
+from deploy.registry.registry import Registry
+from deploy.registry.versions import Entry, Version
 from jobs.errors import IdxtrainError
 from jobs.files import sha256_file
 from jobs.run_dir import Work
-from pipelines.best_champion import best_after, best_besides
 from pipelines.config import compose
-from pipelines.options import Options
-from pipelines.promotion import finish_promotion, note_champion, promote, rollback
-from pipelines.prune import _needed
-from pipelines.retrain import Retrain, _Retraining
-from pipelines.retrain_state import Place
+from pipelines.request import Options
+from pipelines.retraining.best_champion import best_after, best_besides
+from pipelines.retraining.promotion import finish_promotion, note_champion, promote, rollback
+from pipelines.retraining.prune import _needed
+from pipelines.retraining.retrain import Retrain, _Retraining
+from pipelines.retraining.retrain_dir import RetrainDir
 from tests.test_registry import entry_of, model
 
 __all__ = ["model"]  # a fixture
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    made = Place(Work(tmp_path / "work"), "digits")
+def place(tmp_path: Path) -> RetrainDir:
+    made = RetrainDir(Work(tmp_path / "work"), "digits")
     made.make()
     return made
 
@@ -43,7 +43,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def registry(place: Place, database: Path) -> Registry:
+def registry(place: RetrainDir, database: Path) -> Registry:
     place.work.registry.mkdir(mode=0o700)
     shutil.copy(database, place.work.registry)
     return Registry(place.work, "digits", {})
@@ -76,7 +76,7 @@ def remove(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", [truncate, flip, remove])
 def test_a_damaged_copy_of_the_champion_is_fetched_again(
-    damage: Callable[[Path], None], place: Place, registry: Registry, model: Path, caplog: pytest.LogCaptureFixture
+    damage: Callable[[Path], None], place: RetrainDir, registry: Registry, model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     promote(place, registry, registry.register(entry_of(model)))
     note = place.read("champion")
@@ -95,7 +95,7 @@ def test_a_damaged_copy_of_the_champion_is_fetched_again(
 
 
 def test_without_a_registry_a_damaged_copy_ends_a_retraining_before_it_trains(
-    place: Place, registry: Registry, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    place: RetrainDir, registry: Registry, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     promote(place, registry, registry.register(entry_of(model)))
     note = place.read("champion")
@@ -110,7 +110,7 @@ def test_without_a_registry_a_damaged_copy_ends_a_retraining_before_it_trains(
 
 
 def test_a_copy_appears_whole_or_not_at_all(
-    place: Place, registry: Registry, model: Path, monkeypatch: pytest.MonkeyPatch
+    place: RetrainDir, registry: Registry, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Flushed to disk before its rename: a power cut leaves no file of the right name and half the bytes."""
     synced: list[str] = []
@@ -129,7 +129,7 @@ def test_a_copy_appears_whole_or_not_at_all(
 # --- the best champion so far
 
 
-def by_gate(place: Place, registry: Registry, entry: Entry, accuracies: dict[str, float]) -> Version:
+def by_gate(place: RetrainDir, registry: Registry, entry: Entry, accuracies: dict[str, float]) -> Version:
     """Promote as the gate does, where evaluation saw these accuracies of "challenger", "champion" and "best"."""
     version = registry.register(entry)
     champion = place.read("champion")
@@ -139,13 +139,13 @@ def by_gate(place: Place, registry: Registry, entry: Entry, accuracies: dict[str
     return version
 
 
-def best_run(place: Place) -> str | None:
+def best_run(place: RetrainDir) -> str | None:
     best = best_besides(place, place.read("champion"))
     return str(best["run_id"]) if best else None
 
 
 def test_the_best_champion_is_kept_while_others_are_promoted(
-    place: Place, registry: Registry, model: Path, tmp_path: Path
+    place: RetrainDir, registry: Registry, model: Path, tmp_path: Path
 ) -> None:
     by_gate(place, registry, other_model(model, tmp_path, 1), {"challenger": 0.990})
     assert best_run(place) is None  # it is the champion itself
@@ -168,7 +168,7 @@ def test_the_best_champion_is_kept_while_others_are_promoted(
 
 
 def test_a_champion_of_a_persons_choice_begins_again_until_it_is_undone(
-    place: Place, registry: Registry, model: Path, tmp_path: Path
+    place: RetrainDir, registry: Registry, model: Path, tmp_path: Path
 ) -> None:
     by_gate(place, registry, other_model(model, tmp_path, 1), {"challenger": 0.990})
     by_gate(place, registry, other_model(model, tmp_path, 2), {"challenger": 0.988, "champion": 0.990})
@@ -178,7 +178,9 @@ def test_a_champion_of_a_persons_choice_begins_again_until_it_is_undone(
     assert best_run(place) == "r1"
 
 
-def test_a_retraining_compares_with_the_best_too(place: Place, registry: Registry, model: Path, tmp_path: Path) -> None:
+def test_a_retraining_compares_with_the_best_too(
+    place: RetrainDir, registry: Registry, model: Path, tmp_path: Path
+) -> None:
     by_gate(place, registry, other_model(model, tmp_path, 1), {"challenger": 0.990})
     by_gate(place, registry, other_model(model, tmp_path, 2), {"challenger": 0.988, "champion": 0.990})
     retraining = _Retraining(Retrain(Options()), compose("fast", {}), place)
@@ -189,7 +191,7 @@ def test_a_retraining_compares_with_the_best_too(place: Place, registry: Registr
 
 
 def test_a_kill_amid_a_promotion_does_not_lose_the_best(
-    place: Place, registry: Registry, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: RetrainDir, registry: Registry, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_gate(place, registry, other_model(model, tmp_path, 1), {"challenger": 0.990})
 
@@ -211,7 +213,7 @@ def test_a_config_without_a_best_champion_is_as_it_was_before() -> None:
 
 
 def test_few_test_images_are_told_before_the_training(
-    place: Place, make_archives: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    place: RetrainDir, make_archives: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_archives(tmp_path / "data", (6, 5), 4, train=20, test=40)
     config = compose("fast", {"fetch.data": str(tmp_path / "data"), "fetch.dataset": "data"})

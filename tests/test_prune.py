@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from deploy.registry import Registry
-from deploy.tracking import RegistryDownError
-from deploy.versions import CHALLENGER, CHAMPION, PREVIOUS
-from jobs import parts
+from deploy.registry.registry import Registry
+from deploy.registry.tracking import RegistryDownError
+from deploy.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
+from jobs import segments
 from jobs.errors import InputError
 from jobs.files import sealed, write_json
 from jobs.lease import Lease
 from jobs.run_dir import RunDir, Work
 from pipelines.lock import RunLock
-from pipelines.prune import Pruning, summary
-from pipelines.retrain_state import Place
+from pipelines.retraining.prune import Pruning, summary
+from pipelines.retraining.retrain_dir import RetrainDir
 
 NOBODY = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}
 
@@ -42,7 +42,7 @@ def make_run(work: Work, day: int, *, is_own: bool = False, is_prepared: bool = 
             (dataset / split).mkdir(parents=True)
         if not is_own:
             made = [f"{number:016x}" for number in (1000, 1000 + day)]
-            parts.write_parts(dataset, made[0], [parts.PartInfo("a", made[1], 5, (5,), 0.5, 0.1)])
+            segments.write_parts(dataset, made[0], [segments.PartInfo("a", made[1], 5, (5,), 0.5, 0.1)])
             for part in made:
                 (work.parts / part).mkdir(parents=True, exist_ok=True)
         run.record_file("prepare").parent.mkdir()
@@ -57,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = Work(tmp_path_factory.mktemp("prune") / "work")
     for day in range(1, 13):
         make_run(work, day, is_own=day == 5, is_prepared=day != 6)
-    place = Place(work, "digits")
+    place = RetrainDir(work, "digits")
     place.make()
     registry = Registry(work, "digits", {})
     client = registry._client
@@ -136,7 +136,7 @@ def test_versions_go_when_asked_but_none_with_an_alias(work: Work) -> None:
 
 
 def test_a_version_that_a_killed_promotion_is_about_to_be_stays(work: Work) -> None:
-    Place(work, "digits").write("promotion", {"champion": 3, "previous": 2, "is_rollback": False})
+    RetrainDir(work, "digits").write("promotion", {"champion": 3, "previous": 2, "is_rollback": False})
     Pruning(work, 2, {}, versions=True).run()
     assert [version.number for version in Registry(work, "digits", {}).versions()] == [4, 3, 2, 1]
 
@@ -207,7 +207,7 @@ def test_a_dataset_that_a_run_comes_to_use_meanwhile_stays(
 
 
 def leftovers(work: Work) -> list[Path]:
-    place = Place(work, "digits")
+    place = RetrainDir(work, "digits")
     return [
         place.path / ".0a1b2c3d.tmp-state.json",
         place.path / ".0123456789abcdef.lock",
@@ -270,7 +270,7 @@ def test_the_command_tells_what_it_removes(work: Work) -> None:
 
 def test_an_odd_folder_stays_and_breaks_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     work = Work(tmp_path / "work")
-    Place(work, "digits").make()
+    RetrainDir(work, "digits").make()
     for odd in ("a'b", "a b", "ü", "x" * 101):
         (work.retrains / odd).mkdir()
     assert Pruning(work, 2, {}).run() == []

@@ -32,7 +32,7 @@ def test_one_place_alone_decides_how_our_python_starts() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and node.value == "-m"
     }
-    assert starting == {"jobs/python.py", "pipelines/startup.py"}
+    assert starting == {"jobs/python.py", "pipelines/cli/startup.py"}
 
 
 def test_a_module_is_neither_found_in_the_current_folder_nor_by_pythonpath(tmp_path: Path) -> None:

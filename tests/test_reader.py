@@ -19,11 +19,11 @@ from jobs.errors import InputError
 from jobs.files import sha256_file
 from jobs.prepare.decode import to_batch
 from jobs.train.config import TrainConfig
-from jobs.train.feed import ShardStore, Uses, most_steps, read_epoch, spans
-from jobs.train.held import ALIGNMENT, HeldRows, keep_in_memory, row_bytes
-from jobs.train.order import RowOrder
-from jobs.train.reader import Rows, read_shards
-from tests.prepared import bare_manifest
+from jobs.train.data.feed import ShardStore, Uses, most_steps, read_epoch, spans
+from jobs.train.data.order import RowOrder
+from jobs.train.data.reader import Rows, read_shards
+from jobs.train.data.row_cache import ALIGNMENT, HeldRows, keep_in_memory, row_bytes
+from tests.support.prepared import bare_manifest
 
 ROWS, SHARDS = 4, 40
 

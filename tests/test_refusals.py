@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from jobs.files import sealed, sha256_file
 from jobs.run_dir import RunDir
-from pipelines import cli
+from pipelines.cli import app
 from pipelines.lock import RunLock
 from tests.conftest import Idxtrain, MakeArchives
 
@@ -340,7 +340,7 @@ def test_a_name_that_cannot_be_is_refused_before_anything_is_made(
     command: tuple[str, ...], name: str, tmp_path: Path
 ) -> None:
     (tmp_path / "work/mlflow").mkdir(parents=True)
-    done = CliRunner().invoke(cli.app, ["models", *command, "--name", name, "--work", str(tmp_path / "work")])
+    done = CliRunner().invoke(app.app, ["models", *command, "--name", name, "--work", str(tmp_path / "work")])
     assert done.exit_code == 2
     assert "expected letters, digits" in done.stderr
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["work", "work/mlflow"]
@@ -352,7 +352,7 @@ def test_a_wrong_work_folder_gets_no_registry(command: tuple[str, ...], is_there
     work = tmp_path / "typo"
     if is_there:
         work.mkdir()
-    done = CliRunner().invoke(cli.app, ["models", *command, "--work", str(work)])
+    done = CliRunner().invoke(app.app, ["models", *command, "--work", str(work)])
     assert done.exit_code == 2
     assert ("found no model registry" if is_there else "there is no such folder") in done.stderr
     assert list(tmp_path.rglob("*")) == [work] * is_there

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy import tracking
-from deploy.registry import Registry
-from deploy.tracking import RegistryDownError, tracking_uri
-from deploy.versions import CHALLENGER, CHAMPION, PREVIOUS, Entry, without_password
+from deploy.registry import tracking
+from deploy.registry.registry import Registry
+from deploy.registry.tracking import RegistryDownError, tracking_uri
+from deploy.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, Entry, without_password
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import sha256_file
 from jobs.run_dir import RunDir, Work
-from pipelines import conclusion
-from tests.odd_server import odd_server
+from pipelines.retraining import register
+from tests.support.odd_server import odd_server
 
 SHAPE = (6, 5, 1)
 # Serving code that knows nothing of this project: it loads the champion and predicts.
@@ -154,7 +154,7 @@ def test_a_killed_registration_leaves_no_version_and_is_made_anew(entry: Entry, 
     work = Work(tmp_path / "work")
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from deploy import registry\nfrom tests.test_registry import entry_of\n"
+        "from deploy.registry import registry\nfrom tests.test_registry import entry_of\n"
         "def die(*_): os.kill(os.getpid(), 9)\n"
         "registry._write_model = die\n"
         "from jobs.run_dir import Work\n"
@@ -205,7 +205,7 @@ def test_a_model_that_was_swapped_is_not_predicted_with(local: Registry, entry: 
     run = RunDir(tmp_path / "work/runs/r1")
     run.path.mkdir(parents=True)
     np.savez(run.sample_file, images=np.zeros((1, *SHAPE), np.float32), probabilities=np.full((1, 4), 0.25))
-    assert conclusion._difference(run, local, version) == 1.0  # by which the gate rejects it
+    assert register._difference(run, local, version) == 1.0  # by which the gate rejects it
 
 
 def test_a_strangers_version_with_a_runs_id_is_not_taken_for_it(

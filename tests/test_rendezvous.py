@@ -16,8 +16,8 @@ import pytest
 from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
 from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
 
-from deploy import rendezvous
-from deploy.rendezvous import Rendezvous
+from deploy.launcher import rendezvous
+from deploy.launcher.rendezvous import Rendezvous
 
 HOST = "127.0.0.1"
 SET = "_process_set_hash_512d4d557435ff2d"
@@ -204,7 +204,7 @@ def test_another_user_of_this_machine_cannot_meddle_with_the_ranks(tmp_path: Pat
         f"there = os.path.join({str(tmp_path)!r}, name)\nport = os.environ['HOROVOD_GLOO_RENDEZVOUS_PORT']\n"
         "open(there + '.new', 'w').write(port)\nos.rename(there + '.new', there)\ntime.sleep(60)"
     )
-    command = [sys.executable, "-m", "deploy.gang", "--np", "2", sys.executable, "-c", rank]
+    command = [sys.executable, "-m", "deploy.launcher", "--np", "2", sys.executable, "-c", rank]
     launcher = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         wait_for(lambda: {file.name for file in tmp_path.iterdir()} == {"0", "1"})

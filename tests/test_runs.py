@@ -11,9 +11,9 @@ import pytest
 
 from jobs.errors import InputError
 from jobs.run_dir import RunDir, Work
-from pipelines import run as runs
+from pipelines import runs
 from pipelines.config import Config, compose
-from pipelines.slurm_jobs import SlurmJobs, submitted_run
+from pipelines.slurm.jobs import SlurmJobs, submitted_run
 
 
 @pytest.fixture
@@ -65,9 +65,9 @@ def test_another_users_run_that_cannot_be_made_private_is_refused(work: Work) ->
     run.path.chmod(0o770)
     os.chown(run.path, 65534, 0)
     program = (
-        "import sys; from pathlib import Path; from jobs.run_dir import Work; from pipelines import run\n"
+        "import sys; from pathlib import Path; from jobs.run_dir import Work; from pipelines import runs\n"
         "from jobs.errors import InputError\n"
-        "try: run.make(Work(Path(sys.argv[1])), 'r')\n"
+        "try: runs.make(Work(Path(sys.argv[1])), 'r')\n"
         "except InputError as error: print(error)"
     )
 

@@ -18,7 +18,7 @@ from deploy.schedule import crontab, slurm, systemd
 from deploy.schedule.expression import parse
 from deploy.schedule.job import Job
 from jobs.errors import InputError
-from pipelines.output_log import KEPT, MOST_BYTES
+from pipelines.cli.output_log import KEPT, MOST_BYTES
 from tests.conftest import Idxtrain, MakeArchives
 
 GOLDEN = Path(__file__).parent / "golden/schedule"

@@ -1,11 +1,13 @@
 """The learning rate of every step."""
 
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from models.training.schedules import Rates
 
@@ -13,7 +15,7 @@ NAMES = ["constant", "step", "cosine", "linear", "one-cycle"]
 FALLING = ["step", "cosine", "linear", "one-cycle"]
 
 
-def rates(name: str, steps: int, peak: float, warmup: float, final: float) -> np.ndarray:
+def rates(name: str, steps: int, peak: float, warmup: float, final: float) -> NDArray[Any]:
     """Return the rates of all steps."""
     return Rates(name, steps, peak, warmup, final)[:]
 
@@ -48,7 +50,8 @@ def test_every_schedule_rises_to_the_peak_then_never_rises(
     name: str, steps: int, peak: float, warmup: float, final: float
 ) -> None:
     each = rates(name, steps, peak, warmup, final)
-    assert (each.dtype, each.shape) == (np.float32, (steps,))
+    assert each.dtype == np.float32
+    assert each.shape == (steps,)
     rising = round(steps * warmup)
     top = np.float32(peak)
     assert each.max() == pytest.approx(top, rel=1e-6)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.slurm_cluster import SlurmCluster
+from tests.support.slurm_cluster import SlurmCluster
 
 
 def test_two_nodes_run_a_job(slurm: SlurmCluster, tmp_path: Path) -> None:

@@ -9,27 +9,27 @@ from pathlib import Path
 import pytest
 from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
 
-from deploy.slurm import network, order, task, world
-from deploy.slurm.order import Order
-from deploy.slurm.world import Place
+from deploy.slurm import message, network, rank_id, task
+from deploy.slurm.message import Order
+from deploy.slurm.rank_id import RankId
 from jobs.errors import IdxtrainError, InputError
-from jobs.train.devices import CPUS, threads_of
-from tests.slurm_cluster import SlurmCluster
+from jobs.train.compute.devices import CPUS, threads_of
+from tests.support.slurm_cluster import SlurmCluster
 
 
 @pytest.mark.parametrize(("nodes", "per_node", "ranks"), [(1, 1, 1), (2, 1, 2), (3, 4, 12), (3, 2, 5), (4, 3, 10)])
 def test_places_are_those_that_horovod_would_give(nodes: int, per_node: int, ranks: int) -> None:
     names = [f"n{n}" for n in range(nodes)]
-    placed = world.hosts(names, per_node, ranks)
+    placed = rank_id.hosts(names, per_node, ranks)
     slots = ",".join(f"{name}:{count}" for name, count in placed.items())
     expected = get_host_assignments(parse_hosts(slots), ranks)
     tasks = ",".join(map(str, placed.values()))
-    found: list[world.Place] = []
+    found: list[rank_id.RankId] = []
     for node, (name, count) in enumerate(placed.items()):
         for local in range(count):
             variables = {"SLURM_NODEID": str(node), "SLURM_LOCALID": str(local), "SLURMD_NODENAME": name}
             variables |= {"SLURM_PROCID": str(len(found)), "SLURM_STEP_TASKS_PER_NODE": tasks}
-            found.append(world.place(variables))
+            found.append(rank_id.place(variables))
     assert [vars(place) for place in found] == [
         {
             "host": slot.hostname,
@@ -45,11 +45,11 @@ def test_places_are_those_that_horovod_would_give(nodes: int, per_node: int, ran
 
 
 def test_tasks_per_node() -> None:
-    assert world.tasks_per_node("2(x3),1") == [2, 2, 2, 1]
+    assert rank_id.tasks_per_node("2(x3),1") == [2, 2, 2, 1]
     with pytest.raises(ValueError, match="expected tasks per node"):
-        world.tasks_per_node("two")
+        rank_id.tasks_per_node("two")
     with pytest.raises(ValueError, match="expected room for 5"):
-        world.hosts(["a", "b"], 2, 5)
+        rank_id.hosts(["a", "b"], 2, 5)
 
 
 KNOWN = {"lo": ["127.0.0.1"], "ib0": ["10.1.0.7"], "eth0": ["192.168.3.7"], "down0": []}
@@ -72,11 +72,11 @@ def ordered(tmp_path: Path) -> Order:
     return found
 
 
-HERE = Place("n2", 1, 2, 0, 1, 1, 2)
+HERE = RankId("n2", 1, 2, 0, 1, 1, 2)
 
 
 def test_an_order_is_the_same_after_its_way_through_the_environment(ordered: Order) -> None:
-    assert order.take(ordered.environment()) == ordered
+    assert message.take(ordered.environment()) == ordered
 
 
 def test_a_node_that_is_fit(ordered: Order) -> None:
@@ -143,12 +143,13 @@ class Job:
         (self.folder / "rank.py").write_text(
             f"import os, signal, sys, time\nrank = int(os.environ['HOROVOD_RANK'])\n{program}\n", encoding="utf-8"
         )
-        # The gang as `make_gang` makes it, without the allreduce before the training.
+        # The gang as `make_launcher` makes it, without the allreduce before the training.
         launcher = (
-            "import os, sys\nfrom deploy import gang\nfrom deploy.slurm import site, step\n"
-            "options = gang.parse(sys.argv[1:])\nfolder = options.run_dir / 'heartbeats'\n"
+            "import os, sys\nfrom deploy.launcher.__main__ import parse\n"
+            "from deploy.launcher.launcher import Launcher\nfrom deploy.slurm import site, step\n"
+            "options = parse(sys.argv[1:])\nfolder = options.run_dir / 'heartbeats'\n"
             "wanted = site.validate({'train': {'nodes': 2, 'ranks_per_node': 2, 'cpus': 1}}, '')\n"
-            "start = step.allocation(wanted, folder, os.environ).start\nsys.exit(gang.Gang(options, start).run())"
+            "start = step.allocation(wanted, folder, os.environ).start\nsys.exit(Launcher(options, start).run())"
         )
         words = [sys.executable, "-c", launcher, "--np", 4, "--run-dir", self.run]
         command = [*words, *options, sys.executable, self.folder / "rank.py"]

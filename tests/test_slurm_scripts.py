@@ -11,15 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deploy.config import LaunchConfig
-from deploy.slurm import launchers, script
+from deploy.launcher.config import LaunchConfig
+from deploy.slurm import commands, script
 from deploy.slurm import site as sites
 from deploy.slurm.site import JOB_STAGES, Launcher, Site
 from jobs.errors import InputError
 from jobs.python import module_command
 from jobs.run_dir import RunDir, Work
-from pipelines import recipes
-from pipelines import run as runs
+from pipelines import recipes, runs
 
 GOLDEN = Path(__file__).parent / "golden" / "slurm"
 PYTHON = "/home/me/idxtrain/.venv/bin/python"
@@ -31,13 +30,13 @@ def text_of(site: Site) -> str:
     """All that a run on a site comes to: its three scripts, and how its training starts."""
     parts = []
     for stage in JOB_STAGES:
-        command = module_command("pipelines.job", stage, str(RUN.path), python=PYTHON)
+        command = module_command("pipelines.slurm.job", stage, str(RUN.path), python=PYTHON)
         parts.append(script.batch_script(site, stage, script.stage_job(stage, RUN.slurm, RUN.run_id, command)))
     hosts = [f"node{n}" for n in range(site.train.nodes)]
-    how = launchers.train_launch(site, LaunchConfig(), PYTHON, RUN.path, site.ranks, hosts)
+    how = commands.train_launch(site, LaunchConfig(), PYTHON, RUN.path, site.ranks, hosts)
     parts.append(f"# the training starts so\n{how}\n# asked to stop by {how.stop.name}\n")
     if site.launcher == "srun":
-        parts.append(f"# its ranks start under\n{shlex.join(launchers.step(site, site.ranks))}\n")
+        parts.append(f"# its ranks start under\n{shlex.join(commands.step(site, site.ranks))}\n")
     return "\n".join(parts)
 
 
@@ -106,7 +105,7 @@ def test_all_that_a_site_can_say_is_in_its_script() -> None:
     assert "module load cuda/12.4.0 gcc\n" in text
     assert 'export NCCL_DEBUG="WARN"\nexport WHERE="$HOME/here"\n' in text
     assert text.endswith("exec python -m x '/a b'\n")
-    inside = launchers.stage_command(site, PYTHON, "train", RUN.path)
+    inside = commands.stage_command(site, PYTHON, "train", RUN.path)
     assert inside[:5] == ("apptainer", "exec", "--nv", "--bind", "/shared/work")
     assert inside[5:] == ("/images/idxtrain.sif", "python", "-I", "-m", "jobs.train", str(RUN.path))
 
@@ -215,7 +214,7 @@ def test_a_job_that_would_add_lines_to_its_script_is_refused(change: dict[str, s
 
 def test_fewer_ranks_take_fewer_nodes() -> None:
     site = Site.model_validate({"train": {"nodes": 4, "ranks_per_node": 2}})
-    assert {"--nodes=3", "--ntasks=5", "--ntasks-per-node=2"} <= set(launchers.step(site, 5))
+    assert {"--nodes=3", "--ntasks=5", "--ntasks-per-node=2"} <= set(commands.step(site, 5))
 
 
 @pytest.mark.parametrize(

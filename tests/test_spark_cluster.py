@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from deploy.slurm import launchers, network
+from deploy.slurm import commands, network
 from deploy.slurm import site as sites
 from deploy.slurm.site import Site
-from deploy.spark import daemon, node, order, properties
-from deploy.spark.order import Order
+from deploy.spark import daemon, message, node, properties
+from deploy.spark.message import Order
 from jobs.errors import IdxtrainError, InputError
 from jobs.prepare.config import MASTER, SparkConfig
 from jobs.prepare.spark import spark_properties
@@ -41,13 +41,13 @@ STANDALONE = site(spark="standalone", prepare={"nodes": 3, "cpus": 8, "memory": 
     ],
 )
 def test_golden(name: str, found: Site) -> None:
-    how = launchers.prepare_launch(found, "local", PYTHON, RUN)
+    how = commands.prepare_launch(found, "local", PYTHON, RUN)
     text = f"# prepare starts so\n{how}\n"
     if found.spark == "standalone":
-        step = launchers.spark_step(found, found.prepare.nodes)
-        text += f"# its master starts under\n{' '.join(launchers.spark_step(found, 1))}\n"
+        step = commands.spark_step(found, found.prepare.nodes)
+        text += f"# its master starts under\n{' '.join(commands.spark_step(found, 1))}\n"
         text += f"# its workers start under\n{' '.join(step)}\n"
-        command = launchers.inside(found, PYTHON, RUN, "deploy.spark.daemon")
+        command = commands.inside(found, PYTHON, RUN, "deploy.spark.daemon")
         here = node.arguments("worker", ORDER, "10.0.0.2", Path("/scratch/job"), "spark://10.0.0.1:4711")
         text += f"# a worker is\n{' '.join([*command, *here])}\n"
     path = GOLDEN / f"{name}.txt"
@@ -58,7 +58,7 @@ def test_golden(name: str, found: Site) -> None:
 
 
 def test_a_master_that_is_named_goes_before_the_sites() -> None:
-    how = launchers.prepare_launch(STANDALONE, "spark://mine:7077", PYTHON, RUN)
+    how = commands.prepare_launch(STANDALONE, "spark://mine:7077", PYTHON, RUN)
     assert how.argv == (PYTHON, "-I", "-m", "jobs.prepare", str(RUN))
     assert how.environment == {}
     told = {MASTER: "spark://site:7077"}
@@ -93,7 +93,7 @@ def test_the_secret_is_in_one_file_that_nobody_else_reads(tmp_path: Path) -> Non
 
 
 def test_an_order_is_the_same_after_its_way_through_a_pipe() -> None:
-    assert order.take(ORDER.to_line()) == ORDER
+    assert message.take(ORDER.to_line()) == ORDER
     assert ORDER.to_line().count("\n") == 1
 
 

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from jobs.errors import ResumableError
-from pipelines.cli import _exit_codes
-from pipelines.startup import INTERRUPTED
+from pipelines.cli.app import _exit_codes
+from pipelines.cli.startup import INTERRUPTED
 from tests.conftest import MakeArchives
 
 PROGRAM = str(Path(sys.executable).with_name("idxtrain"))
@@ -29,7 +29,7 @@ def lines_of(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("idxtrain: ")]
 
 
-@pytest.mark.parametrize("module", ["typing_extensions", "typer", "pipelines.options"])
+@pytest.mark.parametrize("module", ["typing_extensions", "typer", "pipelines.cli.options"])
 def test_ctrl_c_while_it_is_imported_is_one_line(module: str, tmp_path: Path, make_archives: MakeArchives) -> None:
     """Python shows each import as it is done, so the moment is a certain one."""
     make_archives(tmp_path / "data", (6, 8), 2, train=60, test=12)
@@ -114,7 +114,7 @@ def test_without_stderr_stdout_has_the_result_alone(tmp_path: Path, make_archive
 
 
 def test_a_stage_still_has_its_streams_where_the_programs_were_closed(tmp_path: Path) -> None:
-    code = "import sys; from pipelines import startup; startup.hold_streams(); import subprocess as s;"
+    code = "import sys; from pipelines.cli import startup; startup.hold_streams(); import subprocess as s;"
     code += "s.run([sys.executable, '-c', 'import os, sys; os.fstat(0), os.fstat(1), os.fstat(2)'], check=True)"
     done = subprocess.run(["bash", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code], check=False)
     assert done.returncode == 0

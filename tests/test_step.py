@@ -9,18 +9,19 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from numpy.typing import NDArray
 
 import models
-from jobs.train.collective import Collective
-from jobs.train.exact import LIMIT, SCALE, from_grid, to_grid
-from jobs.train.feed import Call
-from jobs.train.held import aligned_empty
-from jobs.train.step import HowTaken, TrainStep, as_tensor, make_evaluator
-from jobs.train.wire import narrowed, widened
+from jobs.train.compute.collective import Collective
+from jobs.train.compute.compression import narrowed, widened
+from jobs.train.compute.exact import LIMIT, SCALE, from_grid, to_grid
+from jobs.train.compute.step import HowTaken, TrainStep, as_tensor, make_evaluator
+from jobs.train.data.feed import Call
+from jobs.train.data.row_cache import aligned_empty
 from models.training import norm
 from models.training.augment import Augmentation
-from models.training.average import Average
 from models.training.clip import clipped
+from models.training.ema import EMA
 from models.training.loss import cross_entropy
 from models.training.loss_scale import LossScale
 from models.training.norm import BatchNormalization
@@ -65,7 +66,7 @@ def make(dropout: float | None = None) -> tuple[Any, TrainStep]:
     )
 
 
-def update(call: Call) -> tuple[list[np.ndarray], float]:
+def update(call: Call) -> tuple[list[NDArray[Any]], float]:
     """What one step changes in each weight, and its loss."""
     model, step = make()
     before = model.get_weights()
@@ -197,7 +198,7 @@ def test_what_is_not_finite_stays_so_on_the_grid() -> None:
 @pytest.mark.parametrize("model_name", ["lecture", "compact"])
 @pytest.mark.parametrize("how", [HowTaken(slices=5), HowTaken(microbatches=3), HowTaken(microbatches=20)])
 def test_in_parts_a_step_does_the_same_as_at_once(how: HowTaken, model_name: str) -> None:
-    def weights(how: HowTaken) -> list[np.ndarray]:
+    def weights(how: HowTaken) -> list[NDArray[Any]]:
         tf.keras.utils.set_random_seed(1)
         model = models.build(model_name, (6, 6, 1), 4)
         optimizer = SGD([v.value for v in model.trainable_variables], Hyperparameters())
@@ -209,7 +210,7 @@ def test_in_parts_a_step_does_the_same_as_at_once(how: HowTaken, model_name: str
 
 
 def test_a_clipped_step_is_as_long_as_asked() -> None:
-    def moved(how: HowTaken) -> np.ndarray:
+    def moved(how: HowTaken) -> NDArray[Any]:
         tf.keras.utils.set_random_seed(1)
         model = models.build("lecture", (6, 6, 1), 4)
         before = model.get_weights()
@@ -248,7 +249,7 @@ def test_a_gradient_that_is_not_finite_stays_so_clipped() -> None:
 
 @pytest.mark.parametrize("parts", [1, 3])
 def test_float16_trains_as_float32_but_leaves_out_a_step_that_overflows(parts: int) -> None:
-    def trained(policy: str, factor: float | None) -> tuple[list[np.ndarray], LossScale | None]:
+    def trained(policy: str, factor: float | None) -> tuple[list[NDArray[Any]], LossScale | None]:
         tf.keras.utils.set_random_seed(1)
         tf.keras.config.set_dtype_policy(policy)
         try:
@@ -287,7 +288,7 @@ def test_float16_in_the_arithmetic_and_on_the_wire_is_enlarged_once() -> None:
     before = model.get_weights()
     optimizer = SGD([v.value for v in model.trainable_variables], Hyperparameters())
     TrainStep(
-        model, optimizer, TwoAlike(), Augmentation(), 5, HowTaken(wire="float16"), loss_scale=scale
+        model, optimizer, TwoAlike(), Augmentation(), 5, HowTaken(compression="float16"), loss_scale=scale
     )(share(0, ROWS), np.array([1e-3], np.float32))  # fmt: skip
     assert scale.streak.numpy() == 1
     assert any((old != new).any() for old, new in zip(before, model.get_weights(), strict=True))
@@ -319,7 +320,7 @@ def test_a_batch_shared_out_is_normalized_as_a_whole() -> None:
     own = keras.layers.BatchNormalization()
     np.testing.assert_allclose(whole, own(images, training=True), atol=1e-4)
 
-    sums: list[np.ndarray] = []
+    sums: list[NDArray[Any]] = []
 
     def note(tensor: Any, name: str) -> Any:
         sums.append(np.asarray(tensor))
@@ -346,7 +347,7 @@ def test_a_stand_in_row_is_not_normalized_over() -> None:
 def test_the_average_follows_the_weights() -> None:
     weight, average = tf.Variable([0.0, 10.0]), tf.Variable([4.0, 10.0])
     expected = np.array([4.0, 10.0])
-    kept = Average([weight], [average], 0.15)
+    kept = EMA([weight], [average], 0.15)
     for step, decay in enumerate((0.1, 0.15, 0.15)):  # 1/10, then less than 2/11 and 3/12
         weight.assign_add([1.0, -1.0])
         kept.update(tf.constant(step))

@@ -3,11 +3,13 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from jobs.dataset import SPLITS, Duplicates, Split
 from jobs.errors import InputError
@@ -21,7 +23,7 @@ PLAN = DatasetPlan(train_archive_rows=60, test_rows=20, validation_rows=10, vali
 TEST_LABELS = Path("t10k-labels-idx1-ubyte.gz")
 
 
-def pair(folder: Path, images: np.ndarray, labels: np.ndarray) -> Pair:
+def pair(folder: Path, images: NDArray[Any], labels: NDArray[Any]) -> Pair:
     """Write images and labels as archives; the pair says they came from .gz files."""
     one, other = folder / "images", folder / "labels"
     idx.write(one, images)
@@ -30,7 +32,7 @@ def pair(folder: Path, images: np.ndarray, labels: np.ndarray) -> Pair:
     return Pair(one, other, *headers, image_archive=folder / "images.gz", label_archive=folder / "labels.gz")
 
 
-def images_of(dtype: str, rows: int, seed: int = 0) -> np.ndarray:
+def images_of(dtype: str, rows: int, seed: int = 0) -> NDArray[Any]:
     """Return images over the whole range of an integer type; floats of very different size around 1,000."""
     random = np.random.default_rng(seed)
     if np.dtype(dtype).kind == "f":
@@ -39,12 +41,12 @@ def images_of(dtype: str, rows: int, seed: int = 0) -> np.ndarray:
     return random.integers(limits.min, limits.max, (rows, 4, 5), np.int64, endpoint=True).astype(dtype)
 
 
-def labels_of(rows: int, classes: int = 3) -> np.ndarray:
+def labels_of(rows: int, classes: int = 3) -> NDArray[Any]:
     return (np.arange(rows) % classes).astype(np.uint8)
 
 
 def findings(
-    folder: Path, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], step: int
+    folder: Path, train: tuple[NDArray[Any], NDArray[Any]], test: tuple[NDArray[Any], NDArray[Any]], step: int
 ) -> Findings:
     """Survey both archives in ranges of `step` rows and merge."""
     for name in ("train", "test"):
@@ -144,7 +146,8 @@ def test_the_largest_float32_is_taken(tmp_path: Path) -> None:
     images[::2] = np.finfo(np.float32).max
     images[1] = np.finfo(np.float32).min
     found = findings(tmp_path, (images, labels_of(60)), (images[:20], labels_of(20)), 10)
-    assert (found.pixels.min, found.pixels.max) == (0.0, pytest.approx(1.0, rel=1e-15))
+    assert found.pixels.min == 0.0
+    assert found.pixels.max == pytest.approx(1.0, rel=1e-15)
     assert 0 < found.pixels.std < 1
 
 

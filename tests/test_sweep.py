@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import InputError
-from pipelines.sweep import Point, Result, best, grid, table
+from pipelines.sweep.grid import Point, Result, best, grid, table
 from tests.conftest import Idxtrain, MakeArchives, idxtrain_in
-from tests.slurm_cluster import SlurmCluster
+from tests.support.slurm_cluster import SlurmCluster
 
 SETTINGS = ("--recipe", "softmax", "--set=train.batch_size=50", "--set=train.max_steps=20")
 # 1e-60 is 0 in float32: nothing is learned there, so the points differ.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deploy.tracking import RegistryDownError, naming_registry
+from deploy.registry.tracking import RegistryDownError, naming_registry
 
 
 def test_a_password_is_hidden_however_the_address_is_spelt() -> None:

@@ -98,7 +98,13 @@ def test_losses_agree_at_any_number_of_ranks(work: Path) -> None:
 def test_gradients_in_sixteen_bits_on_the_wire_train_almost_the_same(
     idxtrain: Idxtrain, archives: dict[str, Path], work: Path, wire: str, tolerance: float
 ) -> None:
-    options = ("--set", "prepare.rows_per_shard=29", "--set", "prepare.validation_rows=0", f"--set=train.wire={wire}")
+    options = (
+        "--set",
+        "prepare.rows_per_shard=29",
+        "--set",
+        "prepare.validation_rows=0",
+        f"--set=train.compression={wire}",
+    )
     done = idxtrain("train", "--data", archives["prime"], "--work", work, "--run-id", wire, "--np", 2, *QUICK, *options)
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(losses(work, wire), losses(work, "prime-2"), rtol=tolerance)
@@ -132,7 +138,7 @@ def test_deterministic_training_gives_the_same_bits_at_any_number_of_ranks(
 def test_normalized_averaged_and_augmented_the_same_at_any_number_of_ranks(
     idxtrain: Idxtrain, archives: dict[str, Path], work: Path
 ) -> None:
-    asked = {"model": "residual", "average": 0.9, "label_smoothing": 0.1, "clip_norm": 1, "optimizer": "lamb"}
+    asked = {"model": "residual", "ema_decay": 0.9, "label_smoothing": 0.1, "clip_norm": 1, "optimizer": "lamb"}
     asked |= {"elastic": 1, "rotate": 10, "zoom": 0.1, "dropout": 0.2}
     settings = [f"--set=train.{key}={value}" for key, value in asked.items()]
     options = ("--set", "prepare.rows_per_shard=29", "--set", "prepare.validation_rows=40", *QUICK, *settings)
@@ -205,7 +211,7 @@ def test_resumes_from_the_last_whole_checkpoint(idxtrain: Idxtrain, work: Path) 
             ("--set", "train.deterministic=true", "--set", "train.microbatches=2"),
             "microbatches is for training without",
         ),
-        (("--set", "train.deterministic=true", "--set", "train.wire=float16"), "nor wire of 16 bits"),
+        (("--set", "train.deterministic=true", "--set", "train.compression=float16"), "nor compression to 16 bits"),
         (("--set", "train.deterministic=true", "--set", "train.model=residual"), "model residual normalizes over the"),
         (("--set", "train.batchsize=2"), "did you mean batch_size?"),
         (("--set", "train.epochs=0"), "train.epochs: found 0"),

@@ -2,20 +2,20 @@
 
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from jobs.train import validation
-from jobs.train.feed import ShardStore
+from jobs.train.data.feed import ShardStore
 from jobs.train.validation import Validation
-from tests.prepared import Made
+from tests.support.prepared import Made
 
 
 class Alone:
-    """One rank, as `jobs.train.collective` has it."""
+    """One rank, as `jobs.train.compute.collective` has it."""
 
     rank, world_size = 0, 1
 
-    def gather(self, values: np.ndarray) -> np.ndarray:
+    def gather(self, values: NDArray[Any]) -> NDArray[Any]:
         return values
 
 

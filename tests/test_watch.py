@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from deploy.watch import Watch
+from deploy.launcher.watch import Watch
 
 
 class Clock:

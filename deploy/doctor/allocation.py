@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.doctor.node import ADDRESS, CLOCK, INTERFACE, NodeFacts
-from deploy.slurm import launchers, network, queue
+from deploy.slurm import commands, network, queue
 from deploy.slurm.site import Site
 from deploy.slurm.step import Allocation
 from jobs.errors import IdxtrainError, InputError
@@ -57,10 +57,10 @@ def ask_nodes(
     site: Site, nodes: Sequence[str], folder: Path, work: Path, environment: Mapping[str, str]
 ) -> tuple[dict[str, NodeFacts], dict[str, float]]:
     """Return what each node said, and by how many seconds its clock is ahead of this one's. Of some: nothing."""
-    step = launchers.task_a_node(len(nodes), "--input=none")
+    step = commands.task_a_node(len(nodes), "--input=none")
     # An interface that is named need not be here: each node says so of itself.
     told = {INTERFACE: site.interface} if site.interface else {ADDRESS: network.own_address_among(nodes, None)}
-    command = launchers.inside(site, sys.executable, _some_run(work), "deploy.doctor.node", str(folder), *nodes)
+    command = commands.inside(site, sys.executable, _some_run(work), "deploy.doctor.node", str(folder), *nodes)
     found: dict[str, NodeFacts] = {}
     ahead: dict[str, float] = {}
     with subprocess.Popen(
@@ -94,7 +94,7 @@ def allreduce(
     """Let the ranks of all nodes add up; return each rank's MB/s. Raises IdxtrainError, naming the node that failed."""
     everywhere = site.model_copy(update={"train": site.train.model_copy(update={"nodes": len(nodes)})})
     file = folder / "allreduce.json"
-    command = launchers.inside(everywhere, sys.executable, _some_run(work), "deploy.allreduce", str(file))
+    command = commands.inside(everywhere, sys.executable, _some_run(work), "deploy.launcher.allreduce", str(file))
     allocation = Allocation(everywhere, job, tuple(nodes), folder)
     ranks = allocation.start(command, everywhere.ranks, clean_environment(environment))
     deadline = time.monotonic() + _ALLREDUCE_SECONDS

@@ -10,9 +10,9 @@ from pathlib import Path
 from deploy.doctor import horovod, machine, software
 from deploy.doctor.check import Check
 from deploy.doctor.probe import ProbeError
-from deploy.launch import visible_gpus
+from deploy.launcher.launch import visible_gpus
 from jobs.memory import free_memory
-from jobs.train.devices import usable_cpus
+from jobs.train.compute.devices import usable_cpus
 
 PROJECT = "idxtrain"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from deploy.doctor.check import Check
 from deploy.doctor.probe import ask_json
-from deploy.launch import Launch, gang
+from deploy.launcher.launch import Launch, gang
 from jobs.python import clean_environment, module_command
 
 RANKS = 2
@@ -14,12 +14,15 @@ _RANKS_SECONDS = 60
 _LOADS = 2  # both ranks load TensorFlow, side by side on perhaps too few CPUs
 _REBUILD = "build Horovod again: `uv sync --reinstall-package horovod`"
 _NO_WARNINGS = {"TF_CPP_MIN_LOG_LEVEL": "3"}
-_ALLREDUCE = module_command("deploy.allreduce")
+_ALLREDUCE = module_command("deploy.launcher.allreduce")
 
 
 @dataclass(frozen=True)
 class Sums:
-    """What rank 0 of `deploy.allreduce` printed. `gpus`: how many TensorFlow sees; the speeds are of one allreduce."""
+    """What rank 0 of `deploy.launcher.allreduce` printed. `gpus`: how many TensorFlow sees.
+
+    The speeds are of one allreduce.
+    """
 
     gloo: bool
     mpi: bool

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deploy.doctor.check import Check
 from deploy.doctor.probe import ProbeError, ask, cause
-from jobs.train.devices import bfloat16_flags
+from jobs.train.compute.devices import bfloat16_flags
 
 GB = 1_000_000_000
 _SECONDS = 30  # nvidia-smi wakes up sleeping GPUs

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from deploy.launch import visible_gpus
+from deploy.launcher.launch import visible_gpus
 from deploy.slurm import network
 from jobs.errors import IdxtrainError
 

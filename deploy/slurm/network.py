@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from deploy.ranks import LOOPBACK
+from deploy.launcher.ranks import LOOPBACK
 from deploy.slurm import queue
 from jobs.errors import InputError
 

@@ -12,8 +12,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 from pydantic_core import PydanticCustomError
 
 from jobs.config import Section, explain
-from jobs.errors import InputError
-from jobs.run_dir import one_line
+from jobs.errors import InputError, one_line
 
 FOLDER = "IDXTRAIN_SITES"  # the user's own folder of sites
 _OWN = "~/.config/idxtrain/sites"

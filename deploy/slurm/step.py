@@ -1,4 +1,4 @@
-"""The ranks of a gang as one srun of the job's allocation: started, heard, ended. See `deploy.ranks`."""
+"""The ranks of a gang as one srun of the job's allocation: started, heard, ended. See `deploy.launcher.ranks`."""
 
 import json
 import secrets
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.rendezvous import Rendezvous
-from deploy.slurm import launchers, network, queue
-from deploy.slurm.order import Order
+from deploy.launcher.rendezvous import Rendezvous
+from deploy.slurm import commands, network, queue
+from deploy.slurm.message import Order
+from deploy.slurm.rank_id import hosts
 from deploy.slurm.site import Site
-from deploy.slurm.world import hosts
 from jobs.python import module_command
 
 _FIRST_PORT, _PORTS, _TRIES = 20000, 10000, 100  # the rendezvous server's: a place of each job's own, then the next
@@ -54,7 +54,7 @@ class Allocation:
         )
         self.folder.mkdir(parents=True, exist_ok=True)
         ordered.mark.touch()
-        argv = [*launchers.step(self.site, ranks), *module_command("deploy.slurm.task", *command)]
+        argv = [*commands.step(self.site, ranks), *module_command("deploy.slurm.task", *command)]
         return StepRanks(argv, ordered, placed, {**environment, **ordered.environment()}, rendezvous)
 
 
@@ -65,7 +65,7 @@ def allocation(site: Site, folder: Path, environment: Mapping[str, str]) -> Allo
 
 
 class StepRanks:
-    """The ranks of one srun. See `deploy.ranks.Ranks`."""
+    """The ranks of one srun. See `deploy.launcher.ranks.Ranks`."""
 
     peer_seconds = 20.0  # a rank that was killed with its task is known by the end of srun alone
 

@@ -13,24 +13,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
 
-from deploy import rendezvous
-from deploy.launch import visible_gpus
-from deploy.ranks import pass_on
-from deploy.slurm import network, order
-from deploy.slurm.order import Order
-from deploy.slurm.world import Place, place
+from deploy.launcher import rendezvous
+from deploy.launcher.launch import visible_gpus
+from deploy.launcher.ranks import pass_on
+from deploy.slurm import message, network
+from deploy.slurm.message import Order
+from deploy.slurm.rank_id import RankId, place
 from jobs import stop_signals
 from jobs.errors import IdxtrainError
 from jobs.files import write_json
 from jobs.process import PARENT
-from jobs.train.devices import CPUS
+from jobs.train.compute.devices import CPUS
 
 _VISIBLE_SECONDS = 30.0  # NFS may show a new file late
 
 
 def main(command: Sequence[str]) -> int:
     """Run one rank; return 0 once it is written down how it ended."""
-    ordered, here = order.take(), place(os.environ)
+    ordered, here = message.take(), place(os.environ)
     try:
         interface = check(ordered, here, os.environ)
     except IdxtrainError as error:
@@ -47,7 +47,7 @@ def main(command: Sequence[str]) -> int:
     return 0
 
 
-def check(ordered: Order, here: Place, environment: Mapping[str, str]) -> str:
+def check(ordered: Order, here: RankId, environment: Mapping[str, str]) -> str:
     """Return the interface to talk over; raise IdxtrainError where this node cannot be trained on."""
     if here.ranks != ordered.ranks:
         raise IdxtrainError(f"found a step of {here.ranks} ranks, expected {ordered.ranks}; ask the site's staff")
@@ -74,7 +74,7 @@ def check(ordered: Order, here: Place, environment: Mapping[str, str]) -> str:
     return network.interface_of(address, known)
 
 
-def environment(ordered: Order, here: Place, interface: str) -> dict[str, str]:
+def environment(ordered: Order, here: RankId, interface: str) -> dict[str, str]:
     """Return the rank's environment."""
     found = {name: value for name, value in os.environ.items() if name not in ordered.environment()}
     found |= {PARENT: str(os.getpid())} | ({CPUS: str(ordered.cpus)} if ordered.cpus else {})
@@ -83,7 +83,7 @@ def environment(ordered: Order, here: Place, interface: str) -> dict[str, str]:
     return found
 
 
-def _run(command: Sequence[str], here: Place, environment: Mapping[str, str]) -> tuple[int, str]:
+def _run(command: Sequence[str], here: RankId, environment: Mapping[str, str]) -> tuple[int, str]:
     """Run the rank; return its exit code, negative for a signal, and the last line it wrote to stderr."""
     try:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)

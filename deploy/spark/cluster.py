@@ -20,18 +20,18 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from deploy.slurm import launchers, network
+from deploy.slurm import commands, network
 from deploy.slurm import queue as slurm
 from deploy.slurm.site import Site, validate
 from deploy.spark import properties
+from deploy.spark.message import Order
 from deploy.spark.node import FAILED
-from deploy.spark.order import Order
 from jobs.errors import IdxtrainError, ResumableError
+from jobs.files import read_object
 from jobs.memory import OutOfMemory
 from jobs.prepare.config import MASTER
 from jobs.process import PARENT, die_with_parent
 from jobs.python import module_command
-from jobs.run_dir import read_object
 
 _POLL_SECONDS = 0.1
 _READY_SECONDS = 180.0  # Java from a cold network file system, on all nodes at once
@@ -121,9 +121,9 @@ def run(site: Site, run_dir: Path, command: Sequence[str], environment: Mapping[
     order = order_for(site, run_dir, nodes, environment["SLURM_JOB_ID"])
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spark-")))
-        master = stack.enter_context(Keepers(launchers.spark_step(site, 1), "master", 1, order))
+        master = stack.enter_context(Keepers(commands.spark_step(site, 1), "master", 1, order))
         (url,) = master.ready(asked)
-        workers = stack.enter_context(Keepers(launchers.spark_step(site, len(nodes)), "worker", len(nodes), order, url))
+        workers = stack.enter_context(Keepers(commands.spark_step(site, len(nodes)), "worker", len(nodes), order, url))
         workers.ready(asked)
         print(
             f"prepare: Spark's master and {len(nodes)} workers are up: {', '.join(nodes)}", file=sys.stderr, flush=True
@@ -148,7 +148,7 @@ def run(site: Site, run_dir: Path, command: Sequence[str], environment: Mapping[
 def order_for(site: Site, run_dir: Path, nodes: Sequence[str], job: str) -> Order:
     """Return what the keepers are told. Raises InputError where the site's interface is not there."""
     return Order(
-        command=launchers.inside(site, sys.executable, run_dir, "deploy.spark.daemon"),
+        command=commands.inside(site, sys.executable, run_dir, "deploy.spark.daemon"),
         secret=secrets.token_hex(32),
         job=job,
         address=network.own_address_among(nodes, site.interface),

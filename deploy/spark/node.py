@@ -1,6 +1,6 @@
 """python -m deploy.spark.node master|worker [MASTER]: keep one daemon of Spark, as a task of the launcher's srun.
 
-Its first line of stdin is an order (`deploy.spark.order`). It checks its node, makes scratch there, starts the daemon
+Its first line of stdin is an order (`deploy.spark.message`). It checks its node, makes scratch there, starts the daemon
 in it, and writes a line to stdout once that is ready: of a master, its URL. It ends the daemon, all processes that
 come of it, and the scratch when its stdin ends, which is when the launcher is gone, however it went; at a signal; or
 when the daemon ends by itself. What is left where it is itself killed, the next job's process on the node removes.
@@ -25,7 +25,7 @@ from deploy.slurm import network
 from deploy.slurm.scratch import private_folder
 from deploy.slurm.script import SCRATCH
 from deploy.spark import properties
-from deploy.spark.order import Order, take
+from deploy.spark.message import Order, take
 from jobs.errors import IdxtrainError
 from jobs.process import PARENT
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jobs.dataset import Manifest
 from jobs.errors import InputError
@@ -64,7 +65,7 @@ def _examine(path: Path, manifest: Manifest, predictions: Predictions) -> dict[s
     return facts | {"latency_ms": _latency(model, predictions.images[:1]), "difference": difference}
 
 
-def _latency(model: Any, image: np.ndarray) -> float:
+def _latency(model: Any, image: NDArray[Any]) -> float:
     import tensorflow as tf
 
     forward = tf.function(lambda batch: model(batch, training=False))
@@ -97,7 +98,7 @@ def _against(
     )
 
 
-def pair_up(champion: np.ndarray, challenger: np.ndarray) -> Paired:
+def pair_up(champion: NDArray[Any], challenger: NDArray[Any]) -> Paired:
     """Count images by who got them right: bool [rows] each."""
     return Paired(
         int((champion & challenger).sum()),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 480, 270  # of a chart, in SVG units
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 44  # margins around the plot, which axis labels need
@@ -53,7 +54,7 @@ class Chart:
     lines: tuple[Line, ...]
 
 
-Series = Mapping[str, np.ndarray]  # kind to float64 [points, 2]: step, value
+Series = Mapping[str, NDArray[Any]]  # kind to float64 [points, 2]: step, value
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
@@ -106,7 +107,7 @@ def _series(curve: Sequence[Mapping[str, Any]], name: str) -> Series:
     return series
 
 
-def _thin_out(points: np.ndarray) -> np.ndarray:
+def _thin_out(points: NDArray[Any]) -> NDArray[Any]:
     """Average neighbours where there are more points than can be seen."""
     if len(points) <= _MOST_POINTS:
         return points
@@ -152,7 +153,7 @@ def _chart(
         share = (scale(max(value, y_ticks[0])) - low) / (high - low)
         return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share, 1)
 
-    def line(kind: str, points: np.ndarray) -> Line:
+    def line(kind: str, points: NDArray[Any]) -> Line:
         dots = tuple(Dot(x(step), y(value), f"step {step:,.0f}: {say(value)}") for step, value in points.tolist())
         return Line(kind, " ".join(f"{dot.x},{dot.y}" for dot in dots), dots if len(dots) <= _MOST_DOTS else ())
 

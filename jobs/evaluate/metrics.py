@@ -6,6 +6,7 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 _MATRIX_CLASSES = 1000  # a matrix of 5,000 would take 276 MB of metrics.json and 2.8 GB of memory
 _Z95 = 1.959963984540054  # the standard normal's 97.5 % quantile
@@ -20,7 +21,7 @@ class Confusion:
     count: int
 
 
-def summarize(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def summarize(probabilities: NDArray[Any], labels: NDArray[Any]) -> dict[str, Any]:
     """Return the `test` object of metrics.json, JSON values only.
 
     `probabilities`: float32 [rows, classes], one row an image, rows > 0. `labels`: int [rows], each in [0, classes).
@@ -42,7 +43,7 @@ def summarize(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     }
 
 
-def count_confusions(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+def count_confusions(labels: NDArray[Any], predicted: NDArray[Any]) -> NDArray[Any]:
     """Count each pair of true and predicted class that occurs.
 
     `labels`, `predicted`: int [rows], from 0. Returns int64 [pairs, 3]: true, predicted, count; sorted. However many
@@ -52,14 +53,14 @@ def count_confusions(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return np.column_stack([pairs, counts])
 
 
-def to_matrix(confusions: np.ndarray, classes: int) -> np.ndarray:
+def to_matrix(confusions: NDArray[Any], classes: int) -> NDArray[Any]:
     """Return counted pairs, as of `count_confusions`, as int64 [classes, classes]: rows true, columns predicted."""
     matrix = np.zeros((classes, classes), np.int64)
     matrix[confusions[:, 0], confusions[:, 1]] = confusions[:, 2]
     return matrix
 
 
-def read_confusions(test: Mapping[str, Any]) -> np.ndarray:
+def read_confusions(test: Mapping[str, Any]) -> NDArray[Any]:
     """Return the counted pairs, as of `count_confusions`, of a `test` object of metrics.json, which has either form."""
     confusion = np.array(test["confusion"], np.int64)
     if confusion.shape != (len(test["classes"]),) * 2:
@@ -81,7 +82,7 @@ def wilson_interval(successes: int, count: int, z: float = _Z95) -> tuple[float,
     return min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half))
 
 
-def per_class(labels: np.ndarray, predicted: np.ndarray, classes: int) -> list[dict[str, Any]]:
+def per_class(labels: NDArray[Any], predicted: NDArray[Any], classes: int) -> list[dict[str, Any]]:
     """Return label, precision, recall and support (how many images are of it) of each class, by label.
 
     `labels`, `predicted`: int [rows], in [0, classes).
@@ -104,7 +105,7 @@ def _ratio(part: int, whole: int) -> float | None:
     return int(part) / int(whole) if whole else None
 
 
-def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
+def cross_entropy(probabilities: NDArray[Any], labels: NDArray[Any]) -> float:
     """Return the mean of −ln p(true class), in nats. Shapes as in `summarize`.
 
     A probability that float32 rounded to 0 counts as its smallest normal number, 1.2e-38, so that the mean is finite.
@@ -113,7 +114,7 @@ def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean())
 
 
-def worst_confusions(confusions: np.ndarray, limit: int) -> list[Confusion]:
+def worst_confusions(confusions: NDArray[Any], limit: int) -> list[Confusion]:
     """Return the most frequent kinds of error, at most `limit`, most frequent first, then by label.
 
     `confusions`: as of `count_confusions`.

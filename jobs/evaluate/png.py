@@ -3,19 +3,21 @@
 import base64
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 _GRAY, _RGB = 0, 2  # PNG's colour types
 _LONGEST_SIDE = 128  # pixels; larger images are thinned out, so that the report stays small
 
 
-def data_uri(image: np.ndarray) -> str:
+def data_uri(image: NDArray[Any]) -> str:
     """Return an image, float [height, width, channels] in [0, 1], as a data: URI that holds a PNG."""
     return "data:image/png;base64," + base64.b64encode(encode(thumbnail(image))).decode()
 
 
-def thumbnail(image: np.ndarray) -> np.ndarray:
+def thumbnail(image: NDArray[Any]) -> NDArray[Any]:
     """Return uint8 [height, width, 1 or 3] of float [height, width, channels] in [0, 1].
 
     Keeps each n-th pixel of what is too large. Three channels are red, green and blue; of any other number PNG knows no
@@ -28,7 +30,7 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
     return np.round(np.clip(small, 0, 1) * 255).astype(np.uint8)
 
 
-def encode(pixels: np.ndarray) -> bytes:
+def encode(pixels: NDArray[Any]) -> bytes:
     """Return the PNG of uint8 [height, width, 1] (gray) or [height, width, 3] (RGB).
 
     Source: Portable Network Graphics (PNG) Specification, W3C: signature, IHDR, IDAT, IEND.

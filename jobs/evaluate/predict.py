@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jobs.errors import InputError
 from jobs.model_file.load import load_keras
@@ -21,10 +22,10 @@ class Predictions:
     image's place in its archive. `probabilities`: float32 [rows, classes].
     """
 
-    images: np.ndarray
-    labels: np.ndarray
-    indices: np.ndarray
-    probabilities: np.ndarray
+    images: NDArray[Any]
+    labels: NDArray[Any]
+    indices: NDArray[Any]
+    probabilities: NDArray[Any]
 
 
 def load_model(path: Path, shape: tuple[int, int, int], classes: int) -> Any:
@@ -58,7 +59,7 @@ def _in_words(shape: tuple[int | None, ...]) -> str:
     return f"[{', '.join('batch' if size is None else str(size) for size in shape)}]"
 
 
-def predict(model: Any, images: np.ndarray, batch_size: int) -> np.ndarray:
+def predict(model: Any, images: NDArray[Any], batch_size: int) -> NDArray[Any]:
     """Return a model's probabilities, float32 [rows, classes], for images float32 [rows, height, width, channels].
 
     Each image goes through once, in order, nothing padded. Raises InputError where what comes out are no probabilities.
@@ -78,7 +79,7 @@ def predict(model: Any, images: np.ndarray, batch_size: int) -> np.ndarray:
     return probabilities
 
 
-def check_probabilities(probabilities: np.ndarray) -> None:
+def check_probabilities(probabilities: NDArray[Any]) -> None:
     """Raise InputError unless each row, float32 [rows, classes], holds probabilities that sum to 1."""
     sums = probabilities.sum(axis=1, dtype=np.float64)
     # Written so that NaN, which fails every comparison, counts as bad.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jobs import page
 from jobs.dataset import Manifest
@@ -102,7 +103,7 @@ def _stages(seconds: Mapping[str, float]) -> list[tuple[str, float, float]]:
     return [(name, value, round(100 * value / total, 1)) for name, value in seconds.items() if name != "total"]
 
 
-def _matrix(confusion: np.ndarray) -> list[list[Cell]]:
+def _matrix(confusion: NDArray[Any]) -> list[list[Cell]]:
     """Lay out the matrix. A colour's strength goes with the root of a cell's share of its true class.
 
     Errors are rare, so they have a scale of their own, which ends at the largest of them.

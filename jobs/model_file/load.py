@@ -16,11 +16,10 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.errors import InputError
+from jobs.errors import InputError, one_line
 from jobs.files import full_disk
 from jobs.memory import free_memory
 from jobs.model_file.architecture import require_plain
-from jobs.run_dir import one_line
 
 if TYPE_CHECKING:
     import keras

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from jobs.archive import Archive
 from jobs.errors import InputError
@@ -29,7 +30,7 @@ class Pair:
     image_archive: Path
     label_archive: Path
 
-    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return images [n, *row shape] and labels [n] as stored, for increasing int64 row numbers [n], n ≥ 1.
 
         One contiguous read, then the rows wanted: the shards' rows lie close together.

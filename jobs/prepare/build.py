@@ -17,9 +17,9 @@ from jobs.files import sealed, write_json
 from jobs.prepare.archives import Pair, image_shape, inflated, read_headers
 from jobs.prepare.config import PrepareConfig, SparkConfig
 from jobs.prepare.decode import Decoder, Written
+from jobs.prepare.disk_space import require_room
 from jobs.prepare.idx import Header
 from jobs.prepare.plan import DatasetPlan, even_ranges, plan_dataset
-from jobs.prepare.room import require_room
 from jobs.prepare.spark import Spark
 from jobs.prepare.survey import Findings, Survey, add_counts, merge
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs import dataset, parts
+from jobs import dataset, segments
 from jobs.archive import Archive
 from jobs.dataset import SPLITS, Manifest, PixelStatistics, Shard, Split, SplitInfo
 from jobs.errors import IdxtrainError, InputError
@@ -20,7 +20,7 @@ from jobs.prepare import idx
 from jobs.prepare.archives import image_shape
 from jobs.prepare.build import report
 from jobs.prepare.config import PrepareConfig, SparkConfig
-from jobs.prepare.part import ArchivePair, Part, make_part, read_part
+from jobs.prepare.segment import ArchivePair, Part, make_part, read_part
 from jobs.prepare.spark import Spark
 from jobs.prepare.survey import NORMALIZATION_OF_BYTES, NOTHING, Moments, duplicates
 from jobs.run_dir import Work
@@ -38,7 +38,7 @@ def build_of_parts(
         found = _parts(config, spark, [test, *training], work.parts)
         _link(directory, found)
         manifest = _manifest(config, archives, directory, name, (test, *training), found)
-        parts.write_parts(
+        segments.write_parts(
             directory,
             found[0].directory.name,
             (_info(pair, part, manifest.classes) for pair, part in zip(training, found[1:], strict=True)),
@@ -54,8 +54,8 @@ def read_pairs(config: PrepareConfig, archives: Mapping[str, Archive]) -> tuple[
     """
     test = _pair(None, archives["test_images"], archives["test_labels"])
     training: dict[str, ArchivePair] = {}
-    for tag in parts.tags(archives):
-        pair = _pair(tag, archives[parts.key("train_images", tag)], archives[parts.key("train_labels", tag)])
+    for tag in segments.tags(archives):
+        pair = _pair(tag, archives[segments.key("train_images", tag)], archives[segments.key("train_labels", tag)])
         same = training.setdefault(pair.part_id(config), pair)
         if same is not pair:
             log.warning("prepare: %s holds what %s holds; it counts once", pair.name, same.name)
@@ -114,7 +114,7 @@ def _parts(config: PrepareConfig, spark_config: SparkConfig, pairs: Sequence[Arc
 def _require_distinct(places: Iterable[Path]) -> None:
     seen: dict[int, Path] = {}
     for place in places:
-        other = seen.setdefault(parts.first_index(place.name), place)
+        other = seen.setdefault(segments.first_index(place.name), place)
         if other is not place:
             raise InputError(
                 f"{place.name} and {other.name}: found two parts whose rows go by the same numbers (one chance in two "
@@ -216,14 +216,16 @@ def _duplicates(
     rows: list[int] = []
     digests = b""
     for pair, part in zip(pairs, training, strict=True):
-        plan, first = pair.plan(config), parts.first_index(part.directory.name)
+        plan, first = pair.plan(config), segments.first_index(part.directory.name)
         for split in ("train", "validation"):
             rows += (plan.archive_rows(split, 0, plan.rows[split]) + first).tolist()
             digests += part.digests(split)
     return duplicates(rows, digests, test.digests("test"))
 
 
-def _info(pair: ArchivePair, part: Part, classes: int) -> parts.PartInfo:
+def _info(pair: ArchivePair, part: Part, classes: int) -> segments.PartInfo:
     pixels = _pixels([part.moments])
     counts = tuple(_padded(part.label_counts["train"], classes))
-    return parts.PartInfo(pair.tag or "", part.directory.name, pair.image_header.rows, counts, pixels.mean, pixels.std)
+    return segments.PartInfo(
+        pair.tag or "", part.directory.name, pair.image_header.rows, counts, pixels.mean, pixels.std
+    )

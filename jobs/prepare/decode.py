@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from jobs.dataset import Normalization, Shard, Split
 from jobs.files import sha256_file, write_atomic
@@ -29,14 +30,14 @@ class Written:
     """A shard, and how often each label was put into it: int64 [highest label + 1]."""
 
     shard: Shard
-    label_counts: np.ndarray
+    label_counts: NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Decoder:
     """All an executor needs to survey and decode any rows of the dataset; small, pickled once with a job.
 
-    `first_index`: the `index` of archive row 0, other than 0 only in parts (`jobs.parts`).
+    `first_index`: the `index` of archive row 0, other than 0 only in parts (`jobs.segments`).
     """
 
     plan: DatasetPlan
@@ -81,7 +82,7 @@ class Decoder:
             yield to_batch(normalize(images, normalization), labels, rows + self.first_index)
 
 
-def to_batch(images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> pa.RecordBatch:
+def to_batch(images: NDArray[Any], labels: NDArray[Any], rows: NDArray[Any]) -> pa.RecordBatch:
     """Return an Arrow batch of the dataset's three columns from float32 images [n, …], labels [n], rows [n]."""
     values = images.reshape(-1)
     offsets = np.arange(len(rows) + 1, dtype=np.int32) * (len(values) // len(rows))
@@ -95,7 +96,7 @@ def to_batch(images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> pa.Rec
     )
 
 
-def normalize(stored: np.ndarray, rule: Normalization) -> np.ndarray:
+def normalize(stored: NDArray[Any], rule: Normalization) -> NDArray[Any]:
     """Return float32 values in [0, 1], of the same shape."""
     if stored.dtype == np.uint8 and rule.rule == "type-range":
         # 256 levels: a table gives each its correctly rounded quotient, and is faster than the division.

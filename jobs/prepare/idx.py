@@ -20,14 +20,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jobs.errors import InputError
 from jobs.files import HashedFile, write_atomic
 
-_DTYPES: dict[int, np.dtype] = {
+_DTYPES: dict[int, np.dtype[Any]] = {
     0x08: np.dtype("u1"),
     0x09: np.dtype("i1"),
     0x0B: np.dtype(">i2"),
@@ -35,7 +36,7 @@ _DTYPES: dict[int, np.dtype] = {
     0x0D: np.dtype(">f4"),
     0x0E: np.dtype(">f8"),
 }
-_CODES: dict[np.dtype, int] = {dtype: code for code, dtype in _DTYPES.items()}
+_CODES: dict[np.dtype[Any], int] = {dtype: code for code, dtype in _DTYPES.items()}
 _MAX_DIMENSIONS = 4
 _MAX_SIZE = 2**32 - 1
 _MAX_ROW_BYTES = 2**63 - 1  # what numpy can index, which matters even for an archive of no rows
@@ -63,7 +64,7 @@ class Header:
     1 to 4 sizes: the first from 0, the others from 1, all at most 2**32 - 1.
     """
 
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     shape: tuple[int, ...]
 
     @property
@@ -136,7 +137,7 @@ def inflate(source: Path, destination: Path, digest: "hashlib._Hash | None" = No
     return header
 
 
-def read(path: Path) -> np.ndarray:
+def read(path: Path) -> NDArray[Any]:
     """Return a whole archive, plain or gzip, verified like `check`, in native byte order; shape as in its header.
 
     Holds the data that really is in the file and at most 64 MB more. Raises IdxError.
@@ -147,7 +148,7 @@ def read(path: Path) -> np.ndarray:
     return _native(data, header.dtype).reshape(header.shape)
 
 
-def read_rows(path: Path, header: Header, start: int, stop: int) -> np.ndarray:
+def read_rows(path: Path, header: Header, start: int, stop: int) -> NDArray[Any]:
     """Return rows [start, stop) of a plain archive: shape (stop - start, *row_shape), native byte order.
 
     `header` is the one `read_header`, `check` or `inflate` gave for this file. Reads and holds only these rows.
@@ -172,7 +173,7 @@ def read_rows(path: Path, header: Header, start: int, stop: int) -> np.ndarray:
     return _native(data, header.dtype).reshape(stop - start, *header.row_shape)
 
 
-def write(path: Path, array: np.ndarray, compress: bool | None = None) -> None:
+def write(path: Path, array: NDArray[Any], compress: bool | None = None) -> None:
     """Write an array as an IDX archive, atomically; the same array always gives the same bytes.
 
     `array`: 1 to 4 dimensions, of which only the first may be 0; uint8, int8, int16, int32, float32 or float64 in
@@ -233,7 +234,7 @@ class _Source:
         self._inflated += len(data)
         return data
 
-    def read_into(self, offset: int, data: np.ndarray) -> int:
+    def read_into(self, offset: int, data: NDArray[Any]) -> int:
         """Fill `data` (uint8) from the file's byte `offset` on; return how many bytes came before the file's end."""
         with _reading(self.path):
             self._file.seek(offset)
@@ -317,7 +318,7 @@ def _data_blocks(source: _Source, header: Header) -> Iterator[bytes]:
         raise _too_long(source, header, "more data")
 
 
-def _collect(blocks: Iterable[bytes], size: int) -> np.ndarray:
+def _collect(blocks: Iterable[bytes], size: int) -> NDArray[Any]:
     data = np.empty(0, np.uint8)
     filled = 0
     for block in blocks:
@@ -330,13 +331,13 @@ def _collect(blocks: Iterable[bytes], size: int) -> np.ndarray:
     return data
 
 
-def _native(data: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def _native(data: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """View bytes as values of `dtype`, swapped in place where it is not the machine's byte order."""
     values = data.view(dtype)
     return values if dtype.isnative else values.byteswap(inplace=True).view(dtype.newbyteorder("="))
 
 
-def _header_of(array: np.ndarray) -> Header:
+def _header_of(array: NDArray[Any]) -> Header:
     header = Header(array.dtype.newbyteorder(">"), array.shape)
     if header.dtype not in _CODES:
         names = ", ".join(dtype.name for dtype in _CODES)
@@ -353,7 +354,7 @@ def _encode(header: Header) -> bytes:
     return struct.pack(f">HBB{dimensions}I", 0, _CODES[header.dtype], dimensions, *header.shape)
 
 
-def _array_blocks(array: np.ndarray, header: Header) -> Iterator[bytes]:
+def _array_blocks(array: NDArray[Any], header: Header) -> Iterator[bytes]:
     step = max(1, _BLOCK // header.row_bytes)
     for start in range(0, header.rows, step):
         yield array[start : start + step].astype(header.dtype, copy=False).tobytes()

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.dataset import SPLITS, Split
 from jobs.errors import InputError
 from jobs.prepare.config import PrepareConfig
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
 _SHARD_ROWS = 2500  # divides MNIST's 55,000, 5,000 and 10,000
 _SHARD_BYTES = 32 << 20
@@ -65,7 +65,7 @@ class DatasetPlan:
             for number, (start, stop) in enumerate(even_ranges(self.rows[split], self.rows_per_shard))
         ]
 
-    def archive_rows(self, split: Split, start: int, stop: int) -> "np.ndarray":
+    def archive_rows(self, split: Split, start: int, stop: int) -> "NDArray[Any]":
         """Return the archive row of each of the split's rows [start, stop): int64 [stop − start], increasing."""
         import numpy as np
 

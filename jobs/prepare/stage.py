@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from jobs import dataset, parts
+from jobs import dataset, segments
 from jobs.archive import Archive
 from jobs.errors import InputError
 from jobs.files import sha256_json, sync
@@ -50,7 +50,7 @@ def prepare(config: PrepareConfig, spark: SparkConfig, archives: Mapping[str, Ar
         unfinished = work.datasets / f".tmp-{name}-{secrets.token_hex(4)}"
         unfinished.mkdir()
         try:
-            if parts.tags(archives):
+            if segments.tags(archives):
                 build_of_parts(config, spark, archives, unfinished, name, work)
             else:
                 build(config, spark, archives, unfinished, name)

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jobs.dataset import Duplicates, Normalization, PixelStatistics, Split
 from jobs.errors import InputError
@@ -57,11 +59,11 @@ class Survey:
     """What a range of rows holds. `digests`: bytes, 16 for each row. `label_counts`: int64 [highest label + 1]."""
 
     moments: Moments
-    label_counts: np.ndarray
+    label_counts: NDArray[Any]
     digests: bytes
 
 
-def survey(pair: Pair, rows: np.ndarray) -> Survey:
+def survey(pair: Pair, rows: NDArray[Any]) -> Survey:
     """Survey rows (int64 [n], n ≥ 1) of a pair; raise InputError naming file and row for what cannot be trained on."""
     images, labels = pair.read(rows)
     bad = (labels < 0) | (labels >= _MOST_CLASSES)
@@ -83,7 +85,7 @@ def survey(pair: Pair, rows: np.ndarray) -> Survey:
     return Survey(_moments(values), np.bincount(labels.astype(np.int64)), digests)
 
 
-def _moments(values: np.ndarray) -> Moments:
+def _moments(values: NDArray[Any]) -> Moments:
     if values.size == 0:
         return NOTHING
     if values.dtype == np.uint8:
@@ -110,7 +112,7 @@ class Findings:
 
 
 def merge(
-    plan: DatasetPlan, surveys: Mapping[Split, Sequence[Survey]], stored: np.dtype, test_labels: Path
+    plan: DatasetPlan, surveys: Mapping[Split, Sequence[Survey]], stored: np.dtype[Any], test_labels: Path
 ) -> Findings:
     """Merge the surveys of each split, given in row order. `stored`: the images' dtype in the archive.
     `test_labels`: the archive that an error names.
@@ -142,7 +144,7 @@ def merge(
     )
 
 
-def add_counts(parts: Sequence[np.ndarray]) -> np.ndarray:
+def add_counts(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Add label counts, int64 [highest label + 1] each, as long as the longest of them; [0] where there are none."""
     total = np.zeros(max((len(part) for part in parts), default=0), np.int64)
     for part in parts:
@@ -150,7 +152,7 @@ def add_counts(parts: Sequence[np.ndarray]) -> np.ndarray:
     return total
 
 
-def _normalization(stored: np.dtype, seen: Moments) -> Normalization:
+def _normalization(stored: np.dtype[Any], seen: Moments) -> Normalization:
     if stored == np.uint8:
         return NORMALIZATION_OF_BYTES
     extent = seen.max - seen.min

@@ -5,7 +5,7 @@ import os
 from jobs.run_dir import RunDir
 from jobs.stage import rank_told, run_as_process
 from jobs.tensorflow_import import import_tensorflow
-from jobs.train.heartbeat import Heartbeat
+from jobs.train.telemetry.heartbeat import Heartbeat
 
 
 def main(run: RunDir) -> None:

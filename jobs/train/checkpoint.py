@@ -15,14 +15,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from jobs.errors import IdxtrainError, InputError
+from jobs.errors import IdxtrainError, InputError, one_line
 from jobs.files import sealed, sha256_file, take_seal, unfinished, write_atomic, write_json
-from jobs.run_dir import one_line
 
 log = logging.getLogger("idxtrain")
 
@@ -51,7 +51,7 @@ class Checkpoint:
     """
 
     position: Position
-    arrays: Mapping[str, np.ndarray]
+    arrays: Mapping[str, NDArray[Any]]
     validated: bool = False
     format: int = FORMAT
 
@@ -112,7 +112,7 @@ def save(directory: Path, checkpoint: Checkpoint, keep: int, accuracy: float | N
     return path
 
 
-def _save_arrays(arrays: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
+def _save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path, metadata: dict[str, str]) -> None:
     try:
         save_file(dict(arrays), path, metadata)
     except SafetensorError as error:  # its words for a full disk, too

@@ -23,7 +23,9 @@ class TrainConfig(Section):
     # And bent: pixels in quadratic mean, and how many pixels far neighbours move alike.
     elastic: float = Field(default=0.0, ge=0)
     elastic_sigma: float = Field(default=4.0, gt=0)
-    sharp: float = Field(default=0.0, ge=0, lt=1)  # share of the images that are shifted by whole pixels, no more
+    sharp_fraction: float = Field(
+        default=0.0, ge=0, lt=1
+    )  # share of the images that are shifted by whole pixels, no more
 
     # The training ends at whichever bound comes first.
     epochs: int | None = Field(default=None, ge=1)
@@ -35,7 +37,7 @@ class TrainConfig(Section):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)  # share of the label spread over all classes
     clip_norm: float | None = Field(default=None, gt=0)  # longest gradient, as L2 norm over all weights; None: any
     # Decay of a running average of the weights, which is then what is validated and kept; None: the weights themselves.
-    average: float | None = Field(default=None, ge=0, lt=1)
+    ema_decay: float | None = Field(default=None, ge=0, lt=1)
 
     optimizer: Literal["sgd", "momentum", "nesterov", "rmsprop", "adadelta", "adam", "adamw", "lamb"] = "adam"
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -47,8 +49,8 @@ class TrainConfig(Section):
     weight_decay: float = Field(default=0.0, ge=0)  # adamw, lamb
 
     schedule: Literal["constant", "step", "cosine", "linear", "one-cycle"] = "constant"
-    warmup: float = Field(default=0.0, ge=0, lt=1)  # share of the steps in which the rate rises
-    final: float = Field(default=0.0, ge=0, le=1)  # last rate as a share of the highest
+    warmup_fraction: float = Field(default=0.0, ge=0, lt=1)  # share of the steps in which the rate rises
+    final_rate_fraction: float = Field(default=0.0, ge=0, le=1)  # last rate as a share of the highest
 
     # Explicit, since nothing is scaled by the number of ranks: multiply the learning rate by
     # batch_size / base_batch_size (linear: Goyal et al. 2017) or its square root (sqrt: Krizhevsky 2014).
@@ -57,8 +59,9 @@ class TrainConfig(Section):
 
     # Of activations; weights and updates are always float32. auto: bfloat16 where all ranks' devices are quick in it.
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
-    wire: Literal["float32", "bfloat16", "float16"] = "float32"  # of gradients on their way between ranks
-    # Bit-equal from run to run and at any number of ranks up to `slices`, at the cost of speed: see jobs.train.exact.
+    compression: Literal["float32", "bfloat16", "float16"] = "float32"  # of gradients on their way between ranks
+    # Bit-equal from run to run and at any number of ranks up to `slices`, at the cost of speed: see
+    # jobs.train.compute.exact.
     deterministic: bool = False
     slices: int = Field(default=12, ge=1, lt=2**31)  # 12: whole slices, so equal shares, for 1, 2, 3, 4, 6 and 12 ranks
 
@@ -85,9 +88,9 @@ class TrainConfig(Section):
             raise ValueError("learning_rate_scaling needs base_batch_size, the batch that learning_rate was chosen for")
         if self.deterministic and self.microbatches > 1:
             raise ValueError("microbatches is for training without deterministic, whose slices are parts already")
-        if self.deterministic and (self.precision == "float16" or self.wire != "float32"):
+        if self.deterministic and (self.precision == "float16" or self.compression != "float32"):
             raise ValueError(
-                "precision cannot be float16, nor wire of 16 bits, with deterministic, whose sums need every bit"
+                "precision cannot be float16, nor compression to 16 bits, with deterministic, whose sums need every bit"
             )
         return self
 

@@ -4,14 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from jobs.train.collective import Collective
-from jobs.train.feed import ShardStore
-from jobs.train.order import share
+from jobs.train.compute.collective import Collective
+from jobs.train.data.feed import ShardStore
+from jobs.train.data.order import share
 
 _BATCH = 500  # rows of a forward pass
 
-Evaluate = Callable[[np.ndarray, np.ndarray], tuple[int, float]]
+Evaluate = Callable[[NDArray[Any], NDArray[Any]], tuple[int, float]]
 
 
 class Validation:

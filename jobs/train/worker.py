@@ -14,26 +14,28 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from jobs.dataset import read_manifest
-from jobs.errors import IdxtrainError, InputError, PeerLostError
+from jobs.errors import IdxtrainError, InputError, PeerLostError, one_line
 from jobs.files import sha256_file, write_atomic
-from jobs.run_dir import RunDir, one_line
+from jobs.run_dir import RunDir
 from jobs.stage import read_record, stage_key, write_record
-from jobs.train import checkpoint, devices, exact, precision
-from jobs.train.collective import Collective, tells_of_a_lost_peer
+from jobs.train import checkpoint
+from jobs.train.compute import devices, exact, precision
+from jobs.train.compute.collective import Collective, tells_of_a_lost_peer
+from jobs.train.compute.network import Network
+from jobs.train.compute.step import HowTaken, LocalResult, TrainStep, make_evaluator
 from jobs.train.config import TrainConfig
-from jobs.train.console import Audit, Console, Meter
-from jobs.train.feed import Call, ShardStore, most_steps, read_epoch, spans
-from jobs.train.flight import Flight, Recorder
-from jobs.train.heartbeat import Heartbeat
-from jobs.train.held import keep_in_memory
-from jobs.train.length import images_seen, total_steps
-from jobs.train.measure import Measurement, exchange
-from jobs.train.network import Network
-from jobs.train.order import RowOrder
-from jobs.train.step import HowTaken, LocalResult, TrainStep, make_evaluator
+from jobs.train.data.feed import Call, ShardStore, most_steps, read_epoch, spans
+from jobs.train.data.length import images_seen, total_steps
+from jobs.train.data.order import RowOrder
+from jobs.train.data.row_cache import keep_in_memory
 from jobs.train.stop import StopRequest, stopped
+from jobs.train.telemetry.console import Audit, Console, Meter
+from jobs.train.telemetry.flight_recorder import Flight, Recorder
+from jobs.train.telemetry.heartbeat import Heartbeat
+from jobs.train.telemetry.measure import Measurement, exchange
 from jobs.train.validation import Validation
 from models.training.augment import Augmentation
 from models.training.export import portable
@@ -88,7 +90,9 @@ class Training:
         )
         self.most_steps = most_steps(self.order, manifest.values_per_image, self.world_size)
         self.total_steps = total_steps(config, self.order)
-        self.rates = Rates(config.schedule, self.total_steps, config.peak_rate, config.warmup, config.final)
+        self.rates = Rates(
+            config.schedule, self.total_steps, config.peak_rate, config.warmup_fraction, config.final_rate_fraction
+        )
 
         self.network = Network(config, manifest, seed, self.precision)
         self.train_step = make_step(config, self.network, self.collective, seed)
@@ -179,7 +183,7 @@ class Training:
         if not np.isfinite(result.losses).all():
             raise InputError(
                 f"train: step {step - steps + int(np.argmin(np.isfinite(result.losses)))}: the loss is not finite; "
-                "lower train.learning_rate or lengthen train.warmup"
+                "lower train.learning_rate or lengthen train.warmup_fraction"
             )
         if not np.isfinite(result.accuracy):
             raise exploded(step)
@@ -271,21 +275,21 @@ class Training:
 def make_step(config: TrainConfig, network: Network, collective: Collective, seed: int) -> TrainStep:
     """Return the training step that a config describes, of that network."""
     augmentation = Augmentation(
-        config.shift, config.rotate, config.zoom, config.elastic, config.elastic_sigma, config.sharp
+        config.shift, config.rotate, config.zoom, config.elastic, config.elastic_sigma, config.sharp_fraction
     )
     how = HowTaken(
         config.label_smoothing,
         config.clip_norm,
         config.microbatches,
         config.fixed_slices,
-        config.wire,
+        config.compression,
     )
     return TrainStep(
-        network.model, network.optimizer, collective, augmentation, seed, how, network.average, network.loss_scale
+        network.model, network.optimizer, collective, augmentation, seed, how, network.ema, network.loss_scale
     )
 
 
-def require_finite(arrays: Mapping[str, np.ndarray], step: int) -> None:
+def require_finite(arrays: Mapping[str, NDArray[Any]], step: int) -> None:
     """Raise InputError where a state is of no use: what the next loss would show, which the last update has not."""
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise exploded(step)
@@ -295,7 +299,7 @@ def exploded(step: int) -> InputError:
     """Return the error that ends a training whose last update has left the model of no use."""
     return InputError(
         f"train: step {step}: weights or outputs are not finite after the update; "
-        "lower train.learning_rate or lengthen train.warmup"
+        "lower train.learning_rate or lengthen train.warmup_fraction"
     )
 
 

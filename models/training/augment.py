@@ -7,17 +7,17 @@ from typing import Any
 import tensorflow as tf
 
 from models.training.elastic import displacements
+from models.training.grid_sample import sampled
 from models.training.keys import StepKey, salt_of
-from models.training.sample import sampled
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """How far at the most, each way, uniformly. `shift`: pixels; `rotate`: degrees; `zoom`: share of the size.
 
-    `elastic`, `elastic_sigma`: pixels; see `models.training.elastic`. `sharp`: the share of images that are shifted by
-    whole pixels and nothing else. All others are interpolated, which blurs them, and a network that has seen only such
-    is worse on images as they are.
+    `elastic`, `elastic_sigma`: pixels; see `models.training.elastic`. `sharp_fraction`: the share of images that are
+    shifted by whole pixels and nothing else. All others are interpolated, which blurs them, and a network that has
+    seen only such is worse on images as they are.
     """
 
     shift: float = 0.0
@@ -25,7 +25,7 @@ class Augmentation:
     zoom: float = 0.0
     elastic: float = 0.0
     elastic_sigma: float = 4.0
-    sharp: float = 0.0
+    sharp_fraction: float = 0.0
 
     def __bool__(self) -> bool:
         """Tell whether it does anything."""
@@ -49,9 +49,9 @@ class Augmentation:
         """Return float32 [n]: 1 for an image that may be interpolated, 0 for one that stays sharp."""
         if not any((self.rotate, self.zoom, self.elastic)):
             return tf.zeros([rows])
-        if not self.sharp:
+        if not self.sharp_fraction:
             return tf.ones([rows])
-        return tf.cast(key.uniform(salt_of("sharp"), rows, []) >= self.sharp, tf.float32)
+        return tf.cast(key.uniform(salt_of("sharp"), rows, []) >= self.sharp_fraction, tf.float32)
 
     def _moved(self, images: Any, transforms: Any) -> Any:
         """Shift, rotate and zoom. Bilinear; a shift alone is by whole pixels, which blurs nothing."""

@@ -1,8 +1,10 @@
 """Learning-rate schedules: the rate of every step of a training, a function of the step, found by name."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Rates:
@@ -22,7 +24,7 @@ class Rates:
         """Return the number of steps."""
         return self._steps
 
-    def __getitem__(self, steps: slice) -> np.ndarray:
+    def __getitem__(self, steps: slice) -> NDArray[Any]:
         """Return the rates of consecutive steps: float32 [n]."""
         first, last, _ = steps.indices(self._steps)
         turn = min(max(first, self._rising), last)
@@ -32,25 +34,25 @@ class Rates:
         return (self._peak * np.concatenate([up, down])).astype(np.float32)
 
 
-def _constant(progress: np.ndarray, final: float) -> np.ndarray:
+def _constant(progress: NDArray[Any], final: float) -> NDArray[Any]:
     return np.ones_like(progress)
 
 
-def _step(progress: np.ndarray, final: float) -> np.ndarray:
+def _step(progress: NDArray[Any], final: float) -> NDArray[Any]:
     # Three equal stairs from 1 to `final`, each lower by the same factor.
     return final ** (np.minimum(np.floor(progress * 3), 2) / 2)
 
 
-def _cosine(progress: np.ndarray, final: float) -> np.ndarray:
+def _cosine(progress: NDArray[Any], final: float) -> NDArray[Any]:
     # Loshchilov and Hutter, "SGDR" (2017), equation 5, without restarts.
     return final + (1 - final) * (1 + np.cos(np.pi * progress)) / 2
 
 
-def _linear(progress: np.ndarray, final: float) -> np.ndarray:
+def _linear(progress: NDArray[Any], final: float) -> NDArray[Any]:
     return 1 + (final - 1) * progress
 
 
-_SHAPES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+_SHAPES: dict[str, Callable[[NDArray[Any], float], NDArray[Any]]] = {
     "constant": _constant,
     "step": _step,
     "cosine": _cosine,

@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from jobs.train.devices import bfloat16_flags, usable_cpus
+from jobs.train.compute.devices import bfloat16_flags, usable_cpus
 
 _PACKAGES = ("tensorflow", "keras", "horovod", "petastorm", "pyarrow", "pyspark", "numpy")
 _CPUINFO = Path("/proc/cpuinfo")

@@ -13,7 +13,7 @@ from pathlib import Path
 from jobs.dataset import Manifest, PixelStatistics
 from jobs.tensorflow_import import import_tensorflow
 from jobs.train import checkpoint
-from jobs.train.flight import Flight, Recorder
+from jobs.train.telemetry.flight_recorder import Flight, Recorder
 from pipelines import recipes
 
 _REPEATS = 9
@@ -33,8 +33,8 @@ def main() -> None:
 
 
 def checkpoint_row(recipe: str, folder: Path) -> str:
+    from jobs.train.compute.network import Network
     from jobs.train.config import TrainConfig
-    from jobs.train.network import Network
 
     config = TrainConfig.model_validate(recipes.load(recipe).sections["train"])
     network = Network(config, mnist_manifest(), seed=0, precision="float32")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.launch import gang, launch
+from deploy.launcher.launch import gang, launch
 from jobs.fetch.catalog import CATALOG
 from jobs.fetch.names import find
 from jobs.fetch.offline import OfflinePackage
@@ -17,7 +17,7 @@ from jobs.files import write_json
 from jobs.prepare import idx
 from jobs.run_dir import RunDir
 from jobs.stage import read_record
-from jobs.train.devices import CPUS
+from jobs.train.compute.devices import CPUS
 from pipelines.config import Config, compose, data_set_name
 from tests.benchmarks.timing import Done, run
 

@@ -3,9 +3,11 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.conftest import Idxtrain
 
@@ -22,7 +24,7 @@ class Trained:
     """What a training did. `batches`: each step's global batch as archive rows. `losses`: float64 [steps]."""
 
     batches: list[list[int]]
-    losses: np.ndarray
+    losses: NDArray[Any]
     weights: str
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeArchives
-from tests.e2e import kills
+from tests.support import kills
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.registry import Registry
+from deploy.registry.registry import Registry
 from jobs.run_dir import Work
 from tests.conftest import Idxtrain, MakeArchives
 from tests.test_registry import Server, free_port

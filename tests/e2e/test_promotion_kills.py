@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from deploy.registry import Registry
+from deploy.registry.registry import Registry
 from jobs.prepare import idx
 from jobs.run_dir import Work
-from pipelines.promotion import promote, rollback
-from pipelines.retrain_state import Place
+from pipelines.retraining.promotion import promote, rollback
+from pipelines.retraining.retrain_dir import RetrainDir
 from tests.conftest import MakeArchives
-from tests.e2e import promotion_kills as kills
+from tests.support import promotion_kills as kills
 from tests.test_registry import SHAPE, entry_of, model
 
 __all__ = ["model"]  # a fixture
@@ -22,7 +22,7 @@ SEED = 7
 
 def test_promotions_are_killed_and_the_champion_is_always_there(model: Path, tmp_path: Path) -> None:
     work = Work(tmp_path / "work")
-    registry, place = Registry(work, "digits", {}), Place(work, "digits")
+    registry, place = Registry(work, "digits", {}), RetrainDir(work, "digits")
     with place.lock():
         for run_id in ("r1", "r2"):
             promote(place, registry, registry.register(replace(entry_of(model), run_id=run_id)))
@@ -45,7 +45,7 @@ def test_promotions_are_killed_and_the_champion_is_always_there(model: Path, tmp
 
 
 def test_a_killed_rollback_is_finished_and_not_undone(model: Path, tmp_path: Path) -> None:
-    registry, place = Registry(Work(tmp_path / "work"), "digits", {}), Place(Work(tmp_path / "work"), "digits")
+    registry, place = Registry(Work(tmp_path / "work"), "digits", {}), RetrainDir(Work(tmp_path / "work"), "digits")
     with place.lock():
         versions = [registry.register(replace(entry_of(model), run_id=run_id)) for run_id in ("r1", "r2")]
         for version in versions:

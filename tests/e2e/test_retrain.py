@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.tracking import tracking_uri
+from deploy.registry.tracking import tracking_uri
 from jobs.prepare import idx
 from jobs.run_dir import Work
-from pipelines.retrain_state import Place
+from pipelines.retraining.retrain_dir import RetrainDir
 from tests.conftest import ODD_FOLDER, Idxtrain, MakeArchives
-from tests.odd_answers import ANSWERS, SECRET, odd_server
-from tests.open_files import allowed
+from tests.support.odd_answers import ANSWERS, SECRET, odd_server
+from tests.support.open_files import allowed
 
 # Of 200 test images one is half a percent, so that the default delta could never be shown.
 SETTINGS = {"train.batch_size": 32, "train.epochs": 3, "train.learning_rate": 0.003, "gate.delta": 0.05}
@@ -137,7 +137,7 @@ def test_of_a_new_pair_only_it_is_decoded(idxtrain: Idxtrain, place: Path, make_
 
 def test_odd_answers_and_a_damaged_copy_cost_no_training(idxtrain: Idxtrain, place: Path) -> None:
     """The news that were not told stay, the secret stays out of all files, and the champion's copy is fetched again."""
-    memory = Place(Work(place / "work"), "data")
+    memory = RetrainDir(Work(place / "work"), "data")
     memory.write("news", {"id": "r-promoted", "event": "promoted"})
     champion = memory.read("champion")
     assert champion is not None

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeArchives
-from tests.e2e import retrain_kills as kills
-from tests.e2e.retrain_kills import Strike, Trial
+from tests.support import retrain_kills as kills
+from tests.support.retrain_kills import Strike, Trial
 
 
 def test_three_strikes(tmp_path: Path, make_archives: MakeArchives) -> None:

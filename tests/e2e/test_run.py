@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ODD_FOLDER, Idxtrain, MakeArchives
-from tests.open_files import allowed
+from tests.support.open_files import allowed
 
 RESULT = re.compile(r"test accuracy (0\.\d{4}|1\.0000) \((\d+) errors in (\d+)\)")
 QUICK = ("--set", "train.batch_size=32", "--set", "train.epochs=3", "--set", "train.learning_rate=0.003")

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from numpy.typing import NDArray
 
 from jobs.prepare import idx
 from jobs.run_dir import RunDir, Work
 from tests.conftest import Idxtrain, MakeArchives
-from tests.slurm_cluster import SlurmCluster
-from tests.webhook import Webhook, webhook
+from tests.support.slurm_cluster import SlurmCluster
+from tests.support.webhook import Webhook, webhook
 
 EVERY_MINUTE = "* * * * *"
 SETTINGS = ("--set=train.batch_size=32", "--set=train.epochs=2", "--set=train.learning_rate=0.003")
@@ -102,7 +103,7 @@ def hook() -> Iterator[Webhook]:
         yield made
 
 
-def weights(path: Path) -> list[np.ndarray]:
+def weights(path: Path) -> list[NDArray[Any]]:
     import keras
 
     return list(keras.models.load_model(path, compile=False).get_weights())

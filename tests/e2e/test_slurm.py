@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from jobs.run_dir import RunDir
-from pipelines.slurm_jobs import SlurmJobs
+from pipelines.slurm.jobs import SlurmJobs
 from tests.conftest import Idxtrain, MakeArchives, idxtrain_in
-from tests.slurm_cluster import SlurmCluster
+from tests.support.slurm_cluster import SlurmCluster
 
 STEPS = 150
 SETTINGS = {

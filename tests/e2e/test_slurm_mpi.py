@@ -12,7 +12,7 @@ import pytest
 
 from jobs.run_dir import RunDir
 from tests.conftest import MakeArchives
-from tests.slurm_cluster import SlurmCluster
+from tests.support.slurm_cluster import SlurmCluster
 
 ROOT = Path(__file__).parents[2]
 SITE = """\

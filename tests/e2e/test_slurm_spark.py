@@ -11,8 +11,8 @@ import pytest
 from jobs.run_dir import RunDir
 from jobs.stage import read_record
 from tests.conftest import Idxtrain, idxtrain_in
-from tests.prepared import Made, parquet_bytes
-from tests.slurm_cluster import SlurmCluster
+from tests.support.prepared import Made, parquet_bytes
+from tests.support.slurm_cluster import SlurmCluster
 
 SITE = """\
 spark = "standalone"

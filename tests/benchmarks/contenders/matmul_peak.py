@@ -12,7 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 
-from jobs.train.devices import configure
+from jobs.train.compute.devices import configure
 
 _SECONDS = 2.0  # for each size
 

@@ -16,9 +16,9 @@ import petastorm  # noqa: F401  # its import is not what is measured
 import tensorflow as tf
 
 from jobs.dataset import read_manifest
-from jobs.train.feed import ShardStore, read_epoch, spans
-from jobs.train.order import RowOrder
-from jobs.train.step import as_tensor
+from jobs.train.compute.step import as_tensor
+from jobs.train.data.feed import ShardStore, read_epoch, spans
+from jobs.train.data.order import RowOrder
 
 _STEPS = 50  # of a call of the graph
 _LATER = 10  # epochs timed together: one is over in less than 0.1 s

@@ -17,8 +17,8 @@ def main(run: RunDir) -> None:
     """Run the stage on synthetic rows."""
     import_tensorflow(run.logs / "tensorflow.log")
     from jobs.train.config import TrainConfig
-    from jobs.train.feed import Call, spans
-    from jobs.train.heartbeat import Heartbeat
+    from jobs.train.data.feed import Call, spans
+    from jobs.train.telemetry.heartbeat import Heartbeat
     from jobs.train.worker import Training
 
     class Synthetic(Training):

@@ -6,7 +6,7 @@ import sys
 from jobs.dataset import SPLITS, read_manifest
 from jobs.run_dir import RunDir
 from jobs.stage import read_record
-from jobs.train.devices import usable_cpus
+from jobs.train.compute.devices import usable_cpus
 from tests.benchmarks.measures.stages import stage_run, work
 from tests.benchmarks.room import Room
 from tests.benchmarks.table import Ratio, Rounds, Section, figure, quotients

@@ -18,16 +18,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+from numpy.typing import NDArray
 
 BATCH, TEST_BATCH, WARM_UP = 50, 1000, 10
 
 
-def load(folder: Path, name: str, header: int) -> np.ndarray:
+def load(folder: Path, name: str, header: int) -> NDArray[Any]:
     with gzip.open(next(folder.glob(f"{name}*"))) as file:
         return np.frombuffer(file.read(), np.uint8, offset=header)
 
 
-def batches(images: np.ndarray, labels: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def batches(images: NDArray[Any], labels: NDArray[Any], seed: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     random = np.random.default_rng(seed)
     while True:
         order = random.permutation(len(images))

@@ -9,18 +9,20 @@ import json
 import multiprocessing
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 _ROWS = 2500
 _SCALED = (np.arange(256) / 255).astype(np.float32)
 
-arrays: dict[str, np.ndarray] = {}
+arrays: dict[str, NDArray[Any]] = {}
 
 
-def read(folder: Path, name: str, header: int) -> np.ndarray:
+def read(folder: Path, name: str, header: int) -> NDArray[Any]:
     with gzip.open(next(folder.glob(f"{name}*"))) as file:
         return np.frombuffer(file.read(), np.uint8, offset=header)
 

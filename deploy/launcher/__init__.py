@@ -1,0 +1,1 @@
+"""Start the ranks of a training, watch them, and start them again when one is lost."""

@@ -1,0 +1,59 @@
+"""What a model registry holds, as values: see `deploy.registry.registry`. Nothing heavy."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
+
+
+_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,100}")
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a text can name a registered model: it becomes a folder, and part of MLflow's queries."""
+    return _NAME.fullmatch(text) is not None
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model. `created`: seconds since 1970. `run_id`: ours, not MLflow's."""
+
+    number: int
+    run_id: str
+    accuracy: float | None
+    model_sha256: str
+    created: float
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is registered of a run. `model`: the Keras file; `shape`: of an image; `classes`: of the output.
+
+    `parameters`, `metrics`: flat. `curve`: (key, value, step). `files`: artifacts beside the model. `data`: facts of
+    the training data, which the gate of a later run compares with. `code`: which code it was.
+    """
+
+    run_id: str
+    model: Path
+    model_sha256: str
+    shape: tuple[int, int, int]
+    classes: int
+    parameters: Mapping[str, str]
+    metrics: Mapping[str, float]
+    curve: tuple[tuple[str, float, int], ...]
+    dataset_id: str
+    data: Mapping[str, Any]
+    code: Mapping[str, str]
+    files: tuple[Path, ...]
+
+
+def without_password(uri: str) -> str:
+    """Return a URL without user name and password. By its text, as it need not be a valid one."""
+    scheme, separator, rest = uri.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" if separator else uri

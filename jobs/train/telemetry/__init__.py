@@ -1,0 +1,1 @@
+"""What a training reports: throughput, the console, TensorBoard, the flight recorder, heartbeats."""

@@ -1,0 +1,1 @@
+"""Whether a challenger becomes champion: the checks, the decision and its statistics."""

@@ -1,0 +1,1 @@
+"""The pipeline as Slurm jobs: submit them, run one, follow them."""

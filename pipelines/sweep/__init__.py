@@ -1,0 +1,1 @@
+"""A recipe at every point of a grid of options."""

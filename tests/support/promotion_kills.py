@@ -1,0 +1,140 @@
+"""Kill -9 while models are retrained, promoted and rolled back, beside a reader that loads the champion all along."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from deploy.registry.registry import Registry
+from deploy.registry.tracking import tracking_uri
+from jobs import segments
+from jobs.run_dir import RunDir, Work
+from jobs.stage import read_record
+from pipelines.retraining.retrain_dir import RetrainDir
+
+# Serving code, which knows nothing of this project: asks for the alias, and now and then loads it and predicts.
+_READ = """
+import json, os, sys
+import mlflow, numpy
+said, sys.stdout = sys.stdout, open(os.devnull, "w")  # Keras draws progress bars
+uri, name, shape, stop = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), sys.argv[4]
+mlflow.set_tracking_uri(uri)
+client = mlflow.MlflowClient()
+image = numpy.zeros((1, *shape), numpy.float32)
+while not os.path.exists(stop):
+    try:
+        versions = {client.get_model_version_by_alias(name, "champion").version for _ in range(20)}
+        out = mlflow.pyfunc.load_model(f"models:/{name}@champion").predict(image)
+        assert abs(numpy.asarray(out).sum() - 1) < 1e-4
+        print("read", *sorted(versions), file=said, flush=True)
+    except Exception as error:
+        print("failed", repr(error).replace(chr(10), " "), file=said, flush=True)
+"""
+
+
+@contextmanager
+def reader(work: Work, name: str, shape: Sequence[int], log: Path) -> Iterator[None]:
+    """Read the champion until the end, once it has been read for the first time; `log` says how it went each time."""
+    stop = log.with_suffix(".stop")
+    command = [sys.executable, "-c", _READ, tracking_uri(work, {}), name, json.dumps(list(shape)), str(stop)]
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL, env=environment)
+    try:
+        wait_until(lambda: log.stat().st_size > 0 or process.poll() is not None)
+        assert process.poll() is None
+        yield
+    finally:
+        stop.touch()
+        process.wait(60)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def kill_at(command: Sequence[str], seconds: float, after: Path | None = None) -> str:
+    """Start a command and kill -9 it after so many seconds, counted from when a file is there, if one is named.
+
+    Return how far it came: "killed", or "done" where it was quicker.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while after is not None and not after.exists() and process.poll() is None:
+        time.sleep(0.0005)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    _, said = process.communicate()
+    assert process.returncode in (0, -9), said
+    return "killed" if process.returncode else "done"
+
+
+def idxtrain(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
+
+
+def run(*arguments: object) -> str:
+    done = subprocess.run(idxtrain(*arguments), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def moments(count: int, longest: float, seed: int) -> list[float]:
+    """Return random moments of a command that takes so many seconds."""
+    picked = random.Random(seed)  # noqa: S311 (no secret)
+    return [picked.uniform(0, longest) for _ in range(count)]
+
+
+def age(work: Work, seconds: float = 7200) -> None:
+    """Let all files look as if they had not been touched for so long: what dead processes left is told by that."""
+    for path in work.path.rglob("*"):
+        if path.name.startswith(".") or path.parent == work.scratch:
+            status = path.lstat()
+            os.utime(path, (status.st_atime - seconds, status.st_mtime - seconds), follow_symlinks=False)
+
+
+def orphans(work: Work, name: str) -> list[str]:
+    """Return all that belongs to nothing: temporary files, data of no run, registrations of no version."""
+    found = [str(path) for path in work.path.rglob(".*") if path.name not in (".locks", ".removed", ".scratch")]
+    found = [path for path in found if not path.endswith(".retrain.log.json")]
+    found += [str(path) for folder in (work.bin, work.scratch) if folder.exists() for path in folder.iterdir()]
+    used = set()
+    for run_dir in (RunDir(folder) for folder in (work.runs.iterdir() if work.runs.exists() else [])):
+        if not run_dir.config_file.exists():
+            found.append(str(run_dir.path))
+        if run_dir.record_file("prepare").exists():
+            used.add(Path(read_record(run_dir, "prepare").outputs["dataset"]))
+    datasets = set(work.datasets.iterdir()) if work.datasets.exists() else set()
+    found += [str(path) for path in datasets - used]
+    known = set().union(*(segments.part_ids(dataset) for dataset in datasets))
+    found += [str(path) for path in (work.parts.iterdir() if work.parts.exists() else []) if path.name not in known]
+    registry = Registry(work, name, {})
+    found += registry.orphans()
+    folders = list((work.registry / "artifacts" / name).iterdir())
+    found += [f"{len(folders)} artifact folders"] if len(folders) != len(registry.versions()) else []
+    return found
+
+
+def aliases(work: Work, name: str) -> dict[str, int]:
+    return {alias: version.number for version in Registry(work, name, {}).versions() for alias in version.aliases}
+
+
+def assert_settled(work: Work, name: str) -> None:
+    """Nothing is under way, and champion and previous are two versions."""
+    place = RetrainDir(work, name)
+    assert place.read("promotion") is None
+    assert place.read("pending") is None
+    found = aliases(work, name)
+    assert found["champion"] != found["previous"]
+    noted = place.read("champion")
+    assert noted is not None
+    assert noted["version"] == found["champion"]

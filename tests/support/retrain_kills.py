@@ -1,0 +1,335 @@
+"""Retrainings that are struck: by SIGHUP, by a closed terminal, by SIGKILL of each of their processes.
+
+    python -m tests.support.retrain_kills FOLDER SEED
+
+strikes a retraining twenty times, starts the same command again at once each time, prints a table, and ends with 0
+where each promise held: a checkpoint at most `checkpoint_every` old, never two trainers, one line each.
+"""
+
+import json
+import os
+import pty
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+EVERY = 20  # steps between two checkpoints
+LOG_EVERY = 10
+SETTINGS = {
+    "train.batch_size": 16,
+    "train.learning_rate": 0.001,
+    "train.log_every": LOG_EVERY,
+    "train.checkpoint_every_steps": EVERY,
+    "train.keep_checkpoints": 3,
+    "launch.max_restarts": 3,
+    "gate.min_accuracy": 0.1,
+}
+# How a retraining is struck: the word in the command line of the victim, and the signal. "terminal": it is closed.
+WAYS = {
+    "fetch": ("jobs.fetch", signal.SIGKILL),
+    "prepare": ("jobs.prepare", signal.SIGKILL),
+    "Spark's Java": ("/bin/java", signal.SIGKILL),
+    "launcher": ("deploy.launcher.launcher", signal.SIGKILL),
+    "rank": ("jobs.train", signal.SIGKILL),
+    "evaluate": ("jobs.evaluate", signal.SIGKILL),
+    "idxtrain": ("pipelines.cli.app", signal.SIGKILL),
+    "hang-up": ("pipelines.cli.app", signal.SIGHUP),
+    "terminal": ("pipelines.cli.app", None),
+}
+_SECONDS = 240.0
+
+
+@dataclass(frozen=True)
+class Strike:
+    """One to come: a key of WAYS, the stage in which it comes ("registry": after the last), and the training step."""
+
+    how: str
+    stage: str = "train"
+    step: int = 0
+
+
+@dataclass
+class Struck:
+    """What came of a strike. `step`: of the training when it came, 0: none yet. `saved`: of the newest checkpoint after
+    it. `age`: seconds from that checkpoint to the strike, negative where it was written after it. `lines`: what was
+    said of it. `again`: what came of the same command, started again at once.
+    """
+
+    strike: Strike
+    step: int
+    saved: int = 0
+    age: float = 0.0
+    code: int | None = None
+    lines: list[str] = field(default_factory=list)
+    again: str = ""
+
+
+class Session:
+    """One `idxtrain retrain`: its output in a file, or in a terminal of its own, which is copied there."""
+
+    def __init__(self, folder: Path, steps: int, number: int, in_terminal: bool) -> None:
+        self._log = folder / f"said-{number}.log"
+        settings = [f"--set={key}={value}" for key, value in {**SETTINGS, "train.max_steps": steps}.items()]
+        options = ["--recipe", "lecture", "--np", "2", "--data", str(folder / "data"), "--work", str(folder / "work")]
+        options += ["--notify", f"tee -a {folder / 'told.txt'}"]
+        command = [sys.executable, "-m", "pipelines.cli", "retrain", *options, *settings]
+        self._terminal: int | None = None
+        self._begin = 0
+        if not in_terminal:
+            with self._log.open("wb") as log:
+                self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            return
+        self._terminal, inner = pty.openpty()
+        os.set_blocking(self._terminal, False)
+        command = [sys.executable, "-c", _IN_TERMINAL, *command]
+        self.process = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, start_new_session=True)
+        os.close(inner)
+
+    def said(self) -> str:
+        """Return what was said since the last strike that it outlived."""
+        if self._terminal is not None:  # also so that nobody waits for it to be read
+            with suppress(OSError), self._log.open("ab") as log:
+                while data := os.read(self._terminal, 65536):
+                    log.write(data)
+        return self._log.read_bytes()[self._begin :].decode(errors="replace") if self._log.exists() else ""
+
+    def has_said(self, words: str) -> bool:
+        return words in self.said()
+
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def lines(self) -> list[str]:
+        """Return what was said by way of error."""
+        return [line.partition("idxtrain: ")[2] for line in self.said().splitlines() if "idxtrain: " in line]
+
+    def forget(self) -> None:
+        """Look from here on only at what comes next."""
+        self._begin = self._log.stat().st_size
+
+    def hang_up(self) -> None:
+        """Close the terminal."""
+        self.said()
+        assert self._terminal is not None
+        os.close(self._terminal)
+        self._terminal = None
+
+
+# Makes its terminal the controlling one, as a login does.
+_IN_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+class Trainers:
+    """Whose ranks train: to be looked at all the time."""
+
+    def __init__(self, work: Path) -> None:
+        self._runs, self._launcher = str(work / "runs"), dict[int, int]()
+        self.most = 0
+
+    def look(self) -> list[psutil.Process]:
+        """Return the ranks that run; keep the most launchers that any of them had at one time."""
+        ranks = [process for process in processes(self._runs) if is_called(process, "jobs.train")]
+        for rank in ranks:
+            with suppress(psutil.NoSuchProcess):
+                self._launcher.setdefault(rank.pid, rank.ppid())
+        # What a rank starts has its command line until it has one of its own.
+        launchers = {self._launcher[rank.pid] for rank in ranks if rank.pid in self._launcher}
+        self.most = max(self.most, len(launchers - {rank.pid for rank in ranks}))
+        return ranks
+
+
+def processes(word: str) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if any(word in part for part in process.cmdline()):
+                yield process
+
+
+def is_called(process: psutil.Process, mark: str) -> bool:
+    """Tell by the command line, whose later words name what a launcher launches."""
+    with suppress(psutil.NoSuchProcess):
+        return any(mark in word for word in process.cmdline()[:4])
+    return False
+
+
+def family(process: "subprocess.Popen[bytes]", mark: str) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        top = psutil.Process(process.pid)
+        below = [each for each in top.children(recursive=True) if not _is_a_fork(each)]
+        return [each for each in (top, *below) if is_called(each, mark)]
+    return []
+
+
+def _is_a_fork(process: psutil.Process) -> bool:
+    """Tell whether a process is about to become another program: until then it has its parent's command line."""
+    with suppress(psutil.NoSuchProcess):
+        parent = process.parent()
+        return parent is not None and parent.cmdline() == process.cmdline()
+    return True
+
+
+class Trial:
+    """A retraining in a folder with `data` in it, struck again and again."""
+
+    def __init__(self, folder: Path, steps: int, seed: int) -> None:
+        self._folder, self._steps, self._dice = folder, steps, random.Random(seed)  # noqa: S311 (no secret)
+        self._runs = folder / "work/runs"
+        self._sessions = 0
+        self.trainers = Trainers(folder / "work")
+
+    def run(self, planned: Sequence[Strike]) -> tuple[list[Struck], str]:
+        """Strike as planned, then let the retraining end; return what came of it, and its last line."""
+        done: list[Struck] = []
+        session = self._start(planned[0])
+        for strike, after in zip(planned, [*planned[1:], None], strict=True):
+            victims = self._await(session, strike)
+            struck, moment = Struck(strike, self.step()), time.time()
+            victim, number = self._dice.choice(victims), WAYS[strike.how][1]
+            session.hang_up() if number is None else victim.send_signal(number)
+            if strike.how == "rank":
+                self._until(session, partial(session.has_said, "(restart "))
+                struck.lines, struck.again = session.lines(), "restarted by its launcher"
+                session.forget()
+            else:
+                before, session = session, self._start(after)  # while the ranks may still write their checkpoint
+                self._until(session, before.has_ended)
+                self._until(session, partial(self._got_on, session))
+                if session.said().startswith("nothing done: "):
+                    struck.again, session = "refused, then ", self._start(after)
+                    self._until(session, partial(self._got_on, session))
+                struck.code = before.process.returncode
+                struck.lines = before.lines() or self._logged(strike.stage, moment)
+                struck.again += "waited, went on" if "waiting for an earlier" in session.said() else "went on"
+            checkpoints = sorted(self._runs.glob("*/checkpoints/step-*.json"))
+            if checkpoints:
+                struck.saved = int(checkpoints[-1].stem.removeprefix("step-"))
+                struck.age = moment - checkpoints[-1].stat().st_mtime
+            done.append(struck)
+            print(row(struck), flush=True)
+        self._until(session, session.has_ended)
+        return done, session.said().strip().splitlines()[-1]
+
+    def step(self) -> int:
+        """Return the last step that was measured."""
+        for curve in sorted(self._runs.glob("*/logs/train.jsonl"), reverse=True):
+            with suppress(OSError, ValueError, IndexError):
+                return int(json.loads(curve.read_text(encoding="utf-8").splitlines()[-1])["step"])
+        return 0
+
+    def _start(self, strike: Strike | None) -> Session:
+        self._sessions += 1
+        return Session(self._folder, self._steps, self._sessions, strike is not None and strike.how == "terminal")
+
+    def _await(self, session: Session, strike: Strike) -> list[psutil.Process]:
+        victims: list[psutil.Process] = []
+
+        def is_there() -> bool:
+            assert session.process.poll() is None, session.said()
+            if strike.stage == "registry":
+                done = [path.stat().st_mtime for path in self._runs.glob("*/stages/evaluate.json")]
+                if not done or time.time() - done[0] < 2 or family(session.process, "jobs."):
+                    return False
+            elif not family(session.process, f"jobs.{strike.stage}") or self.step() < strike.step:
+                return False
+            victims[:] = family(session.process, WAYS[strike.how][0])
+            return bool(victims)
+
+        self._until(session, is_there)
+        return victims
+
+    def _got_on(self, session: Session) -> bool:
+        """Tell whether a new retraining has come so far that no rank of an earlier one can still save anything."""
+        return session.process.poll() is not None or bool(
+            family(session.process, "jobs.prepare")
+            or [
+                rank
+                for rank in family(session.process, "jobs.train")
+                if "deploy.launcher.launcher" not in rank.cmdline()
+            ]
+            or family(session.process, "jobs.evaluate")
+            or any(self._runs.glob("*/stages/evaluate.json"))
+        )
+
+    def _logged(self, stage: str, since: float) -> list[str]:
+        """Return the errors in the stage's own log, where what was said to a closed terminal is kept."""
+        lines = []
+        for log in self._runs.glob(f"*/logs/{stage}.log"):
+            for line in log.read_text(errors="replace").splitlines():
+                stamp, _, message = line.partition(" ERROR ")
+                with suppress(ValueError):
+                    if message and time.mktime(time.strptime(stamp[:19], "%Y-%m-%d %H:%M:%S")) >= int(since):
+                        lines.append(f"(log) {message}")
+        return lines
+
+    def _until(self, session: Session, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _SECONDS
+        while not condition():
+            self.trainers.look()
+            session.said()
+            assert time.monotonic() < deadline, session.said()
+            time.sleep(0.01)
+
+
+def plan(steps: int) -> list[Strike]:
+    """Return twenty strikes, in the order in which they come."""
+    before = [Strike("fetch", "fetch"), Strike("Spark's Java", "prepare"), Strike("prepare", "prepare")]
+    starting = [Strike("idxtrain"), Strike("hang-up")]
+    ways = ["hang-up", "terminal", "idxtrain", "launcher", "rank", "hang-up", "terminal", "launcher", "rank"]
+    ways += ["idxtrain", "terminal", "launcher", "rank"]
+    moments = [EVERY // 2 + n * (steps - EVERY) // len(ways) for n in range(len(ways))]
+    during = [Strike(how, "train", step) for how, step in zip(ways, moments, strict=True)]
+    return [*before, *starting, *during, Strike("evaluate", "evaluate"), Strike("hang-up", "registry")]
+
+
+HEAD = (
+    "| strike | stage | at step | checkpoint of step | its age, s | exit | lines | the same command again |\n"
+    + "|---" * 8
+    + "|"
+)
+
+
+def row(struck: Struck) -> str:
+    """Return a strike's row of the table."""
+    cells = [struck.strike.how, struck.strike.stage, struck.step, struck.saved, f"{struck.age:.1f}", struck.code]
+    return f"| {' | '.join(map(str, cells))} | {'<br>'.join(struck.lines)} | {struck.again} |"
+
+
+def faults(done: Sequence[Struck], trainers: Trainers) -> list[str]:
+    """Return which promises did not hold."""
+    found = [f"{trainers.most} trainings at once"] if trainers.most > 1 else []
+    for struck in done:
+        if len(struck.lines) != 1:
+            found.append(f"{struck.strike}: {len(struck.lines)} lines")
+        # What was measured may be LOG_EVERY steps behind what was trained, and is so of a checkpoint, too.
+        if struck.strike.stage == "train" and struck.step - struck.saved > EVERY + LOG_EVERY:
+            found.append(f"{struck.strike}: step {struck.step}, but a checkpoint of step {struck.saved}")
+        if struck.strike.stage == "train" and struck.strike.how != "rank" and struck.saved < struck.step:
+            found.append(f"{struck.strike}: the ranks saved nothing of step {struck.step}")
+    return found
+
+
+def main(folder: Path, seed: int, steps: int = 600) -> int:
+    trial = Trial(folder, steps, seed)
+    print(HEAD)
+    done, last = trial.run(plan(steps))
+    print(last)
+    wrong = faults(done, trial.trainers)
+    print(*wrong or ["every promise held"], sep="\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
