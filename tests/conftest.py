@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: small learnable archives, their datasets, MNIST, and the command line."""
+"""Fixtures shared by several test files: small learnable archives, their datasets, MNIST, the command line, Slurm."""
 
 import functools
 import gzip
@@ -27,8 +27,8 @@ from jobs.stage import read_record
 from tests.support.prepared import VARIANTS, Archives, Made, new_run, start
 from tests.support.slurm_cluster import SlurmCluster, missing
 
-# Under nohup SIGHUP is ignored, in a script's background SIGINT. What is ignored stays so in the programs that tests
-# start; what is caught does not.
+# nohup ignores SIGHUP, and a background job of a script ignores SIGINT. Child processes inherit ignored signals, but not
+# handlers: with a handler here, the programs that tests start receive these signals as usual.
 for _number in (signal.SIGHUP, signal.SIGINT):
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, lambda number, frame: None)
@@ -40,12 +40,12 @@ NAMES: dict[Role, str] = {
     "test_labels": "t10k-labels-idx1-ubyte",
 }
 
-# With all that URLs, globs, shells, lists and SQL take for something else, but no slash.
+# Every character that URLs, globs, shells, lists or SQL treat specially, except the slash.
 ODD_FOLDER = "my data/ü (2)/a,b#c"
 
 
 class MakeArchives(Protocol):
-    """Writes the four archives of a small data set, which a model can learn, into a folder."""
+    """Writes the four archives of a small, learnable data set into a folder."""
 
     def __call__(
         self,
@@ -58,17 +58,17 @@ class MakeArchives(Protocol):
         gz: bool = True,
         seed: int = 0,
     ) -> dict[str, Archive]:
-        """Return the archives; `shape`: of an image; `gz`: compressed or not. The same arguments, the same bytes."""
+        """Return the archives. `shape`: of an image. `gz`: compressed or not. Equal arguments give equal bytes."""
         ...
 
 
 class Idxtrain(Protocol):
-    """Runs the command line as a person does."""
+    """Runs `idxtrain` as a user does."""
 
     def __call__(
         self, *args: object, env: Mapping[str, str] | None = None, timeout: float = 600
     ) -> subprocess.CompletedProcess[str]:
-        """Return the ended process with its stdout and stderr as text; `env` replaces the environment."""
+        """Return the finished process, with stdout and stderr as text. `env` replaces the environment."""
         ...
 
 
@@ -77,7 +77,7 @@ def learnable(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return images float64 [rows, *shape] in [0, 1) and labels uint8 [rows], every class equally often (± 1).
 
-    Each class has a blob at its own place on an ellipse, moved a little from image to image, under noise.
+    Each class has a blob at its own point of an ellipse, shifted slightly from image to image, plus noise.
     """
     labels = random.permutation(np.arange(rows) % classes).astype(np.uint8)
     angle = tau * labels / classes
@@ -92,7 +92,7 @@ def learnable(
 
 
 def as_stored(images: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return values in [0, 1] as an archive of that type may hold them: integers use their range, floats −1 to 1."""
+    """Return values in [0, 1] as an archive of that type holds them: integers use their full range, floats −1 to 1."""
     if dtype.kind == "f":
         return (2 * images - 1).astype(dtype)
     limits = np.iinfo(dtype)
@@ -123,20 +123,20 @@ def make_archives() -> MakeArchives:
 
 
 def put_archive(folder: Path, role: Role, array: NDArray[Any], gz: bool = False) -> Archive:
-    """Write one archive under its usual name, instead of the one that is there."""
+    """Write one archive under its usual name, replacing any that exists."""
     path = folder / (NAMES[role].format(array.ndim) + ".gz" * gz)
     idx.write(path, array)
     return describe(role, path)
 
 
 def describe(role: Role, path: Path) -> Archive:
-    """Return a file as `fetch` hands it to `prepare`."""
+    """Return the description of a file that `fetch` passes to `prepare`."""
     return Archive(role, path, path.stat().st_size, sha256_file(path))
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) -> Callable[[str], Made]:
-    """Return a function that gives the dataset of a variant; each is made once."""
+    """Return a function that returns the dataset of a variant. Each is prepared once a session."""
 
     @functools.cache
     def make(variant: str) -> Made:
@@ -144,7 +144,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) 
         root = tmp_path_factory.mktemp(variant)
         archives, work = make_archives(root / "archives", **how), Work(root / "work")
         if variant == "int16":
-            spoil_kindly(archives)
+            add_oddities(archives)
         run = new_run(work.path, archives, config)
         with start(run) as process:
             _, said = process.communicate()
@@ -154,8 +154,11 @@ def made(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) 
     return make
 
 
-def spoil_kindly(archives: Archives) -> None:
-    """Leave a class without training images and put one into the test archive: to be told, not refused."""
+def add_oddities(archives: Archives) -> None:
+    """Leave one class without training images, and copy a training image into the test archive.
+
+    Both are worth a warning, but no error.
+    """
     folder = archives["train_images"].path.parent
     labels, training, test = (idx.read(archives[role].path) for role in ("train_labels", "train_images", "test_images"))
     labels[labels == 1] = 2
@@ -171,7 +174,7 @@ def small(made: Callable[[str], Made]) -> Made:
 
 @pytest.fixture(scope="session")
 def mnist_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the four MNIST archives as .gz: the real content, packed anew and quickly."""
+    """Return a folder with the four MNIST archives as .gz: the real content, recompressed at the fastest level."""
     folder = tmp_path_factory.mktemp("mnist")
     for role, archive in CATALOG[DATASET].archives.items():
         plain = OfflinePackage().get(role, archive, folder)
@@ -191,7 +194,7 @@ for file in files:
 
 @pytest.fixture(scope="session")
 def without_flock(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-    """Return an environment in which `flock` always succeeds, as between nodes that do not share its locks."""
+    """Return an environment in which `flock` always succeeds, as on nodes that do not share locks."""
     folder = tmp_path_factory.mktemp("flock")
     source, library = folder / "flock.c", folder / "flock.so"
     source.write_text("int flock(int descriptor, int operation) { return 0; }\n")
@@ -205,7 +208,7 @@ def without_flock(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]
 
 @pytest.fixture
 def with_umask() -> Iterator[Callable[[int], None]]:
-    """Return a function that sets the umask, which is put back at the end."""
+    """Return a function that sets the umask. The original is restored afterwards."""
     before = os.umask(0)
     os.umask(before)
 
@@ -218,7 +221,7 @@ def with_umask() -> Iterator[Callable[[int], None]]:
 
 @pytest.fixture(autouse=True)
 def registry_of_its_own() -> Iterator[None]:
-    """Undo what MLflow does to this process's environment, which the processes of later tests would inherit."""
+    """Undo MLflow's changes to this process's environment, which later tests' processes would inherit."""
     before = os.environ.pop("MLFLOW_TRACKING_URI", None)
     yield
     os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -232,7 +235,7 @@ def idxtrain(tmp_path: Path) -> Idxtrain:
 
 
 def idxtrain_in(folder: Path, program: Sequence[str] = (str(Path(sys.executable).with_name("idxtrain")),)) -> Idxtrain:
-    """Return the command line as a person in that folder runs it."""
+    """Return a function that runs `idxtrain` in that folder."""
 
     def run(
         *args: object, env: Mapping[str, str] | None = None, timeout: float = 600
@@ -247,7 +250,7 @@ def idxtrain_in(folder: Path, program: Sequence[str] = (str(Path(sys.executable)
 
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    """A Slurm of two nodes. Without its packages the tests of it are skipped, under CI=true they fail."""
+    """Start a Slurm cluster of two nodes. Without its packages, skip; with CI=true, fail."""
     why = missing()
     if why:
         if os.environ.get("CI") == "true":

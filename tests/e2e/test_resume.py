@@ -115,9 +115,7 @@ def test_a_stopped_rank_is_named_and_the_training_completes(make_archives: MakeA
         assert time.monotonic() < deadline
         time.sleep(0.02)
     family = psutil.Process(process.pid).children(recursive=True)
-    ranks = sorted(
-        p.pid for p in family if "jobs.train" in p.cmdline() and "deploy.launcher" not in p.cmdline()
-    )
+    ranks = sorted(p.pid for p in family if "jobs.train" in p.cmdline() and "deploy.launcher" not in p.cmdline())
     os.kill(ranks[1], signal.SIGSTOP)
     _, said = process.communicate(timeout=180)
     assert process.returncode == 0, said

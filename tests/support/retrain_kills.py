@@ -254,11 +254,7 @@ class Trial:
         """Tell whether a new retraining has come so far that no rank of an earlier one can still save anything."""
         return session.process.poll() is not None or bool(
             family(session.process, "jobs.prepare")
-            or [
-                rank
-                for rank in family(session.process, "jobs.train")
-                if "deploy.launcher" not in rank.cmdline()
-            ]
+            or [rank for rank in family(session.process, "jobs.train") if "deploy.launcher" not in rank.cmdline()]
             or family(session.process, "jobs.evaluate")
             or any(self._runs.glob("*/stages/evaluate.json"))
         )
