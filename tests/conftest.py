@@ -27,7 +27,7 @@ from jobs.stage import read_record
 from tests.support.prepared import VARIANTS, Archives, Made, new_run, start
 from tests.support.slurm_cluster import SlurmCluster, missing
 
-# nohup ignores SIGHUP, and a background job of a script ignores SIGINT. Child processes inherit ignored signals, but not
+# nohup ignores SIGHUP, and a script's background jobs ignore SIGINT. Child processes inherit ignored signals, but not
 # handlers: with a handler here, the programs that tests start receive these signals as usual.
 for _number in (signal.SIGHUP, signal.SIGINT):
     if signal.getsignal(_number) == signal.SIG_IGN:
