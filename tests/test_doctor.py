@@ -271,7 +271,7 @@ def test_progress_is_a_spinner_on_a_terminal(
 
 RUNNER = """
 import sys
-from pipelines.cli import main
+from pipelines.cli.app import main
 try:
     main()
 finally:
@@ -289,6 +289,7 @@ def test_doctor_passes_on_this_machine_and_loads_nothing_heavy(tmp_path: Path) -
         text=True,
         check=False,
     )
+    assert done.stdout, done.stderr
     header, *lines, last = done.stdout.splitlines()
     rows = {line[: header.index("found")].strip(): line for line in lines}
     verdicts = {name: line[header.index("verdict") :].split(maxsplit=1)[0] for name, line in rows.items()}

@@ -277,7 +277,7 @@ def test_the_log_has_all_output_and_rotates(idxtrain: Idxtrain, tmp_path: Path) 
         r"--- \d{4}-\d\d-\d\d \d\d:\d\d:\d\d process \d+ begins: retrain --data nowhere --log .*", lines[0]
     )
     assert lines[1].startswith("idxtrain: ")
-    assert "nowhere: there is no such folder" in lines[1]
+    assert "nowhere: found no such folder" in lines[1]
     assert lines[-1].endswith(" ends")
     log.write_text("0" + "x" * MOST_BYTES)
     for number in range(1, KEPT + 1):

@@ -31,7 +31,7 @@ _TIMER = """\
 Description=Schedule of the retraining of {name} (idxtrain)
 
 [Timer]
-{times}# Catch up after boot on a time when the machine was off.
+{times}# Retrains after boot if the machine was off at a scheduled time.
 Persistent=true
 
 [Install]
