@@ -1,4 +1,4 @@
-"""`idxtrain doctor`: programs that are asked, the checks of Horovod, the table, and one run on this machine."""
+"""`idxtrain doctor`: probes, the checks of Horovod, the table, and one run on this machine."""
 
 import os
 import signal

@@ -151,7 +151,7 @@ class Registry:
         """Return a version's probabilities [n, classes] for images float32 [n, height, width, channels].
 
         Raises IdxtrainError if the file is not the one that was registered. MLflow's own loader is never used: it reads
-        whatever lies beside that file, pickles included.
+        whatever is beside that file, pickles included.
         """
         with scratch(self._work) as folder:
             file = self.model_file(version, folder)

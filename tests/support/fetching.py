@@ -102,24 +102,24 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name = self.path.lstrip("/")
-        asked = self.headers.get("Range")
-        self.server.requests.append((name, asked))
+        requested = self.headers.get("Range")
+        self.server.requests.append((name, requested))
         time.sleep(self.server.delay)
         faults = self.server.faults.get(name)
         fault = faults.pop(0) if faults else "none"
         with suppress(OSError):  # the client may hang up
-            getattr(self, f"serve_{fault}")(self.server.files.get(name), asked)
+            getattr(self, f"serve_{fault}")(self.server.files.get(name), requested)
 
-    def serve_none(self, data: bytes | None, asked: str | None) -> None:
+    def serve_none(self, data: bytes | None, requested: str | None) -> None:
         if data is None:
             return self.send_error(404)
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        start = int(requested.removeprefix("bytes=").removesuffix("-")) if requested else 0
         if start >= len(data):
             return self.send_error(416)
         headers = {"Content-Length": len(data) - start}
-        if asked:
+        if requested:
             headers |= {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}  # type: ignore[dict-item]
-        self.head(206 if asked else 200, headers)
+        self.head(206 if requested else 200, headers)
         self.wfile.write(data[start:])
 
     def head(self, status: int, headers: dict[str, Any]) -> None:
@@ -128,62 +128,62 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(key, str(value))
         self.end_headers()
 
-    def serve_missing(self, data: bytes, asked: str | None) -> None:
+    def serve_missing(self, data: bytes, requested: str | None) -> None:
         self.send_error(404)
 
-    def serve_cut(self, data: bytes, asked: str | None) -> None:
+    def serve_cut(self, data: bytes, requested: str | None) -> None:
         """Announce all that was requested, and send half of it."""
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
-        if asked:
+        start = int(requested.removeprefix("bytes=").removesuffix("-")) if requested else 0
+        if requested:
             rest = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
             self.head(206, {"Content-Length": len(data) - start} | rest)
         else:
             self.head(200, {"Content-Length": len(data)})
         self.wfile.write(data[start : start + (len(data) - start) // 2])
 
-    def serve_no_ranges(self, data: bytes, asked: str | None) -> None:
+    def serve_no_ranges(self, data: bytes, requested: str | None) -> None:
         self.serve_none(data, None)
 
-    def serve_wrong_range(self, data: bytes, asked: str | None) -> None:
+    def serve_wrong_range(self, data: bytes, requested: str | None) -> None:
         self.head(206, {"Content-Length": 10, "Content-Range": f"bytes 0-9/{len(data)}"})
         self.wfile.write(data[:10])
 
-    def serve_wrong(self, data: bytes, asked: str | None) -> None:
-        self.serve_none(data[:-1] + bytes([data[-1] ^ 1]), asked)
+    def serve_wrong(self, data: bytes, requested: str | None) -> None:
+        self.serve_none(data[:-1] + bytes([data[-1] ^ 1]), requested)
 
-    def serve_short(self, data: bytes, asked: str | None) -> None:
+    def serve_short(self, data: bytes, requested: str | None) -> None:
         self.serve_none(b"<html>please log in</html>", None)
 
-    def serve_silence(self, data: bytes, asked: str | None) -> None:
+    def serve_silence(self, data: bytes, requested: str | None) -> None:
         self.server.stop.wait(10)
 
-    def serve_stall(self, data: bytes, asked: str | None) -> None:
+    def serve_stall(self, data: bytes, requested: str | None) -> None:
         self.head(200, {"Content-Length": len(data)})
         self.wfile.write(data[: len(data) // 2])
         self.wfile.flush()
         self.server.stop.wait(10)
 
-    def serve_drip(self, data: bytes, asked: str | None) -> None:
+    def serve_drip(self, data: bytes, requested: str | None) -> None:
         self.head(200, {"Content-Length": len(data)})
         for byte in data:
             self.wfile.write(bytes([byte]))
             self.server.stop.wait(0.05)
 
-    def serve_endless(self, data: bytes, asked: str | None) -> None:
+    def serve_endless(self, data: bytes, requested: str | None) -> None:
         self.head(200, {})
         while not self.server.stop.is_set():
             self.wfile.write(bytes(1 << 16))
 
-    def serve_to_http(self, data: bytes, asked: str | None) -> None:
+    def serve_to_http(self, data: bytes, requested: str | None) -> None:
         self.head(302, {"Location": "http://mirror.example/file"})
 
-    def serve_to_file(self, data: bytes, asked: str | None) -> None:
+    def serve_to_file(self, data: bytes, requested: str | None) -> None:
         self.head(302, {"Location": "file:///etc/hostname"})
 
-    def serve_loop(self, data: bytes, asked: str | None) -> None:
+    def serve_loop(self, data: bytes, requested: str | None) -> None:
         self.head(302, {"Location": self.path})
 
-    def serve_signed(self, data: bytes, asked: str | None) -> None:
+    def serve_signed(self, data: bytes, requested: str | None) -> None:
         self.head(302, {"Location": self.path + "?signature=1"})
 
 
