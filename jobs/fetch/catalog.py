@@ -36,12 +36,11 @@ class KnownArchive:
 
 @dataclass(frozen=True, kw_only=True)
 class KnownDataSet:
-    """A data set: its four archives, the HTTPS mirrors that serve them, and its number of classes."""
+    """A data set: its four archives, and the HTTPS mirrors that serve them."""
 
     name: str
     archives: Mapping[Role, KnownArchive]
     mirrors: tuple[str, ...]
-    classes: int = 10
 
 
 _NAMES = (
