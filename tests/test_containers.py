@@ -1,4 +1,4 @@
-"""Images and the environment of several GPUs: the same commands, and those of the Makefile; the MPIJob's argv."""
+"""Container images and the environment for several GPUs: the Makefile's commands in each; the MPIJob's argv."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ MAKE = {"cpu": "setup", "gpu": "gpu-env"}
 
 
 def docker_stages() -> dict[str, tuple[str, list[tuple[str, str]]]]:
-    """Of each stage of the Dockerfile, by name: what it is made from, and its instructions."""
+    """Return each stage of the Dockerfile by name: its base image or stage, and its instructions."""
     stages: dict[str, tuple[str, list[tuple[str, str]]]] = {}
     for line in (CONTAINER / "Dockerfile").read_text(encoding="utf-8").splitlines():
         word, _, rest = line.partition(" ")
@@ -34,21 +34,21 @@ def docker_stages() -> dict[str, tuple[str, list[tuple[str, str]]]]:
 
 
 def of_stage(stages: Mapping[str, tuple[str, list[tuple[str, str]]]], name: str, word: str) -> list[str]:
-    """What a stage does by one instruction, after what the stage that it is made from does."""
+    """Return the arguments of one instruction in a stage, after those in the stages that it is based on."""
     origin, instructions = stages[name]
     before = of_stage(stages, origin, word) if origin in stages else []
-    return before + [rest for found, rest in instructions if found == word]
+    return before + [rest for instruction, rest in instructions if instruction == word]
 
 
 def origin_of(stages: Mapping[str, tuple[str, list[tuple[str, str]]]], name: str) -> str:
-    """The image at the bottom of a stage."""
+    """Return the image that a stage is finally based on."""
     while name in stages:
         name = stages[name][0]
     return name
 
 
 def apptainer_stages(kind: str) -> dict[str, dict[str, list[str]]]:
-    """Of each stage of a definition file, by name: its header's values, and the lines of its sections."""
+    """Return each stage of a definition file by name: the values of its header, and the lines of its sections."""
     stages: list[dict[str, list[str]]] = []
     section = ""
     for line in (CONTAINER / f"{kind}.def").read_text(encoding="utf-8").splitlines():
@@ -66,7 +66,7 @@ def apptainer_stages(kind: str) -> dict[str, dict[str, list[str]]]:
 
 
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])
-def test_both_kinds_of_image_are_made_by_the_same_commands(kind: str) -> None:
+def test_docker_and_apptainer_images_are_built_by_the_same_commands(kind: str) -> None:
     docker, apptainer = docker_stages(), apptainer_stages(kind)
     build = [line for line in apptainer["build"]["%post"] if line != f"cd {HOME}"]
     assert build == of_stage(docker, f"build-{kind}", "RUN")
@@ -74,7 +74,7 @@ def test_both_kinds_of_image_are_made_by_the_same_commands(kind: str) -> None:
     assert apptainer["build"]["From"] == [origin_of(docker, f"build-{kind}")]
     assert apptainer["final"]["From"] == [origin_of(docker, kind)]
     assert of_stage(docker, f"build-{kind}", "WORKDIR") == [HOME]
-    # What lies in them is the same, too.
+    # They copy the same files.
     copied = [word for line in of_stage(docker, f"build-{kind}", "COPY") for word in line.split()[:-1]]
     assert [line.split()[0] for line in apptainer["build"]["%files"]] == [w for w in copied if w[0] not in "-/"]
     (path,) = of_stage(docker, kind, "ENV")
@@ -88,7 +88,7 @@ def test_both_kinds_of_image_are_made_by_the_same_commands(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "environment"), [("cpu", ".venv"), ("gpu", ".venv-gpu")])
-def test_they_are_the_makefiles(kind: str, environment: str) -> None:
+def test_the_images_commands_are_the_makefiles(kind: str, environment: str) -> None:
     (command,) = [line for line in of_stage(docker_stages(), f"build-{kind}", "RUN") if line.startswith("make ")]
     assert command.split()[1] == MAKE[kind]
     assert of_stage(docker_stages(), kind, "ENV") == [f"PATH={HOME}/{environment}/bin:$PATH"]
@@ -108,31 +108,31 @@ def test_they_are_the_makefiles(kind: str, environment: str) -> None:
         assert ("--extra gpu" in line) == (kind == "gpu")
 
 
-def test_the_lock_has_all_that_the_gpu_environment_takes() -> None:
+def test_the_lock_has_the_packages_of_the_gpu_environment() -> None:
     packages = re.findall(r'^name = "(nvidia-[\w-]+)"$', (ROOT / "uv.lock").read_text(encoding="utf-8"), re.MULTILINE)
     assert {"nvidia-nccl-cu12", "nvidia-cudnn-cu12", "nvidia-cuda-runtime-cu12"} <= set(packages)
 
 
 def manifest(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((KUBERNETES / name).read_text(encoding="utf-8"))
-    return found
+    values: dict[str, Any] = yaml.safe_load((KUBERNETES / name).read_text(encoding="utf-8"))
+    return values
 
 
 def argv(container: Mapping[str, Any]) -> list[str]:
     words = [*container["command"], *container.get("args", [])]
-    assert all(isinstance(word, str) for word in words), "Kubernetes refuses a number"
+    assert all(isinstance(word, str) for word in words), "Kubernetes refuses numbers"
     return words
 
 
 def replicas() -> tuple[dict[str, Any], dict[str, Any], int]:
-    """The pods of launcher and workers, and how many of the latter there are."""
+    """Return the pods of launcher and worker, and the number of workers."""
     spec = manifest("mpijob.yaml")["spec"]
     kinds = spec["mpiReplicaSpecs"]
     assert spec["slotsPerWorker"] == 1
     return kinds["Launcher"]["template"]["spec"], kinds["Worker"]["template"]["spec"], kinds["Worker"]["replicas"]
 
 
-def test_the_mpijob_starts_ranks_as_the_launcher_does() -> None:
+def test_the_mpijob_starts_ranks_like_the_horovodrun_launcher() -> None:
     job = manifest("mpijob.yaml")
     assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v2beta1", "MPIJob")
     pod, worker, nodes = replicas()
@@ -140,7 +140,7 @@ def test_the_mpijob_starts_ranks_as_the_launcher_does() -> None:
     how = commands.train_launch(site, LaunchConfig(), "python", Path("/work/runs/digits"), nodes, ["a", "b"])
     expected = list(how.argv)
     hosts = expected.index("-H")
-    # The operator writes down who the workers are.
+    # The operator writes the list of workers.
     expected[hosts : hosts + 2] = ["--hostfile", "/etc/mpi/hostfile"]
     (train,) = pod["containers"]
     assert argv(train) == expected
@@ -152,14 +152,14 @@ def test_the_mpijob_starts_ranks_as_the_launcher_does() -> None:
             assert {mount["name"] for mount in container["volumeMounts"]} <= claimed
 
 
-def test_what_its_other_containers_run_are_commands(
+def test_the_mpijobs_other_containers_run_valid_commands(
     idxtrain: Idxtrain, make_archives: MakeArchives, tmp_path: Path
 ) -> None:
     make_archives(tmp_path / "data", train=60, test=12)
 
     def run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        places = {"/work": str(tmp_path / "work"), "/data": str(tmp_path / "data")}
-        return idxtrain(*(places.get(word, word) for word in words[1:]), "--dry-run")
+        mounts = {"/work": str(tmp_path / "work"), "/data": str(tmp_path / "data")}
+        return idxtrain(*(mounts.get(word, word) for word in words[1:]), "--dry-run")
 
     pod, _, nodes = replicas()
     (prepare,) = pod["initContainers"]
@@ -175,8 +175,8 @@ def test_what_its_other_containers_run_are_commands(
 
 
 @pytest.mark.slow
-def test_make_gpu_env(tmp_path: Path) -> None:
-    """Compiles for some minutes; wants CUDA's compiler, no GPU."""
+def test_make_gpu_env_builds_a_horovod_with_nccl(tmp_path: Path) -> None:
+    """Compiles for some minutes. Needs CUDA's compiler, but no GPU."""
     environment = ROOT / ".venv-gpu"
     done = subprocess.run(["make", "gpu-env"], cwd=ROOT, capture_output=True, text=True)
     if "found no " in done.stdout and "nvcc" in done.stdout:

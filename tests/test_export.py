@@ -1,4 +1,4 @@
-"""`idxtrain models export`: each format predicts as the original does, or is not there at all."""
+"""`idxtrain models export`: each format predicts what the original predicts, or is not written."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ from models.training.export import portable
 from tests.conftest import Idxtrain
 
 SHAPE = (14, 12, 1)
-# What others load the files with, in a process that knows nothing of this project.
+# How other software loads the files, in a process that is independent of this project.
 LOADERS = {
     "keras": "import keras; out = keras.models.load_model(path).predict(images, verbose=0)",
     "savedmodel": "import tensorflow as tf\n"
@@ -31,7 +31,7 @@ LOADERS = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a model as training writes it, with random weights that tell images apart."""
+    """Return a model as training writes it, with random weights whose predictions differ between images."""
     import keras
 
     keras.utils.set_random_seed(5)
@@ -42,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", export.FORMATS)
-def test_others_load_it_and_it_predicts_the_same(model: Path, tmp_path: Path, kind: str) -> None:
+def test_other_software_loads_an_export_and_gets_the_same_predictions(model: Path, tmp_path: Path, kind: str) -> None:
     import keras
 
     to = tmp_path / ("model.keras" if kind == "keras" else "model")
@@ -55,18 +55,18 @@ def test_others_load_it_and_it_predicts_the_same(model: Path, tmp_path: Path, ki
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True)
     expected = keras.models.load_model(model).predict(images, verbose=0)
-    assert np.ptp(expected, axis=0).max() > 0.01  # else all would predict the same
+    assert np.ptp(expected, axis=0).max() > 0.01  # else equal predictions would prove nothing
     assert np.abs(np.load(tmp_path / "out.npy") - expected).max() <= TOLERANCE
     assert {path.name for path in tmp_path.iterdir()} == {to.name, "log", "images.npy", "out.npy"}
 
 
 @pytest.mark.parametrize("kind", export.FORMATS)
-def test_what_predicts_otherwise_is_not_put_in_place(
+def test_an_export_with_other_predictions_is_not_written(
     model: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = export._READERS[kind]
     monkeypatch.setitem(export._READERS, kind, lambda path: lambda images: read(path)(images) + 2e-5)
-    with pytest.raises(IdxtrainError, match=f"as {kind} it predicts otherwise than the original, by up to 2e-05"):
+    with pytest.raises(IdxtrainError, match=f"found probabilities that differ by up to 2e-05 in the {kind} export"):
         export.export(model, kind, tmp_path / ("model.keras" if kind == "keras" else "model"), tmp_path / "log")
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
 
@@ -75,19 +75,21 @@ def test_what_predicts_otherwise_is_not_put_in_place(
     ("kind", "to", "words"),
     [
         ("pickle", "x", "expected one of keras, savedmodel, onnx"),
-        ("keras", "x.h5", "expected a name that ends with .keras"),
-        ("onnx", ".", "is there already; remove it"),
-        ("onnx", "no/where", "there is no folder"),
+        ("keras", "x.h5", "found .h5, expected .keras"),
+        ("onnx", ".", "found an existing path, expected a new one; fix: remove it"),
+        ("onnx", "no/where", "found no folder .*; fix: create it"),
     ],
 )
-def test_what_cannot_be_is_refused_before(tmp_path: Path, kind: str, to: str, words: str) -> None:
+def test_a_bad_format_or_target_is_refused_before_anything_is_loaded(
+    tmp_path: Path, kind: str, to: str, words: str
+) -> None:
     with pytest.raises(InputError, match=words):
         export.check(kind, tmp_path / to)
 
 
-def test_without_its_packages_onnx_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_is_refused_without_its_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnx" else name)
-    with pytest.raises(InputError, match="found no onnx; install them: uv sync --extra onnx"):
+    with pytest.raises(InputError, match="found no onnx; fix: uv sync --extra onnx"):
         export.check("onnx", tmp_path / "x")
 
 
@@ -103,5 +105,5 @@ def test_the_command_exports_the_champion(model: Path, idxtrain: Idxtrain, tmp_p
     assert sha256_file(tmp_path / "model.keras") == sha256_file(model)
     again = idxtrain("models", "export", "--name", "digits", "--to", "model.keras")
     assert again.returncode == 2
-    assert "is there already" in again.stderr
+    assert "found an existing path" in again.stderr
     assert not list(Work(tmp_path / "work").scratch.iterdir())

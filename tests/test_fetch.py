@@ -1,4 +1,4 @@
-"""The fetch stage: its config, names of archives, a folder of the user's, two processes at once."""
+"""The fetch stage: its config, archive names, the user's folder, two processes at once."""
 
 import dataclasses
 import gzip
@@ -70,12 +70,12 @@ __all__ = ["lines", "server", "tiny"]  # fixtures
         {"mirror": "https://example.org/"},
     ],
 )
-def test_config_refuses(value: dict[str, Any]) -> None:
+def test_the_config_refuses_bad_values(value: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         FetchConfig.model_validate(value)
 
 
-def test_config_accepts_and_survives_json() -> None:
+def test_the_config_survives_json() -> None:
     mirrors = ("https://example.org/mnist/", "http://127.0.0.1:8000/", "http://localhost/x", "http://[::1]:1/")
     config = FetchConfig(dataset="EMNIST-letters_1.0", data="/data", mirrors=mirrors, offline=True)
     assert FetchConfig.model_validate(json.loads(config.model_dump_json())) == config
@@ -107,13 +107,13 @@ def test_config_accepts_and_survives_json() -> None:
         ("validation-images-idx3-ubyte", None),
     ],
 )
-def test_names(name: str, role: Role | None) -> None:
+def test_the_role_of_an_archive_is_read_from_its_name(name: str, role: Role | None) -> None:
     assert role_of(name) == role
 
 
-def test_plain_comes_before_its_gz(tmp_path: Path) -> None:
+def test_the_plain_file_is_preferred_to_its_gz(tmp_path: Path) -> None:
     fill(tmp_path, {"train-images-idx3-ubyte": b"", "train-images-idx3-ubyte.gz": b"", "test-labels.idx1-int.gz": b""})
-    (tmp_path / "t10k-images-idx3-ubyte").mkdir()  # what some unpackers make; not a file
+    (tmp_path / "t10k-images-idx3-ubyte").mkdir()  # not a file, but some unpackers make it
     assert find(tmp_path) == {
         "train_images": tmp_path / "train-images-idx3-ubyte",
         "test_labels": tmp_path / "test-labels.idx1-int.gz",
@@ -121,7 +121,7 @@ def test_plain_comes_before_its_gz(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", ["test-images-idx3-ubyte", "t10k-images.idx3-ubyte", "t10k-images-idx4-ubyte.gz"])
-def test_two_candidates_for_one_role(tmp_path: Path, other: str) -> None:
+def test_two_files_for_one_role_are_refused(tmp_path: Path, other: str) -> None:
     fill(tmp_path, {"t10k-images-idx3-ubyte": b"", other: b""})
     with pytest.raises(InputError) as caught:
         find(tmp_path)
@@ -130,25 +130,25 @@ def test_two_candidates_for_one_role(tmp_path: Path, other: str) -> None:
     assert "t10k-images-idx3-ubyte" in str(caught.value)
 
 
-# --- a folder of the user's
+# --- the user's folder
 
 
-def test_own_data_is_used_in_place(tmp_path: Path) -> None:
+def test_archives_in_a_folder_are_used_in_place(tmp_path: Path) -> None:
     names = ("train-images.idx3-ubyte", "train-labels-idx1-ubyte.gz", "test-images-idx3-ubyte", "test-labels.idx1-int")
     folder = fill(tmp_path / "data", {name: name.encode() for name in names})
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     archives = run(tmp_path / "work", "digits", data=str(folder))
     assert list(archives) == list(ROLES)
     for role, name in zip(ROLES, names, strict=True):
-        found = archives[role]
-        assert (found.role, found.path, found.bytes) == (role, folder / name, len(name))
-        assert found.sha256 == hashlib.sha256(name.encode()).hexdigest()
-        assert found.known is None
+        archive = archives[role]
+        assert (archive.role, archive.path, archive.bytes) == (role, folder / name, len(name))
+        assert archive.sha256 == hashlib.sha256(name.encode()).hexdigest()
+        assert archive.known is None
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     assert not (tmp_path / "work").exists()  # nothing to fetch, nothing to write
 
 
-def test_own_data_must_be_complete(tmp_path: Path) -> None:
+def test_an_incomplete_folder_is_refused(tmp_path: Path) -> None:
     names = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", *(f"file{i}.txt" for i in range(7))]
     folder = fill(tmp_path / "data", dict.fromkeys(names, b""))
     message = refused(tmp_path, "digits", data=str(folder))
@@ -158,41 +158,41 @@ def test_own_data_must_be_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dataset", ["digits", "mnist"])
-def test_folder_without_any_archive_is_refused(tmp_path: Path, dataset: str) -> None:
+def test_a_folder_without_any_archive_is_refused(tmp_path: Path, dataset: str) -> None:
     folder = fill(tmp_path / "data", {"emnist-letters-train-images-idx3-ubyte": b"", "two\nlines": b""})
     assert "'emnist-letters-train-images-idx3-ubyte'" in refused(tmp_path, dataset, data=str(folder))
     (tmp_path / "empty").mkdir()
     assert "the folder is empty" in refused(tmp_path, dataset, data=str(tmp_path / "empty"))
 
 
-def test_what_is_named_as_an_archive_and_is_no_file_is_told_for_what_it_is(tmp_path: Path) -> None:
-    def told(name: str) -> str:
+def test_an_archives_name_that_is_not_a_file_is_refused_with_its_kind(tmp_path: Path) -> None:
+    def kind_in_error(name: str) -> str:
         message = refused(tmp_path, "digits", data=str(folder))
         (folder / name).rename(tmp_path / name)  # out of the way
         assert message.startswith(f"{folder / name}: found ")
-        assert message.endswith(", expected a regular file; put the archive itself there")
+        assert message.endswith(", expected a regular file; fix: put the archive itself there")
         return message.removeprefix(f"{folder / name}: found ").partition(",")[0]
 
     folder = fill(tmp_path / "data", {"README": b""})
     os.mkfifo(folder / "train-images-idx3-ubyte")
-    assert told("train-images-idx3-ubyte") == "a named pipe"
+    assert kind_in_error("train-images-idx3-ubyte") == "a named pipe"
     (folder / "train-labels-idx1-ubyte.gz").mkdir()
-    assert told("train-labels-idx1-ubyte.gz") == "a folder"
+    assert kind_in_error("train-labels-idx1-ubyte.gz") == "a folder"
     (folder / "t10k-images-idx3-ubyte").symlink_to("gone")
-    assert told("t10k-images-idx3-ubyte") == "a link to 'gone' (No such file or directory)"
+    assert kind_in_error("t10k-images-idx3-ubyte") == "a link to 'gone' (No such file or directory)"
     (folder / "t10k-labels-idx1-ubyte").symlink_to("t10k-labels-idx1-ubyte")
-    assert told("t10k-labels-idx1-ubyte").endswith("(Too many levels of symbolic links)")
+    assert kind_in_error("t10k-labels-idx1-ubyte").endswith("(Too many levels of symbolic links)")
 
 
-def test_no_such_folder(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert f"{tmp_path / 'nowhere'}: there is no such folder" in refused(tmp_path, data=str(tmp_path / "nowhere"))
+    assert f"{tmp_path / 'nowhere'}: found no such folder" in refused(tmp_path, data=str(tmp_path / "nowhere"))
     message = refused(tmp_path, data=str(tmp_path / "file"))
-    assert "is not a folder" in message
+    assert "found a file, expected a folder" in message
     assert "--data" in message
 
 
-def test_unreadable_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: KnownDataSet) -> None:
+def test_an_unreadable_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: KnownDataSet) -> None:
     folder = fill(tmp_path / "data", FILES)
     real_open = Path.open
 
@@ -208,10 +208,12 @@ def test_unreadable_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tin
         assert "--data" in message
 
 
-def test_known_data_in_a_folder(tmp_path: Path, tiny: KnownDataSet, lines: pytest.LogCaptureFixture) -> None:
+def test_archives_of_the_catalog_are_recognized_by_checksum(
+    tmp_path: Path, tiny: KnownDataSet, lines: pytest.LogCaptureFixture
+) -> None:
     contents = dict(FILES)
     contents["train-labels-idx1-ubyte"] = PLAIN["train_labels"]
-    contents[IMAGES] = gzip.compress(PLAIN["train_images"], compresslevel=1, mtime=7)  # packed anew
+    contents[IMAGES] = gzip.compress(PLAIN["train_images"], compresslevel=1, mtime=7)  # compressed again
     assert contents[IMAGES] != FILES[IMAGES]
     folder = fill(tmp_path / "data", contents)
     archives = run(tmp_path, data=str(folder))
@@ -220,7 +222,7 @@ def test_known_data_in_a_folder(tmp_path: Path, tiny: KnownDataSet, lines: pytes
     assert lines.messages == []
 
 
-def test_known_data_under_an_own_name_is_told(
+def test_archives_of_the_catalog_under_another_name_are_logged(
     tmp_path: Path, tiny: KnownDataSet, lines: pytest.LogCaptureFixture
 ) -> None:
     folder = fill(tmp_path / "data", FILES)
@@ -233,7 +235,7 @@ def test_known_data_under_an_own_name_is_told(
 
 
 @pytest.mark.parametrize("form", ["plain", "gz"])
-def test_wrong_checksum_in_a_folder(tmp_path: Path, server: Server, tiny: KnownDataSet, form: str) -> None:
+def test_a_wrong_checksum_in_a_folder_is_refused(tmp_path: Path, server: Server, tiny: KnownDataSet, form: str) -> None:
     name, good = (IMAGES, FILES[IMAGES]) if form == "gz" else (IMAGES[:-3], PLAIN["train_images"])
     bad = good[:-1] + bytes([good[-1] ^ 1])
     folder = fill(tmp_path / "data", {name: bad})
@@ -244,13 +246,13 @@ def test_wrong_checksum_in_a_folder(tmp_path: Path, server: Server, tiny: KnownD
     assert (folder / name).read_bytes() == bad
 
 
-def test_wrong_checksum_names_what_the_file_is(
+def test_the_error_for_a_wrong_checksum_names_the_known_file(
     tmp_path: Path, tiny: KnownDataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = {role: dataclasses.replace(archive, md5=None) for role, archive in tiny.archives.items()}
     for role in ROLES:
         other[role] = dataclasses.replace(other[role], gz_md5="0" * 32)
-    monkeypatch.setitem(CATALOG, "other", KnownDataSet("other", other, ()))
+    monkeypatch.setitem(CATALOG, "other", KnownDataSet(name="other", archives=other, mirrors=()))
     plain = fill(tmp_path / "plain", {NAMES[role]: PLAIN[role] for role in ROLES})
     packed = fill(tmp_path / "packed", FILES)
     assert "it is tiny's train-images-idx3-ubyte" in refused(tmp_path, "other", data=str(packed))
@@ -258,24 +260,24 @@ def test_wrong_checksum_names_what_the_file_is(
     assert "it is tiny's train-images-idx3-ubyte" in refused(tmp_path, "other", data=str(plain))
 
 
-def test_plain_file_without_known_checksum(
+def test_a_plain_file_without_a_known_checksum_is_a_warning(
     tmp_path: Path, tiny: KnownDataSet, server: Server, lines: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archives = {role: dataclasses.replace(archive, md5=None) for role, archive in tiny.archives.items()}
     monkeypatch.setitem(CATALOG, "tiny", dataclasses.replace(tiny, archives=archives))
     folder = fill(tmp_path / "data", {NAMES[role]: PLAIN[role] for role in ROLES})
-    found = run(tmp_path, data=str(folder))
-    assert {archive.known for archive in found.values()} == {None}
+    unchecked = run(tmp_path, data=str(folder))
+    assert {archive.known for archive in unchecked.values()} == {None}
     assert len(warnings(lines)) == 4
     assert "not checked" in warnings(lines)[0]
-    # What is not checked is not completed either: it may be something else. Nor does it hide a wrong file.
+    # A folder of unchecked files is not completed: they may be another data set's. A wrong file is refused as before.
     (folder / "t10k-labels-idx1-ubyte").unlink()
     assert "no archive for test_labels" in refused(tmp_path, data=str(folder), mirrors=(server.url,))
     fill(folder, {"t10k-labels-idx1-ubyte.gz": FILES[IMAGES][:-1]})
     assert "expected" in refused(tmp_path, data=str(folder), mirrors=(server.url,))
 
 
-def test_missing_files_are_completed(tmp_path: Path, server: Server, tiny: KnownDataSet) -> None:
+def test_missing_archives_of_the_catalog_are_downloaded(tmp_path: Path, server: Server, tiny: KnownDataSet) -> None:
     folder = fill(tmp_path / "data", {IMAGES: FILES[IMAGES]})
     archives = run(tmp_path, data=str(folder), mirrors=(server.url,))
     assert archives["train_images"].path == folder / IMAGES
@@ -294,15 +296,16 @@ from jobs.fetch.catalog import CATALOG, KnownArchive, KnownDataSet
 from jobs.fetch.config import FetchConfig
 from jobs.fetch.stage import fetch
 work, url, archives = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-CATALOG["tiny"] = KnownDataSet("tiny", {role: KnownArchive(**archive) for role, archive in archives.items()}, (url,))
+known = {role: KnownArchive(**archive) for role, archive in archives.items()}
+CATALOG["tiny"] = KnownDataSet(name="tiny", archives=known, mirrors=(url,))
 print("ready", flush=True)
 sys.stdin.readline()
-found = fetch(FetchConfig(dataset="tiny"), work / "archives", work / ".locks")
-print(json.dumps({role: archive.sha256 for role, archive in found.items()}))
+fetched = fetch(FetchConfig(dataset="tiny"), work / "archives", work / ".locks")
+print(json.dumps({role: archive.sha256 for role, archive in fetched.items()}))
 """
 
 
-def test_two_processes_at_once_where_flock_does_nothing(
+def test_two_processes_fetch_each_archive_once_even_if_flock_does_nothing(
     tmp_path: Path, server: Server, tiny: KnownDataSet, without_flock: Mapping[str, str]
 ) -> None:
     server.delay = 0.1
@@ -324,10 +327,10 @@ def test_two_processes_at_once_where_flock_does_nothing(
     results = [json.loads(process.communicate(timeout=20)[0]) for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert results[0] == results[1] == {role: hashlib.sha256(PACKED[role]).hexdigest() for role in ROLES}
-    assert len(server.requests) == 4  # the second found what the first had fetched
+    assert len(server.requests) == 4  # the second process used the first one's files
 
 
-def test_stage_imports_nothing_heavy() -> None:
+def test_the_fetch_stage_imports_nothing_heavy() -> None:
     code = "import sys, jobs.fetch.stage; print([m for m in ('numpy', 'zarr', 'rich', 'pyspark') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"

@@ -1,4 +1,4 @@
-"""Where archives come from if no folder has them: a real web server with faults, the real offline package."""
+"""The sources of archives beside the user's folder: a real web server with faults, the real offline package."""
 
 import dataclasses
 import os
@@ -36,7 +36,9 @@ __all__ = ["lines", "server", "tiny"]  # fixtures
 # --- mirrors
 
 
-def test_download(tmp_path: Path, server: Server, tiny: KnownDataSet, lines: pytest.LogCaptureFixture) -> None:
+def test_archives_are_downloaded_once(
+    tmp_path: Path, server: Server, tiny: KnownDataSet, lines: pytest.LogCaptureFixture
+) -> None:
     archives = run(tmp_path, mirrors=(server.url,))
     for role, archive in ((archive.role, archive) for archive in archives.values()):
         assert archive.path == tmp_path / "archives/tiny" / f"{NAMES[role]}.gz"
@@ -51,7 +53,7 @@ def test_download(tmp_path: Path, server: Server, tiny: KnownDataSet, lines: pyt
     assert server.requests == []
 
 
-def test_corrupt_archive_is_replaced(
+def test_a_damaged_download_is_replaced(
     tmp_path: Path, server: Server, tiny: KnownDataSet, lines: pytest.LogCaptureFixture
 ) -> None:
     run(tmp_path, mirrors=(server.url,))
@@ -65,7 +67,7 @@ def test_corrupt_archive_is_replaced(
     assert md5(FILES[IMAGES][:-9]) in warnings(lines)[0]
 
 
-def test_order_of_mirrors(
+def test_the_users_mirrors_are_asked_first(
     tmp_path: Path, server: Server, tiny: KnownDataSet, monkeypatch: pytest.MonkeyPatch, lines: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(CATALOG, "tiny", dataclasses.replace(tiny, mirrors=(server.url,)))
@@ -85,7 +87,7 @@ def test_offline_asks_no_mirror(tmp_path: Path, server: Server, tiny: KnownDataS
     assert "fetch.offline" in message
 
 
-def test_broken_transfer_is_resumed(tmp_path: Path, server: Server, tiny: KnownDataSet) -> None:
+def test_an_interrupted_transfer_is_resumed(tmp_path: Path, server: Server, tiny: KnownDataSet) -> None:
     server.fail("cut", times=2, names=[IMAGES])
     archives = run(tmp_path, mirrors=(server.url,))
     assert archives["train_images"].path.read_bytes() == FILES[IMAGES]
@@ -94,11 +96,11 @@ def test_broken_transfer_is_resumed(tmp_path: Path, server: Server, tiny: KnownD
     assert ranges == [None, f"bytes={size // 2}-", f"bytes={size // 2 + (size - size // 2) // 2}-"]
 
 
-def test_part_is_kept_for_the_next_run(
+def test_the_next_run_resumes_an_interrupted_transfer(
     tmp_path: Path, server: Server, tiny: KnownDataSet, lines: pytest.LogCaptureFixture
 ) -> None:
     server.fail("cut", names=[IMAGES])
-    assert "broke off after" in refused(tmp_path, mirrors=(server.url,))
+    assert "the transfer ended after" in refused(tmp_path, mirrors=(server.url,))
     assert len(warnings(lines)) == 1  # the other three arrived
     part = tmp_path / "archives/tiny" / f"{IMAGES}.part"
     assert part.read_bytes() == FILES[IMAGES][: part.stat().st_size]
@@ -111,7 +113,9 @@ def test_part_is_kept_for_the_next_run(
 
 
 @pytest.mark.parametrize("fault", ["no_ranges", "wrong_range"])
-def test_server_that_does_not_resume(tmp_path: Path, server: Server, tiny: KnownDataSet, fault: str) -> None:
+def test_a_server_without_ranges_sends_the_whole_file(
+    tmp_path: Path, server: Server, tiny: KnownDataSet, fault: str
+) -> None:
     fill(tmp_path / "archives/tiny", {f"{IMAGES}.part": FILES[IMAGES][:1000]})
     server.fail(fault, times=1, names=[IMAGES])
     archives = run(tmp_path, mirrors=(server.url,))
@@ -120,7 +124,7 @@ def test_server_that_does_not_resume(tmp_path: Path, server: Server, tiny: Known
 
 
 @pytest.mark.parametrize("kind", ["symbolic link", "dangling link", "second name", "named pipe"])
-def test_what_others_put_in_the_place_of_a_part_is_never_written_to(
+def test_a_link_or_pipe_in_place_of_a_part_file_is_never_written_to(
     tmp_path: Path, server: Server, tiny: KnownDataSet, kind: str
 ) -> None:
     folder, victim = tmp_path / "archives/tiny", tmp_path / "victim"
@@ -138,11 +142,11 @@ def test_what_others_put_in_the_place_of_a_part_is_never_written_to(
     assert archives["train_images"].path.read_bytes() == FILES[IMAGES]
     assert victim.exists() == (kind != "dangling link")
     assert not victim.exists() or victim.read_bytes() == b"alias important=1"
-    assert server.requests[0] == (IMAGES, None)  # nor is it taken for the first bytes
+    assert server.requests[0] == (IMAGES, None)  # nor is it resumed
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
-def test_another_users_part_is_not_taken_up(tmp_path: Path, server: Server, tiny: KnownDataSet) -> None:
+def test_another_users_part_file_is_not_resumed(tmp_path: Path, server: Server, tiny: KnownDataSet) -> None:
     fill(tmp_path / "archives/tiny", {f"{IMAGES}.part": FILES[IMAGES][:1000]})
     os.chown(tmp_path / "archives/tiny" / f"{IMAGES}.part", 65534, -1)
     archives = run(tmp_path, mirrors=(server.url,))
@@ -151,7 +155,7 @@ def test_another_users_part_is_not_taken_up(tmp_path: Path, server: Server, tiny
 
 
 @pytest.mark.parametrize("part", [b"x" * 1000, b"x" * len(FILES[IMAGES]), b"x" * (len(FILES[IMAGES]) + 5)])
-def test_part_of_something_else(
+def test_a_part_file_of_another_file_is_discarded(
     tmp_path: Path, server: Server, tiny: KnownDataSet, part: bytes, lines: pytest.LogCaptureFixture
 ) -> None:
     fill(tmp_path / "archives/tiny", {f"{IMAGES}.part": part})
@@ -171,13 +175,13 @@ def test_part_of_something_else(
         ("to_file", "Redirection to url 'file:///etc/hostname' is not allowed", 4),
         ("loop", "infinite loop. The last", 20),
         ("wrong_range", "answers with another range", 12),
-        # A dead connection: the other files are not asked for.
+        # A dead connection: the other files are not requested.
         ("silence", "no answer in time", 1),
         ("stall", "no answer in time", 1),
         ("drip", "sends less than", 1),
     ],
 )
-def test_faults(
+def test_a_faulty_mirror_is_one_line_and_one_warning_per_file(
     tmp_path: Path,
     server: Server,
     tiny: KnownDataSet,
@@ -199,17 +203,17 @@ def test_faults(
     left = [path.name for path in (tmp_path / "archives/tiny").iterdir()]
     assert [name for name in left if not name.endswith(".part")] == []
     if fault in ("wrong", "short", "endless"):
-        assert left == []  # what is known to be wrong is not resumed
+        assert left == []  # what is known to be wrong is not kept
 
 
-def test_redirect_to_an_allowed_url(tmp_path: Path, server: Server, tiny: KnownDataSet) -> None:
+def test_a_redirect_to_an_allowed_url_is_followed(tmp_path: Path, server: Server, tiny: KnownDataSet) -> None:
     server.fail("signed", times=1)
     server.files |= {f"{name}?signature=1": data for name, data in FILES.items()}
     run(tmp_path, mirrors=(server.url,))
     assert len(server.requests) == 8
 
 
-def test_redirect_from_https_to_http_is_refused() -> None:
+def test_a_redirect_from_https_to_http_is_refused() -> None:
     from urllib.request import Request
 
     handler = mirror._CheckedRedirects()
@@ -218,20 +222,20 @@ def test_redirect_from_https_to_http_is_refused() -> None:
         handler.redirect_request(request, body, 302, "Found", Any, "http://127.0.0.1/file")  # type: ignore[arg-type]
 
 
-def test_unknown_size_is_bounded(
+def test_a_download_of_unknown_size_is_bounded(
     tmp_path: Path, server: Server, tiny: KnownDataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archives = {role: dataclasses.replace(archive, gz_bytes=None) for role, archive in tiny.archives.items()}
     monkeypatch.setitem(CATALOG, "tiny", dataclasses.replace(tiny, archives=archives))
-    monkeypatch.setattr(mirror, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(mirror, "_MAX_BYTES", 1 << 20)
     server.fail("endless", names=[IMAGES])
     server.fail("cut", times=1, names=["t10k-images-idx3-ubyte.gz"])
-    assert "sends more than the 1048576 bytes" in refused(tmp_path, mirrors=(server.url,))
+    assert "sends more than the expected 1048576 bytes" in refused(tmp_path, mirrors=(server.url,))
     server.faults.clear()
     assert run(tmp_path, mirrors=(server.url,))["train_images"].path.read_bytes() == FILES[IMAGES]
 
 
-def test_dead_mirror_is_asked_once(
+def test_a_dead_mirror_is_asked_once(
     tmp_path: Path, server: Server, tiny: KnownDataSet, lines: pytest.LogCaptureFixture
 ) -> None:
     dead = Server()
@@ -242,7 +246,7 @@ def test_dead_mirror_is_asked_once(
     assert f"{dead.url}: Connection refused" in warnings(lines)[0]
 
 
-def test_full_disk_is_not_the_mirrors_fault(
+def test_a_full_disk_is_not_blamed_on_the_mirror(
     tmp_path: Path, server: Server, tiny: KnownDataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, *arguments: Any, **options: Any) -> Any:
@@ -253,20 +257,20 @@ def test_full_disk_is_not_the_mirrors_fault(
         run(tmp_path, mirrors=(server.url,))
 
 
-def test_unknown_data_set(tmp_path: Path) -> None:
+def test_an_unknown_data_set_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     message = refused(tmp_path, "minst")
     for text in ("minst", "mnist, fashion-mnist, kmnist", "--data"):
         assert text in message
 
 
-def test_no_mirror_known(tmp_path: Path) -> None:
+def test_a_data_set_without_mirrors_is_refused(tmp_path: Path) -> None:
     assert "no https mirror is known" in refused(tmp_path, "kmnist")
 
 
 # --- progress
 
 
-def test_progress_bar(
+def test_a_download_has_a_progress_bar_on_a_terminal(
     tmp_path: Path,
     server: Server,
     tiny: KnownDataSet,
@@ -292,7 +296,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work
 
 
-def test_offline_package_is_mnist(unpacked: Path) -> None:
+def test_the_offline_package_is_mnist(unpacked: Path) -> None:
     archives = run(unpacked, "mnist", offline=True)
     expected = {
         "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -308,7 +312,7 @@ def test_offline_package_is_mnist(unpacked: Path) -> None:
     assert "pureml" not in sys.modules
 
 
-def test_mirror_comes_before_the_offline_package(
+def test_mirrors_are_asked_before_the_offline_package(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, lines: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(CATALOG, "mnist", dataclasses.replace(CATALOG["mnist"], mirrors=()))
@@ -319,7 +323,7 @@ def test_mirror_comes_before_the_offline_package(
     assert {archive.path.name for archive in archives.values()} == set(NAMES.values())
 
 
-def test_offline_package_completes_a_folder(tmp_path: Path, unpacked: Path) -> None:
+def test_the_offline_package_completes_a_folder(tmp_path: Path, unpacked: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     for name in list(NAMES.values())[:3]:
@@ -329,7 +333,7 @@ def test_offline_package_completes_a_folder(tmp_path: Path, unpacked: Path) -> N
     assert [path.name for path in (tmp_path / "archives/mnist").iterdir()] == ["t10k-labels-idx1-ubyte"]
 
 
-def test_offline_package_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_offline_package_is_named_with_its_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offline, "PACKAGE", "no-such-package-at-all")
     message = refused(tmp_path, "mnist", offline=True)
     assert "is not installed" in message
@@ -337,7 +341,9 @@ def test_offline_package_not_installed(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("content", [b"not a zip", None])
-def test_damaged_offline_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
+def test_a_damaged_offline_package_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
     path = tmp_path / "data.zip"
     if content is not None:
         path.write_bytes(content)
@@ -346,7 +352,7 @@ def test_damaged_offline_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert expected in refused(tmp_path, "mnist", offline=True)
 
 
-def test_offline_package_with_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_offline_package_with_other_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 
     monkeypatch.setattr(offline, "_read", lambda path, role, shape: np.zeros(shape, np.uint8))

@@ -308,7 +308,7 @@ def test_a_data_folder_without_permission_is_refused(
         done = as_ordinary_user("run", "--data", closed, "--work", tmp_path / "work")
     finally:
         closed.chmod(0o700)
-    require_refusal(done, f"{closed}: cannot be read (Permission denied); give a folder you may read as --data")
+    require_refusal(done, f"{closed}: cannot be read (Permission denied); fix: give a folder you may read as --data")
 
 
 @pytest.mark.parametrize(

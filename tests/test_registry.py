@@ -3,13 +3,10 @@
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,17 +22,18 @@ from jobs.errors import IdxtrainError, InputError
 from jobs.files import sha256_file
 from jobs.run_dir import RunDir, Work
 from pipelines.retraining import register
+from tests.support.mlflow_server import QUIET, MlflowServer, free_port
 from tests.support.odd_server import odd_server
 
 SHAPE = (6, 5, 1)
-# Serving code that knows nothing of this project: it loads the champion and predicts.
+# Serving code that is independent of this project: it loads the champion and predicts.
 SERVE = """
 import numpy, mlflow
 images = numpy.load("images.npy")
 numpy.save("pyfunc.npy", mlflow.pyfunc.load_model("models:/digits@champion").predict(images))
 numpy.save("keras.npy", mlflow.tensorflow.load_model("models:/digits@champion").predict(images, verbose=0))
 """
-# The lines of the README, which need no loader of MLflow's.
+# The lines of the README, which avoid MLflow's loader.
 README = """
 import numpy
 images = numpy.load("images.npy")
@@ -48,12 +46,11 @@ probabilities = model.predict(images, verbose=0)
 
 numpy.save("readme.npy", probabilities)
 """
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a small trained-looking Keras file."""
+    """Return a small Keras file."""
     import keras
 
     keras.utils.set_random_seed(3)
@@ -89,7 +86,9 @@ def local(tmp_path: Path) -> Registry:
     return Registry(Work(tmp_path / "work"), "digits", {})
 
 
-def test_a_run_is_registered_once_with_all_that_belongs_to_it(local: Registry, entry: Entry, tmp_path: Path) -> None:
+def test_a_run_is_registered_once_with_parameters_metrics_and_files(
+    local: Registry, entry: Entry, tmp_path: Path
+) -> None:
     assert local.versions() == []
     assert local.by_alias(CHAMPION) is None
     version = local.register(entry)
@@ -115,7 +114,7 @@ def test_a_run_is_registered_once_with_all_that_belongs_to_it(local: Registry, e
     }
 
 
-def test_aliases_name_versions_and_serving_code_follows_them(local: Registry, entry: Entry, tmp_path: Path) -> None:
+def test_serving_code_follows_the_alias(local: Registry, entry: Entry, tmp_path: Path) -> None:
     first, second = local.register(entry), local.register(replace(entry, run_id="r2"))
     local.set_alias(CHAMPION, first.number)
     local.set_alias(CHALLENGER, second.number)
@@ -139,24 +138,26 @@ def test_aliases_name_versions_and_serving_code_follows_them(local: Registry, en
         assert np.abs(np.load(tmp_path / f"{flavour}.npy") - expected).max() <= 1e-6
 
 
-def test_what_is_not_there_is_said(local: Registry, entry: Entry, tmp_path: Path) -> None:
+def test_an_unknown_version_and_a_damaged_model_file_are_refused(local: Registry, entry: Entry, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="digits: found no version, alias or run '7', expected one of: none"):
         local.find("7")
     version = local.register(entry)
     (file,) = (tmp_path / "work/mlflow/artifacts").rglob("model.keras")
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(IdxtrainError, match=r"version 1: found a model of SHA-256 .*promote another"):
+    with pytest.raises(IdxtrainError, match=r"version 1: found a model of SHA-256 .*fix: promote another"):
         local.model_file(version, tmp_path / "copies")
 
 
-def test_a_killed_registration_leaves_no_version_and_is_made_anew(entry: Entry, tmp_path: Path) -> None:
-    """Killed while it writes the model: a reader sees no version, and the next attempt leaves one run."""
+def test_after_a_killed_registration_there_is_no_version_and_the_next_attempt_makes_one(
+    entry: Entry, tmp_path: Path
+) -> None:
+    """It is killed while it writes the model. A reader sees no version, and the next attempt leaves one run."""
     work = Work(tmp_path / "work")
     code = (
         "import os, sys; from pathlib import Path\n"
         "from deploy.registry import registry\nfrom tests.test_registry import entry_of\n"
         "def die(*_): os.kill(os.getpid(), 9)\n"
-        "registry._write_model = die\n"
+        "registry.write_model = die\n"
         "from jobs.run_dir import Work\n"
         "registry.Registry(Work(Path(sys.argv[1])), 'digits', {}).register(entry_of(Path(sys.argv[2])))"
     )
@@ -173,7 +174,7 @@ def test_a_killed_registration_leaves_no_version_and_is_made_anew(entry: Entry, 
 
 
 class _Pickle:
-    """Leaves a file behind when it is read."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -193,34 +194,34 @@ def test_a_pickle_beside_a_registered_model_is_never_read(local: Registry, entry
     expected = keras.models.load_model(entry.model).predict(images, verbose=0)
     assert np.abs(local.predict(version, images) - expected).max() <= 1e-6
     assert not (tmp_path / "ran").exists()
-    assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"  # for MLflow's own loaders, wherever
+    assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"  # for MLflow's own loaders
 
 
-def test_a_model_that_was_swapped_is_not_predicted_with(local: Registry, entry: Entry, tmp_path: Path) -> None:
+def test_a_model_file_that_was_swapped_is_refused(local: Registry, entry: Entry, tmp_path: Path) -> None:
     version = local.register(entry)
     (file,) = (tmp_path / "work/mlflow/artifacts").rglob("model.keras")
     file.write_bytes(file.read_bytes() + b"x")
-    with pytest.raises(IdxtrainError, match=r"version 1: found a model of SHA-256 .*; promote another version"):
+    with pytest.raises(IdxtrainError, match=r"version 1: found a model of SHA-256 .*; fix: promote another version"):
         local.predict(version, np.zeros((1, *SHAPE), np.float32))
     run = RunDir(tmp_path / "work/runs/r1")
     run.path.mkdir(parents=True)
     np.savez(run.sample_file, images=np.zeros((1, *SHAPE), np.float32), probabilities=np.full((1, 4), 0.25))
-    assert register._difference(run, local, version) == 1.0  # by which the gate rejects it
+    assert register._difference(run, local, version) == 1.0  # so that the gate rejects it
 
 
-def test_a_strangers_version_with_a_runs_id_is_not_taken_for_it(
+def test_another_users_version_tagged_with_a_runs_id_is_not_that_runs_version(
     local: Registry, entry: Entry, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = local.register(replace(entry, run_id="r0"))
-    mine = local._client.get_model_version("digits", str(own.number))
+    own_version = local._client.get_model_version("digits", str(own.number))
     stranger = local._client.create_run(local._experiment())
     tags = {"idxtrain.run_id": "r1", "idxtrain.test_accuracy": "high"}
-    right = {**tags, "idxtrain.model_sha256": entry.model_sha256}
-    where = f"{stranger.info.artifact_uri}/model"
-    local._client.create_model_version("digits", where, stranger.info.run_id, tags=tags)  # says nothing of its model
-    local._client.create_model_version("digits", where, stranger.info.run_id, tags=right)  # has none
-    local._client.create_model_version("digits", where, tags=right)  # is of no run
-    local._client.create_model_version("digits", where, mine.run_id, tags=right)  # leads users elsewhere
+    complete = {**tags, "idxtrain.model_sha256": entry.model_sha256}
+    location = f"{stranger.info.artifact_uri}/model"
+    local._client.create_model_version("digits", location, stranger.info.run_id, tags=tags)  # no SHA-256
+    local._client.create_model_version("digits", location, stranger.info.run_id, tags=complete)  # no model file
+    local._client.create_model_version("digits", location, tags=complete)  # no MLflow run
+    local._client.create_model_version("digits", location, own_version.run_id, tags=complete)  # another source
     assert len(local.versions()) == 5
     version = local.register(entry)
     assert version.number == 6
@@ -230,23 +231,36 @@ def test_a_strangers_version_with_a_runs_id_is_not_taken_for_it(
 
 
 def entry_of(model: Path) -> Entry:
-    return Entry("r1", model, sha256_file(model), SHAPE, 4, {}, {}, (), "0123456789abcdef", {}, {}, ())
+    return Entry(
+        run_id="r1",
+        model=model,
+        model_sha256=sha256_file(model),
+        shape=SHAPE,
+        classes=4,
+        parameters={},
+        metrics={},
+        curve=(),
+        dataset_id="0123456789abcdef",
+        data={},
+        code={},
+        files=(),
+    )
 
 
-def test_orphans_are_removed_and_versions_are_not(local: Registry, entry: Entry) -> None:
+def test_removing_orphans_leaves_versions_and_other_users_runs(local: Registry, entry: Entry) -> None:
     local.register(entry)
     experiment = local._experiment()
     orphan = local._client.create_run(experiment, tags={"idxtrain.run_id": "r9"})
-    stranger = local._client.create_run(experiment)  # somebody else's, in the same experiment
+    stranger = local._client.create_run(experiment)  # another user's, in the same experiment
     assert local.orphans() == ["r9"]
     local.remove_registration("r9")
-    left = {run.info.run_id for run in local._client.search_runs([experiment])}
-    assert orphan.info.run_id not in left
-    assert stranger.info.run_id in left
-    assert len(left) == 2
+    remaining = {run.info.run_id for run in local._client.search_runs([experiment])}
+    assert orphan.info.run_id not in remaining
+    assert stranger.info.run_id in remaining
+    assert len(remaining) == 2
 
 
-def test_a_deleted_version_takes_its_files_along_in_a_folder_of_any_name(entry: Entry, tmp_path: Path) -> None:
+def test_deleting_a_version_deletes_its_files_in_a_folder_of_any_name(entry: Entry, tmp_path: Path) -> None:
     folder = tmp_path / "ü (2) a,b#c?d 100%"
     folder.mkdir()
     local = Registry(Work(folder / "work"), "digits", {})
@@ -259,13 +273,13 @@ def test_a_deleted_version_takes_its_files_along_in_a_folder_of_any_name(entry: 
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == [folder]
 
 
-def test_a_password_is_not_shown() -> None:
+def test_the_password_of_a_url_is_removed() -> None:
     assert without_password("https://me:secret@host:5000/x") == "https://host:5000/x"
     assert tracking_uri(Work(Path("/w")), {"MLFLOW_TRACKING_URI": "http://h"}) == "http://h"
     assert tracking_uri(Work(Path("/w")), {}) == "sqlite:////w/mlflow/mlflow.db"
 
 
-# --- what is no server
+# --- not a server
 
 
 @pytest.mark.parametrize(
@@ -281,14 +295,14 @@ def test_a_password_is_not_shown() -> None:
         ("nothing://x", "nothing"),
     ],
 )
-def test_an_address_of_no_server_is_told_in_one_line(uri: str, words: str, tmp_path: Path) -> None:
+def test_an_address_without_a_server_is_an_error_of_one_line(uri: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(RegistryDownError) as error:
         Registry(Work(tmp_path / "work"), "digits", {"MLFLOW_TRACKING_URI": uri})
-    said = str(error.value)
-    assert said.startswith(f"the model registry at {without_password(uri)}: ")
-    assert words in said
-    assert "secret" not in said
-    assert "\n" not in said
+    message = str(error.value)
+    assert message.startswith(f"the model registry at {without_password(uri)}: ")
+    assert words in message
+    assert "secret" not in message
+    assert "\n" not in message
 
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
@@ -310,12 +324,12 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
         b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
     ],
 )
-def test_a_server_that_is_no_registry_counts_as_away(answer: bytes, tmp_path: Path) -> None:
+def test_a_server_that_is_not_a_registry_counts_as_down(answer: bytes, tmp_path: Path) -> None:
     with odd_server(answer) as uri, pytest.raises(RegistryDownError, match=f"^the model registry at {uri}: [^\n]+$"):
         Registry(Work(tmp_path / "work"), "digits", {"MLFLOW_TRACKING_URI": uri}).versions()
 
 
-def test_a_server_that_answers_byte_by_byte_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_answers_byte_by_byte_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "_PROBE_SECONDS", 1.0)
     with odd_server(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000, 0.2) as uri:
         begin = time.monotonic()
@@ -327,56 +341,18 @@ def test_a_server_that_answers_byte_by_byte_is_not_waited_for(tmp_path: Path, mo
 # --- a server
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-class Server:
-    """An `mlflow server` of its own, on this machine."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self.uri, self.folder, self._port = f"http://127.0.0.1:{port}", folder, port
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> "Server":
-        command = [str(Path(sys.executable).with_name("mlflow")), "server", "--host", "127.0.0.1"]
-        command += ["--port", str(self._port), "--workers", "1"]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
-        command += ["--artifacts-destination", str(self.folder / "files")]
-        with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command, env=os.environ | QUIET, stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=1):  # noqa: S310
-                return self
-            assert self._process.poll() is None, (self.folder / "server.log").read_text()
-            time.sleep(0.1)
-        raise TimeoutError((self.folder / "server.log").read_text())
-
-    def kill(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-
-    @property
-    def environment(self) -> Mapping[str, str]:
-        return {"MLFLOW_TRACKING_URI": self.uri}
-
-
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path) -> Iterator[MlflowServer]:
     folder = tmp_path / "server"
     folder.mkdir()
-    made = Server(folder, free_port())
-    yield made.start()
-    made.kill()
+    server = MlflowServer(folder, free_port())
+    yield server.start()
+    server.kill()
 
 
-def test_a_server_keeps_versions_and_its_death_is_told_at_once(server: Server, entry: Entry, tmp_path: Path) -> None:
+def test_a_server_keeps_versions_and_its_death_is_reported_at_once(
+    server: MlflowServer, entry: Entry, tmp_path: Path
+) -> None:
     registry = Registry(Work(tmp_path / "work"), "digits", server.environment)
     version = registry.register(entry)
     registry.set_alias(CHAMPION, version.number)

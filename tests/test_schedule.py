@@ -1,4 +1,4 @@
-"""`idxtrain schedule`: cron expressions, and the texts that cron, systemd and Slurm are given."""
+"""`idxtrain schedule`: cron expressions, and the texts for cron, systemd and Slurm."""
 
 import os
 import re
@@ -16,19 +16,19 @@ from hypothesis import strategies as st
 
 from deploy.schedule import crontab, slurm, systemd
 from deploy.schedule.expression import parse
-from deploy.schedule.job import Job
+from deploy.schedule.job import ScheduledJob
 from jobs.errors import InputError
 from pipelines.cli.output_log import KEPT, MOST_BYTES
 from tests.conftest import Idxtrain, MakeArchives
 
 GOLDEN = Path(__file__).parent / "golden/schedule"
-# All that may go wrong with quoting: spaces, %, $, quotes.
-JOB = Job(
+# Characters that need quoting: spaces, %, $, quotes.
+JOB = ScheduledJob(
     name="digits",
     cron=parse("0 3 * * 0"),
     argv=(
         *("/srv/my venv/bin/idxtrain", "retrain", "--data", "the data"),
-        *("--set=gate.delta=0.5%", "--notify", 'tell $ME "it\'s"'),
+        *("--set=gate.delta=0.5%", "--notify", 'echo $ME "it\'s"'),
     ),
     folder=Path("/srv/100 % digits"),
     log=Path("/srv/100 % digits/work/retrain/digits/retrain.log"),
@@ -38,7 +38,7 @@ JOB = Job(
 )
 
 
-def texts(job: Job) -> dict[str, str]:
+def texts(job: ScheduledJob) -> dict[str, str]:
     return {
         **systemd.units(job),
         f"{job.title}.crontab": crontab.block(job),
@@ -48,20 +48,23 @@ def texts(job: Job) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", sorted(texts(JOB)))
-def test_the_text_is_the_golden_one(name: str) -> None:
-    assert texts(JOB)[name] == (GOLDEN / name).read_text(encoding="utf-8")
+def test_each_text_equals_its_golden_file(name: str) -> None:
+    text, golden = texts(JOB)[name], GOLDEN / name
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8")
 
 
 def run_by_sh(script: str, folder: Path) -> tuple[list[str], dict[str, str]]:
-    """Run a command line by sh with the bare environment of cron; return the arguments and variables it passes on."""
+    """Run a command line by sh with cron's bare environment; return the arguments and variables it passes on."""
     done = subprocess.run(["/bin/sh", "-c", script], env={"HOME": str(folder)}, capture_output=True, check=True)
     arguments, _, variables = done.stdout.decode().partition("\n\n")
     return arguments.splitlines(), dict(line.split("=", 1) for line in variables.splitlines())
 
 
 @pytest.fixture
-def runnable(tmp_path: Path) -> Job:
-    """Return the golden job, in folders that are there, with a program that prints its arguments and variables."""
+def runnable(tmp_path: Path) -> ScheduledJob:
+    """Return the golden job in existing folders, with a program that prints its arguments and variables."""
     folder = tmp_path / "100 % digits"
     folder.mkdir()
     program = tmp_path / "my venv"
@@ -72,7 +75,7 @@ def runnable(tmp_path: Path) -> Job:
     return replace(JOB, argv=(str(program), *JOB.argv[1:]), folder=folder, environment_file=secrets)
 
 
-def test_cron_passes_on_what_was_meant(runnable: Job, tmp_path: Path) -> None:
+def test_cron_passes_arguments_and_variables_unchanged(runnable: ScheduledJob, tmp_path: Path) -> None:
     line = crontab.block(runnable).splitlines()[1]
     assert line.startswith("0 3 * * 0 cd ")
     assert not re.search(r"(?<!\\)%", line)  # it would end the command
@@ -83,7 +86,7 @@ def test_cron_passes_on_what_was_meant(runnable: Job, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze, of Debian's systemd")
-def test_systemd_takes_the_units(runnable: Job, tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(runnable: ScheduledJob, tmp_path: Path) -> None:
     for name, text in systemd.units(runnable).items():
         (tmp_path / name).write_text(text)
     timer = tmp_path / f"{runnable.title}.timer"
@@ -92,7 +95,7 @@ def test_systemd_takes_the_units(runnable: Job, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_path_that_would_swallow_the_next_line_of_a_unit_is_refused() -> None:
+def test_a_path_that_would_continue_on_the_next_line_of_a_unit_is_refused() -> None:
     for path in ("folder", "environment_file"):
         with pytest.raises(InputError, match="expected no backslash at the end"):
             systemd.units(replace(JOB, **{path: Path("/srv/odd\\")}))  # type: ignore[arg-type]
@@ -114,7 +117,7 @@ def fields() -> st.SearchStrategy[str]:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze, of Debian's systemd")
 @given(fields())
 @settings(max_examples=40, deadline=None)
-def test_systemd_comes_when_cron_comes(text: str) -> None:
+def test_systemd_has_the_same_times_as_cron(text: str) -> None:
     cron, begin = parse(text), datetime(2026, 2, 3, 4, 5)
     expected = [begin]
     for _ in range(5):
@@ -124,12 +127,12 @@ def test_systemd_comes_when_cron_comes(text: str) -> None:
 
 def calendar_times(events: list[str], begin: datetime, count: int) -> list[datetime]:
     command = ["systemd-analyze", "calendar", f"--iterations={count}", f"--base-time={begin:%Y-%m-%d %H:%M:%S} UTC"]
-    said = subprocess.run([*command, *events], env={"TZ": "UTC"}, capture_output=True, text=True, check=True).stdout
-    times = re.findall(r"(?:Next elapse|Iter\. #\d+): \w+ ([\d-]+ [\d:]+) UTC", said)
+    output = subprocess.run([*command, *events], env={"TZ": "UTC"}, capture_output=True, text=True, check=True).stdout
+    times = re.findall(r"(?:Next elapse|Iter\. #\d+): \w+ ([\d-]+ [\d:]+) UTC", output)
     return sorted({datetime.fromisoformat(time) for time in times})[:count]
 
 
-def test_a_day_that_fits_in_two_ways_makes_two_events() -> None:
+def test_an_expression_with_both_day_fields_makes_two_events() -> None:
     assert systemd.calendar(parse("30 4 1,15 * FRI")) == ["Fri *-*-* 04:30:00", "*-*-01,15 04:30:00"]
     assert systemd.calendar(parse("30 4 */2 * FRI")) == ["Fri *-*-" + ",".join(
         f"{day:02d}" for day in range(1, 32, 2)) + " 04:30:00"]  # fmt: skip
@@ -151,7 +154,7 @@ def test_a_day_that_fits_in_two_ways_makes_two_events() -> None:
         ("*/0 * * * *", "bad minute"),
     ],
 )
-def test_a_bad_expression_is_one_line(idxtrain: Idxtrain, text: str, words: str) -> None:
+def test_a_bad_expression_is_refused_in_one_line(idxtrain: Idxtrain, text: str, words: str) -> None:
     with pytest.raises(InputError) as caught:
         parse(text)
     assert str(caught.value).startswith(f"--cron {text!r}: ")
@@ -160,24 +163,24 @@ def test_a_bad_expression_is_one_line(idxtrain: Idxtrain, text: str, words: str)
 
 def test_the_next_time_is_printed_for_sbatch() -> None:
     command = [sys.executable, "-I", "-m", "deploy.schedule.expression", "*/10 * * * *"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    assert timedelta() < datetime.fromisoformat(said) - datetime.now() < timedelta(minutes=11)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d0:00", said)
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert timedelta() < datetime.fromisoformat(text) - datetime.now() < timedelta(minutes=11)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d0:00", text)
 
 
 # --- the crontab
 
 
-def test_the_block_is_put_beside_the_users_own_lines_and_replaced() -> None:
-    mine = "MAILTO=me\n0 1 * * * backup"
-    once, old = crontab.merge(mine, JOB)
-    assert once == mine + "\n" + crontab.block(JOB)
+def test_installing_keeps_the_users_own_lines_and_replaces_the_jobs_block() -> None:
+    own = "MAILTO=me\n0 1 * * * backup"
+    once, old = crontab.merge(own, JOB)
+    assert once == own + "\n" + crontab.block(JOB)
     assert old == ""
     assert crontab.merge(once, JOB) == (once, crontab.block(JOB))
     later = once + "5 5 * * * more\n"
     changed = replace(JOB, cron=parse("0 4 * * *"))
     assert crontab.merge(later, changed) == (
-        mine + "\n" + crontab.block(changed) + "5 5 * * * more\n",
+        own + "\n" + crontab.block(changed) + "5 5 * * * more\n",
         crontab.block(JOB),
     )
     other = replace(JOB, name="letters")
@@ -186,9 +189,9 @@ def test_the_block_is_put_beside_the_users_own_lines_and_replaced() -> None:
 
 def test_a_torn_block_and_a_long_line_are_refused() -> None:
     torn = "\n".join(crontab.block(JOB).splitlines()[:2])
-    with pytest.raises(InputError, match="without the other; mend it with `crontab -e`"):
+    with pytest.raises(InputError, match="without the other; fix: edit it with `crontab -e`"):
         crontab.merge(torn, JOB)
-    with pytest.raises(InputError, match="cron takes 998 at the most"):
+    with pytest.raises(InputError, match="expected at most 998; fix: "):
         crontab.block(replace(JOB, argv=("x" * 990,)))
     with pytest.raises(InputError, match="expected no line breaks"):
         replace(JOB, argv=("a\n* * * * * evil",))
@@ -196,7 +199,7 @@ def test_a_torn_block_and_a_long_line_are_refused() -> None:
 
 @pytest.fixture
 def own_crontab(tmp_path: Path) -> dict[str, str]:
-    """Return an environment whose crontab command keeps its table in a file: the user's own is left alone."""
+    """Return an environment whose crontab command uses a file of the test: the user's own crontab is not touched."""
     program = tmp_path / "bin/crontab"
     program.parent.mkdir()
     program.write_text(
@@ -207,15 +210,15 @@ def own_crontab(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "IDXTRAIN_WEBHOOK": "https://secret"}
 
 
-def test_install_is_said_and_done_once(
+def test_install_changes_the_crontab_once_and_reports_it(
     idxtrain: Idxtrain, own_crontab: Mapping[str, str], make_archives: MakeArchives, tmp_path: Path
 ) -> None:
     make_archives(tmp_path / "data", train=12, test=6)
     table, title = tmp_path / "table", "idxtrain-retrain-data"
     table.write_text("0 1 * * * backup\n")
 
-    def install(*what: str) -> subprocess.CompletedProcess[str]:
-        return idxtrain("schedule", "--as", "cron", "--install", "--data", "data", *what, env=own_crontab)
+    def install(*options: str) -> subprocess.CompletedProcess[str]:
+        return idxtrain("schedule", "--as", "cron", "--install", "--data", "data", *options, env=own_crontab)
 
     done = install("--cron", "0 3 * * 0")
     assert (done.returncode, done.stdout) == (0, f"crontab: installed {title}\n"), done.stderr
@@ -245,14 +248,16 @@ def test_install_is_said_and_done_once(
         (("--cron", "0 3 * * 0", "--as", "cron", "--env-file", "/dev/null"), "expected 0600; chmod 600 /dev/null"),
     ],
 )
-def test_what_would_fail_every_night_is_refused_now(idxtrain: Idxtrain, arguments: tuple[str, ...], words: str) -> None:
+def test_options_that_would_fail_every_night_are_refused_now(
+    idxtrain: Idxtrain, arguments: tuple[str, ...], words: str
+) -> None:
     done = idxtrain("schedule", *arguments)
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stdout == ""
 
 
-def test_files_are_written_where_they_are_wanted(idxtrain: Idxtrain, tmp_path: Path) -> None:
+def test_to_writes_the_files_into_the_folder(idxtrain: Idxtrain, tmp_path: Path) -> None:
     done = idxtrain("schedule", "--cron", "@daily", "--as", "systemd", "--to", "units", "--name", "digits")
     assert done.stdout.splitlines() == [f"units/idxtrain-retrain-digits.{kind}" for kind in ("service", "timer")]
     assert "OnCalendar=*-*-* 00:00:00\nPersistent" in re.sub(
@@ -263,7 +268,7 @@ def test_files_are_written_where_they_are_wanted(idxtrain: Idxtrain, tmp_path: P
 # --- the log
 
 
-def test_the_log_has_all_that_is_said_and_rotates(idxtrain: Idxtrain, tmp_path: Path) -> None:
+def test_the_log_has_all_output_and_rotates(idxtrain: Idxtrain, tmp_path: Path) -> None:
     log = tmp_path / "logs/retrain.log"
     done = idxtrain("retrain", "--data", "nowhere", "--log", log)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
@@ -272,7 +277,7 @@ def test_the_log_has_all_that_is_said_and_rotates(idxtrain: Idxtrain, tmp_path: 
         r"--- \d{4}-\d\d-\d\d \d\d:\d\d:\d\d process \d+ begins: retrain --data nowhere --log .*", lines[0]
     )
     assert lines[1].startswith("idxtrain: ")
-    assert "nowhere: there is no such folder" in lines[1]
+    assert "nowhere: found no such folder" in lines[1]
     assert lines[-1].endswith(" ends")
     log.write_text("0" + "x" * MOST_BYTES)
     for number in range(1, KEPT + 1):
@@ -283,7 +288,7 @@ def test_the_log_has_all_that_is_said_and_rotates(idxtrain: Idxtrain, tmp_path: 
     assert [path.read_text()[0] for path in old] == [str(number) for number in range(KEPT)]
 
 
-def test_a_log_that_cannot_be_written_is_said(idxtrain: Idxtrain, tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_is_refused(idxtrain: Idxtrain, tmp_path: Path) -> None:
     done = idxtrain("retrain", "--data", "nowhere", "--log", tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(f"idxtrain: --log {tmp_path}: cannot be written")

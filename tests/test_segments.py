@@ -249,12 +249,12 @@ def test_pairs_are_known_by_name_or_folder(tmp_path: Path, names: list[str], fou
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["train-images-a-idx3-ubyte"], "found no train_labels of a for it; add that archive"),
+        (["train-images-a-idx3-ubyte"], "found no train_labels of a for it; fix: add that archive"),
         (["train-labels-a-idx1-ubyte"], "found no train_images of a for it"),
-        (["test-images-a-idx3-ubyte"], "is a test archive with a tag, expected one test pair"),
-        (["a/train-images-idx3-ubyte", "train-images-a-idx3-ubyte"], "found .* for train_images of a, too"),
-        (["t10k-images-week 2-idx3-ubyte"], "is a test archive with a tag, expected one test pair"),
-        (["week 2/train-images-idx3-ubyte"], "found no train_labels of week 2 for it; add that archive"),
+        (["test-images-a-idx3-ubyte"], "found a test archive with a tag, expected one untagged test pair"),
+        (["a/train-images-idx3-ubyte", "train-images-a-idx3-ubyte"], "found .* for train_images of a too"),
+        (["t10k-images-week 2-idx3-ubyte"], "found a test archive with a tag, expected one untagged test pair"),
+        (["week 2/train-images-idx3-ubyte"], "found no train_labels of week 2 for it; fix: add that archive"),
     ],
 )
 def test_a_pair_that_is_not_one_is_refused(tmp_path: Path, names: list[str], words: str) -> None:
@@ -291,7 +291,7 @@ def test_a_name_that_is_almost_an_archives_is_refused_with_the_rule(tmp_path: Pa
     assert (
         "expected train-images-TAG-idx3-ubyte or train-labels-TAG-idx1-ubyte (also .idx for -idx, and with .gz)" in text
     )
-    assert text.endswith("; rename it, or move it out of --data")
+    assert text.endswith("; fix: rename it, or move it out of --data")
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_a_folder_of_pairs_that_may_not_be_read_is_told(tmp_path: Path, monkeypa
     monkeypatch.setattr(os, "access", lambda *question: False)  # a mode would not stop root
     monkeypatch.setattr(logging.getLogger("idxtrain"), "warning", lambda text, *values: told.append(text % values))
     assert find_pairs(tmp_path) == {}
-    assert told == [f"{tmp_path / 'locked'}: cannot be read; training pairs in it are left out"]
+    assert told == [f"{tmp_path / 'locked'}: cannot be read; training pairs in it are skipped"]
 
 
 @pytest.mark.parametrize(

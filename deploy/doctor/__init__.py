@@ -1,1 +1,1 @@
-"""What `idxtrain doctor` looks at: this machine, its software, and two ranks that add numbers up."""
+"""The checks of `idxtrain doctor`: this machine, its software, and an allreduce of two ranks."""

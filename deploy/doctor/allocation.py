@@ -1,4 +1,4 @@
-"""What `idxtrain doctor --site` looks at: every node of the job that it runs in, and an allreduce over all of them."""
+"""Gather the facts of `idxtrain doctor --site`: from every node of its job, and from an allreduce over all of them."""
 
 import json
 import secrets
@@ -20,33 +20,35 @@ from jobs.python import clean_environment
 from jobs.run_dir import Work
 
 _NODE_SECONDS = 120.0  # Python from a cold network file system, then the wait for files
-_ALLREDUCE_SECONDS = 600.0  # TensorFlow from there
+_ALLREDUCE_SECONDS = 600.0  # TensorFlow from that file system
 _POLL_SECONDS = 0.1
 
 
 def nodes_of(site: Site, name: str, environment: Mapping[str, str]) -> list[str]:
-    """Return the nodes of the allocation that this process runs in; raise InputError where it runs in none."""
+    """Return the nodes of the allocation that this process runs in; raise InputError outside an allocation."""
     if "SLURMD_NODENAME" in environment and "SLURM_JOB_NODELIST" in environment:
         return queue.node_names(environment["SLURM_JOB_NODELIST"])
-    wanted = site.train
-    options = [f"--nodes={wanted.nodes}", f"--ntasks-per-node={wanted.ranks_per_node}"]
-    options += [f"--cpus-per-task={wanted.cpus}"] if wanted.cpus else []
-    options += [f"--gpus-per-node={wanted.gpus_per_node}"] if wanted.gpus_per_node else []
-    options += [f"--partition={wanted.partition or site.partition}"] if wanted.partition or site.partition else []
+    train = site.train
+    options = [f"--nodes={train.nodes}", f"--ntasks-per-node={train.ranks_per_node}"]
+    options += [f"--cpus-per-task={train.cpus}"] if train.cpus else []
+    options += [f"--gpus-per-node={train.gpus_per_node}"] if train.gpus_per_node else []
+    options += [f"--partition={train.partition or site.partition}"] if train.partition or site.partition else []
     raise InputError(
-        f"--site {name}: found no Slurm job around this process; run it in one: "
+        f"--site {name}: found no Slurm job around this process; fix: run it in one: "
         f"sbatch {' '.join(options)} --output=doctor.out --wrap 'idxtrain doctor --site {name}'"
     )
 
 
 @contextmanager
 def shared_folder(work: Path) -> Iterator[Path]:
-    """Make a folder in the work directory, which all nodes are to see, and remove it at the end."""
+    """Make a folder in the work directory, which all nodes should see; remove it at the end."""
     folder = work / f".doctor-{secrets.token_hex(4)}"
     try:
         folder.mkdir(mode=0o700, parents=True)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}); give a --work that you may write to") from error
+        raise InputError(
+            f"{folder}: cannot be created ({error.strerror}); fix: give a --work that you may write to"
+        ) from error
     try:
         yield folder
     finally:
@@ -56,42 +58,42 @@ def shared_folder(work: Path) -> Iterator[Path]:
 def ask_nodes(
     site: Site, nodes: Sequence[str], folder: Path, work: Path, environment: Mapping[str, str]
 ) -> tuple[dict[str, NodeFacts], dict[str, float]]:
-    """Return what each node said, and by how many seconds its clock is ahead of this one's. Of some: nothing."""
+    """Return each node's facts, and the seconds by which its clock is ahead of this one's. Nodes may be missing."""
     step = commands.task_a_node(len(nodes), "--input=none")
-    # An interface that is named need not be here: each node says so of itself.
-    told = {INTERFACE: site.interface} if site.interface else {ADDRESS: network.own_address_among(nodes, None)}
+    # The named interface may be missing on this node: each node checks its own.
+    variables = {INTERFACE: site.interface} if site.interface else {ADDRESS: network.own_address_among(nodes, None)}
     command = commands.inside(site, sys.executable, _some_run(work), "deploy.doctor.node", str(folder), *nodes)
-    found: dict[str, NodeFacts] = {}
+    facts: dict[str, NodeFacts] = {}
     ahead: dict[str, float] = {}
     with subprocess.Popen(
         [*step, *command],
-        env={**clean_environment(environment), **told},
+        env={**clean_environment(environment), **variables},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=sys.stderr,
         text=True,
     ) as srun:
-        late = threading.Timer(_NODE_SECONDS, srun.terminate)
-        late.start()
+        timeout = threading.Timer(_NODE_SECONDS, srun.terminate)
+        timeout.start()
         try:
             for line in srun.stdout or ():
                 now = time.time()
                 if line.startswith(CLOCK):
-                    host, told_time = line.removeprefix(CLOCK).split()
-                    # A line takes its time to come here: the quickest one tells most.
-                    ahead[host] = max(ahead.get(host, float("-inf")), float(told_time) - now)
+                    host, its_time = line.removeprefix(CLOCK).split()
+                    # Each line is delayed on its way: the fastest one gives the best estimate.
+                    ahead[host] = max(ahead.get(host, float("-inf")), float(its_time) - now)
                 else:
                     one = NodeFacts(**json.loads(line))
-                    found[one.host] = one
+                    facts[one.host] = one
         finally:
-            late.cancel()
-    return found, ahead
+            timeout.cancel()
+    return facts, ahead
 
 
 def allreduce(
     site: Site, nodes: Sequence[str], job: int, folder: Path, work: Path, environment: Mapping[str, str]
 ) -> list[float]:
-    """Let the ranks of all nodes add up; return each rank's MB/s. Raises IdxtrainError, naming the node that failed."""
+    """Run an allreduce over the ranks of all nodes; return each rank's MB/s. An IdxtrainError names the failed node."""
     everywhere = site.model_copy(update={"train": site.train.model_copy(update={"nodes": len(nodes)})})
     file = folder / "allreduce.json"
     command = commands.inside(everywhere, sys.executable, _some_run(work), "deploy.launcher.allreduce", str(file))
@@ -109,12 +111,12 @@ def allreduce(
             first = min(failed, key=ranks.ended)
             raise IdxtrainError(f"{ranks.host(first)}: {ranks.last_words(first) or f'exit code {codes[first]}'}")
         if None in codes:
-            raise IdxtrainError(f"{ranks.host(codes.index(None))}: no end in {_ALLREDUCE_SECONDS:g} s")
+            raise IdxtrainError(f"{ranks.host(codes.index(None))}: did not end in {_ALLREDUCE_SECONDS:g} s")
     finally:
         ranks.kill()
     return [float(speed) for speed in json.loads(file.read_text(encoding="utf-8"))["by_rank"]]
 
 
 def _some_run(work: Path) -> Path:
-    """Return a path by which a container is shown the work directory, as to the stages."""
+    """Return a path from which `inside` derives the work directory that it binds into a container."""
     return Work(work).runs / "doctor"

@@ -1,4 +1,4 @@
-"""All checks of this machine, in the order of the table. The facts are gathered here, and judged by pure functions."""
+"""All checks of this machine, in the order of the table. This module gathers the facts; pure functions judge them."""
 
 import os
 import time
@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 from deploy.doctor import horovod, machine, software
-from deploy.doctor.check import Check
+from deploy.doctor.check import Finding
 from deploy.doctor.probe import ProbeError
 from deploy.launcher.launch import visible_gpus
 from jobs.memory import free_memory
@@ -18,20 +18,22 @@ PROJECT = "idxtrain"
 
 
 def examine(
-    work: Path, environment: Mapping[str, str], tell: Callable[[str], AbstractContextManager[None]]
-) -> Iterator[Check]:
-    """Yield every check. `tell` is given a line around each step that takes seconds."""
+    work: Path, environment: Mapping[str, str], progress: Callable[[str], AbstractContextManager[None]]
+) -> Iterator[Finding]:
+    """Yield the finding of every check. `progress`: a context manager around each step that takes seconds."""
     gpus = visible_gpus(environment)
     yield from _software(environment)
     yield from _machine(work, environment, gpus)
-    yield from _horovod(environment, gpus, tell)
+    yield from _horovod(environment, gpus, progress)
 
 
-def _software(environment: Mapping[str, str]) -> Iterator[Check]:
+def _software(environment: Mapping[str, str]) -> Iterator[Finding]:
     try:
-        project = metadata(PROJECT)  # made from pyproject.toml, which is where the working set is written down
+        project = metadata(PROJECT)  # generated from pyproject.toml, which pins the versions
     except PackageNotFoundError:
-        yield Check(PROJECT, "not installed", "installed", "fails", "run `uv sync`, or `make setup`")
+        yield Finding(
+            name=PROJECT, found="not installed", expected="installed", verdict="fails", fix="`uv sync` or `make setup`"
+        )
     else:
         yield software.check_python(str(project["Requires-Python"]))
         yield from software.check_packages(project.get_all("Requires-Dist") or [])
@@ -40,7 +42,7 @@ def _software(environment: Mapping[str, str]) -> Iterator[Check]:
     yield software.check_offline_data()
 
 
-def _machine(work: Path, environment: Mapping[str, str], gpus: int) -> Iterator[Check]:
+def _machine(work: Path, environment: Mapping[str, str], gpus: int) -> Iterator[Finding]:
     yield machine.check_gpus(environment, gpus)
     yield machine.check_cpus(usable_cpus(), os.cpu_count() or 1)
     yield machine.check_bfloat16(_read(Path("/proc/cpuinfo")))
@@ -57,21 +59,21 @@ def _read(path: Path) -> str:
 
 
 def _horovod(
-    environment: Mapping[str, str], gpus: int, tell: Callable[[str], AbstractContextManager[None]]
-) -> Iterator[Check]:
+    environment: Mapping[str, str], gpus: int, progress: Callable[[str], AbstractContextManager[None]]
+) -> Iterator[Finding]:
     begin = time.monotonic()
     try:
-        with tell("loading TensorFlow and Horovod"):
+        with progress("loading TensorFlow and Horovod"):
             alone = horovod.ask_alone(environment)
     except ProbeError as error:
         yield horovod.broken_build(str(error))
-        return  # the ranks could but fail alike
+        return  # the ranks would fail for the same reason
     load_seconds = time.monotonic() - begin
     yield horovod.check_build(alone, gpus)
     yield horovod.check_gpu_use(alone.gpus, gpus)
     how = horovod.ranks_launch(gpus)
     try:
-        with tell(f"an allreduce on {horovod.RANKS} ranks"):
+        with progress(f"running an allreduce on {horovod.RANKS} ranks"):
             yield horovod.check_allreduce(horovod.ask_ranks(how, environment, load_seconds), how)
     except ProbeError as error:
         yield horovod.broken_allreduce(str(error), how)

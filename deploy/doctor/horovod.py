@@ -1,27 +1,27 @@
-"""Checks of Horovod: what it was built with, and whether two ranks on this machine can add numbers up."""
+"""Checks of Horovod: how it was built, and whether two ranks on this machine sum numbers correctly."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from deploy.doctor.check import Check
+from deploy.doctor.check import Finding
 from deploy.doctor.probe import ask_json
 from deploy.launcher.launch import Launch, gang
 from jobs.python import clean_environment, module_command
 
 RANKS = 2
-_ALONE_SECONDS = 120  # TensorFlow may come from a cold network file system
+_ALONE_SECONDS = 120  # to load TensorFlow from a cold network file system
 _RANKS_SECONDS = 60
-_LOADS = 2  # both ranks load TensorFlow, side by side on perhaps too few CPUs
-_REBUILD = "build Horovod again: `uv sync --reinstall-package horovod`"
+_LOADS = 2  # both ranks load TensorFlow at once, possibly on a single CPU
+_REBUILD = "rebuild Horovod: `uv sync --reinstall-package horovod`"
 _NO_WARNINGS = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 _ALLREDUCE = module_command("deploy.launcher.allreduce")
 
 
-@dataclass(frozen=True)
-class Sums:
-    """What rank 0 of `deploy.launcher.allreduce` printed. `gpus`: how many TensorFlow sees.
+@dataclass(frozen=True, kw_only=True)
+class AllreduceResult:
+    """The JSON that rank 0 of `deploy.launcher.allreduce` prints.
 
-    The speeds are of one allreduce.
+    `gpus`: how many TensorFlow sees. `right`: whether all sums are correct. Speeds are of one allreduce.
     """
 
     gloo: bool
@@ -35,62 +35,70 @@ class Sums:
     by_rank: Sequence[float] = ()
 
 
-def ask_alone(environment: Mapping[str, str]) -> Sums:
-    """Load TensorFlow and Horovod in a process of its own; raise ProbeError where that does not work."""
-    return Sums(**ask_json(_ALLREDUCE, {**clean_environment(environment), **_NO_WARNINGS}, _ALONE_SECONDS))
+def ask_alone(environment: Mapping[str, str]) -> AllreduceResult:
+    """Load TensorFlow and Horovod in a child process; raise ProbeError if that fails."""
+    child_environment = {**clean_environment(environment), **_NO_WARNINGS}
+    return AllreduceResult(**ask_json(_ALLREDUCE, child_environment, _ALONE_SECONDS))
 
 
-def check_build(sums: Sums, gpus: int) -> Check:
-    """Check that ranks can talk: over Gloo always, over NCCL where there are GPUs."""
-    parts = {"Gloo": sums.gloo, "MPI": sums.mpi, "NCCL": sums.nccl}
-    found = "loads; " + ", ".join(name if there else f"no {name}" for name, there in parts.items())
+def check_build(result: AllreduceResult, gpus: int) -> Finding:
+    """Check the libraries by which ranks communicate: Gloo always, NCCL if there are GPUs."""
+    libraries = {"Gloo": result.gloo, "MPI": result.mpi, "NCCL": result.nccl}
+    found = "loads; " + ", ".join(name if built else f"no {name}" for name, built in libraries.items())
     expected = "Gloo and NCCL" if gpus else "Gloo"
-    if not sums.gloo:
-        return Check("horovod's build", found, expected, "fails", f"{_REBUILD} with HOROVOD_WITH_GLOO=1")
-    if gpus and not sums.nccl:
-        mend = "fine for one GPU; for more, one that has NCCL: `make gpu-env`"
-        return Check("horovod's build", found, expected, "warning", mend)
-    return Check("horovod's build", found, expected)
+    name = "horovod's build"
+    if not result.gloo:
+        fix = f"{_REBUILD} with HOROVOD_WITH_GLOO=1"
+        return Finding(name=name, found=found, expected=expected, verdict="fails", fix=fix)
+    if gpus and not result.nccl:
+        fix = "none needed for one GPU; for several, `make gpu-env`"
+        return Finding(name=name, found=found, expected=expected, verdict="warning", fix=fix)
+    return Finding(name=name, found=found, expected=expected)
 
 
-def broken_build(cause: str) -> Check:
-    """Return the row for a Horovod or a TensorFlow that does not load."""
-    return Check("horovod's build", f"does not load: {cause}", "Gloo", "fails", _REBUILD)
+def broken_build(cause: str) -> Finding:
+    """Return the finding for a Horovod or a TensorFlow that does not load."""
+    return Finding(
+        name="horovod's build", found=f"does not load: {cause}", expected="Gloo", verdict="fails", fix=_REBUILD
+    )
 
 
-def check_gpu_use(seen: int, visible: int) -> Check:
-    """Check that TensorFlow sees the GPUs that are there: its wheel brings no CUDA unless asked to."""
-    name = "tensorflow's GPUs"
+def check_gpu_use(seen: int, visible: int) -> Finding:
+    """Check that TensorFlow sees all visible GPUs: its wheel includes CUDA only with an extra."""
+    name, found, expected = "tensorflow's GPUs", f"sees {seen}", str(visible)
     if seen >= visible:
-        return Check(name, f"sees {seen}", str(visible))
-    return Check(name, f"sees {seen}", str(visible), "warning", "install CUDA's libraries: `uv sync --extra gpu`")
+        return Finding(name=name, found=found, expected=expected)
+    fix = "install CUDA's libraries: `uv sync --extra gpu`"
+    return Finding(name=name, found=found, expected=expected, verdict="warning", fix=fix)
 
 
 def ranks_launch(gpus: int) -> Launch:
-    """Return how the ranks are started: as those of a training are."""
+    """Return how to start the two ranks: with the launcher that a training uses."""
     how = gang(RANKS, _ALLREDUCE)
     # Two ranks cannot share a GPU: NCCL refuses.
     return how if gpus >= RANKS else Launch(how.argv, {"CUDA_VISIBLE_DEVICES": ""})
 
 
-def ask_ranks(how: Launch, environment: Mapping[str, str], load_seconds: float) -> Sums:
-    """Let the ranks add up; raise ProbeError where they do not come to an end in time.
+def ask_ranks(how: Launch, environment: Mapping[str, str], load_seconds: float) -> AllreduceResult:
+    """Run the allreduce; raise ProbeError if the ranks fail or do not end in time.
 
-    `load_seconds`: what loading TensorFlow takes on this machine as busy as it is, which is granted on top.
+    `load_seconds`: how long loading TensorFlow takes on this machine under its present load; extends the limit.
     """
     seconds = round(_RANKS_SECONDS + _LOADS * load_seconds)
-    told = {**clean_environment(environment), **how.environment, **_NO_WARNINGS}
-    return Sums(**ask_json(how.argv, told, seconds))
+    child_environment = {**clean_environment(environment), **how.environment, **_NO_WARNINGS}
+    return AllreduceResult(**ask_json(how.argv, child_environment, seconds))
 
 
-def check_allreduce(sums: Sums, how: Launch) -> Check:
-    """Check the sums; the speed is for information."""
-    if not sums.right:
-        return broken_allreduce(f"wrong sums (a rank: {sums.device})", how)
-    speed = f"16 MB at {sums.megabytes_per_second:.0f} MB/s, latency {sums.milliseconds:.2f} ms"
-    return Check("allreduce", f"right sums (a rank: {sums.device}), {speed}", f"right sums on {RANKS} ranks")
+def check_allreduce(result: AllreduceResult, how: Launch) -> Finding:
+    """Check the sums. The speed is for information only."""
+    if not result.right:
+        return broken_allreduce(f"incorrect sums (per rank: {result.device})", how)
+    speed = f"16 MB at {result.megabytes_per_second:.0f} MB/s, latency {result.milliseconds:.2f} ms"
+    found = f"correct sums (per rank: {result.device}), {speed}"
+    return Finding(name="allreduce", found=found, expected=f"correct sums on {RANKS} ranks")
 
 
-def broken_allreduce(cause: str, how: Launch) -> Check:
-    """Return the row for ranks that did not come to a right result."""
-    return Check("allreduce", cause, f"right sums on {RANKS} ranks", "fails", f"this tells more: {how}")
+def broken_allreduce(cause: str, how: Launch) -> Finding:
+    """Return the finding for ranks that failed or computed incorrect sums."""
+    fix = f"see the full output of: {how}"
+    return Finding(name="allreduce", found=cause, expected=f"correct sums on {RANKS} ranks", verdict="fails", fix=fix)

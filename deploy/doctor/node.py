@@ -1,7 +1,7 @@
-"""python -m deploy.doctor.node FOLDER: look at one node of an allocation, as a task of `idxtrain doctor --site`.
+"""python -m deploy.doctor.node FOLDER NODE…: examine one node of an allocation, as a task of `idxtrain doctor --site`.
 
-It writes a file into the shared folder, looks for those of all other nodes, and prints what it found, a line of JSON.
-Before that it prints its clock a few times, for the launcher to compare. Loads nothing heavy.
+It prints its clock a few times, for the launcher to compare. Then it writes a file into the shared folder, looks for
+the files of all other nodes, and prints its facts as a line of JSON. Loads nothing heavy.
 """
 
 import json
@@ -26,12 +26,12 @@ _VISIBLE_SECONDS = 30.0  # NFS may show a new file late
 _POLL_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NodeFacts:
-    """What a node says of itself.
+    """What one node reports.
 
-    `missing`: the nodes whose files it does not see. `fault`: why no network was found, and the mend. `machine`: tells
-    it from all others as long as it runs.
+    `missing`: the nodes whose files it does not see. `fault`: why it has no network to the other nodes, and the fix;
+    "" if it has one. `machine`: identifies the machine until it reboots.
     """
 
     host: str
@@ -46,7 +46,7 @@ class NodeFacts:
 
 
 def facts(folder: Path, hosts: Collection[str], environment: Mapping[str, str] = os.environ) -> NodeFacts:
-    """Return what is found on this node. `folder`: on the file system that all are to share."""
+    """Return this node's facts. `folder`: on the file system that all nodes should share."""
     host = environment["SLURMD_NODENAME"]
     try:
         interface, address, fault = *_network(environment), ""
@@ -55,15 +55,15 @@ def facts(folder: Path, hosts: Collection[str], environment: Mapping[str, str] =
     except OSError as error:
         interface, address, fault = "", "", f"reaches no other node ({error.strerror}): set the site's interface"
     return NodeFacts(
-        host,
-        platform.python_version(),
-        {name: _version(name) for name in PACKAGES},
-        visible_gpus(environment),
-        interface,
-        address,
-        fault,
-        network.machine(),
-        _missing(folder, host, hosts),
+        host=host,
+        python=platform.python_version(),
+        versions={name: _version(name) for name in PACKAGES},
+        gpus=visible_gpus(environment),
+        interface=interface,
+        address=address,
+        fault=fault,
+        machine=network.machine(),
+        missing=_missing(folder, host, hosts),
     )
 
 
@@ -82,20 +82,20 @@ def _version(package: str) -> str:
 
 
 def _missing(folder: Path, host: str, hosts: Collection[str]) -> tuple[str, ...]:
-    """Write this node's file; return the nodes whose files do not show themselves in time, or hold something else."""
+    """Write this node's file; return the nodes whose files do not appear in time, or contain something else."""
     try:
         (folder / host).write_text(host, encoding="utf-8")
     except OSError:
         return tuple(hosts)
     deadline = time.monotonic() + _VISIBLE_SECONDS
-    while missing := tuple(other for other in hosts if not _says(folder / other, other)):
+    while missing := tuple(other for other in hosts if not _contains(folder / other, other)):
         if time.monotonic() > deadline:
             break
         time.sleep(_POLL_SECONDS)
     return missing
 
 
-def _says(path: Path, text: str) -> bool:
+def _contains(path: Path, text: str) -> bool:
     try:
         return path.read_text(encoding="utf-8") == text
     except (OSError, ValueError):
@@ -104,9 +104,9 @@ def _says(path: Path, text: str) -> bool:
 
 def main(folder: Path, hosts: Sequence[str]) -> None:
     """Print the clock, then the facts."""
-    here = os.environ["SLURMD_NODENAME"]
+    host = os.environ["SLURMD_NODENAME"]
     for _ in range(_TICKS):
-        print(f"{CLOCK}{here} {time.time():.6f}", flush=True)
+        print(f"{CLOCK}{host} {time.time():.6f}", flush=True)
         time.sleep(_TICK_SECONDS)
     print(json.dumps(asdict(facts(folder, hosts))), flush=True)
 

@@ -1,4 +1,4 @@
-"""The rows of `idxtrain doctor --site`: what each node of an allocation said, judged. Pure functions."""
+"""The rows of `idxtrain doctor --site`: judge what each node of an allocation reported. Pure functions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,19 +7,20 @@ from deploy.doctor.check import Verdict
 from deploy.doctor.node import PACKAGES, NodeFacts
 from deploy.slurm import network
 from deploy.slurm.site import Site
+from jobs.text_table import text_table
 
-HEADER = ("node", "python", *PACKAGES, "GPUs", "interface", "sees files of", "clock", "allreduce", "verdict", "mend")
+HEADER = ("node", "python", *PACKAGES, "GPUs", "interface", "sees files of", "clock", "allreduce", "verdict", "fix")
 _SKEW_SECONDS = 2.0
-_SLOW = 0.5  # of the quickest node's allreduce
+_SLOW = 0.5  # of the fastest node's allreduce
 
 
 @dataclass(frozen=True)
-class Row:
-    """A node's line of the table."""
+class NodeFinding:
+    """A node's row of the table. `cells`: all but the last two columns. `fixes`: each starts with the problem."""
 
     cells: tuple[str, ...]
     verdict: Verdict
-    mends: tuple[str, ...]
+    fixes: tuple[str, ...]
 
 
 def rows(
@@ -28,33 +29,32 @@ def rows(
     ahead: Mapping[str, float],
     speeds: Mapping[str, float],
     site: Site,
-) -> list[Row]:
-    """Judge all nodes, in order; what is missing of one was not found out.
+) -> list[NodeFinding]:
+    """Judge all nodes, in order. Nodes may be missing from the mappings.
 
-    `facts`: what each node said. `ahead`: of this process's clock, in seconds. `speeds`: its slowest rank's allreduce
-    in MB/s.
+    `facts`: what each node reported. `ahead`: seconds by which its clock is ahead of this process's. `speeds`: MB/s of
+    its slowest rank in the allreduce.
     """
     first = next((facts[node] for node in nodes if node in facts), None)
-    quickest = max(speeds.values(), default=0.0)
-    found = []
+    fastest = max(speeds.values(), default=0.0)
+    findings = []
     for node in nodes:
         one = facts.get(node)
         if one is None or first is None:
-            found.append(_silent(node))
+            findings.append(_silent(node))
             continue
         fails = [*_software(one, first), *_gpus(one, site), *_network(one, first, nodes), *_files(one)]
-        warnings = [*_clock(ahead.get(node, 0.0)), *_speed(speeds.get(node, quickest), quickest)]
+        warnings = [*_clock(ahead.get(node, 0.0)), *_speed(speeds.get(node, fastest), fastest)]
         verdict: Verdict = "fails" if fails else "warning" if warnings else "ok"
-        found.append(
-            Row(_cells(one, ahead.get(node), speeds.get(node), site, len(nodes)), verdict, (*fails, *warnings))
-        )
-    return found
+        cells = _cells(one, ahead.get(node), speeds.get(node), site, len(nodes))
+        findings.append(NodeFinding(cells, verdict, (*fails, *warnings)))
+    return findings
 
 
-def _silent(node: str) -> Row:
+def _silent(node: str) -> NodeFinding:
     blank = ("?",) * (len(HEADER) - 3)
-    mend = "its task said nothing: see the lines above; ask the site's staff about this node, or --exclude it"
-    return Row((node, *blank), "fails", (mend,))
+    fix = "its task reported nothing: see the lines above; ask the site's staff about this node, or --exclude it"
+    return NodeFinding((node, *blank), "fails", (fix,))
 
 
 def _cells(one: NodeFacts, ahead: float | None, speed: float | None, site: Site, nodes: int) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ def _cells(one: NodeFacts, ahead: float | None, speed: float | None, site: Site,
         f"{one.interface} {one.address}".strip() or "none",
         f"{nodes - len(one.missing)} of {nodes}",
         "?" if ahead is None else f"{ahead:+.2f} s",
-        "not tried" if speed is None else f"{speed:.0f} MB/s",
+        "not run" if speed is None else f"{speed:.0f} MB/s",
     )
 
 
@@ -75,50 +75,53 @@ def _software(facts: NodeFacts, first: NodeFacts) -> list[str]:
     other += ["python"] if facts.python != first.python else []
     if not other:
         return []
-    return [f"has another {', '.join(other)} than {first.host}: put this environment on a file system all nodes share"]
+    differing = ", ".join(other)
+    return [f"other versions than {first.host} of {differing}: put this environment on a file system all nodes share"]
 
 
 def _gpus(facts: NodeFacts, site: Site) -> list[str]:
-    wanted = site.train.gpus_per_node
-    if facts.gpus >= wanted:
+    expected = site.train.gpus_per_node
+    if facts.gpus >= expected:
         return []
-    return [f"found {facts.gpus} GPUs: ask for them (gpus_per_node, gpu_type, partition of the site), or expect fewer"]
+    return [
+        f"found {facts.gpus} GPUs, expected {expected}: request them (gpus_per_node, gpu_type, partition of the site)"
+    ]
 
 
 def _network(facts: NodeFacts, first: NodeFacts, nodes: Sequence[str]) -> list[str]:
     if facts.fault:
         return [facts.fault]
     if len(nodes) > 1 and network.is_loopback(facts.address) and facts.machine != first.machine:
-        return ["talks over loopback, which other nodes cannot reach: set the site's interface"]
+        return ["uses loopback, which other nodes cannot reach: set the site's interface"]
     return []
 
 
 def _files(facts: NodeFacts) -> list[str]:
     if not facts.missing:
         return []
-    return [f"does not see what {', '.join(facts.missing)} wrote: put --work on a file system all nodes share"]
+    return [f"does not see the files of {', '.join(facts.missing)}: put --work on a file system all nodes share"]
 
 
 def _clock(ahead: float) -> list[str]:
     if abs(ahead) <= _SKEW_SECONDS:
         return []
-    return [f"its clock is off by {ahead:+.1f} s: ask the site's staff to mend NTP there; times in logs mislead"]
+    return [f"its clock is off by {ahead:+.1f} s, so times in logs mislead: ask the site's staff to fix NTP there"]
 
 
-def _speed(speed: float, quickest: float) -> list[str]:
-    if speed >= _SLOW * quickest:
+def _speed(speed: float, fastest: float) -> list[str]:
+    if speed >= _SLOW * fastest:
         return []
-    return [f"is slower than half of the quickest ({quickest:.0f} MB/s): leave it out (--exclude), or tell the staff"]
+    return [
+        f"less than half the speed of the fastest ({fastest:.0f} MB/s): --exclude it, or report it to the site's staff"
+    ]
 
 
-def lines(found: Sequence[Row]) -> list[str]:
-    """Return the table, one line a node."""
-    table = [HEADER, *((*one.cells, one.verdict, "; ".join(one.mends)) for one in found)]
-    widths = [max(len(cells[column]) for cells in table) for column in range(len(HEADER))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in table]
+def lines(findings: Sequence[NodeFinding]) -> list[str]:
+    """Return the table, one line per node."""
+    return text_table(HEADER, [(*one.cells, one.verdict, "; ".join(one.fixes)) for one in findings])
 
 
 def by_node(nodes: Sequence[str], ranks_per_node: int, speeds: Sequence[float]) -> dict[str, float]:
-    """Return the slowest rank's speed of each node; ranks fill node by node."""
+    """Return the slowest rank's speed of each node. Ranks fill the nodes one after another."""
     groups = [speeds[n * ranks_per_node : (n + 1) * ranks_per_node] for n in range(len(nodes))]
     return {node: min(group) for node, group in zip(nodes, groups, strict=True) if group}

@@ -1,4 +1,4 @@
-"""Programs that are asked something: bounded in time, and never a traceback of ours when they crash."""
+"""Run other programs for an answer: with a time limit, and with a one-line cause if they fail."""
 
 import json
 import re
@@ -15,18 +15,18 @@ from jobs.errors import IdxtrainError
 
 _GRACE_SECONDS = 5
 _LONGEST_CAUSE = 200
-_RANK_PREFIX = re.compile(r"^\[rank \d+\] ")  # what deploy.launcher.launcher puts before a rank's lines
+_RANK_PREFIX = re.compile(r"^\[rank \d+\] ")  # what deploy.launcher.launcher writes before a rank's lines
 _NOISE = re.compile(r"^(?:[IWE]\d{4} |\d{4}-\d\d-\d\d .*: [IWE] |WARNING: )")  # TensorFlow's log lines
 _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception): ")
 
 
 class ProbeError(IdxtrainError):
-    """A program did not answer. The message is the cause on one line."""
+    """A program gave no answer. The message is the cause, on one line."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How a program ended; `code` is negative for a signal, as in `subprocess`."""
+    """The result of a program. `code`: its exit code; negative for a signal, as in `subprocess`."""
 
     code: int
     stdout: str
@@ -36,7 +36,7 @@ class Answer:
 def ask(argv: Sequence[str], environment: Mapping[str, str], seconds: float, text: str = "") -> Answer:
     """Run a program to its end, with `text` on its stdin.
 
-    Raises ProbeError where it cannot be started, or is not done in time; nothing it started outlives it.
+    Raises ProbeError if it cannot be started or does not end in time. None of its child processes survives.
     """
     try:
         return _ask(argv, environment, seconds, text)
@@ -45,7 +45,7 @@ def ask(argv: Sequence[str], environment: Mapping[str, str], seconds: float, tex
 
 
 def _ask(argv: Sequence[str], environment: Mapping[str, str], seconds: float, text: str) -> Answer:
-    # Files, not pipes: a grandchild that kept a pipe open would make us wait for it.
+    # Files instead of pipes: a grandchild that keeps a pipe open would block the reader.
     with tempfile.TemporaryFile("w+") as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         stdin.write(text)
         stdin.seek(0)
@@ -63,7 +63,7 @@ def _ask(argv: Sequence[str], environment: Mapping[str, str], seconds: float, te
 
 
 def ask_json(argv: Sequence[str], environment: Mapping[str, str], seconds: float) -> dict[str, Any]:
-    """Run a program whose answer is a line of JSON on stdout; raise ProbeError where it gives none."""
+    """Run a program and return the last JSON object that it prints on stdout; raise ProbeError if there is none."""
     answer = ask(argv, environment, seconds)
     if answer.code == 0:
         for line in reversed(answer.stdout.splitlines()):
@@ -77,16 +77,16 @@ def ask_json(argv: Sequence[str], environment: Mapping[str, str], seconds: float
 
 
 def cause(answer: Answer) -> str:
-    """Return why a program failed, on one line: the first exception of a rank, else of any, else its last words."""
+    """Return why a program failed, on one line: the first exception, a rank's before others; else its last line."""
     if answer.code < 0:
         return f"killed by {_signal_name(-answer.code)}"
-    said = (answer.stderr if answer.stderr.strip() else answer.stdout).splitlines()
-    of_ranks = [line for line in said if _RANK_PREFIX.match(line)]
-    # A rank's second exception, and the launcher's, only follow from the first.
-    lines = [_RANK_PREFIX.sub("", line) for line in [*of_ranks, *said]]
+    output = (answer.stderr if answer.stderr.strip() else answer.stdout).splitlines()
+    of_ranks = [line for line in output if _RANK_PREFIX.match(line)]
+    # Later exceptions, and the launcher's, are consequences of the first.
+    lines = [_RANK_PREFIX.sub("", line) for line in [*of_ranks, *output]]
     lines = [line for line in lines if line.strip() and not _NOISE.match(line)]
     exceptions = [line for line in lines if _EXCEPTION.match(line)]
-    exit_code = f"exit code {answer.code}, without a word"
+    exit_code = f"exit code {answer.code}, no output"
     return next(iter([*exceptions, *lines[-1:], exit_code])).strip()[:_LONGEST_CAUSE]
 
 
@@ -98,17 +98,17 @@ def _signal_name(number: int) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a program and all it started; its ranks may be deaf to a SIGTERM."""
+    """End a program and all its descendants. SIGKILL follows, because ranks may ignore SIGTERM."""
     try:
-        family = psutil.Process(process.pid).children(recursive=True)
+        descendants = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
-        family = []
+        descendants = []
     process.terminate()
     try:
         process.wait(_GRACE_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    _, alive = psutil.wait_procs(family, timeout=_GRACE_SECONDS)
+    _, alive = psutil.wait_procs(descendants, timeout=_GRACE_SECONDS)
     for child in alive:
         child.kill()

@@ -1,4 +1,4 @@
-"""A registered model for others: Keras, SavedModel or ONNX, in place only once it predicts as the original does."""
+"""Export a registered model as Keras, SavedModel or ONNX: written only if it predicts what the original predicts."""
 
 import secrets
 import shutil
@@ -17,33 +17,33 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMATS = ("keras", "savedmodel", "onnx")
-TOLERANCE = 1e-5  # of any probability
+TOLERANCE = 1e-5  # largest difference of any probability
 
-_IMAGES = 64  # that both are asked about: noise, beside black and white ones
+_IMAGES = 64  # compared: one black, one white, the others noise
 _FIX = "export another version"
 _ONNX = ("tf2onnx", "onnx", "onnxruntime")
 
 
 def check(kind: str, to: Path) -> None:
-    """Raise InputError for what can be refused before anything is loaded."""
+    """Raise InputError if the format or the target is refused; loads nothing."""
     if kind not in FORMATS:
-        raise InputError(f"--format {kind}: expected one of {', '.join(FORMATS)}")
+        raise InputError(f"--format: found {kind}, expected one of {', '.join(FORMATS)}")
     missing = [name for name in _ONNX if find_spec(name) is None] if kind == "onnx" else []
     if missing:
-        raise InputError(f"--format onnx: found no {', '.join(missing)}; install them: uv sync --extra onnx")
+        raise InputError(f"--format onnx: found no {', '.join(missing)}; fix: uv sync --extra onnx")
     if to.exists():
-        raise InputError(f"--to {to}: is there already; remove it, or give another path")
+        raise InputError(f"--to {to}: found an existing path, expected a new one; fix: remove it, or give another")
     if not to.parent.is_dir():
-        raise InputError(f"--to {to}: there is no folder {to.parent}; make it, or give another path")
+        raise InputError(f"--to {to}: found no folder {to.parent}; fix: create it, or give another path")
     if kind == "keras" and to.suffix != ".keras":
-        raise InputError(f"--to {to}: expected a name that ends with .keras, by which Keras knows its files")
+        raise InputError(f"--to {to}: found {to.suffix or 'no suffix'}, expected .keras; fix: rename it")
 
 
 def export(model: Path, kind: str, to: Path, log: Path) -> float:
     """Write a Keras file's model to `to` in another format; return the largest difference of any probability.
 
-    `to`: a folder for "savedmodel", else a file. What TensorFlow says goes to `log`. Raises IdxtrainError, leaving
-    nothing, where it predicts otherwise than the original by more than TOLERANCE.
+    `to`: a folder for "savedmodel", else a file. `log`: the file for TensorFlow's own output. Raises IdxtrainError, and
+    writes nothing, if a probability differs from the original's by more than TOLERANCE.
     """
     import_tensorflow(log)
     temporary = to.with_name(f".{secrets.token_hex(4)}.tmp-{to.name}")
@@ -55,8 +55,8 @@ def export(model: Path, kind: str, to: Path, log: Path) -> float:
             difference = _difference(original, _READERS[kind](temporary))
         if not difference <= TOLERANCE:
             raise IdxtrainError(
-                f"{to}: as {kind} it predicts otherwise than the original, by up to {difference:.2g}, expected at most "
-                f"{TOLERANCE:g}; nothing was written"
+                f"{to}: found probabilities that differ by up to {difference:.2g} in the {kind} export, "
+                f"expected at most {TOLERANCE:g}; nothing was written; fix: choose another --format"
             )
         for path in (*(temporary.rglob("*") if temporary.is_dir() else ()), temporary):
             sync(path)
@@ -66,7 +66,7 @@ def export(model: Path, kind: str, to: Path, log: Path) -> float:
     except Exception as error:
         number = full_disk(error)
         if number is not None:
-            raise OSError(number, "no space is left for the export", str(to)) from error
+            raise OSError(number, "no space left for the export", str(to)) from error
         raise IdxtrainError(f"{to}: cannot be exported as {kind}: {one_line(error)[:300]}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -99,7 +99,7 @@ def _write_saved_model(original: Any, model: Path, to: Path) -> None:
 def _write_onnx(original: Any, model: Path, to: Path) -> None:
     import numpy as np
 
-    original(np.zeros((1, *original.input_shape[1:]), np.float32))  # Keras refuses to convert what was never called
+    original(np.zeros((1, *original.input_shape[1:]), np.float32))  # Keras converts only a model that was called
     original.export(str(to), format="onnx", verbose=False)
 
 

@@ -1,4 +1,4 @@
-"""Where MLflow's store is, and what is said when it is away. No MLflow here."""
+"""Where MLflow's store is, and the error when it does not answer. Imports no MLflow."""
 
 import re
 import tempfile
@@ -18,11 +18,11 @@ TRACKING_URI = "MLFLOW_TRACKING_URI"
 
 _PROBE_SECONDS = 10.0
 
-# Whose exceptions tell of the store: google's protobuf reads what a server answers.
-_SPEAKERS = frozenset({"mlflow", "requests", "sqlalchemy", "urllib3", "sqlite3", "google", "json"})
+# Packages whose exceptions mean a failing store. Protobuf (google) parses what a server answers.
+_STORE_PACKAGES = frozenset({"mlflow", "requests", "sqlalchemy", "urllib3", "sqlite3", "google", "json"})
 
-# MLflow's own settings: no telemetry, no minutes of retries where a server is gone.
-CALM = {
+# Defaults for MLflow: no telemetry, and no minutes of retries when a server is down.
+MLFLOW_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -31,44 +31,45 @@ CALM = {
 }
 
 
-# Its loaders read no pickle: not ours, nor those of serving code that inherits this environment.
-SAFE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+# Makes MLflow's loaders refuse pickles, here and in serving code that inherits this environment.
+MLFLOW_NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 
 
 class RegistryDownError(IdxtrainError):
-    """The registry does not answer, or not as it should; what was to be registered is kept."""
+    """The registry does not answer, or answers with an error. What waits for registration is kept."""
 
 
 def tracking_uri(work: Work, environment: Mapping[str, str]) -> str:
-    """Return where the registry is: what the environment says, else a SQLite file in the work directory."""
+    """Return the registry's URI: MLFLOW_TRACKING_URI if set, else a SQLite file in the work directory."""
     return environment.get(TRACKING_URI) or sqlite_uri(work.registry / "mlflow.db")
 
 
 def sqlite_uri(database: Path) -> str:
     """Return the URI of a SQLite file, given by its absolute path."""
     path = str(database).replace("%", "%25").replace("?", "%3F")
-    # MLflow makes folders of what follows "sqlite:///" as it stands: with the driver named, it leaves that alone.
+    # MLflow takes the text after "sqlite:///" for a path, escapes included, and makes that folder. It does not do so
+    # when the URI names the driver.
     return f"sqlite:///{path}" if path == str(database) else f"sqlite+pysqlite:///{path}"
 
 
 @contextmanager
 def naming_registry(uri: str) -> Iterator[None]:
-    """Turn what MLflow raises where its store is away or refuses into one line that names the store."""
+    """Turn an exception of MLflow or its store into a RegistryDownError: one line that names the store."""
     try:
         yield
     except IdxtrainError:
         raise
     except Exception as error:
-        if type(error).__module__.split(".")[0] not in _SPEAKERS and not isinstance(error, OSError):
+        if type(error).__module__.split(".")[0] not in _STORE_PACKAGES and not isinstance(error, OSError):
             raise
-        # Also as requests and urllib3 spell it: with a host in lower case, say.
-        said = re.sub(r"://[^/\s]*@", "://", one_line(error).replace(uri, without_password(uri)))[:300]
-        raise RegistryDownError(f"the model registry at {without_password(uri)}: {said}") from error
+        # requests and urllib3 may spell the URL differently, with the host in lower case: remove any password.
+        reason = re.sub(r"://[^/\s]*@", "://", one_line(error).replace(uri, without_password(uri)))[:300]
+        raise RegistryDownError(f"the model registry at {without_password(uri)}: {reason}") from error
 
 
 @contextmanager
 def scratch(work: Work) -> Iterator[Path]:
-    """Give a folder for temporary files, MLflow's own as well: what a kill leaves in it, `idxtrain prune` removes."""
+    """Yield a folder for temporary files, MLflow's included. `idxtrain prune` removes what a killed process leaves."""
     work.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory(dir=work.scratch) as folder:
@@ -80,11 +81,11 @@ def scratch(work: Work) -> Iterator[Path]:
 
 
 def require_answer(uri: str) -> None:
-    """Raise RegistryDownError where a server does not answer HTTP at once: MLflow itself would try for long."""
+    """Raise RegistryDownError unless a server answers HTTP at once: MLflow itself would retry for minutes."""
     if not is_server(uri):
         return
     faults: list[str] = ["no answer"]
-    # A thread, as a time-out of a socket restarts with each byte that comes.
+    # A thread bounds the total time: a socket's timeout restarts with each byte received.
     probe = threading.Thread(target=_probe, args=(without_password(uri), faults), daemon=True)
     probe.start()
     probe.join(_PROBE_SECONDS + 1)
@@ -93,17 +94,17 @@ def require_answer(uri: str) -> None:
 
 
 def is_server(uri: str) -> bool:
-    """Tell whether a store is reached over the network."""
+    """Return whether a store is reached over HTTP."""
     return uri.lower().startswith(("http://", "https://"))
 
 
 def _probe(uri: str, faults: list[str]) -> None:
-    """Take away the fault where the server answers; else append what was wrong."""
+    """Clear `faults` if the server answers; else append the reason."""
     try:
         request = urllib.request.Request(uri.rstrip("/") + "/health")  # noqa: S310 (http, https)
         with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):  # noqa: S310
             faults.clear()
     except urllib.error.HTTPError:
-        faults.clear()  # it answers; what it wants, MLflow knows
-    except (OSError, HTTPException, ValueError) as error:  # ValueError: a URL, or a host name, that is none
+        faults.clear()  # it answers; MLflow's own request shows what it wants
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: an invalid URL or host name
         faults.append(one_line(error)[:300] or type(error).__name__)

@@ -1,4 +1,4 @@
-"""What a model registry holds, as values: see `deploy.registry.registry`. Nothing heavy."""
+"""The values of a model registry: see `deploy.registry.registry`. Imports nothing heavy."""
 
 import re
 from collections.abc import Mapping
@@ -9,18 +9,21 @@ from typing import Any
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
 
-
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,100}")
 
 
 def is_name(text: str) -> bool:
-    """Tell whether a text can name a registered model: it becomes a folder, and part of MLflow's queries."""
+    """Return whether a text can name a registered model: it becomes a folder, and part of MLflow's queries."""
     return _NAME.fullmatch(text) is not None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Version:
-    """One version of a registered model. `created`: seconds since 1970. `run_id`: ours, not MLflow's."""
+    """One version of a registered model.
+
+    `created`: seconds since 1970. `run_id`: of an idxtrain run, not of MLflow's. `accuracy`: None if its tag is not a
+    number. `model_sha256`: "" if its tag is not a SHA-256.
+    """
 
     number: int
     run_id: str
@@ -30,12 +33,14 @@ class Version:
     aliases: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What is registered of a run. `model`: the Keras file; `shape`: of an image; `classes`: of the output.
+    """What the registry records of a run.
 
-    `parameters`, `metrics`: flat. `curve`: (key, value, step). `files`: artifacts beside the model. `data`: facts of
-    the training data, which the gate of a later run compares with. `code`: which code it was.
+    `model`: the Keras file. `shape`: height, width, channels of an image. `classes`: length of the output.
+    `parameters`, `metrics`: flat. `curve`: (key, value, step). `files`: artifacts beside the model; missing ones are
+    skipped. `data`: facts of the training data, with which the gate of a later run compares its own. `code`: identity
+    of the code.
     """
 
     run_id: str
@@ -53,7 +58,7 @@ class Entry:
 
 
 def without_password(uri: str) -> str:
-    """Return a URL without user name and password. By its text, as it need not be a valid one."""
+    """Return a URL without user name and password. Works on the text, because the URL may be invalid."""
     scheme, separator, rest = uri.partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" if separator else uri

@@ -1,1 +1,1 @@
-"""A retraining at set times: the text that cron, systemd or Slurm is given for it. Only `install` changes anything."""
+"""Scheduled retraining: texts for cron, systemd and Slurm. Only `install` changes anything."""

@@ -1,8 +1,8 @@
-"""A cron expression, read as Debian's cron reads it: its fields and its next time.
+"""A cron expression, parsed as Debian's cron does: its fields and its next time.
 
     python -m deploy.schedule.expression '0 3 * * 0'
 
-prints the next time, as sbatch --begin takes it, in this machine's time zone.
+prints the next time in this machine's time zone, in the format of `sbatch --begin`.
 """
 
 import re
@@ -24,18 +24,18 @@ _NAMED = {
     "@annually": "0 0 1 1 *",
 }
 _FIELDS = ("minute", "hour", "day of month", "month", "day of week")
-# What every cron takes; the library takes more, such as L and #.
+# What every cron accepts. The library accepts more, such as L and #.
 _NUMBER = r"(?:\d{1,2}|[A-Za-z]{3})"
 _TERM = rf"(?:\*(?:/\d+)?|{_NUMBER}(?:-{_NUMBER}(?:/\d+)?)?)"
 _FIELD = re.compile(rf"{_TERM}(?:,{_TERM})*")
 _EXAMPLE = "expected five fields, minute hour day month weekday, e.g. '0 3 * * 0' for Sundays at 3:00"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cron:
-    """A cron expression of five fields. Each tuple is sorted; `weekdays`: 0 is Sunday.
+    """A cron expression of five fields. Each tuple is sorted. `weekdays`: 0 is Sunday.
 
-    `both_days`: a day must be in `days` and in `weekdays`, as where one of them is *; else one of the two will do.
+    `both_days`: a day must be in `days` and in `weekdays`, because one of the fields begins with *; else one suffices.
     """
 
     text: str
@@ -47,12 +47,12 @@ class Cron:
     both_days: bool
 
     def next(self, after: datetime) -> datetime:
-        """Return the first time later than `after`."""
+        """Return the first time after `after`."""
         return next(CronSim(self.text, after))
 
 
 def parse(text: str) -> Cron:
-    """Read a cron expression; raise InputError where it is none, or never comes."""
+    """Parse a cron expression; raise InputError if it is invalid, or if its time never comes."""
     words = _NAMED.get(text.strip().lower(), text).split()
     shown = f"--cron {text!r}"
     if len(words) != len(_FIELDS):
@@ -60,30 +60,30 @@ def parse(text: str) -> Cron:
     for name, word in zip(_FIELDS, words, strict=True):
         if not _FIELD.fullmatch(word):
             raise InputError(
-                f"{shown}: found {word!r} as {name}, expected numbers, *, a-b, a-b/step or */step, by commas"
+                f"{shown}: found {word!r} as {name}, expected numbers, *, a-b, a-b/step or */step, separated by commas"
             )
     try:
-        found = CronSim(" ".join(words), datetime(2000, 1, 1))
-        next(found)
+        times = CronSim(" ".join(words), datetime(2000, 1, 1))
+        next(times)
     except CronSimError as error:
         raise InputError(f"{shown}: {str(error).lower()}; {_EXAMPLE}") from error
     except StopIteration:
         raise InputError(f"{shown}: found a time that never comes, {_EXAMPLE}") from None
-    weekdays = sorted({day % 7 for day in found.weekdays if isinstance(day, int)})
+    weekdays = sorted({day % 7 for day in times.weekdays if isinstance(day, int)})
     return Cron(
         text=" ".join(words),
-        minutes=tuple(sorted(found.minutes)),
-        hours=tuple(sorted(found.hours)),
-        days=tuple(sorted(found.days)),
-        months=tuple(sorted(found.months)),
+        minutes=tuple(sorted(times.minutes)),
+        hours=tuple(sorted(times.hours)),
+        days=tuple(sorted(times.days)),
+        months=tuple(sorted(times.months)),
         weekdays=tuple(weekdays),
-        both_days=found.day_and,
+        both_days=times.day_and,
     )
 
 
 def main() -> None:
-    """Print the next time of the expression that the command line gives."""
-    # A minute's grace: a batch system that starts a job a little early is not to run it twice.
+    """Print the next time of the expression given on the command line."""
+    # Skip the next minute: a batch system that starts a job slightly early must not run it twice.
     now = datetime.now() + timedelta(seconds=59)
     print(parse(sys.argv[1]).next(now).strftime("%Y-%m-%dT%H:%M:%S"))
 

@@ -1,22 +1,22 @@
-"""Put a retraining into the user's crontab, through `crontab -`: the one place where something is changed."""
+"""Install a scheduled retraining in the user's crontab, by `crontab -`. Only this module changes anything."""
 
 import subprocess
 
 from deploy.schedule import crontab
-from deploy.schedule.job import Job
+from deploy.schedule.job import ScheduledJob
 from jobs.errors import IdxtrainError, InputError, printable
 
 
-def install(job: Job) -> tuple[bool, str]:
-    """Install the job's block; return whether anything changed, and the block that was there before.
+def install(job: ScheduledJob) -> tuple[bool, str]:
+    """Install the job's block; return whether the crontab changed, and the block it had before ("" if none).
 
-    Raises InputError where there is no crontab command, IdxtrainError where it refuses.
+    Raises InputError if there is no crontab command, IdxtrainError if it fails.
     """
-    now = _read()
-    wanted, old = crontab.merge(now, job)
-    if wanted != now:
+    current = _read()
+    wanted, old = crontab.merge(current, job)
+    if wanted != current:
         _crontab("-", text=wanted)
-    return wanted != now, old
+    return wanted != current, old
 
 
 def _read() -> str:
@@ -39,5 +39,5 @@ def _run(*arguments: str, text: str | None = None) -> subprocess.CompletedProces
         return subprocess.run(["crontab", *arguments], input=text, capture_output=True, text=True, check=False)  # noqa: S607
     except FileNotFoundError:
         raise InputError(
-            "--install: found no crontab command here; install cron, or use --as systemd, slurm or scrontab"
+            "--install: found no crontab command; fix: install cron, or use --as systemd, slurm or scrontab"
         ) from None

@@ -1,9 +1,9 @@
-"""A retraining on a Slurm cluster: a job that submits its successor, or an entry for scrontab(1) where there is one."""
+"""Scheduled retraining on a Slurm cluster: a job that submits its successor, or an entry for scrontab(1)."""
 
 import shlex
 from pathlib import Path
 
-from deploy.schedule.job import Job
+from deploy.schedule.job import ScheduledJob
 
 _SCRIPT = """\
 #!/bin/bash
@@ -13,9 +13,9 @@ _SCRIPT = """\
 #SBATCH --output={out}
 #SBATCH --open-mode=append
 {options}# Retrains at `{cron}`, in the node's time zone.
-# Begin, with a retraining now: sbatch FILE. End: scancel --me --name={title}
-# Each job submits its successor, for the next time, before it works, so one that is killed does not break the chain.
-# One of that name runs at a time (singleton) and one waits: nothing piles up.
+# Start, and retrain now: sbatch FILE. Stop: scancel --me --name={title}
+# Each job first submits its successor for the next time, so the schedule survives a job that is killed.
+# At most one job of this name runs (singleton), and at most one waits.
 cd {folder} || exit 1
 {environment}unset SLURM_EXPORT_ENV
 
@@ -24,7 +24,7 @@ successor() {{
         sbatch --quiet --begin="$({python} -I -m deploy.schedule.expression {cron_word})" "$0"
 }}
 
-successor || echo "job $SLURM_JOB_ID: cannot submit its successor, trying again when it is done" >&2
+successor || echo "job $SLURM_JOB_ID: cannot submit its successor; it tries again at its end" >&2
 {command}
 code=$?
 successor || echo "job $SLURM_JOB_ID: cannot submit its successor; submit this script again" >&2
@@ -39,8 +39,8 @@ _SCRONTAB = """\
 """
 
 
-def script(job: Job) -> str:
-    """Return a batch script that keeps the schedule by itself."""
+def script(job: ScheduledJob) -> str:
+    """Return a batch script that resubmits itself at each time of the schedule."""
     variables = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in job.environment.items())
     if job.environment_file:
         variables += f"set -a\n. {shlex.quote(str(job.environment_file))}\nset +a\n"
@@ -57,8 +57,8 @@ def script(job: Job) -> str:
     )
 
 
-def scrontab(job: Job) -> str:
-    """Return an entry for scrontab, where Slurm itself keeps the schedule."""
+def scrontab(job: ScheduledJob) -> str:
+    """Return an entry for scrontab, with which Slurm itself keeps the schedule."""
     return _SCRONTAB.format(
         title=job.title,
         out=_out(job),
@@ -68,12 +68,12 @@ def scrontab(job: Job) -> str:
     )
 
 
-def _options(mark: str, job: Job) -> str:
-    return "".join(f"{mark} {option}\n" for option in job.sbatch)
+def _options(directive: str, job: ScheduledJob) -> str:
+    return "".join(f"{directive} {option}\n" for option in job.sbatch)
 
 
-def _out(job: Job) -> str:
-    """Return the file for what is said outside of the log: its folder must be there when the job starts."""
-    # Slurm fills % patterns in.
+def _out(job: ScheduledJob) -> str:
+    """Return the file for output outside the log. Slurm needs its folder to exist when the job starts."""
+    # Slurm expands % patterns.
     path = str(job.folder / f"{job.title}.out").replace("%", "%%")
     return shlex.quote(path)

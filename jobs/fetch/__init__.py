@@ -1,1 +1,1 @@
-"""The fetch stage: find the four IDX archives of a data set and check them."""
+"""The fetch stage: find or download the IDX archives of a data set, and check them."""

@@ -1,9 +1,9 @@
-"""The data sets whose archives are known by their checksums.
+"""The catalog: data sets whose archives are known by checksum.
 
 MNIST: file names and sizes as published by LeCun, Cortes and Burges; MD5 of the .gz files as in torchvision's
-`datasets.MNIST`; MD5 of the content taken from those files. Fashion-MNIST: MD5 of the .gz files as in the table of
-Zalando's README (and torchvision). Kuzushiji-MNIST: as in torchvision's `datasets.KMNIST`, from ROIS-CODH. An MD5
-tells damage and mix-ups apart from the real thing; against forgery there is the SHA-256 that each run records.
+`datasets.MNIST`; MD5 of the content computed from those files. Fashion-MNIST: MD5 of the .gz files as in Zalando's
+README and torchvision. Kuzushiji-MNIST: as in torchvision's `datasets.KMNIST`, from ROIS-CODH. An MD5 reveals damaged
+and mixed-up files. It does not prevent forgery; each run therefore records SHA-256s.
 """
 
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from math import prod
 from jobs.archive import ROLES, Role
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KnownArchive:
-    """One archive. `name` is the plain file's; mirrors have it as `name`.gz. None: not known to us."""
+    """One archive. `name`: of the plain file; mirrors serve `name`.gz. `md5`: of the content. None: unknown."""
 
     name: str
     shape: tuple[int, ...]
@@ -30,18 +30,17 @@ class KnownArchive:
 
     @property
     def bytes(self) -> int:
-        """Length of the plain archive: its header, and one byte each value."""
+        """Length of the plain archive: its header, then one byte per value."""
         return 4 + 4 * len(self.shape) + prod(self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KnownDataSet:
-    """A data set: its four archives, the HTTPS mirrors that have them, and how many classes it has."""
+    """A data set: its four archives, and the HTTPS mirrors that serve them."""
 
     name: str
     archives: Mapping[Role, KnownArchive]
     mirrors: tuple[str, ...]
-    classes: int = 10
 
 
 _NAMES = (
@@ -54,14 +53,14 @@ _SHAPES: tuple[tuple[int, ...], ...] = ((60000, 28, 28), (60000,), (10000, 28, 2
 
 
 def _archives(*gz_md5s: str) -> dict[Role, KnownArchive]:
-    """Return archives of MNIST's names and shapes, which its successors share, known by their .gz files alone."""
+    """Return archives with MNIST's names and shapes, known only by the MD5s of their .gz files."""
     rows = zip(ROLES, _NAMES, _SHAPES, gz_md5s, strict=True)
-    return {role: KnownArchive(name, shape, gz_md5) for role, name, shape, gz_md5 in rows}
+    return {role: KnownArchive(name=name, shape=shape, gz_md5=gz_md5) for role, name, shape, gz_md5 in rows}
 
 
 _MNIST = KnownDataSet(
-    "mnist",
-    {
+    name="mnist",
+    archives={
         "train_images": KnownArchive(
             name=_NAMES[0],
             shape=_SHAPES[0],
@@ -91,30 +90,30 @@ _MNIST = KnownDataSet(
             md5="27ae3e4e09519cfbb04c329615203637",
         ),
     },
-    (
+    mirrors=(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
     ),
 )
 _FASHION_MNIST = KnownDataSet(
-    "fashion-mnist",
-    _archives(
+    name="fashion-mnist",
+    archives=_archives(
         "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
         "25c81989df183df01b3e8a0aad5dffbe",
         "bef4ecab320f06d8554ea6380940ec79",
         "bb300cfdad3c16e7a12a480ee83cd310",
     ),
-    ("https://storage.googleapis.com/tensorflow/tf-keras-datasets/",),
+    mirrors=("https://storage.googleapis.com/tensorflow/tf-keras-datasets/",),
 )
 _KMNIST = KnownDataSet(
-    "kmnist",
-    _archives(
+    name="kmnist",
+    archives=_archives(
         "bdb82020997e1d708af4cf47b453dcf7",
         "e144d726b3acfaa3e44228e80efcd344",
         "5c965bf0a639b31b8f53240b1b52f4d7",
         "7320c461ea6c1c855c0b718fb2a4b134",
     ),
-    (),  # its publisher serves it over http:// only
+    mirrors=(),  # its publisher serves it only over http://
 )
 
 CATALOG: dict[str, KnownDataSet] = {data_set.name: data_set for data_set in (_MNIST, _FASHION_MNIST, _KMNIST)}

@@ -1,4 +1,4 @@
-"""Archives from a folder of the user's. They are used where they are and never changed."""
+"""Archives in the user's folder, which are used in place and never changed."""
 
 import logging
 from pathlib import Path
@@ -12,25 +12,25 @@ from jobs.fetch.names import find, missing, unreadable
 log = logging.getLogger("idxtrain")
 
 
-def from_folder(folder: Path, data_set: KnownDataSet | None, more: bool = False) -> dict[Role, Path]:
-    """Return the archives in a folder; raise InputError where they cannot be used.
+def from_folder(folder: Path, data_set: KnownDataSet | None, has_tagged: bool = False) -> dict[Role, Path]:
+    """Return the archives in a folder by role; raise InputError if they cannot be used.
 
-    Of a data set of the catalog some may be missing, as long as checksums say that the others are that very data set's.
-    Of any other data set all four must be there; but no training pair where tagged ones are (`more`).
+    All four must be present, with two exceptions. `has_tagged`: the folder has tagged training pairs, so the untagged
+    pair may be missing. `data_set`, of the catalog: archives may be missing if checksums confirm the present ones.
     """
-    found = find(folder)
-    checked = [data_set is not None and _check(path, data_set, role) for role, path in found.items()]
-    lacking = [role for role in ROLES if role not in found]
-    if more and lacking == [role for role in ROLES if role.startswith("train")]:
-        return found
-    # A folder with none at all is the wrong folder: to go on without it would train on something else.
-    if lacking and not (found and all(checked)):
+    archives = find(folder)
+    confirmed = [data_set is not None and _check(path, data_set, role) for role, path in archives.items()]
+    lacking = [role for role in ROLES if role not in archives]
+    if has_tagged and lacking == [role for role in ROLES if role.startswith("train")]:
+        return archives
+    # A folder without any archive is a mistake: ignoring it would train on other data.
+    if lacking and not (archives and all(confirmed)):
         raise missing(folder, lacking)
-    return found
+    return archives
 
 
 def _check(path: Path, data_set: KnownDataSet, role: Role) -> bool:
-    """Tell whether a file is the data set's; raise InputError where it is not. False: no checksum says."""
+    """Return whether a checksum confirms that a file is the data set's; raise InputError if one refutes it."""
     archive = data_set.archives[role]
     try:
         checkable = is_checkable(path, archive)
@@ -41,10 +41,12 @@ def _check(path: Path, data_set: KnownDataSet, role: Role) -> bool:
     if not problem:
         return True
     if not checkable and identity is None:
-        log.warning("%s: not checked, only %s's checksum is known in %s", path, archive.gz_name, data_set.name)
+        log.warning(
+            "%s: not checked: the catalog knows only the checksum of %s of %s", path, archive.gz_name, data_set.name
+        )
         return False
-    hint = f"it is {identity[0]}'s {identity[1]}; " if identity else ""
+    hint = f"; it is {identity[0]}'s {identity[1]}" if identity else ""
     raise InputError(
-        f"{path}: {problem} ({data_set.name}'s {archive.name}); {hint}"
-        "replace the file, or give the data set's own name as --dataset"
+        f"{path}: {problem} ({data_set.name}'s {archive.name}){hint}; "
+        "fix: replace the file, or give your data set's own name as --dataset"
     )

@@ -1,4 +1,4 @@
-"""Which archive of the catalog a file is, told by its checksum."""
+"""Identify an archive of the catalog by its checksum."""
 
 import gzip
 import hashlib
@@ -14,9 +14,9 @@ _BLOCK = 1 << 20
 
 
 def mismatch(path: Path, archive: KnownArchive) -> str | None:
-    """Return how a file's checksum differs from the archive's, or None where the file is that archive.
+    """Return how a file's checksum differs from the archive's, or None if the file is that archive.
 
-    A .gz that somebody packed anew counts as the archive if its content does, as far as that checksum is known.
+    A .gz that was compressed again is the archive if the MD5 of its content is known and equal.
     """
     known = (archive.gz_md5, archive.md5)
     if any(digest in known for digest in _digests(path)):
@@ -26,12 +26,12 @@ def mismatch(path: Path, archive: KnownArchive) -> str | None:
 
 
 def is_checkable(path: Path, archive: KnownArchive) -> bool:
-    """Tell whether the catalog knows a checksum for the form, .gz or plain, that this file has."""
+    """Return whether the catalog knows a checksum for this file's form, .gz or plain."""
     return archive.md5 is not None or is_gzip(path)
 
 
 def identify(path: Path) -> tuple[str, str] | None:
-    """Return the data set's and the archive's name in the catalog, or None for a file that is not in it."""
+    """Return the names of the data set and the archive in the catalog, or None for a file that it does not list."""
     for digest in _digests(path):
         for data_set in CATALOG.values():
             for archive in data_set.archives.values():
@@ -41,13 +41,13 @@ def identify(path: Path) -> tuple[str, str] | None:
 
 
 def is_gzip(path: Path) -> bool:
-    """Tell by the first bytes, not by the name, whether a file is gzip."""
+    """Return whether a file is gzip, judged by its first bytes, whatever its name."""
     with path.open("rb") as file:
         return file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
 
 
 def _digests(path: Path) -> Iterator[str]:
-    """Yield the MD5 of the file as it is, then of what it holds if it is gzip; the second only if asked for."""
+    """Yield the MD5 of the file, then of its content if it is gzip; the second is computed on demand."""
     yield digest_file(path, "md5")
     if is_gzip(path):
         digest = _content_digest(path)
@@ -56,7 +56,7 @@ def _digests(path: Path) -> Iterator[str]:
 
 
 def _content_digest(path: Path) -> str | None:
-    """Return the MD5 of a gzip file's content, or None where it is damaged or longer than any known archive."""
+    """Return the MD5 of a gzip file's content, or None if it is damaged or longer than any known archive."""
     limit = max(archive.bytes for data_set in CATALOG.values() for archive in data_set.archives.values())
     digest = hashlib.md5(usedforsecurity=False)
     read = 0

@@ -1,4 +1,8 @@
-"""Archives from a web server: resumed where a download broke off, bounded, and checked before they get their name."""
+"""Archives from a web server: downloads resume, are bounded in size and time, and are checked before they are renamed.
+
+Hand-rolled on urllib because HTTP libraries leave resuming, size limits, a minimum speed and checked redirects to the
+caller anyway, and a login node needs no further dependency this way.
+"""
 
 import re
 import time
@@ -18,19 +22,19 @@ from jobs.fetch.source import SourceDownError, SourceError
 from jobs.files import sync
 from jobs.progress import Progress
 
-_ATTEMPTS = 3  # how often a broken transfer is taken up again
+_ATTEMPTS = 3  # of an interrupted transfer
 _BLOCK = 1 << 16
-_MOST_BYTES = 1 << 30  # where the catalog does not know the size
-_SLOWEST = 1024  # bytes/s; a server that sends less would keep a scheduled run waiting for hours
+_MAX_BYTES = 1 << 30  # if the catalog does not know the size
+_MIN_SPEED = 1024  # bytes/s: a slower server would delay a scheduled run for hours
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
-class _BrokenOffError(SourceError):
-    """The transfer ended too early, or has to begin anew: worth another attempt."""
+class _InterruptedError(SourceError):
+    """The transfer ended too early, or must restart: worth another attempt."""
 
 
 class Mirror:
-    """One base URL. `timeout` in seconds holds for each connection and each read."""
+    """One base URL. `timeout`: seconds for each connection and each read."""
 
     def __init__(self, base: str, timeout: float) -> None:
         self.name = base.rstrip("/") + "/"
@@ -38,35 +42,35 @@ class Mirror:
         self._opener = _opener()
 
     def get(self, role: Role, archive: KnownArchive, directory: Path) -> Path:
-        """Download the archive's .gz. What arrived of it stays in a .part file, to be taken up by the next try."""
+        """Download the archive's .gz. If that fails, a .part file keeps what arrived, and the next try resumes it."""
         target = directory / archive.gz_name
         with PartialFile(target.with_name(f"{target.name}.part")) as part:
             resumed = part.length > 0
             self._complete(archive, part)
-            found = part.md5()
-            if found != archive.gz_md5 and resumed:
-                # The first bytes may be another server's fault: give this one a chance with all of them.
+            digest = part.md5()
+            if digest != archive.gz_md5 and resumed:
+                # Another server may have sent the first bytes: download all of them from this one.
                 part.cut(0)
                 self._complete(archive, part)
-                found = part.md5()
-            if found != archive.gz_md5:
+                digest = part.md5()
+            if digest != archive.gz_md5:
                 part.cut(0)
-                raise SourceError(f"found MD5 {found}, expected {archive.gz_md5}")
+                raise SourceError(f"found MD5 {digest}, expected {archive.gz_md5}")
             part.finish(target)
         sync(directory)
         return target
 
     def _complete(self, archive: KnownArchive, part: PartialFile) -> None:
-        """Download until the part is whole, or as often as is sensible."""
+        """Download until the file is complete; resume at most _ATTEMPTS − 1 times."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return self._receive(archive, part)
-            except _BrokenOffError as error:
+            except _InterruptedError as error:
                 if attempt == _ATTEMPTS:
                     raise SourceError(f"{error} ({_ATTEMPTS} attempts)") from error
 
     def _receive(self, archive: KnownArchive, part: PartialFile) -> None:
-        """Make one request, for what the part lacks, and append the answer."""
+        """Request the missing bytes once, and append the answer."""
         done = part.length
         size = archive.gz_bytes
         if done == size:
@@ -76,7 +80,7 @@ class Mirror:
             if size is not None and total not in (None, size):
                 raise SourceError(f"offers {total} bytes, expected {size}")
             total = size if total is None else total
-            limit = _MOST_BYTES if size is None else size
+            limit = _MAX_BYTES if size is None else size
             part.cut(done)
             with Progress(archive.gz_name, total, "bytes") as shown:
                 for block in _blocks(response, self._timeout):
@@ -87,9 +91,9 @@ class Mirror:
                     shown.update(done)
         if done > limit:
             part.cut(0)
-            raise SourceError(f"sends more than the {limit} bytes expected")
+            raise SourceError(f"sends more than the expected {limit} bytes")
         if total is not None and done < total:
-            raise _BrokenOffError(f"broke off after {done} of {total} bytes")
+            raise _InterruptedError(f"the transfer ended after {done} of {total} bytes")
 
     def _open(self, archive: KnownArchive, part: PartialFile, done: int) -> HTTPResponse:
         headers = {"User-Agent": "idxtrain", "Accept-Encoding": "identity"}
@@ -102,25 +106,25 @@ class Mirror:
             error.close()
             if done and error.code == 416:
                 part.cut(0)
-                raise _BrokenOffError(f"has no bytes after {done}") from error
+                raise _InterruptedError(f"has no bytes after {done}") from error
             raise SourceError(f"HTTP {error.code} {' '.join(str(error.reason).split())}") from error
         except (HTTPException, OSError) as error:
             raise SourceDownError(_reason(error)) from error
 
 
 def _extent(response: HTTPResponse, part: PartialFile, done: int) -> tuple[int, int | None]:
-    """Return at which byte the answer begins, 0 or `done`, and how long the whole file is, if the server says."""
+    """Return the byte at which the answer starts, 0 or `done`, and the length of the whole file, None if unknown."""
     if response.status != 206:
         return 0, response.length
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if match and int(match[1]) == done > 0:
         return done, int(match[2])
     part.cut(0)
-    raise _BrokenOffError(f"answers with another range than asked for ({response.headers.get('Content-Range')!r})")
+    raise _InterruptedError(f"answers with another range than requested ({response.headers.get('Content-Range')!r})")
 
 
 def _blocks(response: HTTPResponse, timeout: float) -> Iterator[bytes]:
-    """Yield the body as it arrives. Only network errors are caught here: a full disk is no fault of the mirror."""
+    """Yield the body as it arrives. Catches network errors alone: a full disk is not the mirror's fault."""
     begin = time.monotonic()
     received = 0
     while True:
@@ -129,22 +133,22 @@ def _blocks(response: HTTPResponse, timeout: float) -> Iterator[bytes]:
         except TimeoutError as error:
             raise SourceDownError(_reason(error)) from error
         except (HTTPException, OSError) as error:
-            raise _BrokenOffError(f"broke off ({_reason(error)})") from error
+            raise _InterruptedError(f"the transfer ended early ({_reason(error)})") from error
         if not block:
             return
         received += len(block)
-        if time.monotonic() - begin > timeout + received / _SLOWEST:
-            raise SourceDownError(f"sends less than {_SLOWEST} bytes a second")
+        if time.monotonic() - begin > timeout + received / _MIN_SPEED:
+            raise SourceDownError(f"sends less than {_MIN_SPEED} bytes/s")
         yield block
 
 
 class _CheckedRedirects(HTTPRedirectHandler):
-    """Follows a redirect to where an archive may come from, and never from https to http."""
+    """Follows redirects only to URLs that archives may come from, and never from https to http."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
-        problem = url_problem(newurl.partition("?")[0])  # a redirect may well carry a signature
+        problem = url_problem(newurl.partition("?")[0])  # a redirect may have a signature in its query
         downgrade = req.type == "https" and not newurl.lower().startswith("https:")
         if problem or downgrade:
             fp.close()

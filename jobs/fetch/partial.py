@@ -1,4 +1,4 @@
-"""What has arrived of a download: a file that the next try takes up, and that is nobody else's."""
+"""The unfinished file of a download, which the next try resumes. It is never another user's file."""
 
 import hashlib
 import os
@@ -13,10 +13,10 @@ _BLOCK = 1 << 20
 
 
 class PartialFile(AbstractContextManager["PartialFile"]):
-    """The file at `path`, open for as long as this lives; an empty one does not stay.
+    """A context manager that holds the file at `path` open. An empty file is removed at the end.
 
-    In a folder that others may write to, anything may lie there. Only this user's own plain file with no other name is
-    taken up; a link, another user's file or a second name of one is removed, and never written through.
+    Other users may have put anything there if they may write to the folder. So only a regular file with one name, which
+    this user owns, is resumed. A link, another user's file or a hard link is removed and never written through.
     """
 
     def __init__(self, path: Path) -> None:
@@ -24,7 +24,7 @@ class PartialFile(AbstractContextManager["PartialFile"]):
         self._descriptor = _open_own(path)
         if self._descriptor < 0:
             path.unlink(missing_ok=True)
-            # Fails where somebody is quick enough to put something there again.
+            # Fails if somebody creates it again at this moment.
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._descriptor = os.open(path, flags, 0o666)
 
@@ -37,22 +37,22 @@ class PartialFile(AbstractContextManager["PartialFile"]):
 
     @property
     def length(self) -> int:
-        """How many bytes have arrived."""
+        """The number of bytes that have arrived."""
         return os.fstat(self._descriptor).st_size
 
     def cut(self, length: int) -> None:
-        """Keep the first bytes alone; what is written next follows them."""
+        """Truncate to the first `length` bytes; the next write follows them."""
         os.ftruncate(self._descriptor, length)
         os.lseek(self._descriptor, length, os.SEEK_SET)
 
     def write(self, block: bytes) -> None:
-        """Add bytes at the end."""
+        """Append bytes."""
         view = memoryview(block)
         while view:
             view = view[os.write(self._descriptor, view) :]
 
     def md5(self) -> str:
-        """Return the MD5 of all that has arrived, as hex digits."""
+        """Return the MD5 of the file as hex digits."""
         digest = hashlib.md5(usedforsecurity=False)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         while block := os.read(self._descriptor, _BLOCK):
@@ -60,7 +60,7 @@ class PartialFile(AbstractContextManager["PartialFile"]):
         return digest.hexdigest()
 
     def finish(self, target: Path) -> None:
-        """Flush it to disk and give it its name; raise SourceError where its place was taken meanwhile."""
+        """Flush the file to disk and rename it to `target`; raise SourceError if another file replaced it."""
         os.fsync(self._descriptor)
         if not self._is_in_place():
             raise SourceError(f"{self._path} was replaced while it was written")
@@ -74,14 +74,14 @@ class PartialFile(AbstractContextManager["PartialFile"]):
 
 
 def _open_own(path: Path) -> int:
-    """Return a descriptor of a file that may be taken up; −1 where there is none."""
+    """Return a descriptor of a file that may be resumed; −1 if there is none."""
     try:
-        # Not blocking: a named pipe without a reader would make it wait for ever.
+        # Non-blocking: opening a named pipe without a reader would wait forever.
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return -1
-    found = os.fstat(descriptor)
-    if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1:
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1:
         return descriptor
     os.close(descriptor)
     return -1

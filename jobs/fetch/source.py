@@ -1,4 +1,4 @@
-"""What every place that archives come from has in common."""
+"""The interface of the places that archives come from."""
 
 from pathlib import Path
 from typing import Protocol
@@ -8,11 +8,11 @@ from jobs.fetch.catalog import KnownArchive
 
 
 class SourceError(Exception):
-    """A source did not give one archive. The message is the reason, on one line."""
+    """A source did not deliver one archive. The message is the reason, on one line."""
 
 
 class SourceDownError(SourceError):
-    """A source will give no other archive either: nothing answers there, or it is not installed."""
+    """A source will deliver no other archive either: it does not answer, or is not installed."""
 
 
 class Source(Protocol):
@@ -20,7 +20,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What messages call the source."""
+        """The source's name in messages."""
 
     def get(self, role: Role, archive: KnownArchive, directory: Path) -> Path:
-        """Put the archive, its checksum checked, into the directory; raise SourceError where that fails."""
+        """Put the archive into the directory, after checking its checksum; raise SourceError if that fails."""

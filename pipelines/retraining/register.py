@@ -148,7 +148,7 @@ def _conclude(
     best: Mapping[str, Any] | None = None,
 ) -> None:
     registry.attach(version, run.decision_file, run.decision_page)
-    registry.note(version, "decision", "promoted" if is_better else "not promoted")
+    registry.set_tag(version, "decision", "promoted" if is_better else "not promoted")
     if is_better:
         promote(place, registry, version, best)
     else:

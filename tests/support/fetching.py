@@ -1,4 +1,4 @@
-"""A small data set, a web server with faults that holds it, and the ways to fetch it, for the tests of fetch."""
+"""A small data set, a web server with faults that serves it, and ways to fetch it, for the tests of fetch."""
 
 import gzip
 import hashlib
@@ -41,7 +41,7 @@ def md5(data: bytes) -> str:
 
 
 def idx_bytes(shape: tuple[int, ...], seed: int) -> bytes:
-    """Return an IDX archive of random values, which gzip cannot make smaller."""
+    """Return an IDX archive of random values, which gzip cannot compress."""
     count = 1
     for size in shape:
         count *= size
@@ -55,14 +55,20 @@ IMAGES = "train-images-idx3-ubyte.gz"
 
 
 def known_archive(role: Role) -> KnownArchive:
-    return KnownArchive(NAMES[role], SHAPES[role], md5(PACKED[role]), len(PACKED[role]), md5(PLAIN[role]))
+    return KnownArchive(
+        name=NAMES[role],
+        shape=SHAPES[role],
+        gz_md5=md5(PACKED[role]),
+        gz_bytes=len(PACKED[role]),
+        md5=md5(PLAIN[role]),
+    )
 
 
 # --- a web server with faults
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files` under /, with ranges. `faults` name what to do with the next requests for a file."""
+    """Serves `files` under /, with ranges. `faults`: by file name, the faults of its next requests."""
 
     daemon_threads = True
 
@@ -80,10 +86,10 @@ class Server(http.server.ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Keep quiet about clients that hang up."""
+        """Ignore clients that hang up."""
 
     def fail(self, fault: str, times: int = 1000, names: Sequence[str] = tuple(FILES)) -> None:
-        """Let the next requests for these files meet the fault."""
+        """Make the next requests for these files fail in this way."""
         for name in names:
             self.faults[name] = [fault] * times
 
@@ -96,24 +102,24 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name = self.path.lstrip("/")
-        asked = self.headers.get("Range")
-        self.server.requests.append((name, asked))
+        requested = self.headers.get("Range")
+        self.server.requests.append((name, requested))
         time.sleep(self.server.delay)
         faults = self.server.faults.get(name)
         fault = faults.pop(0) if faults else "none"
         with suppress(OSError):  # the client may hang up
-            getattr(self, f"serve_{fault}")(self.server.files.get(name), asked)
+            getattr(self, f"serve_{fault}")(self.server.files.get(name), requested)
 
-    def serve_none(self, data: bytes | None, asked: str | None) -> None:
+    def serve_none(self, data: bytes | None, requested: str | None) -> None:
         if data is None:
             return self.send_error(404)
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        start = int(requested.removeprefix("bytes=").removesuffix("-")) if requested else 0
         if start >= len(data):
             return self.send_error(416)
         headers = {"Content-Length": len(data) - start}
-        if asked:
+        if requested:
             headers |= {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}  # type: ignore[dict-item]
-        self.head(206 if asked else 200, headers)
+        self.head(206 if requested else 200, headers)
         self.wfile.write(data[start:])
 
     def head(self, status: int, headers: dict[str, Any]) -> None:
@@ -122,62 +128,62 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(key, str(value))
         self.end_headers()
 
-    def serve_missing(self, data: bytes, asked: str | None) -> None:
+    def serve_missing(self, data: bytes, requested: str | None) -> None:
         self.send_error(404)
 
-    def serve_cut(self, data: bytes, asked: str | None) -> None:
-        """Promise everything that was asked for, send half of it."""
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
-        if asked:
+    def serve_cut(self, data: bytes, requested: str | None) -> None:
+        """Announce all that was requested, and send half of it."""
+        start = int(requested.removeprefix("bytes=").removesuffix("-")) if requested else 0
+        if requested:
             rest = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
             self.head(206, {"Content-Length": len(data) - start} | rest)
         else:
             self.head(200, {"Content-Length": len(data)})
         self.wfile.write(data[start : start + (len(data) - start) // 2])
 
-    def serve_no_ranges(self, data: bytes, asked: str | None) -> None:
+    def serve_no_ranges(self, data: bytes, requested: str | None) -> None:
         self.serve_none(data, None)
 
-    def serve_wrong_range(self, data: bytes, asked: str | None) -> None:
+    def serve_wrong_range(self, data: bytes, requested: str | None) -> None:
         self.head(206, {"Content-Length": 10, "Content-Range": f"bytes 0-9/{len(data)}"})
         self.wfile.write(data[:10])
 
-    def serve_wrong(self, data: bytes, asked: str | None) -> None:
-        self.serve_none(data[:-1] + bytes([data[-1] ^ 1]), asked)
+    def serve_wrong(self, data: bytes, requested: str | None) -> None:
+        self.serve_none(data[:-1] + bytes([data[-1] ^ 1]), requested)
 
-    def serve_short(self, data: bytes, asked: str | None) -> None:
+    def serve_short(self, data: bytes, requested: str | None) -> None:
         self.serve_none(b"<html>please log in</html>", None)
 
-    def serve_silence(self, data: bytes, asked: str | None) -> None:
+    def serve_silence(self, data: bytes, requested: str | None) -> None:
         self.server.stop.wait(10)
 
-    def serve_stall(self, data: bytes, asked: str | None) -> None:
+    def serve_stall(self, data: bytes, requested: str | None) -> None:
         self.head(200, {"Content-Length": len(data)})
         self.wfile.write(data[: len(data) // 2])
         self.wfile.flush()
         self.server.stop.wait(10)
 
-    def serve_drip(self, data: bytes, asked: str | None) -> None:
+    def serve_drip(self, data: bytes, requested: str | None) -> None:
         self.head(200, {"Content-Length": len(data)})
         for byte in data:
             self.wfile.write(bytes([byte]))
             self.server.stop.wait(0.05)
 
-    def serve_endless(self, data: bytes, asked: str | None) -> None:
+    def serve_endless(self, data: bytes, requested: str | None) -> None:
         self.head(200, {})
         while not self.server.stop.is_set():
             self.wfile.write(bytes(1 << 16))
 
-    def serve_to_http(self, data: bytes, asked: str | None) -> None:
+    def serve_to_http(self, data: bytes, requested: str | None) -> None:
         self.head(302, {"Location": "http://mirror.example/file"})
 
-    def serve_to_file(self, data: bytes, asked: str | None) -> None:
+    def serve_to_file(self, data: bytes, requested: str | None) -> None:
         self.head(302, {"Location": "file:///etc/hostname"})
 
-    def serve_loop(self, data: bytes, asked: str | None) -> None:
+    def serve_loop(self, data: bytes, requested: str | None) -> None:
         self.head(302, {"Location": self.path})
 
-    def serve_signed(self, data: bytes, asked: str | None) -> None:
+    def serve_signed(self, data: bytes, requested: str | None) -> None:
         self.head(302, {"Location": self.path + "?signature=1"})
 
 
@@ -194,15 +200,15 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> KnownDataSet:
-    """Put a data set into the catalog, without mirrors of its own."""
-    data_set = KnownDataSet("tiny", {role: known_archive(role) for role in ROLES}, ())
+    """Add a data set without mirrors to the catalog."""
+    data_set = KnownDataSet(name="tiny", archives={role: known_archive(role) for role in ROLES}, mirrors=())
     monkeypatch.setitem(CATALOG, "tiny", data_set)
     return data_set
 
 
 @pytest.fixture(autouse=True)
 def lines(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """Catch the log lines, whatever other tests made of the logger."""
+    """Capture the log lines, whatever other tests did to the logger."""
     monkeypatch.setattr(logging.getLogger("idxtrain"), "propagate", True)
     caplog.set_level(logging.INFO, logger="idxtrain")
     return caplog
@@ -219,7 +225,7 @@ def run(work: Path, dataset: str = "tiny", **options: Any) -> Archives:
 
 
 def refused(work: Path, dataset: str = "tiny", **options: Any) -> str:
-    """Return the one line with which fetch ends."""
+    """Run fetch, which must be refused; return its error, which must be one line."""
     with pytest.raises(InputError) as caught:
         run(work, dataset, **options)
     message = str(caught.value)

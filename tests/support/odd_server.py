@@ -1,4 +1,4 @@
-"""A server on this machine that is no registry: it answers what it is told to, byte for byte."""
+"""A server on this machine that is not a registry: it sends the bytes it is given, whatever the request."""
 
 import socket
 import threading
@@ -9,7 +9,10 @@ from contextlib import contextmanager, suppress
 
 @contextmanager
 def odd_server(answer: bytes, each_byte_seconds: float = 0.0) -> Iterator[str]:
-    """Give the URL of one that answers every request so, slowly if told, and then hangs up."""
+    """Yield the URL of a server that answers every request with `answer`, then hangs up.
+
+    `each_byte_seconds`: pause after each byte.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
