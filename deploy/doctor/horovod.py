@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from deploy.doctor.check import Check
 from deploy.doctor.probe import ask_json
-from deploy.launcher.launch import Launch, gang
+from deploy.launcher.config import LaunchConfig
+from deploy.launcher.launch import Launch, launch_ranks
 from jobs.python import clean_environment, module_command
 
 RANKS = 2
@@ -68,7 +69,7 @@ def check_gpu_use(seen: int, visible: int) -> Check:
 
 def ranks_launch(gpus: int) -> Launch:
     """Return how the ranks are started: as those of a training are."""
-    how = gang(RANKS, _ALLREDUCE)
+    how = launch_ranks(_ALLREDUCE, RANKS, LaunchConfig(max_restarts=0))
     # Two ranks cannot share a GPU: NCCL refuses.
     return how if gpus >= RANKS else Launch(how.argv, {"CUDA_VISIBLE_DEVICES": ""})
 
