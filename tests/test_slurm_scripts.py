@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from deploy.launcher.config import LaunchConfig
 from deploy.slurm import commands, script
-from deploy.slurm import site as sites
-from deploy.slurm.site import JOB_STAGES, Launcher, Site
+from deploy.slurm.site import FOLDER, JOB_STAGES, Launcher, Site, names, read, validate
 from jobs.errors import InputError
 from jobs.python import module_command
 from jobs.run_dir import RunDir, Work
@@ -23,7 +22,7 @@ from pipelines import recipes, runs
 GOLDEN = Path(__file__).parent / "golden" / "slurm"
 PYTHON = "/home/me/idxtrain/.venv/bin/python"
 RUN = RunDir(Path("/shared/work/runs/digits"))
-SITES = sites.names({sites.FOLDER: "/nowhere"})
+SITES = names({FOLDER: "/nowhere"})
 
 
 def text_of(site: Site) -> str:
@@ -43,7 +42,7 @@ def text_of(site: Site) -> str:
 @pytest.mark.parametrize("launcher", get_args(Launcher))
 @pytest.mark.parametrize("name", SITES)
 def test_scripts_and_launches_equal_their_golden_file(name: str, launcher: Launcher) -> None:
-    site = sites.validate(sites.read(name, {sites.FOLDER: "/nowhere"}) | {"launcher": launcher}, name)
+    site = validate(read(name, {FOLDER: "/nowhere"}) | {"launcher": launcher}, name)
     path = GOLDEN / f"{name}-{launcher}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text_of(site), encoding="utf-8")
@@ -127,7 +126,7 @@ def test_the_script_of_any_recipe_name_is_valid_bash(name: str, recipe: str, tmp
     run_id = runs.new_id(recipes.load(str(tmp_path / f"{recipe[:200]}.toml")).name)
     assert runs.find(Work(tmp_path), run_id) is None  # is a valid ID
     job = script.stage_job("train", RUN.slurm, run_id, ("true",))
-    text = script.batch_script(sites.validate(sites.read(name), name), "train", job)
+    text = script.batch_script(validate(read(name), name), "train", job)
     done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert text.count(run_id) == 2
@@ -190,10 +189,10 @@ def test_a_script_runs_its_command_and_nothing_else(
     site_values = dict(values)
     for key, value in values.items():  # keys that are refused are left out
         try:
-            sites.validate({key: value}, "")
+            validate({key: value}, "")
         except InputError:
             del site_values[key]
-    site = sites.validate(site_values, "")
+    site = validate(site_values, "")
     try:
         job = script.stage_job("train", Path(folder), run_id, ("printf", "%s", argument))
     except InputError:
@@ -258,19 +257,19 @@ def test_fewer_ranks_use_fewer_nodes() -> None:
 )
 def test_an_invalid_site_is_refused_with_its_key(values: dict[str, object], error: str) -> None:
     with pytest.raises(InputError) as refused:
-        sites.validate(values, "--site x")
+        validate(values, "--site x")
     assert re.match(f"--site x: {error}", str(refused.value))
 
 
 def test_the_users_own_site_takes_precedence(tmp_path: Path) -> None:
     (tmp_path / "cpu.toml").write_text('about = "own"', encoding="utf-8")
     (tmp_path / "lab.toml").write_text("", encoding="utf-8")
-    environment = {sites.FOLDER: str(tmp_path)}
-    assert sites.read("cpu", environment) == {"about": "own"}
-    assert sites.read(str(tmp_path / "lab.toml"), environment) == {}
-    assert set(sites.names(environment)) == {*SITES, "lab"}
+    environment = {FOLDER: str(tmp_path)}
+    assert read("cpu", environment) == {"about": "own"}
+    assert read(str(tmp_path / "lab.toml"), environment) == {}
+    assert set(names(environment)) == {*SITES, "lab"}
     for name in ("elsewhere", "../sites/cpu"):
         with pytest.raises(InputError, match=r"found no such site, expected one of bridges2, cpu, lab, local"):
-            sites.read(name, environment)
+            read(name, environment)
     with pytest.raises(InputError, match=r"cannot be read \(No such file"):
-        sites.read("missing.toml", environment)
+        read("missing.toml", environment)

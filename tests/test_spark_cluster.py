@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.slurm import commands, network
-from deploy.slurm import site as sites
-from deploy.slurm.site import Site
+from deploy.slurm.site import Site, validate
 from deploy.spark import daemon, node, properties
 from deploy.spark.message import DaemonMessage
 from jobs.errors import IdxtrainError, InputError
@@ -33,7 +32,7 @@ MESSAGE = DaemonMessage(
 
 
 def site(**values: object) -> Site:
-    return sites.validate(values, "--site x")
+    return validate(values, "--site x")
 
 
 STANDALONE = site(spark="standalone", prepare={"nodes": 3, "cpus": 8, "memory": "16G"})

@@ -16,7 +16,7 @@ class StartMessage:
     `folder`: shared, in the run directory; holds `attempt-TOKEN` and the exit files. `token`: unique to the attempt.
     `address`, `port`, `key`: the rendezvous server's. `interface`: the network interface to use; empty: the one that
     leads to the server. `machine`: the launcher's, see `deploy.slurm.network.machine`. `gpus`: expected on each node.
-    `cpus`: of each rank, 0 if the site does not say.
+    `cpus`: of each rank, 0 if the site sets none.
     """
 
     folder: str
