@@ -1,4 +1,4 @@
-"""What ranks do together. Most of it is tested where they train."""
+"""What ranks do together. The tests of training cover most of it."""
 
 import os
 import subprocess
@@ -16,13 +16,15 @@ SHOW = (
 )
 
 
-@pytest.mark.parametrize(("given", "found"), [({}, "3"), ({"HOROVOD_CYCLE_TIME": "0.5"}, "0.5")])
-def test_horovod_looks_less_often_on_cpus_but_as_often_as_the_user_says(given: dict[str, str], found: str) -> None:
+@pytest.mark.parametrize(("variables", "cycle_time"), [({}, "3"), ({"HOROVOD_CYCLE_TIME": "0.5"}, "0.5")])
+def test_horovods_cycle_time_is_3_ms_on_cpus_unless_the_user_sets_it(
+    variables: dict[str, str], cycle_time: str
+) -> None:
     inherited = {name: value for name, value in os.environ.items() if name != "HOROVOD_CYCLE_TIME"}
     ended = subprocess.run(
-        [sys.executable, "-c", SHOW], env={**inherited, **given}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", SHOW], env={**inherited, **variables}, capture_output=True, text=True, check=True
     )
-    assert ended.stdout.split()[-1] == found
+    assert ended.stdout.split()[-1] == cycle_time
 
 
 @pytest.mark.parametrize(
@@ -34,11 +36,11 @@ def test_horovod_looks_less_often_on_cpus_but_as_often_as_the_user_says(given: d
         ("Incompatible shapes: [3] vs. [4]", False),
     ],
 )
-def test_what_a_lost_peer_looks_like_is_told_from_other_errors(text: str, is_lost: bool) -> None:
+def test_the_error_of_a_lost_peer_is_recognized(text: str, is_lost: bool) -> None:
     assert tells_of_a_lost_peer(RuntimeError(text)) is is_lost
 
 
-# Each rank draws its own values and keeps the sum over all.
+# Each rank draws its own values and saves the sum over all ranks.
 SUM = """
 import sys
 from pathlib import Path
@@ -53,10 +55,10 @@ np.save(Path(sys.argv[1]) / f"{collective.rank}.npy", total)
 
 
 @pytest.mark.parametrize(("ranks", "roundings"), [(2, 1), (5, 2)])
-def test_bfloat16_is_added_up_to_the_same_bits_on_every_rank(ranks: int, roundings: int, tmp_path: Path) -> None:
-    """By all ranks from all values; of more ranks by parts, 21 values on 5 ranks, which are rounded once more."""
-    gang = [sys.executable, "-m", "deploy.launcher", "--np", str(ranks), sys.executable, "-c", SUM, str(tmp_path)]
-    subprocess.run(gang, capture_output=True, check=True)
+def test_bfloat16_sums_have_the_same_bits_on_every_rank(ranks: int, roundings: int, tmp_path: Path) -> None:
+    """Two ranks: each sums all values. More ranks: each sums a share, of 21 values on 5, rounded once more."""
+    command = [sys.executable, "-m", "deploy.launcher", "--np", str(ranks), sys.executable, "-c", SUM, str(tmp_path)]
+    subprocess.run(command, capture_output=True, check=True)
     first, *others = (np.load(tmp_path / f"{rank}.npy") for rank in range(ranks))
     assert all(np.array_equal(first, other) for other in others)
     drawn = np.stack([np.random.default_rng(rank).normal(size=(7, 3)) for rank in range(ranks)])

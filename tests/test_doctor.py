@@ -137,7 +137,8 @@ def test_a_gpu_that_tensorflow_does_not_see_is_a_warning() -> None:
 def test_the_allreduce_is_started_like_a_training() -> None:
     how = horovod.ranks_launch(0)
     start = (sys.executable, "-I", "-m")
-    assert how.argv == (*start, "deploy.launcher", "--np", "2", *start, "deploy.launcher.allreduce")
+    options = ("--np", "2", "--stall-seconds", "120", "--max-restarts", "0")
+    assert how.argv == (*start, "deploy.launcher", *options, *start, "deploy.launcher.allreduce")
     assert how.environment["CUDA_VISIBLE_DEVICES"] == ""
     assert "CUDA_VISIBLE_DEVICES" in horovod.ranks_launch(1).environment
     assert "CUDA_VISIBLE_DEVICES" not in horovod.ranks_launch(2).environment

@@ -1,4 +1,4 @@
-"""A launcher and what is left of an earlier one: it waits, or ends what has stalled, and never runs beside it."""
+"""A launcher and its predecessor of the same run: it waits for running processes and kills stalled ones."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from deploy.launcher import predecessor
 from jobs.errors import InputError
 from jobs.process import ProcessId, this_process
 from jobs.run_dir import RunDir
-from tests.test_launcher import GANG, wait_for
+from tests.test_launcher import LAUNCHER, wait_for
 
 Orphan = subprocess.Popen[bytes]
 
@@ -32,13 +32,13 @@ def run(tmp_path: Path) -> RunDir:
 @pytest.fixture
 def orphan(run: RunDir) -> Iterator[Orphan]:
     """A rank whose launcher is dead."""
-    dead = subprocess.Popen(["true"])
+    launcher = subprocess.Popen(["true"])
     with subprocess.Popen(["sleep", "600"]) as process:
-        left = replace(identity(dead.pid), began=1)
-        (run.heartbeats / "launcher.json").write_text(json.dumps(asdict(left)))
+        dead = replace(identity(launcher.pid), began=1)
+        (run.heartbeats / "launcher.json").write_text(json.dumps(asdict(dead)))
         beat = {"step": 7, "phase": "step", "progress": 1, "longest": 0.0, **asdict(identity(process.pid))}
         (run.heartbeats / "rank-0.json").write_text(json.dumps(beat))
-        dead.wait()
+        launcher.wait()
         yield process
         process.kill()
 
@@ -50,15 +50,15 @@ def identity(pid: int) -> ProcessId:
 
 def start(run: RunDir, *options: str) -> "subprocess.Popen[str]":
     program = f"open({str(run.path / 'trained')!r}, 'w')"
-    command = [*GANG, "--np", "1", "--run-dir", str(run.path), *options, sys.executable, "-c", program]
+    command = [*LAUNCHER, "--np", "1", "--run-dir", str(run.path), *options, sys.executable, "-c", program]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_rank_of_a_dead_launcher_is_waited_for(run: RunDir, orphan: Orphan) -> None:
+def test_a_launcher_waits_for_a_rank_of_its_dead_predecessor(run: RunDir, orphan: Orphan) -> None:
     process = start(run)
     assert process.stderr
-    said = process.stderr.readline()
-    assert said.startswith(f"train: waiting for an earlier training of this run to stop: process {orphan.pid} on ")
+    line = process.stderr.readline()
+    assert line.startswith(f"train: waiting for an earlier training of this run to stop: process {orphan.pid} on ")
     time.sleep(1)
     assert not (run.path / "trained").exists()
     orphan.kill()
@@ -68,60 +68,61 @@ def test_a_rank_of_a_dead_launcher_is_waited_for(run: RunDir, orphan: Orphan) ->
     process.stderr.close()
 
 
-def test_one_that_has_stalled_is_ended(run: RunDir, orphan: Orphan) -> None:
+def test_a_stalled_rank_of_a_dead_predecessor_is_killed(run: RunDir, orphan: Orphan) -> None:
     process = start(run, "--stall-seconds", "5")
     assert orphan.wait(60) == -signal.SIGKILL
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 0, said
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0, stderr
 
 
-def test_a_launcher_that_waits_can_be_stopped(run: RunDir, orphan: Orphan) -> None:
+def test_a_waiting_launcher_stops_on_request(run: RunDir, orphan: Orphan) -> None:
     process = start(run)
     assert process.stderr
     process.stderr.readline()
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=30)
     assert process.returncode == 75
-    assert said == "idxtrain: train: stopped as asked; `idxtrain run --run-id r1` resumes it from its last checkpoint\n"
+    resume = "`idxtrain run --run-id r1` resumes it from its last checkpoint"
+    assert stderr == f"idxtrain: train: stopped on request; {resume}\n"
     assert not (run.path / "trained").exists()
     assert orphan.poll() is None
 
 
-def test_a_launcher_that_ended_in_order_leaves_nobody_to_wait_for(run: RunDir, orphan: Orphan) -> None:
+def test_a_launcher_does_not_wait_after_a_predecessor_that_exited_normally(run: RunDir, orphan: Orphan) -> None:
     (run.heartbeats / "launcher.json").unlink()
     process = start(run)
-    _, said = process.communicate(timeout=30)
-    assert (process.returncode, said) == (0, "")
+    _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr) == (0, "")
     assert not (run.heartbeats / "launcher.json").exists()
 
 
-def test_a_pid_that_has_come_back_is_another_process(run: RunDir) -> None:
+def test_a_reused_pid_is_another_process(run: RunDir) -> None:
     me = asdict(replace(this_process(), began=this_process().began - 1))
     for name in ("launcher.json", "rank-0.json"):
         (run.heartbeats / name).write_text(json.dumps(me))
-    assert predecessor._left(run.heartbeats) == {}
+    assert predecessor._running(run.heartbeats) == {}
 
 
-def test_another_machines_process_lives_as_long_as_its_file_is_fresh(run: RunDir) -> None:
+def test_a_process_on_another_machine_runs_as_long_as_its_file_is_fresh(run: RunDir) -> None:
     elsewhere = replace(this_process(), machine="another boot")
     beat = run.heartbeats / "rank-0.json"
     beat.write_text(json.dumps(asdict(elsewhere)))
-    assert list(predecessor._left(run.heartbeats).values()) == [elsewhere]
-    with pytest.raises(InputError, match="has stalled; end it there"):
-        predecessor._end([elsewhere])
+    assert list(predecessor._running(run.heartbeats).values()) == [elsewhere]
+    with pytest.raises(
+        InputError, match=r"found stalled process \d+ on .*, expected none; fix: end it there, then run again"
+    ):
+        predecessor._kill([elsewhere])
     os.utime(beat, (time.time() - 61,) * 2)
-    assert predecessor._left(run.heartbeats) == {}
+    assert predecessor._running(run.heartbeats) == {}
 
 
 def test_of_two_launchers_the_second_waits_for_the_first_and_its_ranks(run: RunDir, tmp_path: Path) -> None:
     slow = f"import time, pathlib\npathlib.Path({str(tmp_path / 'up')!r}).touch()\ntime.sleep(4)"
-    first = subprocess.Popen([*GANG, "--np", "1", "--run-dir", str(run.path), sys.executable, "-c", slow])
+    first = subprocess.Popen([*LAUNCHER, "--np", "1", "--run-dir", str(run.path), sys.executable, "-c", slow])
     wait_for((tmp_path / "up").exists)
     second = start(run)
     wait_for((run.path / "trained").exists)
     assert not psutil.pid_exists(first.pid) or first.poll() == 0
-    _, said = second.communicate(timeout=30)
-    assert (
-        said
-        == f"train: waiting for an earlier training of this run to stop: process {first.pid} on {os.uname().nodename}\n"
-    )
+    _, stderr = second.communicate(timeout=30)
+    which = f"process {first.pid} on {os.uname().nodename}"
+    assert stderr == f"train: waiting for an earlier training of this run to stop: {which}\n"

@@ -1,11 +1,11 @@
-"""The Slurm that other tests use is a real one: two nodes run a job's tasks, and a job is requeued."""
+"""The Slurm of the tests is a real one: two nodes run a job's tasks, and a job is requeued."""
 
 from pathlib import Path
 
 from tests.support.slurm_cluster import SlurmCluster
 
 
-def test_two_nodes_run_a_job(slurm: SlurmCluster, tmp_path: Path) -> None:
+def test_a_job_runs_on_both_nodes(slurm: SlurmCluster, tmp_path: Path) -> None:
     out = tmp_path / "out"
     program = "srun sh -c 'echo $SLURM_PROCID of $SLURM_NTASKS on $SLURMD_NODENAME'"
     options = ("--nodes=2", "--ntasks-per-node=1", f"--output={out}", "--wrap", program)
@@ -15,7 +15,7 @@ def test_two_nodes_run_a_job(slurm: SlurmCluster, tmp_path: Path) -> None:
     assert sorted(out.read_text().splitlines()) == ["0 of 2 on n1", "1 of 2 on n2"]
 
 
-def test_a_requeued_job_starts_anew(slurm: SlurmCluster, tmp_path: Path) -> None:
+def test_a_requeued_job_runs_again(slurm: SlurmCluster, tmp_path: Path) -> None:
     out = tmp_path / "out"
     script = "echo started; test ${SLURM_RESTART_COUNT:-0} = 1 || sleep 600"
     options = ("--requeue", "--open-mode=append", f"--output={out}", "--wrap", script)

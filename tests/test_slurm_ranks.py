@@ -1,4 +1,4 @@
-"""A rank's place, network and node, from values; and the ranks of a real srun, programs instead of trainings."""
+"""A rank's numbers, network and node, from values; and ranks of a real srun, with programs instead of trainings."""
 
 import json
 import sys
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
 
-from deploy.slurm import message, network, rank_id, task
-from deploy.slurm.message import Order
+from deploy.slurm import network, rank_id, task
+from deploy.slurm.message import StartMessage
 from deploy.slurm.rank_id import RankId
 from jobs.errors import IdxtrainError, InputError
 from jobs.train.compute.devices import CPUS, threads_of
@@ -18,19 +18,19 @@ from tests.support.slurm_cluster import SlurmCluster
 
 
 @pytest.mark.parametrize(("nodes", "per_node", "ranks"), [(1, 1, 1), (2, 1, 2), (3, 4, 12), (3, 2, 5), (4, 3, 10)])
-def test_places_are_those_that_horovod_would_give(nodes: int, per_node: int, ranks: int) -> None:
+def test_rank_numbers_are_those_that_horovod_would_assign(nodes: int, per_node: int, ranks: int) -> None:
     names = [f"n{n}" for n in range(nodes)]
-    placed = rank_id.hosts(names, per_node, ranks)
-    slots = ",".join(f"{name}:{count}" for name, count in placed.items())
+    counts = rank_id.ranks_per_host(names, per_node, ranks)
+    slots = ",".join(f"{name}:{count}" for name, count in counts.items())
     expected = get_host_assignments(parse_hosts(slots), ranks)
-    tasks = ",".join(map(str, placed.values()))
-    found: list[rank_id.RankId] = []
-    for node, (name, count) in enumerate(placed.items()):
+    tasks = ",".join(map(str, counts.values()))
+    ids: list[RankId] = []
+    for node, (name, count) in enumerate(counts.items()):
         for local in range(count):
             variables = {"SLURM_NODEID": str(node), "SLURM_LOCALID": str(local), "SLURMD_NODENAME": name}
-            variables |= {"SLURM_PROCID": str(len(found)), "SLURM_STEP_TASKS_PER_NODE": tasks}
-            found.append(rank_id.place(variables))
-    assert [vars(place) for place in found] == [
+            variables |= {"SLURM_PROCID": str(len(ids)), "SLURM_STEP_TASKS_PER_NODE": tasks}
+            ids.append(RankId.from_slurm(variables))
+    assert [vars(each) for each in ids] == [
         {
             "host": slot.hostname,
             "rank": slot.rank,
@@ -44,75 +44,94 @@ def test_places_are_those_that_horovod_would_give(nodes: int, per_node: int, ran
     ]
 
 
-def test_tasks_per_node() -> None:
+def test_tasks_per_node_are_parsed_and_bad_input_is_refused() -> None:
     assert rank_id.tasks_per_node("2(x3),1") == [2, 2, 2, 1]
     with pytest.raises(ValueError, match="expected tasks per node"):
         rank_id.tasks_per_node("two")
     with pytest.raises(ValueError, match="expected room for 5"):
-        rank_id.hosts(["a", "b"], 2, 5)
+        rank_id.ranks_per_host(["a", "b"], 2, 5)
 
 
 KNOWN = {"lo": ["127.0.0.1"], "ib0": ["10.1.0.7"], "eth0": ["192.168.3.7"], "down0": []}
 
 
-def test_networks() -> None:
+def test_addresses_and_interfaces_are_found_and_missing_ones_refused() -> None:
     assert network.interface_of("10.1.0.7", KNOWN) == "ib0"
     assert network.address_of("eth0", KNOWN) == "192.168.3.7"
     assert network.own_address_towards("127.0.0.1") == "127.0.0.1"
-    with pytest.raises(InputError, match=r"found no ib1 with an IPv4 address, expected one of lo, ib0, eth0; mend"):
+    with pytest.raises(InputError, match=r"found no ib1 with an IPv4 address, expected one of lo, ib0, eth0; fix: set"):
         network.address_of("ib1", KNOWN)
-    with pytest.raises(InputError, match="no interface of this machine has it"):
+    with pytest.raises(
+        InputError, match=r"interface: found none with 10\.9\.9\.9 on this machine, expected it on one of lo, ib0"
+    ):
         network.interface_of("10.9.9.9", KNOWN)
 
 
 @pytest.fixture
-def ordered(tmp_path: Path) -> Order:
-    found = Order(str(tmp_path), "abc", 2, "127.0.0.1", 20000, "", network.machine(), gpus=0, cpus=3, key="k")
-    found.mark.touch()
-    return found
+def message(tmp_path: Path) -> StartMessage:
+    message = StartMessage(
+        folder=str(tmp_path),
+        token="abc",  # noqa: S106 (no secret)
+        ranks=2,
+        address="127.0.0.1",
+        port=20000,
+        interface="",
+        machine=network.machine(),
+        gpus=0,
+        cpus=3,
+        key="k",
+    )
+    message.attempt_file.touch()
+    return message
 
 
-HERE = RankId("n2", 1, 2, 0, 1, 1, 2)
+SECOND = RankId(host="n2", rank=1, ranks=2, local_rank=0, local_size=1, cross_rank=1, cross_size=2)
 
 
-def test_an_order_is_the_same_after_its_way_through_the_environment(ordered: Order) -> None:
-    assert message.take(ordered.environment()) == ordered
+def test_a_start_message_survives_the_environment(message: StartMessage) -> None:
+    assert StartMessage.from_environment(message.environment()) == message
 
 
-def test_a_node_that_is_fit(ordered: Order) -> None:
-    assert task.check(ordered, HERE, {}) == "lo"
+def test_a_suitable_node_passes_and_its_rank_gets_its_environment(message: StartMessage) -> None:
+    assert task.check_node(message, SECOND, {}) == "lo"
     # Two Slurm nodes of one machine may talk over its loopback interface; two machines may not.
-    found = task.environment(ordered, HERE, "lo")
-    assert found["HOROVOD_HOSTNAME"] == "n2"
-    assert found["HOROVOD_RANK"] == "1"
-    assert found["HOROVOD_GLOO_IFACE"] == "lo"
-    assert found[CPUS] == "3"
+    environment = task.rank_environment(message, SECOND, "lo")
+    assert environment["HOROVOD_HOSTNAME"] == "n2"
+    assert environment["HOROVOD_RANK"] == "1"
+    assert environment["HOROVOD_GLOO_IFACE"] == "lo"
+    assert environment[CPUS] == "3"
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "error"),
     [
         ({"ranks": 3}, "found a step of 2 ranks, expected 3"),
-        ({"token": "other"}, "does not see .*attempt-other, which the launcher wrote; put --work on a file system"),
-        ({"machine": "another"}, r"talks over the loopback interface \(127.0.0.1\), which other nodes cannot reach"),
+        (
+            {"token": "other"},
+            "found no .*attempt-other here, expected the launcher's file; fix: put --work on a file system",
+        ),
+        (
+            {"machine": "another"},
+            r"found loopback \(127.0.0.1\), expected one that other nodes can reach; fix: set the site",
+        ),
         ({"gpus": 4}, "found 0 GPUs for 1 ranks, expected 4"),
         ({"interface": "hsn9"}, "found no hsn9 with an IPv4 address"),
     ],
 )
-def test_a_node_that_is_not_fit(
-    ordered: Order, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], said: str
+def test_an_unsuitable_node_is_refused(
+    message: StartMessage, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], error: str
 ) -> None:
     monkeypatch.setattr(task, "_VISIBLE_SECONDS", 0.2)
-    with pytest.raises(IdxtrainError, match=said):
-        task.check(replace(ordered, **change), HERE, {"CUDA_VISIBLE_DEVICES": ""})  # type: ignore[arg-type]
+    with pytest.raises(IdxtrainError, match=error):
+        task.check_node(replace(message, **change), SECOND, {"CUDA_VISIBLE_DEVICES": ""})  # type: ignore[arg-type]
 
 
-def test_each_rank_its_own_gpu_or_all_of_its_node(ordered: Order) -> None:
-    two = replace(HERE, local_size=2)
+def test_a_rank_may_see_its_own_gpu_or_all_of_its_node(message: StartMessage) -> None:
+    two = replace(SECOND, local_size=2)
     for visible in ("0,1", "1"):
-        assert task.check(replace(ordered, gpus=2), two, {"CUDA_VISIBLE_DEVICES": visible}) == "lo"
+        assert task.check_node(replace(message, gpus=2), two, {"CUDA_VISIBLE_DEVICES": visible}) == "lo"
     with pytest.raises(IdxtrainError, match="found 2 GPUs for 3 ranks"):
-        task.check(replace(ordered, gpus=3), replace(HERE, local_size=3), {"CUDA_VISIBLE_DEVICES": "0,1"})
+        task.check_node(replace(message, gpus=3), replace(SECOND, local_size=3), {"CUDA_VISIBLE_DEVICES": "0,1"})
 
 
 @pytest.mark.parametrize(
@@ -127,12 +146,12 @@ def test_each_rank_its_own_gpu_or_all_of_its_node(ordered: Order) -> None:
         ({CPUS: "99"}, 8),
     ],
 )
-def test_threads_are_what_the_launcher_gave(environment: dict[str, str], threads: int) -> None:
+def test_a_rank_uses_the_threads_that_the_launcher_reserved(environment: dict[str, str], threads: int) -> None:
     assert threads_of(environment, 8, 1, 4) == threads
 
 
 class Job:
-    """The gang under `sbatch`, on two nodes of the tests' Slurm; ranks are Python programs."""
+    """The launcher under `sbatch`, on two nodes of the tests' Slurm; ranks are Python programs."""
 
     def __init__(self, slurm: SlurmCluster, folder: Path) -> None:
         self.slurm, self.folder = slurm, folder
@@ -143,7 +162,7 @@ class Job:
         (self.folder / "rank.py").write_text(
             f"import os, signal, sys, time\nrank = int(os.environ['HOROVOD_RANK'])\n{program}\n", encoding="utf-8"
         )
-        # The gang as `make_launcher` makes it, without the allreduce before the training.
+        # The launcher as `make_launcher` makes it, without the allreduce before the training.
         launcher = (
             "import os, sys\nfrom deploy.launcher.__main__ import parse\n"
             "from deploy.launcher.launcher import Launcher\nfrom deploy.slurm import site, step\n"
@@ -151,7 +170,7 @@ class Job:
             "wanted = site.validate({'train': {'nodes': 2, 'ranks_per_node': 2, 'cpus': 1}}, '')\n"
             "start = step.allocation(wanted, folder, os.environ).start\nsys.exit(Launcher(options, start).run())"
         )
-        words = [sys.executable, "-c", launcher, "--np", 4, "--run-dir", self.run]
+        words = [sys.executable, "-c", launcher, "--np", 4, "--max-restarts", 0, "--run-dir", self.run]
         command = [*words, *options, sys.executable, self.folder / "rank.py"]
         script = self.folder / "job.sh"
         quoted = " ".join("'" + str(word).replace("'", "'\\''") + "'" for word in command)
@@ -160,7 +179,7 @@ class Job:
         return self.slurm.run("sbatch", "--parsable", *options, script, check=True).stdout.strip()
 
     def end(self, job: str) -> tuple[int, str]:
-        """Wait for the job's end; return its exit code and what it said."""
+        """Wait for the job's end; return its exit code and its output."""
         self.slurm.wait_for_end(job, seconds=120)
         return int(self.slurm.show(job)["ExitCode"].partition(":")[0]), self.out.read_text()
 
@@ -172,12 +191,12 @@ def job(slurm: SlurmCluster, tmp_path: Path) -> Iterator[Job]:
     slurm.wait_for(slurm.idle)
 
 
-def test_ranks_of_two_nodes_and_their_lines(job: Job) -> None:
+def test_ranks_on_two_nodes_get_their_numbers_and_prefixed_stderr(job: Job) -> None:
     keys = ("HOSTNAME", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")
     names = [f"HOROVOD_{key}" for key in keys]
-    code, said = job.end(job.submit(f"print(*(os.environ[n] for n in {names}), file=sys.stderr)"))
+    code, output = job.end(job.submit(f"print(*(os.environ[n] for n in {names}), file=sys.stderr)"))
     assert code == 0
-    assert sorted(said.splitlines()) == [
+    assert sorted(output.splitlines()) == [
         "[rank 1] n1 4 1 2 0 2",
         "[rank 2] n2 4 0 2 1 2",
         "[rank 3] n2 4 1 2 1 2",
@@ -185,51 +204,49 @@ def test_ranks_of_two_nodes_and_their_lines(job: Job) -> None:
     ]
 
 
-def test_a_failing_rank_is_named_with_its_node(job: Job) -> None:
-    code, said = job.end(job.submit("rank == 3 and sys.exit('no room on the device')\ntime.sleep(600)"))
+def test_a_failing_rank_is_reported_with_its_node(job: Job) -> None:
+    code, output = job.end(job.submit("rank == 3 and sys.exit('no space left')\ntime.sleep(600)"))
     assert code == 1
-    named = [line for line in said.splitlines() if line.startswith("idxtrain: ")]
-    assert named == [
-        "idxtrain: train: rank 3 on n2 ended with exit code 1; its last words: no room on the device (last step 0)"
-    ]
+    errors = [line for line in output.splitlines() if line.startswith("idxtrain: ")]
+    assert errors == ["idxtrain: train: rank 3 on n2 exited with code 1; its last line: no space left (last step 0)"]
 
 
-def test_a_killed_rank_starts_anew_and_the_history_names_its_node(job: Job) -> None:
+def test_ranks_restart_after_a_kill_and_the_history_records_the_node(job: Job) -> None:
     flag = job.folder / "died"
     once = f"flag = {str(flag)!r}\nif rank == 2 and not os.path.exists(flag):\n"
     once += "    open(flag, 'w')\n    os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(1)"
-    code, said = job.end(job.submit(once, "--max-restarts", 2))
-    assert code == 0, said
-    assert "idxtrain: train: rank 2 on n2 was killed by SIGKILL" in said
+    code, output = job.end(job.submit(once, "--max-restarts", 2))
+    assert code == 0, output
+    assert "idxtrain: train: rank 2 on n2 was killed by SIGKILL" in output
     (entry,) = map(json.loads, (job.run / "logs/restarts.jsonl").read_text().splitlines())
     assert (entry["rank"], entry["host"], entry["what"]) == (2, "n2", "was killed by SIGKILL")
 
 
-def test_a_task_that_is_gone_with_its_rank_is_missed(job: Job) -> None:
+def test_a_rank_killed_with_its_task_is_reported(job: Job) -> None:
     program = "peer = 71\nif rank == 1: os.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(1)\nsys.exit(peer)"
-    code, said = job.end(job.submit(program))
+    code, output = job.end(job.submit(program))
     assert code == 1
-    assert "idxtrain: train: rank 1 on n1 was killed by SIGKILL" in said
+    assert "idxtrain: train: rank 1 on n1 was killed by SIGKILL" in output
 
 
-def test_a_signal_to_the_job_asks_all_ranks(job: Job) -> None:
-    program = f"note = {str(job.folder)!r} + f'/rank-{{rank}}'\n"
-    program += "def stop(*_):\n    open(note + '-asked', 'w')\n    time.sleep(rank / 4)\n    sys.exit(75)\n"
-    program += "signal.signal(signal.SIGUSR1, stop)\nopen(note, 'w')\nwhile True: time.sleep(0.1)"
+def test_a_signal_to_the_job_stops_all_ranks(job: Job) -> None:
+    program = f"path = {str(job.folder)!r} + f'/rank-{{rank}}'\n"
+    program += "def stop(*_):\n    open(path + '-stopping', 'w')\n    time.sleep(rank / 4)\n    sys.exit(75)\n"
+    program += "signal.signal(signal.SIGUSR1, stop)\nopen(path, 'w')\nwhile True: time.sleep(0.1)"
     number = job.submit(program)
     job.slurm.wait_for(lambda: len(list(job.folder.glob("rank-?"))) == 4)
     job.slurm.run("scancel", "--batch", "--signal=USR1", number, check=True)
-    code, said = job.end(number)
-    assert code == 75, said
-    # None was ended while it still stopped, which takes rank 3 the longest.
-    assert len(list(job.folder.glob("rank-?-asked"))) == 4
-    assert "Exited" not in said
+    code, output = job.end(number)
+    assert code == 75, output
+    # No rank was killed while it was stopping, which takes rank 3 the longest.
+    assert len(list(job.folder.glob("rank-?-stopping"))) == 4
+    assert "Exited" not in output
 
 
-def test_bad_input_is_told_by_the_rank_alone(job: Job) -> None:
+def test_bad_input_is_reported_by_the_rank_only(job: Job) -> None:
     program = "rank or sys.exit(print('idxtrain: x: found y', file=sys.stderr) or 2)\ntime.sleep(600)"
-    code, said = job.end(job.submit(program))
+    code, output = job.end(job.submit(program))
     assert code == 2
-    assert [line for line in said.splitlines() if not line.startswith(("srun", "slurmstepd"))] == [
+    assert [line for line in output.splitlines() if not line.startswith(("srun", "slurmstepd"))] == [
         "idxtrain: x: found y"
     ]

@@ -1,4 +1,4 @@
-"""Scratch on a node: private, gone at the end, and what a killed job left goes with the next one."""
+"""Scratch on a node: private, removed at the end; the next job removes what a killed one left."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def hold(parent: Path, env: Mapping[str, str] | None = None) -> tuple[subprocess
     return process, Path(process.stdout.readline().strip())
 
 
-def test_it_is_private_and_gone_at_the_end(tmp_path: Path) -> None:
+def test_a_scratch_folder_is_private_and_removed_at_the_end(tmp_path: Path) -> None:
     with private_folder(tmp_path, "12-train") as folder:
         assert folder.parent == tmp_path
         assert folder.name.startswith("idxtrain-job-12-train-")
@@ -39,7 +39,7 @@ def test_it_is_private_and_gone_at_the_end(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_job_left_goes_with_the_next_and_nothing_else(tmp_path: Path) -> None:
+def test_the_next_job_removes_what_a_killed_job_left_and_nothing_else(tmp_path: Path) -> None:
     foreign = tmp_path / "idxtrain-retrain"
     foreign.mkdir()
     target = tmp_path / "elsewhere"
@@ -62,7 +62,9 @@ def test_what_a_killed_job_left_goes_with_the_next_and_nothing_else(tmp_path: Pa
     alive.wait()
 
 
-def test_a_living_jobs_folder_stays_where_flock_does_nothing(tmp_path: Path, without_flock: Mapping[str, str]) -> None:
+def test_the_folder_of_a_running_job_stays_even_if_flock_does_nothing(
+    tmp_path: Path, without_flock: Mapping[str, str]
+) -> None:
     first, kept = hold(tmp_path, without_flock)
     second, _ = hold(tmp_path, without_flock)
     assert (kept / "below" / "file").exists()
@@ -71,7 +73,7 @@ def test_a_living_jobs_folder_stays_where_flock_does_nothing(tmp_path: Path, wit
         process.wait()
 
 
-def test_a_signal_during_its_removal_waits(tmp_path: Path) -> None:
+def test_a_signal_during_removal_is_delayed(tmp_path: Path) -> None:
     program = HOLD.replace("import sys, time", "import os, signal, sys, time").replace(
         "    time.sleep(600)\n", "    os.kill(os.getpid(), signal.SIGTERM)\n"
     )
@@ -82,16 +84,17 @@ def test_a_signal_during_its_removal_waits(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_no_room_where_one_may_not_write(tmp_path: Path) -> None:
+def test_an_unwritable_scratch_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(InputError, match="is no scratch"), private_folder(tmp_path, "1"):
+    with pytest.raises(InputError, match="found no usable scratch"), private_folder(tmp_path, "1"):
         pass
 
 
-def test_a_scratch_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_scratch_is_refused(tmp_path: Path) -> None:
     with (
         pytest.raises(
-            InputError, match=r"missing: is no scratch \(No such file or directory\); mend the site's scratch"
+            InputError,
+            match=r"missing: found no usable scratch \(No such file or directory\), .*; fix: set the site's scratch",
         ),
         private_folder(tmp_path / "missing", "1"),
     ):

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from deploy.launcher.config import LaunchConfig
 from deploy.slurm import commands, script
-from deploy.slurm import site as sites
-from deploy.slurm.site import JOB_STAGES, Launcher, Site
+from deploy.slurm.site import FOLDER, JOB_STAGES, Launcher, Site, names, read, validate
 from jobs.errors import InputError
 from jobs.python import module_command
 from jobs.run_dir import RunDir, Work
@@ -23,39 +22,49 @@ from pipelines import recipes, runs
 GOLDEN = Path(__file__).parent / "golden" / "slurm"
 PYTHON = "/home/me/idxtrain/.venv/bin/python"
 RUN = RunDir(Path("/shared/work/runs/digits"))
-SITES = sites.names({sites.FOLDER: "/nowhere"})
+SITES = names({FOLDER: "/nowhere"})
 
 
 def text_of(site: Site) -> str:
-    """All that a run on a site comes to: its three scripts, and how its training starts."""
+    """Return all that a run on a site starts: its three scripts, and the command of its training."""
     parts = []
     for stage in JOB_STAGES:
         command = module_command("pipelines.slurm.job", stage, str(RUN.path), python=PYTHON)
         parts.append(script.batch_script(site, stage, script.stage_job(stage, RUN.slurm, RUN.run_id, command)))
     hosts = [f"node{n}" for n in range(site.train.nodes)]
     how = commands.train_launch(site, LaunchConfig(), PYTHON, RUN.path, site.ranks, hosts)
-    parts.append(f"# the training starts so\n{how}\n# asked to stop by {how.stop.name}\n")
+    parts.append(f"# the training's command\n{how}\n# the signal that stops it: {how.stop.name}\n")
     if site.launcher == "srun":
-        parts.append(f"# its ranks start under\n{shlex.join(commands.step(site, site.ranks))}\n")
+        parts.append(f"# the step of its ranks\n{shlex.join(commands.rank_step(site, site.ranks))}\n")
     return "\n".join(parts)
 
 
 @pytest.mark.parametrize("launcher", get_args(Launcher))
 @pytest.mark.parametrize("name", SITES)
-def test_golden(name: str, launcher: Launcher) -> None:
-    site = sites.validate(sites.read(name, {sites.FOLDER: "/nowhere"}) | {"launcher": launcher}, name)
+def test_scripts_and_launches_equal_their_golden_file(name: str, launcher: Launcher) -> None:
+    site = validate(read(name, {FOLDER: "/nowhere"}) | {"launcher": launcher}, name)
     path = GOLDEN / f"{name}-{launcher}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text_of(site), encoding="utf-8")
     assert text_of(site) == path.read_text(encoding="utf-8")
 
 
-def test_there_is_no_golden_file_without_its_site() -> None:
+def test_every_golden_file_belongs_to_a_site_and_a_launcher() -> None:
     expected = {f"{name}-{launcher}.txt" for name in SITES for launcher in get_args(Launcher)}
     assert {path.name for path in GOLDEN.glob("*.txt")} == expected
 
 
-def test_all_that_a_site_can_say_is_in_its_script() -> None:
+def test_every_launcher_of_a_site_is_handled_and_no_other() -> None:
+    assert set(commands.LAUNCHERS) == set(get_args(Launcher))
+
+
+def test_an_unhandled_launcher_is_refused() -> None:
+    site = Site().model_copy(update={"launcher": "ssh"})
+    with pytest.raises(InputError, match="launcher: found 'ssh', expected one of srun, srun-pmix, mpirun, horovodrun"):
+        commands.train_launch(site, LaunchConfig(), PYTHON, RUN.path, 2, [])
+
+
+def test_every_key_of_a_site_appears_in_its_script() -> None:
     site = Site.model_validate(
         {
             "partition": "long",
@@ -112,18 +121,18 @@ def test_all_that_a_site_can_say_is_in_its_script() -> None:
 
 @pytest.mark.parametrize("recipe", ["fast", "my best (v2)", "$(touch PWNED)", "x" * 300, "a\n#SBATCH --b", "ü"])
 @pytest.mark.parametrize("name", SITES)
-def test_bash_takes_the_script_of_any_recipe(name: str, recipe: str, tmp_path: Path) -> None:
+def test_the_script_of_any_recipe_name_is_valid_bash(name: str, recipe: str, tmp_path: Path) -> None:
     (tmp_path / f"{recipe[:200]}.toml").write_text(recipes.load("softmax").text, encoding="utf-8")
     run_id = runs.new_id(recipes.load(str(tmp_path / f"{recipe[:200]}.toml")).name)
-    assert runs.find(Work(tmp_path), run_id) is None  # is an ID
+    assert runs.find(Work(tmp_path), run_id) is None  # is a valid ID
     job = script.stage_job("train", RUN.slurm, run_id, ("true",))
-    text = script.batch_script(sites.validate(sites.read(name), name), "train", job)
+    text = script.batch_script(validate(read(name), name), "train", job)
     done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert text.count(run_id) == 2
 
 
-# What a shell, or sbatch, could take for more than text.
+# What a shell or sbatch could read as more than text.
 PARTS: tuple[str, ...] = (
     "$(touch PWNED)",
     "`touch PWNED`",
@@ -178,12 +187,12 @@ def test_a_script_runs_its_command_and_nothing_else(
     values: dict[str, object], run_id: str, folder: str, argument: str, tmp_path: Path
 ) -> None:
     site_values = dict(values)
-    for key, value in values.items():  # of what is refused, the rest is tried
+    for key, value in values.items():  # keys that are refused are left out
         try:
-            sites.validate({key: value}, "")
+            validate({key: value}, "")
         except InputError:
             del site_values[key]
-    site = sites.validate(site_values, "")
+    site = validate(site_values, "")
     try:
         job = script.stage_job("train", Path(folder), run_id, ("printf", "%s", argument))
     except InputError:
@@ -199,9 +208,9 @@ def test_a_script_runs_its_command_and_nothing_else(
     assert done.stdout == job.command[2]
     assert done.stderr == ""
     assert list(tmp_path.iterdir()) == []
-    # sbatch reads options to the first line that is no comment, and each is one that was meant.
-    meant = 10 + ("partition" in site_values) + len(site.options)
-    assert sum(line.startswith("#SBATCH") for line in text.splitlines()) <= meant
+    # sbatch reads options up to the first line that is no comment: only those of the site may be there.
+    expected = 10 + ("partition" in site_values) + len(site.options)
+    assert sum(line.startswith("#SBATCH") for line in text.splitlines()) <= expected
 
 
 @pytest.mark.parametrize(
@@ -212,13 +221,13 @@ def test_a_job_that_would_add_lines_to_its_script_is_refused(change: dict[str, s
         script.Job(**{"name": "n", "about": "a", "log": "/l", "command": ("true",)} | change)  # type: ignore[arg-type]
 
 
-def test_fewer_ranks_take_fewer_nodes() -> None:
+def test_fewer_ranks_use_fewer_nodes() -> None:
     site = Site.model_validate({"train": {"nodes": 4, "ranks_per_node": 2}})
-    assert {"--nodes=3", "--ntasks=5", "--ntasks-per-node=2"} <= set(commands.step(site, 5))
+    assert {"--nodes=3", "--ntasks=5", "--ntasks-per-node=2"} <= set(commands.rank_step(site, 5))
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "error"),
     [
         ({"partitoin": "x"}, r"partitoin: found an unknown key; did you mean partition\? expected one of about, "),
         ({"train": {"node": 2}}, r"train\.node: found an unknown key; did you mean nodes\? expected one of partition"),
@@ -246,21 +255,21 @@ def test_fewer_ranks_take_fewer_nodes() -> None:
         ({"options": ['--comment="a']}, r"options\.0: found .*: expected an option of sbatch on one line"),
     ],
 )
-def test_a_wrong_site_is_refused(values: dict[str, object], said: str) -> None:
+def test_an_invalid_site_is_refused_with_its_key(values: dict[str, object], error: str) -> None:
     with pytest.raises(InputError) as refused:
-        sites.validate(values, "--site x")
-    assert re.match(f"--site x: {said}", str(refused.value))
+        validate(values, "--site x")
+    assert re.match(f"--site x: {error}", str(refused.value))
 
 
-def test_the_users_own_site_comes_first(tmp_path: Path) -> None:
-    (tmp_path / "cpu.toml").write_text('about = "mine"', encoding="utf-8")
+def test_the_users_own_site_takes_precedence(tmp_path: Path) -> None:
+    (tmp_path / "cpu.toml").write_text('about = "own"', encoding="utf-8")
     (tmp_path / "lab.toml").write_text("", encoding="utf-8")
-    environment = {sites.FOLDER: str(tmp_path)}
-    assert sites.read("cpu", environment) == {"about": "mine"}
-    assert sites.read(str(tmp_path / "lab.toml"), environment) == {}
-    assert set(sites.names(environment)) == {*SITES, "lab"}
-    for wrong in ("elsewhere", "../sites/cpu"):
+    environment = {FOLDER: str(tmp_path)}
+    assert read("cpu", environment) == {"about": "own"}
+    assert read(str(tmp_path / "lab.toml"), environment) == {}
+    assert set(names(environment)) == {*SITES, "lab"}
+    for name in ("elsewhere", "../sites/cpu"):
         with pytest.raises(InputError, match=r"found no such site, expected one of bridges2, cpu, lab, local"):
-            sites.read(wrong, environment)
+            read(name, environment)
     with pytest.raises(InputError, match=r"cannot be read \(No such file"):
-        sites.read("missing.toml", environment)
+        read("missing.toml", environment)

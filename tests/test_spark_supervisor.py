@@ -1,4 +1,4 @@
-"""What keeps a daemon of Spark on a node: however it ends, no process and no file is left. A shell is the daemon."""
+"""The supervisor of a Spark daemon: however it ends, no process and no file is left. A shell plays the daemon."""
 
 import os
 import signal
@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from deploy.slurm import network
-from deploy.spark.message import Order
+from deploy.spark.message import DaemonMessage
 
-# Its executor has left its session and its parent, and is deaf to a SIGTERM.
+# Its executor has left its session and its parent, and ignores SIGTERM.
 DAEMON = """\
 setsid sh -c 'trap "" TERM; (sleep 600 & echo $! > child; wait)' &
 while [ ! -s child ]; do sleep 0.05; done
@@ -26,14 +26,23 @@ echo "spark: ERROR Worker: something" >&2
 """
 
 
-def order(then: str) -> Order:
+def message(then: str) -> DaemonMessage:
     command = ("sh", "-c", DAEMON.format(then=then))
-    return Order(command, "c0ffee", "7", "127.0.0.1", "", network.machine(), cores=1, memory="")
+    return DaemonMessage(
+        command=command,
+        secret="c0ffee",  # noqa: S106 (made up)
+        job="7",
+        address="127.0.0.1",
+        interface="",
+        machine=network.machine(),
+        cores=1,
+        memory="",
+    )
 
 
 @contextmanager
-def keeper(scratch: Path, told: Order) -> Iterator[subprocess.Popen[str]]:
-    """A keeper that has been told what to keep."""
+def supervisor(scratch: Path, sent: DaemonMessage) -> Iterator[subprocess.Popen[str]]:
+    """A supervisor that has got its message."""
     environment = {**os.environ, "SLURMD_NODENAME": "n1", "IDXTRAIN_SCRATCH": str(scratch)}
     process = subprocess.Popen(
         [sys.executable, "-m", "deploy.spark.node", "worker", "spark://x:1"],
@@ -41,7 +50,7 @@ def keeper(scratch: Path, told: Order) -> Iterator[subprocess.Popen[str]]:
     )  # fmt: skip
     try:
         assert process.stdin
-        process.stdin.write(told.to_line())
+        process.stdin.write(sent.to_line())
         process.stdin.flush()
         yield process
     finally:
@@ -56,8 +65,8 @@ def executor(scratch: Path) -> psutil.Process:
 
 
 @pytest.mark.parametrize("how", ["stdin", "SIGTERM", "SIGUSR1"])
-def test_asked_to_end_it_leaves_nothing(how: str, tmp_path: Path) -> None:
-    with keeper(tmp_path, order("sleep 600")) as process:
+def test_a_stopped_supervisor_leaves_no_process_and_no_file(how: str, tmp_path: Path) -> None:
+    with supervisor(tmp_path, message("sleep 600")) as process:
         assert process.stdin
         assert process.stdout
         assert process.stdout.readline() == "registered with master\n"
@@ -71,8 +80,8 @@ def test_asked_to_end_it_leaves_nothing(how: str, tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
-def test_a_daemon_that_ends_by_itself_is_told_and_leaves_nothing(tmp_path: Path) -> None:
-    with keeper(tmp_path, order("exit 3")) as process:
+def test_a_daemon_that_ends_by_itself_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
+    with supervisor(tmp_path, message("exit 3")) as process:
         assert process.stdout
         assert process.stdout.readline() == "registered with master\n"
         assert process.stderr
@@ -80,20 +89,20 @@ def test_a_daemon_that_ends_by_itself_is_told_and_leaves_nothing(tmp_path: Path)
         assert process.stdout.read() == "failed\n"
         assert process.stderr.read().splitlines() == [
             "[n1] spark: ERROR Worker: something",
-            "idxtrain: node n1: Spark's worker ended with exit code 3; its last words: spark: ERROR Worker: something",
+            "idxtrain: node n1: Spark's worker exited with code 3; its last line: spark: ERROR Worker: something",
         ]
         assert list(tmp_path.iterdir()) == []
 
 
-def test_a_node_that_does_not_fit_starts_nothing(tmp_path: Path) -> None:
-    with keeper(tmp_path, replace(order("sleep 600"), machine="another")) as process:
-        said, why = process.communicate(timeout=30)
-        assert (process.returncode, said) == (1, "failed\n")
-        assert why.startswith("idxtrain: node n1: listens on the loopback interface (127.0.0.1)")
+def test_an_unsuitable_node_starts_no_daemon(tmp_path: Path) -> None:
+    with supervisor(tmp_path, replace(message("sleep 600"), machine="another")) as process:
+        stdout, stderr = process.communicate(timeout=30)
+        assert (process.returncode, stdout) == (1, "failed\n")
+        assert stderr.startswith("idxtrain: node n1: interface: found loopback (127.0.0.1), expected one that")
         assert list(tmp_path.iterdir()) == []
 
 
-def test_without_its_launcher_it_does_not_even_begin(tmp_path: Path) -> None:
+def test_a_supervisor_without_stdin_starts_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "deploy.spark.node", "master"],
         env={**os.environ, "SLURMD_NODENAME": "n1", "IDXTRAIN_SCRATCH": str(tmp_path)},

@@ -59,10 +59,10 @@ def ask_nodes(
     site: Site, nodes: Sequence[str], folder: Path, work: Path, environment: Mapping[str, str]
 ) -> tuple[dict[str, NodeFacts], dict[str, float]]:
     """Return each node's facts, and the seconds by which its clock is ahead of this one's. Nodes may be missing."""
-    step = commands.task_a_node(len(nodes), "--input=none")
+    step = commands.one_task_per_node(len(nodes), "--input=none")
     # The named interface may be missing on this node: each node checks its own.
     variables = {INTERFACE: site.interface} if site.interface else {ADDRESS: network.own_address_among(nodes, None)}
-    command = commands.inside(site, sys.executable, _some_run(work), "deploy.doctor.node", str(folder), *nodes)
+    command = commands.site_command(site, sys.executable, _some_run(work), "deploy.doctor.node", str(folder), *nodes)
     facts: dict[str, NodeFacts] = {}
     ahead: dict[str, float] = {}
     with subprocess.Popen(
@@ -96,8 +96,8 @@ def allreduce(
     """Run an allreduce over the ranks of all nodes; return each rank's MB/s. An IdxtrainError names the failed node."""
     everywhere = site.model_copy(update={"train": site.train.model_copy(update={"nodes": len(nodes)})})
     file = folder / "allreduce.json"
-    command = commands.inside(everywhere, sys.executable, _some_run(work), "deploy.launcher.allreduce", str(file))
-    allocation = Allocation(everywhere, job, tuple(nodes), folder)
+    command = commands.site_command(everywhere, sys.executable, _some_run(work), "deploy.launcher.allreduce", str(file))
+    allocation = Allocation(site=everywhere, job=job, nodes=tuple(nodes), folder=folder)
     ranks = allocation.start(command, everywhere.ranks, clean_environment(environment))
     deadline = time.monotonic() + _ALLREDUCE_SECONDS
     try:
@@ -108,8 +108,8 @@ def allreduce(
             time.sleep(_POLL_SECONDS)
         failed = [rank for rank, code in enumerate(codes) if code]
         if failed:
-            first = min(failed, key=ranks.ended)
-            raise IdxtrainError(f"{ranks.host(first)}: {ranks.last_words(first) or f'exit code {codes[first]}'}")
+            first = min(failed, key=ranks.ended_at)
+            raise IdxtrainError(f"{ranks.host(first)}: {ranks.last_line(first) or f'exit code {codes[first]}'}")
         if None in codes:
             raise IdxtrainError(f"{ranks.host(codes.index(None))}: did not end in {_ALLREDUCE_SECONDS:g} s")
     finally:

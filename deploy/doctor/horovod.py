@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from deploy.doctor.check import Finding
 from deploy.doctor.probe import ask_json
-from deploy.launcher.launch import Launch, gang
+from deploy.launcher.config import LaunchConfig
+from deploy.launcher.launch import Launch, launch_ranks
 from jobs.python import clean_environment, module_command
 
 RANKS = 2
@@ -74,7 +75,7 @@ def check_gpu_use(seen: int, visible: int) -> Finding:
 
 def ranks_launch(gpus: int) -> Launch:
     """Return how to start the two ranks: with the launcher that a training uses."""
-    how = gang(RANKS, _ALLREDUCE)
+    how = launch_ranks(_ALLREDUCE, RANKS, LaunchConfig(max_restarts=0))
     # Two ranks cannot share a GPU: NCCL refuses.
     return how if gpus >= RANKS else Launch(how.argv, {"CUDA_VISIBLE_DEVICES": ""})
 

@@ -1,1 +1,1 @@
-"""Start the ranks of a training, watch them, and start them again when one is lost."""
+"""The launcher: start the ranks of a training, watch them, and restart them when one is lost."""

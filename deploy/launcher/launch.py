@@ -2,6 +2,7 @@
 
 import shlex
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,39 +13,50 @@ from jobs.python import module_command
 
 @dataclass(frozen=True)
 class Launch:
-    """A command line, what it adds to the environment, and the signal that asks it to stop where it suits it."""
+    """A command line, the variables it adds to the environment, and the signal that asks it to stop."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     stop: signal.Signals = signal.SIGTERM
 
     def __str__(self) -> str:
-        """Return a line for a shell."""
+        """Return the launch as a shell command."""
         return " ".join(
             [f"{key}={shlex.quote(value)}" for key, value in self.environment.items()] + [shlex.join(self.argv)]
         )
 
 
-def in_process(stage: str, run_dir: Path) -> Launch:
-    """One process, which is what every stage but a training on several ranks needs."""
-    return Launch(module_command(f"jobs.{stage}", str(run_dir)))
-
-
-def gang(ranks: int, command: Sequence[str], options: Sequence[str] = ()) -> Launch:
-    """Return how to start a command's ranks on this machine: see `deploy.launcher.launcher`, which has the options."""
-    return Launch(module_command("deploy.launcher", "--np", str(ranks), *options, *command))
-
-
 def launch(stage: str, run_dir: Path, ranks: int, config: LaunchConfig) -> Launch:
-    """Return how to start a stage on this machine: a training as a gang, also of one rank, as a gang is watched."""
-    alone = in_process(stage, run_dir)
-    if stage != "train":
-        return alone
-    options = ["--run-dir", str(run_dir), "--stall-seconds", f"{config.stall_seconds:g}"]
-    options += ["--max-restarts", str(config.max_restarts)]
+    """Return how to start a stage on this machine: a training under the launcher, any other stage as one process.
+
+    A training of one rank also gets the launcher, which watches it.
+    """
+    command = module_command(f"jobs.{stage}", str(run_dir))
+    return launch_ranks(command, ranks, config, run_dir) if stage == "train" else Launch(command)
+
+
+def launch_ranks(
+    command: Sequence[str],
+    ranks: int,
+    config: LaunchConfig,
+    run_dir: Path | None = None,
+    site_file: Path | None = None,
+    python: str = sys.executable,
+) -> Launch:
+    """Return how to start the launcher, `python -m deploy.launcher`, with a command of which it runs N ranks.
+
+    `command`: argv of one rank. `run_dir`: for heartbeats and the restart history; None: no heartbeats, so no stalls.
+    `site_file`: the site as JSON, for ranks under srun; None: ranks on this machine.
+    """
+    options = ["--np", str(ranks)]
+    if run_dir is not None:
+        options += ["--run-dir", str(run_dir)]
+    options += ["--stall-seconds", f"{config.stall_seconds:g}", "--max-restarts", str(config.max_restarts)]
     if config.min_np is not None:
         options += ["--min-np", str(config.min_np)]
-    return gang(ranks, alone.argv, options)
+    if site_file is not None:
+        options += ["--site", str(site_file)]
+    return Launch(module_command("deploy.launcher", *options, *command, python=python))
 
 
 def visible_gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> int:

@@ -1,11 +1,14 @@
-"""Run the ranks of a training as one, and start them again from the last checkpoint when one is lost.
+"""Run all ranks of a training, and restart them from the last checkpoint when one is lost.
 
-Horovod's ranks find each other at our rendezvous server and then talk over Gloo: no MPI, no SSH. This does
-what `horovodrun` does, with what users of a pipeline need beside: on one machine everything listens on the loopback
-interface alone; one line tells which rank failed and with what last words; a rank that has died or stalled ends the
-gang, which then starts anew from the last checkpoint; a signal stops all ranks at the same step; a dead launcher leaves
-no rank behind, but where a container's starter is in between: there Slurm ends them. How ranks are started, asked and
-ended is a value: see `deploy.launcher.ranks` and `deploy.slurm.step`.
+Ranks meet at a rendezvous server of ours, then talk over Gloo, as under `horovodrun`: no MPI, no SSH. What
+`horovodrun` lacks:
+- On one machine, everything listens on the loopback interface only.
+- One line names the rank that failed, its host, and the last line of its stderr.
+- When a rank dies or stalls, all ranks end, then restart from the last checkpoint.
+- A signal stops all ranks at the same step.
+- A dead launcher leaves no rank behind. Inside a container on a cluster, Slurm ends them.
+
+How ranks are started, asked to stop and killed is a value: see `deploy.launcher.ranks` and `deploy.slurm.step`.
 """
 
 import argparse
@@ -21,7 +24,7 @@ from types import FrameType
 
 from deploy.launcher import predecessor
 from deploy.launcher.ranks import Ranks
-from deploy.launcher.watch import Watch
+from deploy.launcher.watch import Stall, Watch
 from jobs import stop_signals
 from jobs.errors import UNEXPECTED, IdxtrainError, InputError, PeerLostError, ResumableError
 from jobs.logs import log_to_file, log_to_file_only
@@ -30,200 +33,218 @@ from jobs.run_dir import RunDir
 from jobs.train.telemetry.heartbeat import FOLDER
 
 _POLL_SECONDS = 0.1
-_REHEARSAL_SECONDS = 900.0  # imports from a cold network file system included
+_CHECK_SECONDS = 900.0  # includes imports from a cold network file system
+
+StartRanks = Callable[[Sequence[str], int, Mapping[str, str]], Ranks]  # from a command, N ranks, their environment
+FindStall = Callable[[Collection[int]], Stall | None]  # from the ranks that have ended
 
 
-Start = Callable[[Sequence[str], int, Mapping[str, str]], Ranks]  # of a command, so many ranks, in an environment
-Stalled = Callable[[Collection[int]], tuple[int, str] | None]  # from the ranks that ended to one that stalled, and how
+@dataclass(frozen=True, kw_only=True)
+class AttemptOutcome:
+    """How one attempt ended, and the exit code for the launcher to end with.
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a gang ended. `rank`: the one that failed, −1 for none; `what`: how it failed; `why`: maybe, with the fix.
-
-    `host`: where. `again`: starting anew may help. `told`: the rank has said itself, on stderr, what was wrong.
-    `words`: with these, where they are not in rank 0's log.
+    `rank`: the rank that failed, −1 if none. `host`: where it ran. `reason`: how it failed. `hint`: a likely cause or
+    fix, to follow the reason. `restartable`: a restart may help. `reported`: the rank printed its error itself.
+    `unlogged`: that error, if rank 0's log file lacks it.
     """
 
     exit_code: int
     rank: int = -1
-    what: str = ""
-    why: str = ""
     host: str = ""
-    again: bool = False
-    told: bool = False
-    words: str = ""
+    reason: str = ""
+    hint: str = ""
+    restartable: bool = False
+    reported: bool = False
+    unlogged: str = ""
 
 
 class Launcher:
     """All attempts at one training."""
 
-    def __init__(self, options: argparse.Namespace, start: Start, rehearsal: Sequence[str] = ()) -> None:
-        """`rehearsal`: a command that all ranks run before the training, which tells whether they reach each other."""
-        self._options, self._start, self._rehearsal = options, start, rehearsal
+    def __init__(self, options: argparse.Namespace, start: StartRanks, check: Sequence[str] = ()) -> None:
+        """`check`: a command that all ranks run before the training, to test that they reach each other."""
+        self._options, self._start, self._check = options, start, check
         self._run = RunDir(options.run_dir) if options.run_dir else None
         self._requests = stop_signals.Requests()
-        self._memory = OutOfMemory()  # of the attempt that runs
-        stop_signals.handle(self._note)
+        self._memory = OutOfMemory()  # of the current attempt
+        stop_signals.handle(self._on_signal)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._requests.note()
 
     def run(self) -> int:
-        """Run the ranks to their end, restarting them where that may help; return the exit code to end with.
+        """Run the ranks to their end, with restarts where they may help; return the exit code to end with.
 
-        Raises InputError where the ranks of an earlier launcher do not end.
+        Raises InputError if ranks of a predecessor neither end nor can be ended.
         """
         if self._run is None:
-            return self._attempts()
+            return self._check_and_train()
         self._run.logs.mkdir(parents=True, exist_ok=True)
         log_to_file(self._run.logs / "train.log")
-        with predecessor.succeeded(self._run, self._options.stall_seconds, lambda: bool(self._requests.count)):
-            return self._attempts()
+        with predecessor.only_launcher(self._run, self._options.stall_seconds, lambda: bool(self._requests.count)):
+            return self._check_and_train()
 
-    def _attempts(self) -> int:
-        options, ranks, reached = self._options, self._options.np, -1
-        if self._requests.count:  # while it waited: ranks of an earlier launcher may still live
-            return self._stopped()
-        if self._rehearsal and ranks > 1:
-            outcome = self._rehearse(ranks)
+    def _check_and_train(self) -> int:
+        ranks = self._options.np
+        if self._requests.count:  # while waiting: ranks of a predecessor may still run
+            return self._report_stop()
+        if self._check and ranks > 1:
+            outcome = self._run_check(ranks)
             if outcome.rank >= 0:
-                self._tell(outcome, 0, ranks)
+                self._report_failure(outcome, 0, ranks)
             if outcome.exit_code:
                 return outcome.exit_code
+        return self._train(ranks)
+
+    def _train(self, ranks: int) -> int:
+        options, failed_step = self._options, -1
         for restart in range(options.max_restarts + 1):
             if self._requests.count:
-                return self._stopped()
+                return self._report_stop()
             watch = self._new_watch(ranks)
             outcome = self._attempt(ranks, watch)
             if outcome.rank < 0:
                 return outcome.exit_code
             step = watch.step() if watch else 0
-            self._tell(outcome, step, ranks)
+            self._report_failure(outcome, step, ranks)
             if self._requests.count:
                 return ResumableError.exit_code
-            no_further = restart > 0 and step <= reached
-            if not outcome.again or restart == options.max_restarts or (no_further and outcome.told):
-                break  # an error that the rank told of, twice at the same step, is not a matter of luck
-            if no_further:  # that rank's place may be what is wrong
+            no_progress = restart > 0 and step <= failed_step
+            # A rank that reports an error twice at the same step would report it again.
+            if not outcome.restartable or restart == options.max_restarts or (no_progress and outcome.reported):
+                break
+            if no_progress:  # the node of one rank may be the cause
                 ranks = max(options.min_np or options.np, ranks - 1)
-            reached = step
-            again = f"restart {restart + 1} of {options.max_restarts}"
-            print(f"train: {ranks} rank(s) go on from the last checkpoint ({again})", file=sys.stderr)
+            failed_step = step
+            which = f"restart {restart + 1} of {options.max_restarts}"
+            size = "1 rank" if ranks == 1 else f"{ranks} ranks"
+            print(f"train: restarting {size} from the last checkpoint ({which})", file=sys.stderr)
         return IdxtrainError.exit_code
 
     def _new_watch(self, ranks: int) -> Watch | None:
         if self._run is None:
             return None
-        predecessor.clear(self._run)
+        predecessor.clear_heartbeats(self._run)
         return Watch(self._run.heartbeats, range(ranks), self._options.stall_seconds)
 
-    def _rehearse(self, ranks: int) -> Outcome:
-        """Let the ranks add up once, which finds what keeps them apart before a training does."""
+    def _run_check(self, ranks: int) -> AttemptOutcome:
+        """Run the check on all ranks: it finds what separates them sooner than a training does."""
         self._new_watch(ranks)
-        deadline = time.monotonic() + _REHEARSAL_SECONDS
+        deadline = time.monotonic() + _CHECK_SECONDS
 
-        def stalled(ended: Collection[int]) -> tuple[int, str] | None:
-            late = time.monotonic() > deadline
-            return (0, f"did not come to the end of an allreduce in {_REHEARSAL_SECONDS:g} s") if late else None
+        def find_stall(ended: Collection[int]) -> Stall | None:
+            is_late = time.monotonic() > deadline
+            return Stall(0, f"did not finish an allreduce in {_CHECK_SECONDS:g} s") if is_late else None
 
-        return replace(self._run_ranks(self._rehearsal, ranks, dict(os.environ), stalled), again=False)
+        return replace(self._run_ranks(self._check, ranks, dict(os.environ), find_stall), restartable=False)
 
-    def _attempt(self, ranks: int, watch: Watch | None) -> Outcome:
+    def _attempt(self, ranks: int, watch: Watch | None) -> AttemptOutcome:
         environment = {**os.environ, FOLDER: str(self._run.heartbeats)} if self._run else dict(os.environ)
-        stalled: Stalled = watch.stalled if watch else lambda ended: None
-        return self._run_ranks(self._options.command, ranks, environment, stalled)
+        find_stall: FindStall = watch.stall if watch else lambda ended: None
+        return self._run_ranks(self._options.command, ranks, environment, find_stall)
 
     def _run_ranks(
-        self, command: Sequence[str], ranks: int, environment: Mapping[str, str], stalled: Stalled
-    ) -> Outcome:
+        self, command: Sequence[str], ranks: int, environment: Mapping[str, str], find_stall: FindStall
+    ) -> AttemptOutcome:
         self._memory = OutOfMemory()
         started = self._start(command, ranks, environment)
         try:
-            outcome = self._wait(started, stalled)
+            outcome = self._wait(started, find_stall)
         finally:
             started.kill()
-        if outcome.words:  # rank 0's log, which is read for the reason, may end with the loss of its peer
-            log_to_file_only(outcome.words)
+        if outcome.unlogged:  # the log is read for the reason, and rank 0 may have logged only the loss of its peer
+            log_to_file_only(outcome.unlogged)
         return outcome
 
-    def _wait(self, started: Ranks, stalled: Stalled) -> Outcome:
-        """Wait until all ranks are done, one has failed or stalled, or signals say to stop."""
-        asked = False
+    def _wait(self, started: Ranks, find_stall: FindStall) -> AttemptOutcome:
+        """Wait until all ranks have ended, one has failed or stalled, or a second request to stop comes."""
+        is_stopping = False
         while True:
             codes = started.poll()
-            # A rank that stopped as asked is not the one to end the others, which may be writing a checkpoint.
-            failed = any(code not in (None, 0, ResumableError.exit_code) for code in codes)
-            if None not in codes or (failed and not asked):
-                return self._judge(started, asked)
-            if self._requests.count > 1:  # a second request ends at once
-                return Outcome(self._stopped())
-            if self._requests.count and not asked:
-                started.ask()
-                asked = True
-            found = stalled([rank for rank, code in enumerate(codes) if code is not None])
-            if found:
-                rank, what = found
-                why = "; if it is only slow, raise launch.stall_seconds"
-                return Outcome(IdxtrainError.exit_code, rank, what, why, started.host(rank), again=True)
+            # While ranks stop on request, one that has ended ends no other: that one may be writing a checkpoint.
+            has_failed = any(code not in (None, 0, ResumableError.exit_code) for code in codes)
+            if None not in codes or (has_failed and not is_stopping):
+                return self._outcome_of_stop(started) if is_stopping else self._outcome(started)
+            if self._requests.count > 1:  # a second request ends them at once
+                return AttemptOutcome(exit_code=self._report_stop())
+            if self._requests.count and not is_stopping:
+                started.request_stop()
+                is_stopping = True
+            stall = find_stall([rank for rank, code in enumerate(codes) if code is not None])
+            if stall:
+                return AttemptOutcome(
+                    exit_code=IdxtrainError.exit_code,
+                    rank=stall.rank,
+                    host=started.host(stall.rank),
+                    reason=stall.reason,
+                    hint="; fix: if it is only slow, raise launch.stall_seconds",
+                    restartable=True,
+                )
             time.sleep(_POLL_SECONDS)
 
-    def _judge(self, started: Ranks, asked: bool) -> Outcome:
-        """Tell how a gang ended of which a rank has failed, or all are done."""
+    def _outcome_of_stop(self, started: Ranks) -> AttemptOutcome:
+        """Return the outcome once all ranks have ended after a request to stop."""
         failed = _failed(started)
         if not failed:
-            return Outcome(0)
-        if asked:  # a rank that was still starting simply dies of the signal
-            quiet = (PeerLostError.exit_code, ResumableError.exit_code)  # of those that stop, rank 0 alone speaks
-            have_told = failed.get(0) == ResumableError.exit_code or any(
-                code > 0 and code not in quiet for code in failed.values()
-            )
-            return Outcome(ResumableError.exit_code if have_told else self._stopped())
-        # Ranks that lose a peer fail too: the one to name is the one that was the first and has another reason.
-        deadline = time.monotonic() + started.peer_seconds
+            return AttemptOutcome(exit_code=0)
+        # Rank 0 alone reports a stop. A rank that was still starting is killed by the signal and reports nothing.
+        silent = (PeerLostError.exit_code, ResumableError.exit_code)
+        is_reported = failed.get(0) == ResumableError.exit_code or any(
+            code > 0 and code not in silent for code in failed.values()
+        )
+        return AttemptOutcome(exit_code=ResumableError.exit_code if is_reported else self._report_stop())
+
+    def _outcome(self, started: Ranks) -> AttemptOutcome:
+        """Return the outcome once a rank has failed or all ranks have ended."""
+        failed = _failed(started)
+        if not failed:
+            return AttemptOutcome(exit_code=0)
+        # Ranks that lose a peer fail too: wait for the peer's own exit code, which is the one to report.
+        deadline = time.monotonic() + started.peer_loss_seconds
         while set(failed.values()) == {PeerLostError.exit_code} and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
             failed = _failed(started)
-        first = min(failed, key=lambda rank: (failed[rank] == PeerLostError.exit_code, started.ended(rank)))
-        code, words = failed[first], started.last_words(first)
-        unlogged = words.removeprefix("idxtrain: ") if first > 0 and words.startswith("idxtrain: ") else ""
+        first = min(failed, key=lambda rank: (failed[rank] == PeerLostError.exit_code, started.ended_at(rank)))
+        code, line = failed[first], started.last_line(first)
+        is_error_line = line.startswith("idxtrain: ")
+        unlogged = line.removeprefix("idxtrain: ") if first > 0 and is_error_line else ""
         if code in (InputError.exit_code, ResumableError.exit_code):
-            return Outcome(code, words=unlogged)
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return Outcome(
-            IdxtrainError.exit_code,
-            first,
-            f"{how}; its last words: {words}" if words else how,
-            self._memory.likely_cause(-code),
-            started.host(first),
-            again=code < 0 or code in (UNEXPECTED, PeerLostError.exit_code),
-            told=code > 0 and words.startswith("idxtrain: "),
-            words=unlogged,
+            return AttemptOutcome(exit_code=code, unlogged=unlogged)
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        return AttemptOutcome(
+            exit_code=IdxtrainError.exit_code,
+            rank=first,
+            host=started.host(first),
+            reason=f"{how}; its last line: {line}" if line else how,
+            hint=self._memory.likely_cause(-code),
+            restartable=code < 0 or code in (UNEXPECTED, PeerLostError.exit_code),
+            reported=code > 0 and is_error_line,
+            unlogged=unlogged,
         )
 
-    def _tell(self, outcome: Outcome, step: int, ranks: int) -> None:
-        """Say which rank failed, where, when and how; keep it in the run's history."""
-        if not outcome.told:
-            stage = "train: " if self._run else ""  # else it is doctor's allreduce
-            how = f"{outcome.what} (last step {step}){outcome.why}"
-            self._say(f"{stage}rank {outcome.rank} on {outcome.host} {how}")
+    def _report_failure(self, outcome: AttemptOutcome, step: int, ranks: int) -> None:
+        """Print which rank failed, where, when and how, unless it did so itself; append it to the restart history."""
+        if not outcome.reported:
+            stage = "train: " if self._run else ""  # without a run, this is doctor's allreduce
+            how = f"{outcome.reason} (last step {step}){outcome.hint}"
+            self._print_error(f"{stage}rank {outcome.rank} on {outcome.host} {how}")
         if self._run:
             entry = {"time": time.time(), "host": outcome.host, "rank": outcome.rank, "ranks": ranks, "step": step}
-            # The disk may be what is full: then the line above has to do.
+            # A full disk may be why the rank failed: the printed line has to do then.
             with suppress(OSError), self._run.restarts_file.open("a", encoding="utf-8") as history:
-                history.write(json.dumps({**entry, "what": outcome.what}) + "\n")
+                history.write(json.dumps({**entry, "what": outcome.reason}) + "\n")
 
-    def _stopped(self) -> int:
-        """Say that the training stopped as asked where no rank could; return the exit code."""
+    def _report_stop(self) -> int:
+        """Print that the training stopped on request, as no rank could; return the exit code."""
         how = f"; `idxtrain run --run-id {self._run.run_id}` resumes it from its last checkpoint" if self._run else ""
-        self._say(f"train: stopped as asked{how}")
+        self._print_error(f"train: stopped on request{how}")
         return ResumableError.exit_code
 
-    def _say(self, message: str) -> None:
+    def _print_error(self, message: str) -> None:
         log_to_file_only(message)
         print(f"idxtrain: {message}", file=sys.stderr)
 
 
 def _failed(started: Ranks) -> dict[int, int]:
-    """Return the exit codes of the ranks that have ended, and not well."""
+    """Return the exit codes, by rank, of the ranks that ended with another code than 0."""
     return {rank: code for rank, code in enumerate(started.poll()) if code}

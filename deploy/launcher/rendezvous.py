@@ -1,13 +1,14 @@
-"""The rendezvous of a job's ranks: a small HTTP store in which Horovod's ranks leave their addresses for each other.
+"""The rendezvous of a job's ranks: a small HTTP store through which Horovod's ranks learn each other's addresses.
 
-Horovod's own server answers whoever reaches it, and takes any body from anybody. This one answers only the addresses of
-the job's nodes, and only requests with a key made for this start of the ranks. It stores what Gloo stores, and nothing
-else, and is closed once every rank is connected.
+Horovod's own server answers everyone who reaches it and accepts any body. This one:
+- answers only the addresses of the job's nodes, and only requests with a key made for this attempt;
+- stores what Gloo stores, and nothing else;
+- closes once all ranks are connected.
 
 Horovod's client has no field for a key. But it makes its URL by joining http://ADDRESS:PORT/SCOPE/NAME (horovod 0.28.1,
-common/gloo/http_store.h), so the key can stand at the end of the address: http://127.0.0.1:20000/KEY:20000/global/0.
-Nothing is encrypted: who can read the packets between the nodes can read the key. The ranks' own connections, which
-Gloo makes, have no key at all.
+common/gloo/http_store.h), so the key can end the address: http://127.0.0.1:20000/KEY:20000/global/0. Nothing is
+encrypted: whoever reads the packets between the nodes reads the key. The ranks' own connections, which Gloo makes, have
+no key at all.
 """
 
 import hmac
@@ -24,17 +25,17 @@ from typing import Any
 
 _NAME_BYTES = 256  # of a host name, which each rank stores
 _ADDRESS_BYTES = 192  # of a rank's address for one other rank: Gloo's transport::Address::kMaxByteSize
-# Horovod connects its ranks twice: as all processes, then as its set of all processes, in scopes with this ending.
-_SET = re.compile(r"(.*?)(_process_set_hash_[0-9a-f]{1,16})?")
+# Horovod connects its ranks twice: first as all processes, then as a process set of all, in scopes with this suffix.
+_PROCESS_SET = re.compile(r"(.*?)(_process_set_hash_[0-9a-f]{1,16})?")
 _CONNECTIONS = 2
 _RANK = re.compile(r"(rank_)?(0|[1-9][0-9]{0,8})")
-_ADMISSION_SECONDS = 10.0  # so long may it take until the launcher hears of a node's address
+_ADMISSION_SECONDS = 10.0  # the launcher may take this long to learn a node's address
 _REQUEST_SECONDS = 3.0
-_OPEN = 256  # connections at a time; a request of a rank takes milliseconds
+_MAX_OPEN = 256  # connections at a time; a rank's request takes milliseconds
 
 
 def environment(address: str, port: int, key: str, interface: str) -> dict[str, str]:
-    """Return how a rank finds the others: the rendezvous, with its key, and the network it talks over."""
+    """Return how a rank finds the others: the rendezvous and its key, and the network interface to use."""
     return {
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
@@ -46,16 +47,15 @@ def environment(address: str, port: int, key: str, interface: str) -> dict[str, 
 
 
 class Rendezvous:
-    """A rendezvous that listens, in threads of this process, until all ranks are connected or it is closed.
+    """A rendezvous server in threads of this process, which listens until all ranks are connected or it is closed.
 
-    `hosts`: how many ranks each has, in the order of the ranks. `address`: it listens on that one alone. `ports`: to
-    try, the first free one is taken; 0: any. It answers nobody before `admit` says whom. Raises OSError where no port
-    is free.
+    `ranks_per_host`: in the order of the ranks. `address`: the only one it listens on. `ports`: it takes the first free
+    one; 0 is any. It answers no address before `admit` names it. Raises OSError if no port is free.
     """
 
-    def __init__(self, hosts: Mapping[str, int], address: str, ports: Iterable[int]) -> None:
+    def __init__(self, ranks_per_host: Mapping[str, int], address: str, ports: Iterable[int]) -> None:
         self.address, self.key = address, secrets.token_hex(16)
-        self._server = _listen(address, ports, _Store(hosts))
+        self._server = _listen(address, ports, _Store(ranks_per_host))
         self.port = int(self._server.server_address[1])
         self._server.prefix = f"/{self.key}:{self.port}/"
         threading.Thread(target=self._server.serve, name="rendezvous", daemon=True).start()
@@ -70,33 +70,33 @@ class Rendezvous:
 
     @property
     def closed(self) -> bool:
-        """Tell whether it does not listen any more."""
+        """Return whether it has stopped listening."""
         return self._server.closed.is_set()
 
 
 class _Store:
-    """What the ranks store: by scope and name, each once. Names, sizes and number are those of Gloo, no others."""
+    """What the ranks store, each value once, by scope and name. It holds Gloo's names, sizes and counts, no others."""
 
-    def __init__(self, hosts: Mapping[str, int]) -> None:
-        most = max(hosts.values())
-        self.ranks = sum(hosts.values())
-        self._sizes = {"global": self.ranks} | {f"local_{host}": ranks for host, ranks in hosts.items()}
-        self._sizes |= {f"cross_{n}": sum(ranks > n for ranks in hosts.values()) for n in range(most)}
-        self._set = ""  # the ending of the scopes of Horovod's set of all processes, once a rank has named it
+    def __init__(self, ranks_per_host: Mapping[str, int]) -> None:
+        largest = max(ranks_per_host.values())
+        self.ranks = sum(ranks_per_host.values())
+        self._sizes = {"global": self.ranks} | {f"local_{host}": ranks for host, ranks in ranks_per_host.items()}
+        self._sizes |= {f"cross_{n}": sum(ranks > n for ranks in ranks_per_host.values()) for n in range(largest)}
+        self._process_set = ""  # the suffix of the process set of all, once a rank has named it
         self._values: dict[tuple[str, str], bytes] = {}
-        self._finished: set[tuple[str, str]] = set()
+        self._connected: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
-    def longest(self, scope: str, name: str) -> int | None:
-        """Return how many bytes a value may have; None for what is no scope or name of this job's."""
-        match = _SET.fullmatch(scope)
+    def max_bytes(self, scope: str, name: str) -> int | None:
+        """Return the maximum size of a value; None if this job has no such scope or name."""
+        match = _PROCESS_SET.fullmatch(scope)
         size = self._sizes.get(match[1], 0) if match else 0
         rank = _RANK.fullmatch(name)
         if match is None or rank is None or int(rank[2]) >= size:
             return None
         with self._lock:
-            self._set = self._set or match[2] or ""
-            if match[2] and match[2] != self._set:
+            self._process_set = self._process_set or match[2] or ""
+            if match[2] and match[2] != self._process_set:
                 return None
         return _NAME_BYTES if rank[1] else _ADDRESS_BYTES * (size - 1)
 
@@ -105,29 +105,29 @@ class _Store:
             return self._values.get((scope, name))
 
     def put(self, scope: str, name: str, value: bytes) -> bool:
-        """Store a value; return False where another one is there. A client may send the same twice."""
+        """Store a value; return False if another value is stored already. A client may repeat a request."""
         with self._lock:
             return self._values.setdefault((scope, name), value) == value
 
-    def finish(self, scope: str, name: str) -> bool:
-        """Note that a rank is connected with all of a scope; return whether all ranks are, in all scopes."""
+    def mark_connected(self, scope: str, name: str) -> bool:
+        """Record that a rank is connected to all others of a scope; return whether all ranks are, in all scopes."""
         with self._lock:
-            self._finished.add((scope, name))
-            return len(self._finished) == 3 * _CONNECTIONS * self.ranks  # global, local, cross
+            self._connected.add((scope, name))
+            return len(self._connected) == 3 * _CONNECTIONS * self.ranks  # global, local, cross
 
 
 class _Server(socketserver.ThreadingTCPServer):
-    """The listening socket, its threads, and whom it answers."""
+    """The listening socket, its threads, and the addresses it answers."""
 
     daemon_threads, block_on_close = True, False
-    request_queue_size = 1024  # all ranks may come at the same moment
+    request_queue_size = 1024  # all ranks may connect at the same moment
 
     def __init__(self, address: tuple[str, int], store: _Store) -> None:
         super().__init__(address, _Handler)
         self.store, self.prefix = store, ""
         self.closed = threading.Event()
         self._admitted: dict[int, str] = {}
-        self._news = threading.Condition()
+        self._admission = threading.Condition()
         self._open: dict[socket.socket, None] = {}
         self._open_lock = threading.Lock()
 
@@ -142,24 +142,24 @@ class _Server(socketserver.ThreadingTCPServer):
             self.server_close()
 
     def admit(self, rank: int, address: str) -> None:
-        with self._news:
+        with self._admission:
             self._admitted[rank] = address
-            self._news.notify_all()
+            self._admission.notify_all()
 
     def admits(self, address: str) -> bool:
-        """Tell whether a rank connects from this address; wait a while for ranks of which that is not known yet."""
-        with self._news:
-            self._news.wait_for(
+        """Return whether a rank connects from this address; wait for ranks whose addresses are not known yet."""
+        with self._admission:
+            self._admission.wait_for(
                 lambda: address in self._admitted.values() or len(self._admitted) >= self.store.ranks,
                 _ADMISSION_SECONDS,
             )
             return address in self._admitted.values()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread. Of too many connections the oldest ends: a rank's is over in milliseconds."""
+        """Answer in a thread. With too many connections open, end the oldest: a rank's takes only milliseconds."""
         with self._open_lock:
             self._open[request] = None
-            oldest = next(iter(self._open)) if len(self._open) > max(_OPEN, 4 * self.store.ranks) else None
+            oldest = next(iter(self._open)) if len(self._open) > max(_MAX_OPEN, 4 * self.store.ranks) else None
         if oldest is not None:
             _shut(oldest)
         super().process_request(request, client_address)
@@ -170,7 +170,7 @@ class _Server(socketserver.ThreadingTCPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a peer that went away or sent no HTTP."""
+        """Print nothing for a peer that disconnected or sent no HTTP."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -188,46 +188,47 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        place = self._place()
-        if place:
-            value = self.server.store.get(*place[:2])
-            self._say(HTTPStatus.OK if value is not None else HTTPStatus.NOT_FOUND, value or b"")
+        entry = self._entry()
+        if entry:
+            value = self.server.store.get(*entry[:2])
+            self._respond(HTTPStatus.OK if value is not None else HTTPStatus.NOT_FOUND, value or b"")
 
     def do_PUT(self) -> None:
-        place = self._place()
-        if not place:
+        entry = self._entry()
+        if not entry:
             return
-        scope, name, longest = place
+        scope, name, max_bytes = entry
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdecimal() and len(length) < 10):
-            self._say(HTTPStatus.LENGTH_REQUIRED)
-        elif int(length) > longest:
-            self._say(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            self._respond(HTTPStatus.LENGTH_REQUIRED)
+        elif int(length) > max_bytes:
+            self._respond(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         else:
             value = self.rfile.read(int(length))
-            whole = len(value) == int(length)
-            self._say(HTTPStatus.OK if whole and self.server.store.put(scope, name, value) else HTTPStatus.CONFLICT)
+            is_whole = len(value) == int(length)
+            is_stored = is_whole and self.server.store.put(scope, name, value)
+            self._respond(HTTPStatus.OK if is_stored else HTTPStatus.CONFLICT)
 
     def do_DELETE(self) -> None:
-        place = self._place()
-        if place:
-            all_are = self.server.store.finish(*place[:2])
-            self._say(HTTPStatus.OK)
-            if all_are:
+        entry = self._entry()
+        if entry:
+            all_connected = self.server.store.mark_connected(*entry[:2])
+            self._respond(HTTPStatus.OK)
+            if all_connected:
                 self.server.close()
 
-    def _place(self) -> tuple[str, str, int] | None:
-        """Return the scope, the name, and how long its value may be; refuse, and return None, without key or place."""
+    def _entry(self) -> tuple[str, str, int] | None:
+        """Return scope, name and maximum size of the requested value; without the key or such an entry, respond 403."""
         prefix = self.server.prefix
-        known = hmac.compare_digest(self.path[: len(prefix)].encode(errors="replace"), prefix.encode())
-        scope, _, name = self.path[len(prefix) :].partition("/") if known else ("", "", "")
-        longest = self.server.store.longest(scope, name)
-        if longest is None:
-            self._say(HTTPStatus.FORBIDDEN)
+        has_key = hmac.compare_digest(self.path[: len(prefix)].encode(errors="replace"), prefix.encode())
+        scope, _, name = self.path[len(prefix) :].partition("/") if has_key else ("", "", "")
+        max_bytes = self.server.store.max_bytes(scope, name)
+        if max_bytes is None:
+            self._respond(HTTPStatus.FORBIDDEN)
             return None
-        return scope, name, longest
+        return scope, name, max_bytes
 
-    def _say(self, status: HTTPStatus, body: bytes = b"") -> None:
+    def _respond(self, status: HTTPStatus, body: bytes = b"") -> None:
         self.close_connection = True
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))

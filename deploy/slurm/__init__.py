@@ -1,1 +1,1 @@
-"""Jobs of a Slurm cluster: sites, batch scripts, launchers, and the ranks of a training as one srun."""
+"""Jobs on a Slurm cluster: sites, batch scripts, launch commands, and the ranks of a training under one srun."""

@@ -1,20 +1,22 @@
-"""What the launcher tells its tasks, by environment: who they are to be, and where they find each other."""
+"""The launcher's message to the tasks of its srun, as environment variables: which attempt, where ranks meet."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 _PREFIX = "IDXTRAIN_STEP_"
 
 
-@dataclass(frozen=True)
-class Order:
+@dataclass(frozen=True, kw_only=True)
+class StartMessage:
     """One attempt at running all ranks.
 
-    `folder`: in the run directory, where `attempt-TOKEN` lies and exit files go. `address`, `port`, `key`: the
-    rendezvous server's. `interface`: the network to talk over; empty: the one that leads to the server. `machine`: the
-    launcher's. `gpus`: how many each node was to give.
+    `folder`: shared, in the run directory; holds `attempt-TOKEN` and the exit files. `token`: unique to the attempt.
+    `address`, `port`, `key`: the rendezvous server's. `interface`: the network interface to use; empty: the one that
+    leads to the server. `machine`: the launcher's, see `deploy.slurm.network.machine`. `gpus`: expected on each node.
+    `cpus`: of each rank, 0 if the site sets none.
     """
 
     folder: str
@@ -28,27 +30,27 @@ class Order:
     cpus: int
     key: str
 
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """Return the message in an environment; raise KeyError or ValueError if it has none."""
+        fields = cls.__dataclass_fields__
+        texts = {name: environment[_PREFIX + name.upper()] for name in fields}
+        return cls(**{name: int(text) if fields[name].type is int else text for name, text in texts.items()})  # type: ignore[arg-type]
+
+    def environment(self) -> dict[str, str]:
+        """Return the message as environment variables."""
+        return {_PREFIX + name.upper(): str(value) for name, value in vars(self).items()}
+
     @property
-    def mark(self) -> Path:
-        """A file that the launcher wrote: whoever sees it sees the shared run directory."""
+    def attempt_file(self) -> Path:
+        """A file that the launcher wrote: a node that sees it sees the shared run directory."""
         return Path(self.folder) / f"attempt-{self.token}"
 
     @property
-    def hello(self) -> str:
-        """What a line to stderr begins with by which a task tells the launcher its rank and its address."""
+    def address_prefix(self) -> str:
+        """How the line on stderr begins with which a task reports its rank and address to the launcher."""
         return f"idxtrain-task-{self.token} "
 
     def exit_file(self, rank: int) -> Path:
-        """Where a task tells how its rank ended."""
+        """Return the file to which a task writes how its rank ended."""
         return Path(self.folder) / f"exit-{self.token}.rank-{rank}.json"
-
-    def environment(self) -> dict[str, str]:
-        """Return the order as environment variables."""
-        return {_PREFIX + name.upper(): str(value) for name, value in vars(self).items()}
-
-
-def take(environment: Mapping[str, str] = os.environ) -> Order:
-    """Return the order in an environment; raises KeyError or ValueError where there is none."""
-    fields = Order.__dataclass_fields__
-    texts = {name: environment[_PREFIX + name.upper()] for name in fields}
-    return Order(**{name: int(text) if fields[name].type is int else text for name, text in texts.items()})  # type: ignore[arg-type]

@@ -1,17 +1,21 @@
-"""A rank's place among the others, from what Slurm tells a task: see srun(1), OUTPUT ENVIRONMENT VARIABLES."""
+"""A rank's numbers, from what Slurm gives a task: see srun(1), OUTPUT ENVIRONMENT VARIABLES."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 _TASKS = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RankId:
-    """A rank's place. `local`: on its node; `cross`: among the ranks with the same local rank on other nodes.
+    """The numbers that identify a rank, as Horovod defines them. All ranks count from 0.
 
-    Horovod counts so: https://horovod.readthedocs.io/en/stable/concepts.html.
+    `host`: the node's name. `rank`: among all `ranks` of the training. `local_rank`: among the `local_size` ranks of
+    its node. `cross_rank`: among the `cross_size` ranks that have the same local rank on their nodes.
+
+    https://horovod.readthedocs.io/en/stable/concepts.html
     """
 
     host: str
@@ -22,8 +26,24 @@ class RankId:
     cross_rank: int
     cross_size: int
 
+    @classmethod
+    def from_slurm(cls, environment: Mapping[str, str]) -> Self:
+        """Return the numbers of a Slurm task; raise KeyError or ValueError if the variables are not a step's."""
+        node, local_rank = int(environment["SLURM_NODEID"]), int(environment["SLURM_LOCALID"])
+        tasks = tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])
+        nodes_with_local_rank = [number for number, count in enumerate(tasks) if count > local_rank]
+        return cls(
+            host=environment["SLURMD_NODENAME"],
+            rank=int(environment["SLURM_PROCID"]),
+            ranks=sum(tasks),
+            local_rank=local_rank,
+            local_size=tasks[node],
+            cross_rank=nodes_with_local_rank.index(node),
+            cross_size=len(nodes_with_local_rank),
+        )
+
     def environment(self) -> dict[str, str]:
-        """Return the place as Horovod reads it."""
+        """Return the variables from which Horovod reads these numbers."""
         return {
             "HOROVOD_HOSTNAME": self.host,
             "HOROVOD_RANK": str(self.rank),
@@ -35,40 +55,24 @@ class RankId:
         }
 
 
-def place(environment: Mapping[str, str]) -> RankId:
-    """Return a task's place; raises KeyError or ValueError where these variables are not a step's."""
-    node, local_rank = int(environment["SLURM_NODEID"]), int(environment["SLURM_LOCALID"])
-    tasks = tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])
-    having = [number for number, count in enumerate(tasks) if count > local_rank]
-    return RankId(
-        host=environment["SLURMD_NODENAME"],
-        rank=int(environment["SLURM_PROCID"]),
-        ranks=sum(tasks),
-        local_rank=local_rank,
-        local_size=tasks[node],
-        cross_rank=having.index(node),
-        cross_size=len(having),
-    )
-
-
 def tasks_per_node(text: str) -> list[int]:
-    """Return how many tasks each node has: "2(x3),1" are 2, 2, 2 and 1. Raises ValueError for other text."""
-    found: list[int] = []
-    for part in text.split(","):
-        match = _TASKS.fullmatch(part)
+    """Return the number of tasks of each node: "2(x3),1" is 2, 2, 2 and 1. Raises ValueError for other text."""
+    counts: list[int] = []
+    for item in text.split(","):
+        match = _TASKS.fullmatch(item)
         if match is None:
             raise ValueError(f"found {text!r}, expected tasks per node as in 2(x3),1")
-        found += [int(match[1])] * int(match[2] or 1)
-    return found
+        counts += [int(match[1])] * int(match[2] or 1)
+    return counts
 
 
-def hosts(nodes: Sequence[str], ranks_per_node: int, ranks: int) -> dict[str, int]:
-    """Return how many of the ranks each node gets where they fill node by node; raise ValueError for too few nodes."""
-    found = {}
+def ranks_per_host(nodes: Sequence[str], ranks_per_node: int, ranks: int) -> dict[str, int]:
+    """Return the number of ranks of each node, filled one after another; raise ValueError for too few nodes."""
+    counts = {}
     for number, node in enumerate(nodes):
         share = min(ranks_per_node, ranks - number * ranks_per_node)
         if share > 0:
-            found[node] = share
-    if sum(found.values()) != ranks:
+            counts[node] = share
+    if sum(counts.values()) != ranks:
         raise ValueError(f"found {len(nodes)} nodes of {ranks_per_node} ranks, expected room for {ranks}")
-    return found
+    return counts

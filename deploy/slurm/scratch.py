@@ -1,7 +1,7 @@
-"""A private folder on a node's own disk: made, held, removed; and what killed jobs have left there.
+"""A private folder on a node's own disk: made, leased, removed; and cleanup of what killed jobs left there.
 
-Whoever makes a folder holds a lease beside it for as long as it lives (`jobs.lease`). So whoever comes next, of the
-same user, knows which folders nobody owns any more, also where the site's scratch is on a disk that nodes share.
+The process that makes a folder holds a lease beside it for as long as it lives (`jobs.lease`). So the next process of
+the same user knows which folders have no owner, even if the site's scratch is on a disk that nodes share.
 """
 
 import os
@@ -24,18 +24,21 @@ _TRIES, _TRY_SECONDS = 20, 0.1
 
 @contextmanager
 def private_folder(parent: Path, name: str) -> Iterator[Path]:
-    """Make a folder in `parent` whose name tells the job, mode 0700; remove it at the end, whatever is in it then.
+    """Make a folder of mode 0700 in `parent`, named after the job; remove it and all its contents at the end.
 
-    First it removes what killed jobs left in `parent`. Raises InputError where no folder can be made there.
+    First removes what killed jobs left in `parent`. Raises InputError if it cannot make a folder there.
     """
     folder = parent / f"{_PREFIX}{name}-{secrets.token_hex(4)}"
-    with ExitStack() as held:
+    with ExitStack() as leases:
         try:
             _remove_abandoned(parent)
-            held.enter_context(_lease(folder))  # before the folder is there: one without a lease is abandoned
+            leases.enter_context(_lease(folder))  # before the folder: one without a lease counts as abandoned
             folder.mkdir(mode=0o700)
         except OSError as error:
-            raise InputError(f"{parent}: is no scratch ({error.strerror}); mend the site's scratch") from error
+            raise InputError(
+                f"{parent}: found no usable scratch ({error.strerror}), expected a writable folder; "
+                "fix: set the site's scratch"
+            ) from error
         try:
             yield folder
         finally:
@@ -43,7 +46,7 @@ def private_folder(parent: Path, name: str) -> Iterator[Path]:
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             try:
                 _remove(folder)
-                held.close()
+                leases.close()
             finally:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
@@ -53,7 +56,7 @@ def _lease(folder: Path) -> Lease:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Remove this user's own folders that nobody holds, and leases without a folder."""
+    """Remove this user's folders whose leases nobody holds, and leases without a folder."""
     names = {path.name for path in parent.glob(f"{_PREFIX}*") if _is_ours(path, stat.S_IFDIR)}
     names |= {path.name[1:-5] for path in parent.glob(f".{_PREFIX}*.json") if _is_ours(path, stat.S_IFREG)}
     for name in names:
@@ -62,16 +65,16 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 def _is_ours(path: Path, kind: int) -> bool:
-    """Tell whether a folder or file is this user's own: in a scratch that all users share, a name may be anybody's."""
+    """Return whether a path is this user's and of that kind: in a shared scratch, any user may have made it."""
     try:
-        found = path.lstat()
+        status = path.lstat()
     except OSError:
         return False
-    return stat.S_IFMT(found.st_mode) == kind and found.st_uid == os.geteuid()
+    return stat.S_IFMT(status.st_mode) == kind and status.st_uid == os.geteuid()
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder, also one into which a process that is about to end still writes."""
+    """Remove a folder, even while a process that is about to end still writes into it."""
     for _ in range(_TRIES):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():

@@ -1,4 +1,4 @@
-"""A stage's batch script, as text. Nothing is submitted here: see sbatch(1) for every option."""
+"""The batch script of a stage, as text. Nothing is submitted here: see sbatch(1) for every option."""
 
 import re
 import shlex
@@ -9,15 +9,16 @@ from pathlib import Path
 from deploy.slurm.site import JobStage, Resources, Site, TrainResources
 from jobs.errors import InputError
 
-SCRATCH = "IDXTRAIN_SCRATCH"  # a folder of the node's own, in which each job makes one for itself
+SCRATCH = "IDXTRAIN_SCRATCH"  # a folder on the node's own disk, in which each job makes one for itself
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
-    """One job to submit. `name`: in the queue; `log`: where its output goes, by sbatch's pattern; `command`: the argv.
+    """One job to submit.
 
-    `array`: so many tasks of an array, 0: no array.
+    `name`: in the queue. `about`: for the script's comment. `log`: where its output goes, a pattern of sbatch's.
+    `command`: its argv. `array`: the number of tasks of a job array; 0: no array.
     """
 
     name: str
@@ -27,7 +28,7 @@ class Job:
     array: int = 0
 
     def __post_init__(self) -> None:
-        """Raise InputError for what could end a line of the script, and begin one that a shell runs."""
+        """Raise InputError for text that could end a line of the script, as a shell would run what follows."""
         if not _NAME.fullmatch(self.name):
             raise InputError(
                 f"job {self.name!r}: expected letters, digits, '.', '_' and '-'; fix: give another --run-id"
@@ -41,63 +42,67 @@ class Job:
 
 def stage_job(stage: JobStage, folder: Path, run_id: str, command: tuple[str, ...]) -> Job:
     """Return the job of a run's stage. `folder`: where scripts and logs go."""
-    return Job(job_name(run_id, stage), f"{stage} of run {run_id}", f"{escaped(folder)}/{stage}-%j.out", command)
+    log = f"{escaped(folder)}/{stage}-%j.out"
+    return Job(name=job_name(run_id, stage), about=f"{stage} of run {run_id}", log=log, command=command)
 
 
 def job_name(run_id: str, stage: str) -> str:
-    """Return how a run's job is called in the queue."""
+    """Return the name of a run's job in the queue."""
     return f"idxtrain.{run_id}.{stage}"
 
 
 def batch_script(site: Site, stage: JobStage, job: Job) -> str:
-    """Return the script that `sbatch` is given."""
+    """Return the script for `sbatch`."""
     lines = ["#!/bin/bash -l", f"# {job.about}; written by idxtrain"]
     lines += [f"#SBATCH {option}" for option in _options(site, site.resources(stage), job)]
-    # -l, and -u only after it: `module` is a function of the login shell, which reads variables that are not set.
+    # -u comes last: `module` is a function of the login shell (-l), and reads variables that are not set.
     lines += ["set -e", *([f"module load {shlex.join(site.modules)}"] if site.modules else []), "set -u"]
-    # In double quotes bash expands $NAME: a site's text holds nothing else that it would, see deploy.slurm.site.
+    # In double quotes bash expands $NAME. A site's text has nothing else that bash would expand: deploy.slurm.site.
     lines += [f'export {SCRATCH}="{site.scratch}"']
     lines += [f'export {name}="{value}"' for name, value in site.environment.items()]
-    # exec: signals that Slurm sends to the batch script go to the process that knows what to do.
+    # exec: Slurm's signals to the batch script reach the process that handles them.
     lines += [f"exec {shlex.join(job.command)}"]
     return "\n".join(lines) + "\n"
 
 
-def submission(script: Path, after: str | None, however: bool = False) -> list[str]:
-    """Return the argv that submits a script. `after`: the job that has to end before, well or, if so said, however."""
-    kind = "afterany" if however else "afterok"
-    depends = [f"--dependency={kind}:{after}", "--kill-on-invalid-dep=yes"] if after else []
-    return ["sbatch", "--parsable", *depends, str(script)]
+def submission(script: Path, after: str | None, after_any: bool = False) -> list[str]:
+    """Return the argv that submits a script.
+
+    `after`: the job to wait for, which must succeed. `after_any`: it may also fail.
+    """
+    kind = "afterany" if after_any else "afterok"
+    dependency = [f"--dependency={kind}:{after}", "--kill-on-invalid-dep=yes"] if after else []
+    return ["sbatch", "--parsable", *dependency, str(script)]
 
 
-def _options(site: Site, wanted: Resources, job: Job) -> Iterator[str]:
+def _options(site: Site, resources: Resources, job: Job) -> Iterator[str]:
     yield f"--job-name={job.name}"
     yield f"--output={_quoted(job.log)}"
-    yield "--open-mode=append"  # a job that is requeued goes on writing
+    yield "--open-mode=append"  # a requeued job continues its log
     yield "--requeue" if site.requeue else "--no-requeue"
     if job.array:
         yield f"--array=0-{job.array - 1}"
     for name in ("partition", "account", "qos"):
-        value = getattr(wanted, name) or getattr(site, name)
+        value = getattr(resources, name) or getattr(site, name)
         if value:
             yield f"--{name}={value}"
-    if wanted.time:
-        yield f"--time={wanted.time}"
-    yield f"--nodes={wanted.nodes}"
-    yield f"--ntasks-per-node={wanted.ranks_per_node if isinstance(wanted, TrainResources) else 1}"
-    if wanted.cpus:
-        yield f"--cpus-per-task={wanted.cpus}"
-    if wanted.memory:
-        yield f"--mem={wanted.memory}"
-    if wanted.gpus_per_node:
-        yield f"--gpus-per-node={wanted.gpu_type + ':' if wanted.gpu_type else ''}{wanted.gpus_per_node}"
-    if isinstance(wanted, TrainResources):
-        yield f"--signal=B:USR1@{wanted.warn_seconds}"
-    yield from (*site.options, *wanted.options)
+    if resources.time:
+        yield f"--time={resources.time}"
+    yield f"--nodes={resources.nodes}"
+    yield f"--ntasks-per-node={resources.ranks_per_node if isinstance(resources, TrainResources) else 1}"
+    if resources.cpus:
+        yield f"--cpus-per-task={resources.cpus}"
+    if resources.memory:
+        yield f"--mem={resources.memory}"
+    if resources.gpus_per_node:
+        yield f"--gpus-per-node={resources.gpu_type + ':' if resources.gpu_type else ''}{resources.gpus_per_node}"
+    if isinstance(resources, TrainResources):
+        yield f"--signal=B:USR1@{resources.warn_seconds}"
+    yield from (*site.options, *resources.options)
 
 
 def escaped(path: Path) -> str:
-    """Return a path as a part of a pattern for `log`."""
+    """Return a path to use within a `log` pattern."""
     return str(path).replace("%", "%%")  # sbatch(1), FILENAME PATTERN
 
 

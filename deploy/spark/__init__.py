@@ -1,1 +1,1 @@
-"""A Spark cluster of a job's own, inside its allocation: started, used by one command, closed down."""
+"""A Spark cluster for one job, inside its allocation: started, used by one command, shut down."""

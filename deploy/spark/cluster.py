@@ -1,8 +1,8 @@
-"""python -m deploy.spark.cluster --site FILE --run-dir DIR COMMAND…: run a command with a Spark of its own.
+"""python -m deploy.spark.cluster --site FILE --run-dir DIR COMMAND…: run a command with a Spark cluster of its own.
 
-Within a Slurm job: a master on its first node and a worker on each, by two sruns, none of which outlives the command.
-The daemons, the command's own Spark and the executors prove to each other that they know a secret of this cluster, and
-talk encrypted, over the network between the nodes. The command finds them by SPARK_CONF_DIR and the master's URL.
+Within a Slurm job: a master on its first node and a worker on each, under two sruns, none of which outlives the
+command. The daemons, the command's own Spark and the executors prove to each other that they know this cluster's
+secret, and encrypt what they send between the nodes. SPARK_CONF_DIR and the master's URL lead the command to them.
 """
 
 import argparse
@@ -21,12 +21,14 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from deploy.slurm import commands, network
-from deploy.slurm import queue as slurm
+from deploy.slurm.queue import node_names
 from deploy.slurm.site import Site, validate
 from deploy.spark import properties
-from deploy.spark.message import Order
+from deploy.spark.message import DaemonMessage
 from deploy.spark.node import FAILED
+from jobs import stop_signals
 from jobs.errors import IdxtrainError, ResumableError
+from jobs.exit_codes import exit_codes
 from jobs.files import read_object
 from jobs.memory import OutOfMemory
 from jobs.prepare.config import MASTER
@@ -35,62 +37,65 @@ from jobs.python import module_command
 
 _POLL_SECONDS = 0.1
 _READY_SECONDS = 180.0  # Java from a cold network file system, on all nodes at once
-_TOLD_SECONDS = 2.0  # Slurm tells all of a job's processes to end, the command too
+_OWN_STOP_SECONDS = 2.0  # Slurm signals all of a job's processes, so the command may be stopping already
 _END_SECONDS = 20.0
 
 
-class Keepers(AbstractContextManager["Keepers"]):
-    """An srun whose tasks keep one daemon of Spark each: see `deploy.spark.node`."""
+class Daemons(AbstractContextManager["Daemons"]):
+    """The Spark daemons of one role: an srun whose tasks supervise one daemon each. See `deploy.spark.node`."""
 
-    def __init__(self, step: Sequence[str], role: str, tasks: int, order: Order, master: str = "") -> None:
+    def __init__(self, step: Sequence[str], role: str, tasks: int, message: DaemonMessage, master: str = "") -> None:
         self._role, self._tasks = role, tasks
         argv = [*step, *module_command("deploy.spark.node", role, *filter(None, [master]))]
-        # In a group of its own: a signal to the job's process is for the launcher to understand.
+        # In a group of its own: signals to the job are for this process to handle.
         self._srun = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, text=True, process_group=0
         )
-        self._said: queue.Queue[str] = queue.Queue()
-        self._reader = threading.Thread(target=self._hear, daemon=True)
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read_stdout, daemon=True)
         self._reader.start()
-        with suppress(BrokenPipeError):  # srun ended, and has said why
-            self._write(order.to_line())
+        with suppress(BrokenPipeError):  # srun ended, and printed why
+            self._write(message.to_line())
 
     def _write(self, line: str) -> None:
         if self._srun.stdin:
             self._srun.stdin.write(line)
             self._srun.stdin.flush()
 
-    def _hear(self) -> None:
+    def _read_stdout(self) -> None:
         for line in self._srun.stdout or ():
-            self._said.put(line.strip())
+            self._lines.put(line.strip())
 
     def ended(self) -> bool:
-        """Tell whether no daemon is kept any more."""
+        """Return whether the srun has ended, and with it all daemons."""
         return self._srun.poll() is not None
 
-    def ready(self, asked: "Signals") -> list[str]:
-        """Wait until all daemons are ready; return what they said. Raises IdxtrainError where that does not come."""
+    def wait_until_ready(self, requests: stop_signals.Requests) -> list[str]:
+        """Wait until all daemons are ready; return the line that each supervisor printed.
+
+        Raises IdxtrainError if one fails or is late, ResumableError at a request to stop.
+        """
         deadline = time.monotonic() + _READY_SECONDS
-        found: list[str] = []
-        while len(found) < self._tasks or FAILED in found:
-            if asked.count:
-                raise ResumableError("prepare: stopped as asked")
-            late = time.monotonic() > deadline
-            if late or FAILED in found or (self.ended() and self._said.empty()):
-                up = len(found) - found.count(FAILED)
-                how = f" in {_READY_SECONDS:g} s" if late else ""
+        lines: list[str] = []
+        while len(lines) < self._tasks or FAILED in lines:
+            if requests.count:
+                raise ResumableError("prepare: stopped on request")
+            is_late = time.monotonic() > deadline
+            if is_late or FAILED in lines or (self.ended() and self._lines.empty()):
+                ready = len(lines) - lines.count(FAILED)
+                limit = f" in {_READY_SECONDS:g} s" if is_late else ""
                 raise IdxtrainError(
-                    f"prepare: {up} of {self._tasks} Spark {self._role}s came up{how}; the lines above may say why, "
-                    "else see whether the nodes reach each other over the site's interface"
+                    f"prepare: found {ready} of {self._tasks} Spark {self._role}s ready{limit}, expected all; "
+                    "fix: see the lines above, or check that the nodes reach each other over the site's interface"
                 )
             with suppress(queue.Empty):
-                found.append(self._said.get(timeout=_POLL_SECONDS))
-        return found
+                lines.append(self._lines.get(timeout=_POLL_SECONDS))
+        return lines
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the daemons: they last as long as their keepers' stdin."""
+        """End the daemons: a supervisor ends its daemon when its stdin is closed."""
         with suppress(BrokenPipeError):
             if self._srun.stdin:
                 self._srun.stdin.close()
@@ -102,53 +107,51 @@ class Keepers(AbstractContextManager["Keepers"]):
                 break
 
 
-class Signals:
-    """How often this process was asked to stop."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-
-
 def run(site: Site, run_dir: Path, command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a command with a Spark of its own; return its exit code. Raises IdxtrainError where Spark is not there."""
-    asked = Signals()
-    nodes = slurm.node_names(environment["SLURM_JOB_NODELIST"])
-    order = order_for(site, run_dir, nodes, environment["SLURM_JOB_ID"])
+    """Run a command with a Spark cluster of its own; return its exit code.
+
+    Raises IdxtrainError if Spark does not start or ends early, ResumableError at a request to stop.
+    """
+    requests = _handle_stop_signals()
+    nodes = node_names(environment["SLURM_JOB_NODELIST"])
+    message = daemon_message(site, run_dir, nodes, environment["SLURM_JOB_ID"])
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spark-")))
-        master = stack.enter_context(Keepers(commands.spark_step(site, 1), "master", 1, order))
-        (url,) = master.ready(asked)
-        workers = stack.enter_context(Keepers(commands.spark_step(site, len(nodes)), "worker", len(nodes), order, url))
-        workers.ready(asked)
+        master = stack.enter_context(Daemons(commands.spark_step(site, 1), "master", 1, message))
+        (url,) = master.wait_until_ready(requests)
+        step = commands.spark_step(site, len(nodes))
+        workers = stack.enter_context(Daemons(step, "worker", len(nodes), message, url))
+        workers.wait_until_ready(requests)
         print(
             f"prepare: Spark's master and {len(nodes)} workers are up: {', '.join(nodes)}", file=sys.stderr, flush=True
         )
-        properties.write(folder, properties.of_driver(order.secret, order.address))
-        further = {
+        properties.write(folder, properties.driver_properties(message.secret, message.address))
+        own = {
             "SPARK_CONF_DIR": str(folder),
             "SPARK_LOCAL_DIRS": str(folder),
             MASTER: url,
-            **properties.bound(folder),
+            PARENT: str(os.getpid()),
+            **properties.apptainer_bind(folder),
         }
         memory = OutOfMemory()
-        process = subprocess.Popen(
-            command,
-            env={**environment, **further, PARENT: str(os.getpid())},
-            stdin=subprocess.DEVNULL,
-            process_group=0,
-        )
-        return _wait(process, (master, workers), asked, memory)
+        process = subprocess.Popen(command, env={**environment, **own}, stdin=subprocess.DEVNULL, process_group=0)
+        return _wait(process, (master, workers), requests, memory)
 
 
-def order_for(site: Site, run_dir: Path, nodes: Sequence[str], job: str) -> Order:
-    """Return what the keepers are told. Raises InputError where the site's interface is not there."""
-    return Order(
-        command=commands.inside(site, sys.executable, run_dir, "deploy.spark.daemon"),
+def _handle_stop_signals() -> stop_signals.Requests:
+    requests = stop_signals.Requests()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        requests.note()
+
+    stop_signals.handle(on_signal)
+    return requests
+
+
+def daemon_message(site: Site, run_dir: Path, nodes: Sequence[str], job: str) -> DaemonMessage:
+    """Return the message to all supervisors; raise InputError if this node lacks the site's interface."""
+    return DaemonMessage(
+        command=commands.site_command(site, sys.executable, run_dir, "deploy.spark.daemon"),
         secret=secrets.token_hex(32),
         job=job,
         address=network.own_address_among(nodes, site.interface),
@@ -159,25 +162,28 @@ def order_for(site: Site, run_dir: Path, nodes: Sequence[str], job: str) -> Orde
     )
 
 
-def _wait(process: subprocess.Popen[bytes], kept: Sequence[Keepers], asked: Signals, memory: OutOfMemory) -> int:
-    """Wait for the command's end; ask it to stop when this process is asked, or Spark is gone.
+def _wait(
+    process: subprocess.Popen[bytes], daemons: Sequence[Daemons], requests: stop_signals.Requests, memory: OutOfMemory
+) -> int:
+    """Wait until the command has ended; stop it at a request to stop, or if daemons have ended.
 
-    Return its exit code; raise IdxtrainError, ResumableError where it was asked, for one that could not say why.
+    Return its exit code. Raises IdxtrainError if the daemons ended first or a signal killed the command, but
+    ResumableError if that was on request.
     """
-    lost = False
-    while process.poll() is None and not asked.count and not lost:
-        lost = any(keepers.ended() for keepers in kept)
+    is_lost = False
+    while process.poll() is None and not requests.count and not is_lost:
+        is_lost = any(each.ended() for each in daemons)
         time.sleep(_POLL_SECONDS)
-    for seconds, end in ((0.0 if lost else _TOLD_SECONDS, process.terminate), (_END_SECONDS, process.kill)):
+    for seconds, end in ((0.0 if is_lost else _OWN_STOP_SECONDS, process.terminate), (_END_SECONDS, process.kill)):
         with suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
             break
         end()
     process.wait()
-    if lost:
-        raise IdxtrainError("prepare: Spark ended before its work did; see the lines above for which daemon, and why")
-    if process.returncode < 0 and asked.count:
-        raise ResumableError("prepare: stopped as asked")
+    if is_lost:
+        raise IdxtrainError("prepare: Spark ended before prepare did; see the lines above for which daemon, and why")
+    if process.returncode < 0 and requests.count:
+        raise ResumableError("prepare: stopped on request")
     if process.returncode < 0:
         number = -process.returncode
         raise IdxtrainError(f"prepare: was killed by {signal.Signals(number).name}{memory.likely_cause(number)}")
@@ -185,11 +191,11 @@ def _wait(process: subprocess.Popen[bytes], kept: Sequence[Keepers], asked: Sign
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse, run; return the exit code."""
+    """Parse the command line and run the command; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m deploy.spark.cluster")
-    parser.add_argument("--site", type=Path, required=True, help="the site's JSON")
-    parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("command", nargs=argparse.REMAINDER)
+    parser.add_argument("--site", type=Path, required=True, help="site as JSON")
+    parser.add_argument("--run-dir", type=Path, required=True, help="run directory")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="argv to run")
     options = parser.parse_args(arguments)
     site = validate(read_object(options.site, "submit the run again"), str(options.site))
     return run(site, options.run_dir, options.command, os.environ)
@@ -197,8 +203,5 @@ def main(arguments: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     die_with_parent()
-    try:
+    with exit_codes():
         sys.exit(main(sys.argv[1:]))
-    except (IdxtrainError, OSError) as error:
-        print(f"idxtrain: {error}", file=sys.stderr)
-        sys.exit(error.exit_code if isinstance(error, IdxtrainError) else IdxtrainError.exit_code)

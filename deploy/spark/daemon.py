@@ -1,7 +1,7 @@
-"""python -m deploy.spark.daemon CLASS ARGUMENT…: become a daemon of Spark, e.g. worker.Worker.
+"""python -m deploy.spark.daemon CLASS ARGUMENT…: run a Spark daemon, e.g. worker.Worker, in place of this process.
 
-Only where the stages run, which may be a container: Spark and its Java are those of this very environment. The daemon
-ends with the process that started this one.
+It runs where the stages run, which may be a container: Spark and Java are those of this environment. The daemon ends
+with the process that started this one.
 """
 
 import os
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jobs.exit_codes import exit_codes
 from jobs.prepare.java import find_java_home
 from jobs.prepare.spark_home import spark_home
 from jobs.process import die_with_parent
@@ -19,7 +20,7 @@ _OPTIONS = "SPARK_DAEMON_JAVA_OPTS"
 
 
 def command(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-    """Return the daemon's argv and what it adds to the environment."""
+    """Return the daemon's argv and the variables it adds to the environment; raise InputError if no Java fits."""
     home = spark_home()
     name, *options = arguments
     argv = [str(home / "bin" / "spark-class"), f"org.apache.spark.deploy.{name}", *options]
@@ -28,7 +29,8 @@ def command(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[l
 
 
 if __name__ == "__main__":
-    keep_others_from_writing()
-    argv, further = command(sys.argv[1:], os.environ)
-    die_with_parent()  # holds for what this process becomes, too
-    os.execve(argv[0], argv, {**os.environ, **further})  # noqa: S606
+    with exit_codes():
+        keep_others_from_writing()
+        argv, added = command(sys.argv[1:], os.environ)
+        die_with_parent()  # also holds for the program that replaces this one
+        os.execve(argv[0], argv, {**os.environ, **added})  # noqa: S606

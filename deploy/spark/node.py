@@ -1,15 +1,16 @@
-"""python -m deploy.spark.node master|worker [MASTER]: keep one daemon of Spark, as a task of the launcher's srun.
+"""python -m deploy.spark.node master|worker [MASTER]: supervise one Spark daemon, as a task of an srun.
 
-Its first line of stdin is an order (`deploy.spark.message`). It checks its node, makes scratch there, starts the daemon
-in it, and writes a line to stdout once that is ready: of a master, its URL. It ends the daemon, all processes that
-come of it, and the scratch when its stdin ends, which is when the launcher is gone, however it went; at a signal; or
-when the daemon ends by itself. What is left where it is itself killed, the next job's process on the node removes.
+The first line of stdin is its message (`deploy.spark.message`). The supervisor checks its node, makes scratch there and
+starts the daemon in it. Once the daemon is ready, it prints a line to stdout: a master's URL.
+
+It ends the daemon with all its descendants, and removes the scratch, when stdin ends, which it does however the
+launching process ends; at a signal; or when the daemon ends by itself. If the supervisor itself is killed, the next
+job on the node removes the scratch.
 """
 
 import ctypes
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -25,46 +26,46 @@ from deploy.slurm import network
 from deploy.slurm.scratch import private_folder
 from deploy.slurm.script import SCRATCH
 from deploy.spark import properties
-from deploy.spark.message import Order, take
+from deploy.spark.message import DaemonMessage
+from jobs import stop_signals
 from jobs.errors import IdxtrainError
+from jobs.exit_codes import exit_codes
 from jobs.process import PARENT
 
-FAILED = "failed"  # what a keeper says on stdout that has said on stderr why
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+FAILED = "failed"  # what a supervisor prints to stdout after an error on stderr
 _READY = {
     "master": re.compile(r"Starting Spark master at (spark://\S+)"),
     "worker": re.compile("registered with master"),
 }
 _CLASSES = {"master": "master.Master", "worker": "worker.Worker"}
 _POLL_SECONDS = 0.1
-_GRACE_SECONDS = 2.0  # for Java to end in its own way; Slurm's KillWait has to suffice for all
+_GRACE_SECONDS = 2.0  # for Java to shut down; Slurm's KillWait has to suffice for everything
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2), Linux
 
 
-class Keeper:
-    """One daemon, from its start to the removal of all that came of it."""
+class Supervisor:
+    """One daemon, from its start to the removal of all that it left."""
 
-    def __init__(self, role: str, host: str, order: Order) -> None:
-        self._role, self._host, self._order = role, host, order
-        self._asked = False
-        self._last_words = ""
+    def __init__(self, role: str, host: str, message: DaemonMessage) -> None:
+        self._role, self._host, self._message = role, host, message
+        self._is_stopping = False
+        self._last_line = ""
 
-    def ask(self) -> None:
-        """Have the daemon ended."""
-        self._asked = True
+    def request_stop(self) -> None:
+        """Have `run` end the daemon."""
+        self._is_stopping = True
 
     def run(self, master: str) -> None:
-        """Keep the daemon until it is to end; raise IdxtrainError where it ends by itself. `master`: its URL."""
-        here = address(self._order)
+        """Run the daemon until a stop is requested; raise IdxtrainError if it ends by itself. `master`: its URL."""
+        message = self._message
+        address = network.reachable_address(message.interface, message.address, message.machine)
         parent = Path(os.environ.get(SCRATCH) or "/tmp")  # noqa: S108
-        with private_folder(parent, f"{self._order.job}-{self._role}-{self._host}") as folder:
-            properties.write(folder, properties.of_all(self._order.secret))
-            environment = {**os.environ, PARENT: str(os.getpid()), **properties.daemon_environment(folder)}
-            argv = [*self._order.command, *arguments(self._role, self._order, here, folder, master)]
+        with private_folder(parent, f"{message.job}-{self._role}-{self._host}") as folder:
+            properties.write(folder, properties.cluster_properties(message.secret))
             process = subprocess.Popen(
-                argv,
+                [*message.command, *arguments(self._role, message, address, folder, master)],
                 cwd=folder,
-                env=environment,
+                env={**os.environ, PARENT: str(os.getpid()), **properties.daemon_environment(folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -72,82 +73,69 @@ class Keeper:
                 errors="replace",
             )
             try:
-                self._hear(process)
-                while process.poll() is None and not self._asked:
+                self._start_readers(process)
+                while process.poll() is None and not self._is_stopping:
                     time.sleep(_POLL_SECONDS)
             finally:
-                end_family(_GRACE_SECONDS)
-        if not self._asked:
-            how = f"ended with exit code {process.returncode}"
-            raise IdxtrainError(f"Spark's {self._role} {how}; its last words: {self._last_words or 'none'}")
+                end_descendants(_GRACE_SECONDS)
+        if not self._is_stopping:
+            how = f"exited with code {process.returncode}"
+            raise IdxtrainError(f"Spark's {self._role} {how}; its last line: {self._last_line or 'none'}")
 
-    def _hear(self, process: subprocess.Popen[str]) -> None:
-        """Read in threads what the daemon says."""
+    def _start_readers(self, process: subprocess.Popen[str]) -> None:
+        """Read the daemon's output in threads: print when it is ready, and forward its errors."""
 
-        def state(lines: IO[str]) -> None:
+        def read_state(lines: IO[str]) -> None:
             for line in lines:
-                found = _READY[self._role].search(line)
-                if found:
-                    print(found[found.re.groups], flush=True)
+                match = _READY[self._role].search(line)
+                if match:
+                    print(match[match.re.groups], flush=True)
 
-        def errors(lines: IO[str]) -> None:
+        def read_errors(lines: IO[str]) -> None:
             for line in lines:
-                if not self._asked and "RECEIVED SIGNAL" not in line:
-                    self._last_words = line.strip()
-                    print(f"[{self._host}] {self._last_words}", file=sys.stderr, flush=True)
+                if not self._is_stopping and "RECEIVED SIGNAL" not in line:
+                    self._last_line = line.strip()
+                    print(f"[{self._host}] {self._last_line}", file=sys.stderr, flush=True)
 
-        for hear, stream in ((state, process.stdout), (errors, process.stderr)):
-            threading.Thread(target=hear, args=(stream,), daemon=True).start()
-
-
-def address(order: Order) -> str:
-    """Return where to listen on this node; raise IdxtrainError where the other nodes could not reach that."""
-    known = network.addresses()
-    found = (
-        network.address_of(order.interface, known) if order.interface else network.own_address_towards(order.address)
-    )
-    if network.is_loopback(found) and network.machine() != order.machine:
-        raise IdxtrainError(
-            f"listens on the loopback interface ({found}), which other nodes cannot reach; set the site's interface"
-        )
-    return found
+        for read, stream in ((read_state, process.stdout), (read_errors, process.stderr)):
+            threading.Thread(target=read, args=(stream,), daemon=True).start()
 
 
-def arguments(role: str, order: Order, here: str, folder: Path, master: str) -> list[str]:
-    """Return a daemon's class and arguments. Ports are those that the system gives."""
-    options = [_CLASSES[role], "--host", here, "--port", "0", "--webui-port", "0"]
+def arguments(role: str, message: DaemonMessage, address: str, folder: Path, master: str) -> list[str]:
+    """Return a daemon's class and arguments; the system chooses its ports. `address`: where it listens."""
+    options = [_CLASSES[role], "--host", address, "--port", "0", "--webui-port", "0"]
     if role == "master":
         return options
-    cores = order.cores or len(os.sched_getaffinity(0))
-    memory = ["--memory", properties.worker_memory(order.memory)] if order.memory else []
+    cores = message.cores or len(os.sched_getaffinity(0))
+    memory = ["--memory", properties.worker_memory(message.memory)] if message.memory else []
     return [*options, "--cores", str(cores), *memory, "--work-dir", str(folder / "work"), master]
 
 
 def adopt_orphans() -> None:
-    """Become the parent of whoever among the descendants loses its own: none gets out of sight."""
+    """Become the parent of descendants that lose their own, so that all can be found and ended."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def end_family(grace_seconds: float) -> None:
-    """End all descendants of this process: asked first, then by force, until there is none."""
-    family = _family()
-    for process in family:
+def end_descendants(grace_seconds: float) -> None:
+    """End all descendants of this process: terminate them, then kill until none is left."""
+    processes = _descendants()
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-    psutil.wait_procs(family, timeout=grace_seconds)
-    while family := _family():
-        for process in family:
+    psutil.wait_procs(processes, timeout=grace_seconds)
+    while processes := _descendants():
+        for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(family, timeout=grace_seconds)
+        psutil.wait_procs(processes, timeout=grace_seconds)
 
 
-def _family() -> list[psutil.Process]:
-    found = psutil.Process().children(recursive=True)
-    for process in found:  # an orphan that was adopted, and has ended, waits to be taken down
+def _descendants() -> list[psutil.Process]:
+    processes = psutil.Process().children(recursive=True)
+    for process in processes:  # an adopted orphan that has ended waits to be reaped
         with suppress(ChildProcessError, OSError):
             os.waitpid(process.pid, os.WNOHANG)
-    return [process for process in found if _is_alive(process)]
+    return [process for process in processes if _is_alive(process)]
 
 
 def _is_alive(process: psutil.Process) -> bool:
@@ -157,37 +145,38 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def main(role: str, host: str, master: str, told: int) -> int:
-    """Be a keeper; return the exit code. `told`: the descriptor that the order comes through."""
+def main(role: str, host: str, master: str, stdin: int) -> int:
+    """Run a supervisor; return the exit code. `stdin`: the descriptor from which to read the message."""
     adopt_orphans()
     line = b""
     while not line.endswith(b"\n"):
-        read = os.read(told, 4096)
+        read = os.read(stdin, 4096)
         if not read:
-            return 0  # the launcher is gone already
+            return 0  # the launching process has ended already
         line += read
-    keeper = Keeper(role, host, take(line.decode()))
+    supervisor = Supervisor(role, host, DaemonMessage.from_line(line.decode()))
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        keeper.ask()
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        supervisor.request_stop()
 
-    for number in _SIGNALS:
-        signal.signal(number, ask)
+    stop_signals.handle(on_signal)
 
-    def listen() -> None:
-        while os.read(told, 4096):  # nothing more is said: this waits for the end
+    def wait_for_end_of_stdin() -> None:
+        while os.read(stdin, 4096):
             pass
-        keeper.ask()
+        supervisor.request_stop()
 
-    threading.Thread(target=listen, daemon=True).start()
+    threading.Thread(target=wait_for_end_of_stdin, daemon=True).start()
     try:
-        keeper.run(master)
+        supervisor.run(master)
         return 0
     except (IdxtrainError, OSError) as error:
+        # The reason comes before FAILED, which makes the launching process end this srun.
         print(f"idxtrain: node {host}: {error}", file=sys.stderr, flush=True)
         print(FAILED, flush=True)
         return IdxtrainError.exit_code
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], os.environ["SLURMD_NODENAME"], "".join(sys.argv[2:]), sys.stdin.fileno()))
+    with exit_codes():
+        sys.exit(main(sys.argv[1], os.environ["SLURMD_NODENAME"], "".join(sys.argv[2:]), sys.stdin.fileno()))

@@ -101,7 +101,7 @@ def submit_sweep(sweep: Sweep, configs: Configs, site: Site) -> dict[str, str]:
         found["prepare"] = queue.submit(sweep.folder / "prepare.sh")
         found["train"] = queue.submit(sweep.folder / "train.sh", found["prepare"])
         # However the array ended: a table of the points that were trained is better than none.
-        found["evaluate"] = queue.submit(sweep.folder / "evaluate.sh", found["train"], however=True)
+        found["evaluate"] = queue.submit(sweep.folder / "evaluate.sh", found["train"], after_any=True)
     except IdxtrainError:
         queue.cancel(list(found.values()))
         raise
@@ -118,23 +118,23 @@ def scripts(sweep: Sweep, site: Site) -> dict[str, str]:
     logs = script.escaped(sweep.work.runs / sweep.name)
     about = f"sweep {sweep.name}"
     prepare = script.Job(
-        script.job_name(sweep.name, "prepare"),
-        f"prepare of {about}",
-        f"{script.escaped(first.slurm)}/prepare-%j.out",
-        submit.job_command("prepare", first),
+        name=script.job_name(sweep.name, "prepare"),
+        about=f"prepare of {about}",
+        log=f"{script.escaped(first.slurm)}/prepare-%j.out",
+        command=submit.job_command("prepare", first),
     )
     array = script.Job(
-        script.job_name(sweep.name, "train"),
-        f"train of {about}, {number} points",
-        f"{logs}-%a/slurm/train-%A_%a.out",
-        module_command("pipelines.slurm.job", "train", any_run),
-        number,
+        name=script.job_name(sweep.name, "train"),
+        about=f"train of {about}, {number} points",
+        log=f"{logs}-%a/slurm/train-%A_%a.out",
+        command=module_command("pipelines.slurm.job", "train", any_run),
+        array=number,
     )
     last = script.Job(
-        script.job_name(sweep.name, "evaluate"),
-        f"table of {about}",
-        f"{script.escaped(sweep.folder)}/table-%j.out",
-        module_command("pipelines.sweep.run", str(sweep.work.path), sweep.name),
+        name=script.job_name(sweep.name, "evaluate"),
+        about=f"table of {about}",
+        log=f"{script.escaped(sweep.folder)}/table-%j.out",
+        command=module_command("pipelines.sweep.run", str(sweep.work.path), sweep.name),
     )
     return {
         "prepare": script.batch_script(site, "prepare", prepare),

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.launcher.launch import gang, launch
+from deploy.launcher.config import LaunchConfig
+from deploy.launcher.launch import launch, launch_ranks
 from jobs.fetch.catalog import CATALOG
 from jobs.fetch.names import find
 from jobs.fetch.offline import OfflinePackage
@@ -149,6 +150,6 @@ def run_training(made: RunDir, ranks: int = 1, threads: int | None = None, modul
     """
     how = launch("train", made.path, ranks, Config.model_validate(made.read_config()).launch)
     if module != "jobs.train":
-        how = gang(ranks, [sys.executable, "-m", module, str(made.path)])
+        how = launch_ranks([sys.executable, "-m", module, str(made.path)], ranks, LaunchConfig(max_restarts=0))
     run(how.argv, {**how.environment, **({CPUS: str(threads)} if threads else {})})
     return float(read_record(made, "train").outputs["images_per_second"])

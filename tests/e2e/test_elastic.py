@@ -1,4 +1,4 @@
-"""The lecture's first 200 steps on the real MNIST at 1 to 4 ranks: the same rows, losses and weights, bit for bit."""
+"""The first 200 steps of recipe lecture on real MNIST, on 1 to 4 ranks: same rows, losses and weights, bit for bit."""
 
 import json
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from tests.conftest import Idxtrain
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 STEPS = 200
-# Without train.deterministic, only rounding differs at first; later Adam makes of it what it likes: a gradient that
-# is all rounding moves a weight as far as any other.
+# Without train.deterministic, only rounding differs at first. Then Adam amplifies it: a gradient that is only rounding
+# moves a weight as far as any other.
 ROUNDING_ONLY = 15  # steps
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training did. `batches`: each step's global batch as archive rows. `losses`: float64 [steps]."""
+    """The record of a training. `batches`: each step's global batch as archive rows. `losses`: float64 [steps]."""
 
     batches: list[list[int]]
     losses: NDArray[Any]
@@ -55,7 +55,7 @@ def train(idxtrain: Idxtrain, work: Path, data: Path, ranks: int, dropout: float
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_deterministic_training_is_the_same_at_any_world_size(
+def test_deterministic_training_has_the_same_rows_losses_and_weights_at_any_world_size(
     idxtrain: Idxtrain, work: Path, mnist_dir: Path, dropout: float
 ) -> None:
     alone = train(idxtrain, work, mnist_dir, 1, dropout, exact=True)
@@ -64,12 +64,14 @@ def test_deterministic_training_is_the_same_at_any_world_size(
     for ranks in (2, 3, 4):
         together = train(idxtrain, work, mnist_dir, ranks, dropout, exact=True)
         assert together.batches == alone.batches
-        # With dropout on, equal losses also say that the masks are the same.
+        # With dropout, equal losses also show that the masks are the same.
         np.testing.assert_array_equal(together.losses, alone.losses)
         assert together.weights == alone.weights
 
 
-def test_otherwise_the_same_up_to_rounding(idxtrain: Idxtrain, work: Path, mnist_dir: Path) -> None:
+def test_other_training_has_the_same_rows_and_losses_up_to_rounding_at_any_world_size(
+    idxtrain: Idxtrain, work: Path, mnist_dir: Path
+) -> None:
     alone = train(idxtrain, work, mnist_dir, 1, 0.5, exact=False)
     for ranks in (2, 3):
         together = train(idxtrain, work, mnist_dir, ranks, 0.5, exact=False)

@@ -1,7 +1,7 @@
-"""A real Slurm of two nodes on this machine, for tests: munged, slurmctld and two slurmd, in a folder of their own.
+"""A real Slurm of two nodes on this machine, for tests: munged, slurmctld and two slurmd, in their own folder.
 
-`SlurmCluster(folder)` is a context manager; `environment` makes Slurm's commands talk to it. The two nodes, n1 and n2,
-are this host twice: what is on one is seen on the other, and they share the loopback interface.
+`SlurmCluster(folder)` is a context manager; its `environment` makes Slurm's commands use it. Both nodes, n1 and n2, are
+this host: they share its files and its loopback interface.
 """
 
 import os
@@ -18,14 +18,14 @@ from types import TracebackType
 import psutil
 
 NODES = ("n1", "n2")
-CPUS = 4  # of each node, as told to Slurm; the machine may have fewer
+CPUS = 4  # of each node, as configured; the machine may have fewer
 _PROGRAMS = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "sinfo", "scancel")
 _PACKAGES = "apt-get install slurm-wlm munge"
 _SECONDS = 60.0
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
-# See slurm.conf(5). cred_expire bounds how long a requeued job waits (120 s by default); the rest keeps it small, quick
-# and free of what a container or a small machine lacks: cgroups, accounting, more CPUs than there are.
+# See slurm.conf(5). cred_expire bounds how long a requeued job waits (120 s by default). The rest keeps it small and
+# fast, and does without what a container or a small machine lacks: cgroups, accounting, a real CPU for each configured.
 _CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -64,19 +64,19 @@ PartitionName=batch Nodes={nodes[0]},{nodes[1]} Default=YES MaxTime=60 State=UP
 
 
 def missing() -> str:
-    """Return why no Slurm can be started here, or an empty text."""
+    """Return why Slurm cannot be started here; an empty text if it can."""
     if os.geteuid():
-        return "Slurm's daemons are started as root"
+        return "found an ordinary user, expected root to start Slurm's daemons"
     lacking = [name for name in _PROGRAMS if shutil.which(name, path=_PATH) is None]
-    return f"found no {', '.join(lacking)}: {_PACKAGES}" if lacking else ""
+    return f"found no {', '.join(lacking)}; fix: {_PACKAGES}" if lacking else ""
 
 
 class SlurmCluster(AbstractContextManager["SlurmCluster"]):
-    """Slurm's daemons from enter to exit; no process of theirs or of their jobs is left behind."""
+    """Slurm's daemons from enter to exit; they and their jobs leave no process behind."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # Batch scripts run in a login shell: what the tester's own profile does and writes is not to be in their logs.
+        # Batch scripts run in a login shell: the output of the developer's own profile must stay out of their logs.
         home = folder / "home"
         home.mkdir()
         self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "PATH": _PATH, "HOME": str(home)}
@@ -103,16 +103,16 @@ class SlurmCluster(AbstractContextManager["SlurmCluster"]):
         return subprocess.run(argv, env=self.environment, capture_output=True, text=True, timeout=60, check=check)
 
     def show(self, job: object) -> Mapping[str, str]:
-        """Return what `scontrol show job` tells of a job, by key; an empty mapping where it is not known."""
+        """Return what `scontrol show job` shows of a job, by key; an empty mapping if it is unknown."""
         words = self.run("scontrol", "--oneliner", "show", "job", job).stdout.split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def state(self, job: object) -> str:
-        """Return a job's state, e.g. COMPLETED; an empty text where it is not known."""
+        """Return a job's state, e.g. COMPLETED; an empty text if it is unknown."""
         return self.show(job).get("JobState", "")
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 120.0) -> None:
-        """Wait until a condition holds; raise TimeoutError, with the queue as it is, where it does not in time."""
+        """Wait until a condition holds; raise TimeoutError, with the queue's state, if it does not in time."""
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
@@ -120,14 +120,14 @@ class SlurmCluster(AbstractContextManager["SlurmCluster"]):
             time.sleep(0.1)
 
     def wait_for_end(self, *jobs: object, seconds: float = 300.0) -> None:
-        """Wait until jobs have ended, in whatever way."""
-        going = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED")
-        self.wait_for(lambda: all(self.state(job) not in going for job in jobs), seconds)
+        """Wait until jobs have ended, successfully or not."""
+        active = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED")
+        self.wait_for(lambda: all(self.state(job) not in active for job in jobs), seconds)
 
     def _start(self) -> None:
         for name in ("state", *(f"{what}-{node}" for what in ("spool", "tmp") for node in NODES)):
             (self.folder / name).mkdir(parents=True)
-        self.folder.chmod(0o755)  # munge wants its socket to be reached by everybody
+        self.folder.chmod(0o755)  # munge refuses a socket that others cannot reach
         self._start_munge()
         controller, *ports = free_ports(1 + len(NODES))
         conf = _CONF.format(
@@ -140,7 +140,7 @@ class SlurmCluster(AbstractContextManager["SlurmCluster"]):
         self.wait_for(self.idle, _SECONDS)
 
     def idle(self) -> bool:
-        """Tell whether both nodes are up and without a job."""
+        """Return whether both nodes are up and have no job."""
         states = self.run("sinfo", "--noheader", "--Node", "--format=%T").stdout.split()
         return states == ["idle"] * len(NODES)
 
@@ -160,19 +160,19 @@ class SlurmCluster(AbstractContextManager["SlurmCluster"]):
         try:
             yield
         finally:
-            family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             process.terminate()
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            for child in psutil.wait_procs(family, timeout=2)[1]:
+            for child in psutil.wait_procs(children, timeout=2)[1]:
                 child.kill()
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that are free on the loopback interface just now."""
+    """Return N ports that are free on the loopback interface at the moment."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
