@@ -62,9 +62,9 @@ def expected(annotation: Any, constraints: Sequence[Any] = ()) -> str:
     if kind is Literal:
         return f"one of {', '.join(map(str, arguments))}"
     if kind is tuple:
-        return "a list, each " + expected(arguments[0])
+        return f"a list whose items are {expected(arguments[0])}"
     if kind is dict:
-        return "a table of names, each with " + expected(arguments[1])
+        return f"a table whose values are {expected(arguments[1])}"
     if issubclass(annotation, Section):
         return "a table of keys"
     if annotation is bool:

@@ -16,7 +16,7 @@ from jobs.errors import InputError, one_line
 
 FOLDER = "IDXTRAIN_SITES"  # the folder of the user's own sites
 _OWN = "~/.config/idxtrain/sites"
-_OURS = Path(__file__).parent.parent / "sites"
+SHIPPED = Path(__file__).parent.parent / "sites"
 
 Launcher = Literal["srun", "srun-pmix", "mpirun", "horovodrun"]
 JobStage = Literal["prepare", "train", "evaluate"]
@@ -225,4 +225,4 @@ def validate(values: Mapping[str, Any], origin: str) -> Site:
 
 
 def _folders(environment: Mapping[str, str]) -> list[Path]:
-    return [Path(environment.get(FOLDER) or _OWN).expanduser(), _OURS]
+    return [Path(environment.get(FOLDER) or _OWN).expanduser(), SHIPPED]

@@ -78,7 +78,9 @@ class TrainConfig(Section):
         description="Passes over the training split. `none`: no limit. Training ends at `epochs` or `max_steps`.",
     )
     max_steps: int | None = Field(
-        default=None, ge=1, description="Optimizer steps at most. `none`: no limit. Needed if `epochs` is not set."
+        default=None,
+        ge=1,
+        description="Largest number of optimizer steps. `none`: no limit. Needed if `epochs` is not set.",
     )
     batch_size: int = Field(
         default=256, ge=1, lt=2**31, description="Images per step over all ranks together: the global batch."
@@ -87,10 +89,7 @@ class TrainConfig(Section):
         default=1,
         ge=1,
         lt=2**31,
-        description=(
-            "Parts into which each rank splits its rows of a batch, computed one after another. "
-            "More parts need less memory."
-        ),
+        description="Pieces in which each rank computes its rows of a batch, one after another. More need less memory.",
     )
 
     label_smoothing: float = Field(
@@ -112,7 +111,7 @@ class TrainConfig(Section):
     )
 
     optimizer: Literal["sgd", "momentum", "nesterov", "rmsprop", "adadelta", "adam", "adamw", "lamb"] = Field(
-        default="adam", description="Optimizer."
+        default="adam", description="Optimizer; see `models/training/optimizers.py` for the formulas."
     )
     learning_rate: float = Field(
         default=1e-3, gt=0, description="Highest learning rate of the schedule, before `learning_rate_scaling`."
@@ -153,8 +152,8 @@ class TrainConfig(Section):
     learning_rate_scaling: Literal["off", "linear", "sqrt"] = Field(
         default="off",
         description=(
-            "How to scale `learning_rate` with the batch: by batch_size / base_batch_size (`linear`, Goyal et al. "
-            "2017) or its square root (`sqrt`, Krizhevsky 2014). The number of ranks never changes the rate."
+            "How `learning_rate` scales with the batch: by batch_size / base_batch_size (`linear`, Goyal 2017) or its "
+            "square root (`sqrt`, Krizhevsky 2014). The number of ranks never changes the rate."
         ),
     )
     base_batch_size: int | None = Field(
@@ -187,7 +186,7 @@ class TrainConfig(Section):
         lt=2**31,
         description=(
             "Slices into which a global batch is cut if `deterministic` is set; each rank computes whole slices. "
-            "It is part of what the weights depend on."
+            "The weights depend on it."
         ),
     )
 
