@@ -11,40 +11,32 @@ app = typer.Typer()
 
 
 def complete_key(incomplete: str) -> list[str]:
-    """Return the keys and sections that begin so: for the shell's completion."""
+    """Return the keys and sections that start with `incomplete`, for completion in the shell."""
     from pipelines.reference.keys import names
 
     return [name for name in names() if name.startswith(incomplete)]
 
 
 @app.command()
+@exit_codes()
 def config(
     name: Annotated[
         str | None,
         typer.Argument(
             metavar="[KEY|SECTION]",
-            help="Key or section, e.g. train.batch_size, train or site. Default: all of the config.",
+            help="Key or section, e.g. train.batch_size, train or site. Default: the whole config.",
             autocompletion=complete_key,
         ),
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(
-            help="Show the values of this recipe, by name or as a .toml file.", autocompletion=complete_recipe
-        ),
+        typer.Option(help="Show the values of this recipe: a name or .toml file.", autocompletion=complete_recipe),
     ] = None,
 ) -> None:
     """Show the config's keys: meaning, values and defaults."""
-    with exit_codes():
-        from pipelines.reference import keys, text
+    from pipelines.reference import keys, text
 
-        values = keys.values_of(recipe) if recipe else {}
-        if name is None:
-            what = f"value in recipe {recipe}" if recipe else "default"
-            lines = text.overview(keys.config_sections(), values, what)
-            lines += ["", "site: the keys of a cluster, see `idxtrain config site`"]
-        else:
-            entry = keys.find(name)
-            is_key = isinstance(entry, keys.Key)
-            lines = text.key_text(entry, recipe) if is_key else text.sections_text(entry, values)
-        print(*lines, sep="\n")
+    if name is None:
+        print(*text.overview(keys.config_sections(), recipe), sep="\n")
+    else:
+        print(*text.entry_text(keys.find(name), recipe), sep="\n")

@@ -133,7 +133,7 @@ def _sites() -> Iterator[str]:
     yield (
         "A site is a TOML file with what jobs request on a cluster and how they start there. `--site NAME` finds "
         "`NAME.toml` in `~/.config/idxtrain/sites` (or the folder IDXTRAIN_SITES), then among those shipped in "
-        "`deploy/sites/`. `--site FILE.toml` reads any file. `--site-set train.nodes=4` changes one value for once."
+        "`deploy/sites/`. `--site FILE.toml` reads any file. `--site-set train.nodes=4` changes one value once."
     )
     yield "## Write your own"
     yield _OWN_SITE

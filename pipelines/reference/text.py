@@ -9,8 +9,10 @@ from pipelines.reference.keys import Key, KeySection, recipes_that_set, values_o
 WIDTH = 80
 
 
-def overview(sections: Sequence[KeySection], values: Mapping[str, str], what: str) -> list[str]:
-    """Return all keys of some sections, a line or two each. `values`: of the keys; `what`: what to call these."""
+def overview(sections: Sequence[KeySection], recipe: str | None) -> list[str]:
+    """Return all keys of the config, a line or two each, with the defaults or, if one is named, a recipe's values."""
+    values = values_of(recipe) if recipe else {}
+    what = f"value in recipe {recipe}" if recipe else "default"
     lines = _wrapped(f"Each key with its {what}. `idxtrain config KEY` describes one.")
     for section in sections:
         width = max(len(key.last) for key in section.keys)
@@ -19,11 +21,17 @@ def overview(sections: Sequence[KeySection], values: Mapping[str, str], what: st
         for key in section.keys:
             head = f"  {key.last:<{width}}  {_value(key, values):<{value_width}}  "
             lines += _wrapped(_first_sentence(key.description), head)
-    return lines
+    return [*lines, "", "site: What a cluster offers. `idxtrain config site` shows its keys."]
 
 
-def sections_text(sections: Sequence[KeySection], values: Mapping[str, str]) -> list[str]:
-    """Return sections with all their keys in full. `values`: those of a recipe, to show beside the defaults."""
+def entry_text(entry: Key | Sequence[KeySection], recipe: str | None) -> list[str]:
+    """Return a key, or sections with all their keys, in full. `recipe`: whose values to show beside the defaults."""
+    return key_text(entry, recipe) if isinstance(entry, Key) else sections_text(entry, recipe)
+
+
+def sections_text(sections: Sequence[KeySection], recipe: str | None) -> list[str]:
+    """Return sections with all their keys in full."""
+    values = values_of(recipe) if recipe else {}
     lines = []
     for section in sections:
         lines += ["", *_wrapped(f"{section.name}: {section.description}")]
