@@ -28,7 +28,7 @@ class Section(BaseModel):
 def explain(model: type[BaseModel], error: Any) -> str:
     """Return one of pydantic's errors as `key: found X, expected Y`.
 
-    A message of our own validators says both itself. For an unknown key, name the nearest valid one and all others.
+    Our own validators raise a message of that form. For an unknown key, name the nearest valid one and list all.
     """
     location = error["loc"]
     key = ".".join(map(str, location))

@@ -26,6 +26,7 @@ from pipelines.reference.text import WIDTH
 from pipelines.retraining.retrain_dir import RetrainDir
 from pipelines.slurm.jobs import SlurmJobs
 from tests.conftest import Idxtrain
+from tests.test_architecture import HEAVY, loaded_by
 
 PROGRAM: Any = typer.main.get_command(app)
 COMMANDS = list(commands(PROGRAM))
@@ -43,7 +44,7 @@ train.batch_size
 
 
 def is_text(words: str) -> bool:
-    """Tell whether words are sentences: a capital or `code` first, a full stop last."""
+    """Return whether words are sentences: a capital or `code` first, a full stop last."""
     return bool(re.match(r"[A-Z`]", words)) and words.endswith(".")
 
 
@@ -142,6 +143,11 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(name: str, message: str
     assert "\n" not in str(refused.value)
 
 
+def test_config_loads_nothing_heavy() -> None:
+    code = "from pipelines.cli.config import config; config('train.batch_size', None); config(None, 'best')"
+    assert not loaded_by(code) & HEAVY
+
+
 def test_an_unknown_name_ends_config_with_exit_code_2(idxtrain: Idxtrain) -> None:
     done = idxtrain("config", "train.batchsize")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
@@ -214,12 +220,8 @@ def test_each_exit_code_of_an_error_is_described() -> None:
 
 def paths_of(value: Any, root: Path) -> list[str]:
     """Return the paths that an object's properties name below a folder, relative to it."""
-    found = [getattr(value, name) for name, kind in vars(type(value)).items() if isinstance(kind, property)]
-    return [
-        str(path.relative_to(root))
-        for path in found
-        if isinstance(path, Path) and path != root and root in path.parents
-    ]
+    values = [getattr(value, name) for name, kind in vars(type(value)).items() if isinstance(kind, property)]
+    return [str(path.relative_to(root)) for path in values if isinstance(path, Path) and root in path.parents]
 
 
 def test_each_path_that_the_code_names_is_described() -> None:

@@ -58,7 +58,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class Resources(Section):
-    """What one job requests. Slurm decides what is None; the site's own partition, account and QOS come first."""
+    """What one job requests. Slurm decides where a key is None; for partition, account and QOS, the site does."""
 
     partition: Word | None = Field(default=None, description="Partition of the job. `none`: the site's.")
     account: Word | None = Field(default=None, description="Account that is charged. `none`: the site's.")
@@ -107,7 +107,7 @@ class TrainResources(Resources):
 
 
 class Site(Section):
-    """A cluster, or a part of one."""
+    """A cluster, or one kind of its nodes."""
 
     about: str = Field(default="", description="One line for people: which cluster this is.")
     launcher: Launcher = Field(

@@ -11,9 +11,7 @@ class EvaluateConfig(Section):
     The keys of the second model are written only where they are set, so that older runs stay done.
     """
 
-    batch_size: int = Field(
-        default=500, ge=1, description="Images per forward pass. Fewer need less memory; the result is the same."
-    )
+    batch_size: int = Field(default=500, ge=1, description="Images per forward pass. Fewer need less memory.")
     compare: bool = Field(
         default=False, description="Also write what the gate of a retraining needs. Set by `idxtrain retrain`."
     )
