@@ -144,7 +144,13 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(name: str, message: str
 
 
 def test_config_loads_nothing_heavy() -> None:
-    code = "from pipelines.cli.config import config; config('train.batch_size', None); config(None, 'best')"
+    code = """
+import contextlib, io
+from pipelines.cli.config import config
+with contextlib.redirect_stdout(io.StringIO()):
+    config("train.batch_size", None)
+    config(None, "best")
+"""
     assert not loaded_by(code) & HEAVY
 
 

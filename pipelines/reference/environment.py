@@ -37,7 +37,7 @@ PUBLIC = (
     Variable(
         "CUDA_VISIBLE_DEVICES", "GPUs that may be used, comma-separated. Empty: none. Decides the default `--np`."
     ),
-    Variable("HOROVOD_CYCLE_TIME", "Milliseconds between two exchanges of gradients. Default on CPUs: 3."),
+    Variable("HOROVOD_CYCLE_TIME", "Milliseconds between two looks for gradients to exchange. Default on CPUs: 3."),
     Variable(
         "HOROVOD_*", "Further settings of Horovod, such as HOROVOD_LOG_LEVEL. Those that name a rank are ignored."
     ),
@@ -77,6 +77,6 @@ IGNORED = (
     Variable("SPARK_*", "With the master `local`: no other installation of Spark is used."),
     Variable("PYSPARK_*", "Spark's Python is always this one."),
     Variable("OMPI_COMM_WORLD_*", "A rank's number comes from the launcher that idxtrain starts."),
-    Variable("PMI_*", "Likewise."),
-    Variable("PMIX_*", "Likewise."),
+    Variable("PMI_RANK", "Likewise, with PMI_SIZE and PMI_FD."),
+    Variable("PMIX_RANK", "Likewise, with PMIX_NAMESPACE and PMIX_SERVER_*."),
 )
