@@ -1,9 +1,12 @@
-"""What all config sections have in common. Each job's own section lies beside its code."""
+"""The base of all config sections. Each job's own section lies beside its code."""
 
 import difflib
 import reprlib
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict
 
 _short = reprlib.Repr()
@@ -11,25 +14,110 @@ _short.maxstring = _short.maxother = 200
 
 
 class Section(BaseModel):
-    """A frozen part of the config: unknown keys and values of the wrong type are errors, never ignored."""
+    """A frozen section of the config. Unknown keys and values of the wrong type are errors, never ignored.
+
+    Each key has a description: what it does, its unit, and what `none`, 0 or `auto` mean. Type, range and choices come
+    from the annotation, see `expected`, so no description repeats them.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    renamed: ClassVar[Mapping[str, str]] = {}  # old key → new key: an old one gets an error that names the new one
+
 
 def explain(model: type[BaseModel], error: Any) -> str:
-    """Return one of pydantic's errors as `key: what was found and expected`; of an unknown key, the valid ones."""
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] != "extra_forbidden":
+    """Return one of pydantic's errors as `key: found X, expected Y`.
+
+    Our own validators raise a message of that form. For an unknown key, name the nearest valid one and list all.
+    """
+    location = error["loc"]
+    key = ".".join(map(str, location))
+    if error["type"] == "extra_forbidden":
+        return _unknown_key(model, location)
+    if error["type"] == "value_error":
         message = error["msg"].removeprefix("Value error, ")
-        return f"{key}: found {_show(error['input'])}: {message}" if key and error["type"] != "value_error" else message
-    *sections, last = error["loc"]
-    section: Any = model
+        return f"{key}: {message}" if key else message
+    wanted = _wanted(model, error)
+    if error["type"] == "missing":
+        return f"{key}: missing, expected {wanted}"
+    return f"{key}: found {_show(error['input'])}, expected {wanted}"
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """Return the word that `word` may be a misspelling of, or None if none is close."""
+    return next(iter(difflib.get_close_matches(word, list(words), 1)), None)
+
+
+def expected(annotation: Any, constraints: Sequence[Any] = ()) -> str:
+    """Return in words which values a key takes, such as `an integer of at least 1, or none`.
+
+    `annotation`, `constraints`: a pydantic field's `annotation` and `metadata`.
+    """
+    kind, arguments = get_origin(annotation), get_args(annotation)
+    if kind is Annotated:
+        return expected(arguments[0], (*constraints, *arguments[1:]))
+    if kind in (Union, UnionType):
+        (some,) = (each for each in arguments if each is not NoneType)
+        return f"{expected(some, constraints)}, or none"
+    if kind is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if kind is tuple:
+        return f"a list whose items are {expected(arguments[0])}"
+    if kind is dict:
+        return f"a table whose values are {expected(arguments[1])}"
+    if issubclass(annotation, Section):
+        return "a table of keys"
+    if annotation is bool:
+        return "true or false"
+    if annotation is str:
+        return "text"
+    return ("an integer" if annotation is int else "a number") + _range(constraints, whole=annotation is int)
+
+
+def _range(constraints: Sequence[Any], *, whole: bool) -> str:
+    """Return the bounds of a number in words, with a leading space; empty if there is none."""
+    least = next((each.ge for each in constraints if isinstance(each, Ge)), None)
+    above = next((each.gt for each in constraints if isinstance(each, Gt)), None)
+    most: Any = next((each.le for each in constraints if isinstance(each, Le)), None)
+    below: Any = next((each.lt for each in constraints if isinstance(each, Lt)), None)
+    if whole and below is not None:
+        most, below = below - 1, None
+    if least is not None and most is not None:
+        return f" from {least} to {most}"
+    low = f"of at least {least}" if least is not None else f"above {above}" if above is not None else ""
+    high = f"at most {most}" if most is not None else f"below {below}" if below is not None else ""
+    return f" {low} and {high}" if low and high else f" {low or high}".rstrip()
+
+
+def _unknown_key(model: Any, location: Sequence[str]) -> str:
+    key = ".".join(location)
+    *sections, last = location
     for name in sections:
-        section = section.model_fields[name].annotation
-    valid = list(section.model_fields)
-    close = difflib.get_close_matches(str(last), valid, 1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"{key}: found an unknown key; {hint}expected one of {', '.join(valid)}"
+        model = model.model_fields[name].annotation
+    if last in model.renamed:
+        return f"{key}: renamed; expected {'.'.join((*sections, model.renamed[last]))}"
+    near = nearest(last, model.model_fields)
+    hint = f"did you mean {near}? " if near else ""
+    return f"{key}: found an unknown key; {hint}expected one of {', '.join(model.model_fields)}"
+
+
+def _wanted(model: Any, error: Any) -> str:
+    """Return which values are valid where an error is."""
+    context = error.get("ctx", {})
+    if error["type"] == "string_pattern_mismatch":
+        return f"text that matches {context['pattern']}"
+    if error["type"] == "string_too_long":
+        return f"at most {context['max_length']} characters"
+    if error["msg"].startswith("expected "):  # a PydanticCustomError of our own
+        return str(error["msg"]).removeprefix("expected ")
+    annotation, constraints = model, ()
+    for name in error["loc"]:
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            field: Any = annotation.model_fields[name]
+            annotation, constraints = field.annotation, field.metadata
+        else:  # an item of a list or table
+            annotation, constraints = get_args(annotation)[-1 if get_origin(annotation) is dict else 0], ()
+    return expected(annotation, constraints)
 
 
 def _show(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The config of a run: a recipe, then the options of the command line, as one frozen value."""
+"""The config of a run: a recipe and the options of the command line, as one frozen value."""
 
 import json
 import tomllib
@@ -23,17 +23,36 @@ DEFAULT_RECIPE = "fast"
 
 
 class Config(Section):
-    """All of a run's options: each job's own section, and what they share."""
+    """All options of a run: each job's own section, and what they share."""
 
-    recipe: str = Field(pattern=recipes.NAME)
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    fetch: FetchConfig = FetchConfig()
-    prepare: PrepareConfig = PrepareConfig()
-    spark: SparkConfig = SparkConfig()
-    train: TrainConfig
-    evaluate: EvaluateConfig = EvaluateConfig()
-    launch: LaunchConfig = LaunchConfig()
-    gate: GateConfig = GateConfig()
+    recipe: str = Field(
+        pattern=recipes.NAME, description="Name of the recipe, which `--recipe` sets. A recipe is named by its file."
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**31,
+        description="Seed of initial weights, row order, dropout and augmentation. Same as `--seed`.",
+    )
+    fetch: FetchConfig = Field(default=FetchConfig(), description="Which archives to use, and where to get them.")
+    prepare: PrepareConfig = Field(
+        default=PrepareConfig(), description="How the archives become a dataset. Each key is part of the dataset's ID."
+    )
+    spark: SparkConfig = Field(default=SparkConfig(), description="Where Spark runs. No key changes the dataset.")
+    train: TrainConfig = Field(
+        description="How the model is trained. All sizes are global: they do not depend on the number of ranks."
+    )
+    evaluate: EvaluateConfig = Field(
+        default=EvaluateConfig(), description="How the model is tested. No key changes which images count."
+    )
+    launch: LaunchConfig = Field(
+        default=LaunchConfig(),
+        description="How many ranks train, and what happens when one fails. A resumed run may change these keys.",
+    )
+    gate: GateConfig = Field(
+        default=GateConfig(),
+        description="What `idxtrain retrain` demands before it promotes a model. A resumed run may change these keys.",
+    )
 
     def to_json(self) -> dict[str, Any]:
         """Return the config as config.json has it."""
@@ -43,46 +62,66 @@ class Config(Section):
 def compose(recipe: str, settings: Mapping[str, Any], assignments: Sequence[str] = ()) -> Config:
     """Compose a config: the recipe, then `settings` (dotted key to value), then `assignments` ("section.key=value").
 
-    Raises InputError naming the key, and the valid ones where it is unknown.
+    Raises InputError naming the recipe or --set and the key; if the key is unknown, also the valid ones.
     """
     loaded = recipes.load(recipe)
     values: dict[str, Any] = {"recipe": loaded.name} | loaded.sections
     for key, value in settings.items():
         _put(values, key, value)
-    assign(values, assignments, "--set", "train.epochs=3")
-    return validate(values, f"recipe {loaded.name}")
+    assigned = assign(values, assignments, "--set", "train.epochs=3")
+    origin = recipe if recipe.endswith(".toml") else f"recipe {loaded.name}"
+    return validate(values, origin, dict.fromkeys(assigned, "--set"))
 
 
-def assign(values: dict[str, Any], assignments: Sequence[str], option: str, example: str) -> None:
-    """Set values by assignments, "section.key=value"; raise InputError, naming the option, for what is none."""
+def assign(values: dict[str, Any], assignments: Sequence[str], option: str, example: str) -> list[str]:
+    """Set values by assignments, "section.key=value"; return the keys, dotted.
+
+    Raises InputError, naming the option and an example, for text that is not an assignment.
+    """
+    keys = []
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise InputError(f"{option} {assignment}: found no '=', expected section.key=value, e.g. {example}")
+        keys.append(key.strip())
         _put(values, key.strip(), _parse(text.strip()), option)
+    return keys
 
 
-def validate(values: Mapping[str, Any], origin: str) -> Config:
-    """Return the config that these values make; raise InputError, naming `origin`, where they make none."""
+def validate(values: Mapping[str, Any], origin: str, options: Mapping[str, str] | None = None) -> Config:
+    """Return the config with these values.
+
+    Raises InputError if they are not valid, naming `origin`: the file or recipe they come from. `options`: dotted key
+    to the option that set it, which an error of that key names instead.
+    """
     try:
         config = Config.model_validate(values)
-        # TOML's hexadecimal may hold more digits than Python writes; text from anywhere, what is no Unicode.
+        # A TOML hexadecimal may hold more digits than Python writes; text from the outside may not be Unicode.
         if Config.model_validate_json(json.dumps(config.to_json())) != config:
-            raise ValueError("found text that is no Unicode")
+            raise ValueError("found text that is not Unicode")
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(f"{origin}: {explain(Config, first)}") from error
+        option = _option_of(first["loc"], options or {})
+        raise InputError((f"{option} " if option else f"{origin}: ") + explain(Config, first)) from error
     except ValueError as error:
         raise InputError(
-            f"{origin}: cannot be written to config.json ({one_line(error)}); give other values"
+            f"{origin}: cannot be written to config.json ({one_line(error)}); fix: give other values"
         ) from error
     return config
 
 
-def data_set_name(data: Path) -> str:
-    """Return the name under which a folder of the user's own archives goes.
+def _option_of(location: Sequence[Any], options: Mapping[str, str]) -> str | None:
+    """Return the option that set the key at a location, or a key above or below it; None if none did."""
+    at = f"{'.'.join(map(str, location))}."
+    return next(
+        (option for key, option in options.items() if at.startswith(f"{key}.") or f"{key}.".startswith(at)), None
+    )
 
-    Never a name of the catalog: only --dataset says that the files are to be that very data set.
+
+def data_set_name(data: Path) -> str:
+    """Return the data set's name for a folder of the user's own archives.
+
+    It is never a name of the catalog: only --dataset declares the files to be that very data set.
     """
     from jobs.fetch.catalog import CATALOG
 
@@ -91,7 +130,7 @@ def data_set_name(data: Path) -> str:
 
 
 def differences(one: Config, other: Config) -> list[str]:
-    """Return each key in which two configs differ, as `key: one's value, other's value`."""
+    """Return each key in which two configs differ, as `key: one's value there, other's value here`."""
     left, right = flat(one.to_json()), flat(other.to_json())
     return [
         f"{key}: {left.get(key)!r} there, {right.get(key)!r} here"
@@ -102,13 +141,13 @@ def differences(one: Config, other: Config) -> list[str]:
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested values by dotted keys."""
-    found: dict[str, Any] = {}
+    by_key: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
+            by_key |= flat(value, f"{prefix}{key}.")
         else:
-            found[prefix + key] = value
-    return found
+            by_key[prefix + key] = value
+    return by_key
 
 
 def _put(values: dict[str, Any], key: str, value: Any, option: str = "--set") -> None:
@@ -116,16 +155,16 @@ def _put(values: dict[str, Any], key: str, value: Any, option: str = "--set") ->
     for section in sections:
         below = values.get(section, {})
         if not isinstance(below, dict):
-            raise InputError(f"{option} {key}: {section} is a value, not a section")
+            raise InputError(f"{option} {key}: found {section}, a key with a value, expected a section")
         values[section] = values = below | {}
     values[last] = value
 
 
 def _parse(text: str) -> Any:
-    """Read a TOML value; `none` is None; anything else is a string, so that quotes are seldom needed."""
+    """Return a TOML value; `none` is None; anything else is a string, so that quotes are seldom needed."""
     if text.lower() == "none":
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):  # no TOML, or with too many digits, or nested too deep
+    except (ValueError, RecursionError):  # not TOML, too many digits, or nested too deep
         return text

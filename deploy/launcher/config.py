@@ -1,4 +1,4 @@
-"""The config section of the launch."""
+"""The config section of the launcher."""
 
 from pydantic import Field
 
@@ -6,13 +6,29 @@ from jobs.config import Section
 
 
 class LaunchConfig(Section):
-    """How many ranks train, and what happens when one fails. It changes neither rows nor batches, so a run may go on
-    with other values.
+    """How many ranks train, and what happens when one fails.
+
+    No key changes rows or batches, so a run may be resumed with other values.
     """
 
-    np: int | None = Field(default=None, ge=1)  # None: one a visible GPU, else one
-    # After a rank has died or stalled, all start anew from the last checkpoint, so many times; where that gets no
-    # further, with a rank less each time, down to min_np (None: never with fewer than np).
-    max_restarts: int = Field(default=3, ge=0)
-    min_np: int | None = Field(default=None, ge=1)
-    stall_seconds: float = Field(default=120, ge=5)
+    np: int | None = Field(
+        default=None,
+        ge=1,
+        description="Ranks to train on. `none`: one per visible GPU, or 1. Same as `--np`.",
+    )
+    max_restarts: int = Field(
+        default=3,
+        ge=0,
+        description="Restarts of all ranks from the last checkpoint after a rank died or stalled.",
+    )
+    min_np: int | None = Field(
+        default=None,
+        ge=1,
+        description=(
+            "Fewest ranks to continue with: each restart that makes no progress uses one rank fewer. "
+            "`none`: never fewer than `np`."
+        ),
+    )
+    stall_seconds: float = Field(
+        default=120, ge=5, description="Seconds without any progress after which a rank counts as stalled."
+    )

@@ -1,4 +1,4 @@
-"""Sites: what a cluster offers and wants, as TOML files. See deploy/sites/ for examples."""
+"""Sites: what jobs request on a cluster and how they start there, as TOML files. deploy/sites/ has examples."""
 
 import os
 import re
@@ -14,9 +14,9 @@ from pydantic_core import PydanticCustomError
 from jobs.config import Section, explain
 from jobs.errors import InputError, one_line
 
-FOLDER = "IDXTRAIN_SITES"  # the user's own folder of sites
+FOLDER = "IDXTRAIN_SITES"  # the folder of the user's own sites
 _OWN = "~/.config/idxtrain/sites"
-_OURS = Path(__file__).parent.parent / "sites"
+SHIPPED = Path(__file__).parent.parent / "sites"
 
 Launcher = Literal["srun", "srun-pmix", "mpirun", "horovodrun"]
 JobStage = Literal["prepare", "train", "evaluate"]
@@ -45,12 +45,12 @@ def _option(text: str) -> str:
     return text
 
 
-# A word that Slurm takes for nothing else, on an #SBATCH line or as an argument: no shell reads it.
+# A word that Slurm reads as one word, on an #SBATCH line or as an argument; no shell expands anything in it.
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.,:/@+=\[\]&|*()-]+$")]
 # A module: `module load` stands in the script, which bash runs.
 Module = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,:/@+=-]*$")]
-# One line of text in which $NAME and ${NAME} stand for variables of the node, and nothing else for anything: no $(…),
-# no `…`. It is put into double quotes in the script, which bash runs.
+# One line of text in which bash expands $NAME and ${NAME}, and nothing else: no $(…), no `…`. The script has it in
+# double quotes.
 Line = Annotated[str, AfterValidator(_line)]
 # One option of sbatch(1), for an #SBATCH line.
 Option = Annotated[str, StringConstraints(pattern=r"^--?[A-Za-z][^#]*$"), AfterValidator(_option)]
@@ -58,101 +58,166 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class Resources(Section):
-    """What one job asks for. What is None is left to Slurm; partition, account and QOS: to the site's own."""
+    """What one job requests. Slurm decides where a key is None; for partition, account and QOS, the site does."""
 
-    partition: Word | None = None
-    account: Word | None = None
-    qos: Word | None = None
-    time: str | None = Field(default=None, pattern=r"^(\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(:\d\d){0,2})$")  # sbatch(1)
-    nodes: int = Field(default=1, ge=1)
-    cpus: int | None = Field(default=None, ge=1)  # of each rank; a stage that is no training has one process a node
-    memory: str | None = Field(default=None, pattern=r"^\d+[KMGT]?$")  # of each node
-    gpus_per_node: int = Field(default=0, ge=0)
-    gpu_type: Word | None = None
-    options: tuple[Option, ...] = ()  # further #SBATCH lines, e.g. "--constraint=gpu"
+    partition: Word | None = Field(default=None, description="Partition of the job. `none`: the site's.")
+    account: Word | None = Field(default=None, description="Account that is charged. `none`: the site's.")
+    qos: Word | None = Field(default=None, description="Quality of service of the job. `none`: the site's.")
+    time: str | None = Field(
+        default=None,
+        pattern=r"^(\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(:\d\d){0,2})$",  # sbatch(1)
+        description='Time limit, as sbatch reads it: "90" (minutes), "01:30:00" or "1-12". `none`: Slurm\'s default.',
+    )
+    nodes: int = Field(default=1, ge=1, description="Nodes of the job.")
+    cpus: int | None = Field(
+        default=None,
+        ge=1,
+        description=(
+            "CPUs per rank; for prepare and evaluate, which run one process per node, per node. "
+            "`none`: Slurm's default."
+        ),
+    )
+    memory: str | None = Field(
+        default=None,
+        pattern=r"^\d+[KMGT]?$",
+        description='Memory per node, such as "32G"; without a unit, in MB. `none`: Slurm\'s default.',
+    )
+    gpus_per_node: int = Field(default=0, ge=0, description="GPUs per node. 0: none.")
+    gpu_type: Word | None = Field(
+        default=None, description='Type of the GPUs, as Slurm names it, such as "v100-32". `none`: any.'
+    )
+    options: tuple[Option, ...] = Field(
+        default=(), description='Further options of sbatch for this job, such as "--constraint=gpu".'
+    )
 
 
 class TrainResources(Resources):
-    """What the training asks for."""
+    """What the training's job requests."""
 
-    ranks_per_node: int = Field(default=1, ge=1)
-    # So long before the time limit the ranks are told to write a checkpoint. Slurm may be a minute early.
-    warn_seconds: int = Field(default=120, ge=10, le=65535)
+    ranks_per_node: int = Field(default=1, ge=1, description="Ranks per node. All nodes together have the world size.")
+    warn_seconds: int = Field(
+        default=120,
+        ge=10,
+        le=65535,
+        description=(
+            "Seconds before the time limit at which the ranks are asked to write a checkpoint. "
+            "Slurm may be up to a minute early."
+        ),
+    )
 
 
 class Site(Section):
-    """A cluster, or a part of one."""
+    """A cluster, or one kind of its nodes."""
 
-    about: str = ""
-    launcher: Launcher = "srun"
-    partition: Word | None = None
-    account: Word | None = None
-    qos: Word | None = None
-    modules: tuple[Module, ...] = ()
-    container: Line | None = None  # an Apptainer image, which holds what the stages and ranks run
-    interface: Word | None = None  # the network between the nodes; None: the one that leads to the other nodes
-    scratch: Line = "/tmp"  # noqa: S108 (made private, a folder each job)
-    # Where prepare's Spark runs, unless --spark-master says: within its node; as a cluster of its own on all nodes of
-    # the job; or on one that is there.
-    spark: str = Field(default="local", pattern=r"^(local|standalone|yarn|(spark|k8s)://[A-Za-z0-9_.,:/@-]+)$")
-    requeue: bool = True  # False: a job that is to go on is submitted anew
-    environment: dict[Name, Line] = Field(default_factory=dict)
-    options: tuple[Option, ...] = ()
-    prepare: Resources = Resources()
-    train: TrainResources = TrainResources()
-    evaluate: Resources = Resources()
+    about: str = Field(default="", description="One line for people: which cluster this is.")
+    launcher: Launcher = Field(
+        default="srun",
+        description=(
+            "How the ranks start. `srun` needs no MPI; `srun-pmix` and `mpirun` need a Horovod built with MPI "
+            "(`make mpi-env`); `horovodrun` needs SSH between nodes."
+        ),
+    )
+    partition: Word | None = Field(default=None, description="Partition of all jobs. `none`: Slurm's default.")
+    account: Word | None = Field(default=None, description="Account that is charged. `none`: Slurm's default.")
+    qos: Word | None = Field(default=None, description="Quality of service of all jobs. `none`: Slurm's default.")
+    modules: tuple[Module, ...] = Field(
+        default=(), description='Environment modules that each job loads first, such as "cuda/12.4".'
+    )
+    container: Line | None = Field(
+        default=None,
+        description=(
+            "Apptainer image in which stages and ranks run; its PATH must begin with this environment. "
+            "`none`: no container."
+        ),
+    )
+    interface: Word | None = Field(
+        default=None,
+        description=(
+            'Network interface between the nodes, such as "ib0". `none`: the one whose route leads to the other nodes.'
+        ),
+    )
+    scratch: Line = Field(
+        default="/tmp",  # noqa: S108 (each job makes a private folder in it)
+        description="Node-local folder for temporary files. Each job makes a private folder in it and removes it.",
+    )
+    spark: str = Field(
+        default="local",
+        pattern=r"^(local|standalone|yarn|(spark|k8s)://[A-Za-z0-9_.,:/@-]+)$",
+        description=(
+            "Where prepare runs Spark, unless `--spark-master` is given. `local`: on its one node; `standalone`: on "
+            "all nodes of the prepare job; else the URL of a running master, or `yarn`."
+        ),
+    )
+    requeue: bool = Field(
+        default=True,
+        description=(
+            "Whether an interrupted job returns to the queue under its ID. `false`: it is submitted again as a new job."
+        ),
+    )
+    environment: dict[Name, Line] = Field(
+        default_factory=dict,
+        description="Environment variables that each job exports, such as HOROVOD_CYCLE_TIME or NCCL_DEBUG.",
+    )
+    options: tuple[Option, ...] = Field(
+        default=(), description='Further options of sbatch for all jobs, such as "--exclusive".'
+    )
+    prepare: Resources = Field(default=Resources(), description="What the job of fetch and prepare requests.")
+    train: TrainResources = Field(default=TrainResources(), description="What the training's job requests.")
+    evaluate: Resources = Field(default=Resources(), description="What the evaluation's job requests.")
 
     @model_validator(mode="after")
     def _prepare_uses_its_nodes(self) -> Self:
         if self.prepare.nodes > 1 and self.spark != "standalone":
             raise ValueError(
                 f'prepare.nodes: found {self.prepare.nodes} with spark = "{self.spark}", expected 1; '
-                'set spark = "standalone"'
+                'fix: set spark = "standalone"'
             )
         return self
 
     @property
     def ranks(self) -> int:
-        """How many ranks train."""
+        """The number of ranks that train, the world size."""
         return self.train.nodes * self.train.ranks_per_node
 
     def resources(self, stage: JobStage) -> Resources:
-        """Return what a stage's job asks for."""
-        found: Resources = getattr(self, stage)
-        return found
+        """Return what a stage's job requests."""
+        resources: Resources = getattr(self, stage)
+        return resources
 
 
 def names(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the names of all sites: the user's own and those that come with the project."""
+    """Return the names of all sites, sorted: the user's own and those that come with the project."""
     return sorted({path.stem for folder in _folders(environment) for path in folder.glob("*.toml")})
 
 
 def read(name: str, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Return the values of a site's file, by name or by the path of a .toml file; the user's own come first.
+    """Read a site's file, found by name or by the path of a .toml file. The user's own sites come first.
 
-    Raises InputError where there is none, or it is no TOML.
+    Raises InputError if there is no such site, or its file is not TOML.
     """
     if name.endswith(".toml"):
         path = Path(name).expanduser()
     else:
-        places = [folder / f"{name}.toml" for folder in _folders(environment)]
-        found = next((place for place in places if place.is_file()), None)
-        if found is None or Path(name).name != name:
+        candidates = [folder / f"{name}.toml" for folder in _folders(environment)]
+        site_file = next((path for path in candidates if path.is_file()), None)
+        if site_file is None or Path(name).name != name:
             known = ", ".join(names(environment))
             raise InputError(f"--site {name}: found no such site, expected one of {known}, or a .toml file")
-        path = found
+        path = site_file
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
-            f"--site {path}: cannot be read ({error.strerror}); name a site or a file that is there"
-        ) from (error)
+            f"--site {path}: cannot be read ({error.strerror}); fix: give a site's name or an existing file"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"--site {path}: is not TOML: {one_line(error)}; see deploy/sites for examples") from error
+        raise InputError(
+            f"--site {path}: found no TOML ({one_line(error)}), expected a site; fix: see `idxtrain config site`"
+        ) from error
 
 
 def validate(values: Mapping[str, Any], origin: str) -> Site:
-    """Return the site that these values make; raise InputError, naming the key, where they make none."""
+    """Return the site with these values; raise InputError, naming the key, if they are not valid."""
     try:
         return Site.model_validate(values)
     except ValidationError as error:
@@ -160,4 +225,4 @@ def validate(values: Mapping[str, Any], origin: str) -> Site:
 
 
 def _folders(environment: Mapping[str, str]) -> list[Path]:
-    return [Path(environment.get(FOLDER) or _OWN).expanduser(), _OURS]
+    return [Path(environment.get(FOLDER) or _OWN).expanduser(), SHIPPED]

@@ -6,16 +6,34 @@ from jobs.config import Section
 
 
 class EvaluateConfig(Section):
-    """How the test set goes through the model. None of it changes which images count.
+    """How the test set goes through the model. No key changes which images count.
 
-    `compare`: write what the gate of a retraining needs, too; `champion`: absolute path of the Keras file of the model
-    to compare with, "" for none, whose SHA-256 is `champion_sha256`. `best`, `best_sha256`: the same of a second one,
-    the best champion so far. Only written where there is one, so that runs made before they existed stay done.
+    The keys of the second model are written only where they are set, so that older runs stay done.
     """
 
-    batch_size: int = Field(default=500, ge=1)  # images of one forward pass
-    compare: bool = False
-    champion: str = ""
-    champion_sha256: str = ""
-    best: str = Field(default="", exclude_if=lambda value: not value)
-    best_sha256: str = Field(default="", exclude_if=lambda value: not value)
+    batch_size: int = Field(default=500, ge=1, description="Images per forward pass. Fewer need less memory.")
+    compare: bool = Field(
+        default=False, description="Also write what the gate of a retraining needs. Set by `idxtrain retrain`."
+    )
+    champion: str = Field(
+        default="",
+        description=(
+            "Absolute path of the Keras file to compare with; empty for no comparison. Set by `idxtrain retrain`."
+        ),
+    )
+    champion_sha256: str = Field(
+        default="", description="SHA-256 of `evaluate.champion`, in hex. Set by `idxtrain retrain`."
+    )
+    best: str = Field(
+        default="",
+        exclude_if=lambda value: not value,
+        description=(
+            "Absolute path of a second Keras file to compare with, the best champion so far; empty for none. "
+            "Set by `idxtrain retrain`."
+        ),
+    )
+    best_sha256: str = Field(
+        default="",
+        exclude_if=lambda value: not value,
+        description="SHA-256 of `evaluate.best`, in hex. Set by `idxtrain retrain`.",
+    )

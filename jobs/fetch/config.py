@@ -1,4 +1,4 @@
-"""The config section of `fetch`: which data set, and where its archives may come from."""
+"""The config section of the fetch stage: which data set, and where its archives may come from."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,18 +12,21 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def url_problem(url: str) -> str | None:
-    """Return why archives are not fetched from this URL, or None: https, or http from this very machine."""
+    """Return why no archive is fetched from this URL, as the predicate of a sentence; None if it may be fetched.
+
+    Allowed are https, and http from this machine itself.
+    """
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port  # reading the port checks it
     except ValueError as error:
-        return str(error)
+        return f"is not a URL: {error}"
     if not host or any(character.isspace() or not character.isprintable() for character in url):
         return "is not a URL such as https://example.org/mnist/"
     if parts.username is not None or parts.password is not None:
         return "carries a user name or password, which would be stored and logged"
     if parts.query or parts.fragment:
-        return "has a query or a fragment; expected a base URL that file names are put behind"
+        return "has a query or a fragment; expected a base URL to which file names are appended"
     if parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK):
         return None
     return "is not https:// (http:// only from 127.0.0.1 or localhost)"
@@ -32,28 +35,46 @@ def url_problem(url: str) -> str | None:
 def _mirror(url: str) -> str:
     problem = url_problem(url)
     if problem:
-        raise ValueError(f"{url!r} {problem}")
+        raise ValueError(f"found {url!r}, which {problem}")
     return url
 
 
 def _folder(data: str) -> str:
     if data and ("\0" in data or not Path(data).is_absolute()):
-        raise ValueError(f"{data!r} is not an absolute path")
+        raise ValueError(f"found {data!r}, expected an absolute path")
     return data
 
 
 class FetchConfig(Section):
-    """Which archives to use.
+    """Which archives to use, and where to get them."""
 
-    `dataset`: a name of the catalog, or with `data` any name for data of one's own. `data`: absolute path of a folder
-    with the archives; "" for none. `mirrors`: base URLs asked before the catalog's. `timeout_seconds`: how long a
-    connection or a read may take. `offline`: ask no mirror. `parts`: make the dataset of parts, one each training pair,
-    even where there is one pair, so that a pair that comes later is all that is decoded then; of several it always is.
-    """
-
-    dataset: str = Field(default="mnist", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
-    data: Annotated[str, AfterValidator(_folder)] = ""
-    mirrors: tuple[Annotated[str, AfterValidator(_mirror)], ...] = ()
-    timeout_seconds: float = Field(default=20, gt=0, le=600)
-    offline: bool = False
-    parts: bool = False
+    dataset: str = Field(
+        default="mnist",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=100,
+        description=(
+            "Name of the data set: mnist, fashion-mnist or kmnist; with `fetch.data`, any name for your own data. "
+            "Same as `--dataset`."
+        ),
+    )
+    data: Annotated[str, AfterValidator(_folder)] = Field(
+        default="",
+        description="Absolute path of a folder with the archives; empty to download them. `--data` sets it.",
+    )
+    mirrors: tuple[Annotated[str, AfterValidator(_mirror)], ...] = Field(
+        default=(),
+        description="Base URLs to try before the data set's own mirrors: https, or http from this machine.",
+    )
+    timeout_seconds: float = Field(
+        default=20, gt=0, le=600, description="Seconds that a connection or a read may take before the next mirror."
+    )
+    offline: bool = Field(
+        default=False, description="Ask no mirror: use local archives or the offline package, else fail."
+    )
+    parts: bool = Field(
+        default=False,
+        description=(
+            "Decode each training pair as a segment of its own, even if there is only one. A pair added later is then "
+            "all that has to be decoded. Several pairs are always decoded so. Set by `idxtrain retrain`."
+        ),
+    )

@@ -1,6 +1,7 @@
 """The config section of the train stage."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,97 +11,262 @@ from jobs.config import Section
 class TrainConfig(Section):
     """How the model is trained. All sizes are global: none of them changes with the number of ranks."""
 
-    model: str = Field(default="compact", pattern=r"^[a-z][a-z0-9_]*$")  # a file in models/
-    dropout: float | None = Field(default=None, ge=0, lt=1)  # None: the architecture's own rate
-    # Absolute path of a Keras file to begin with, not with random weights: the same architecture, a warm start.
-    initial_model: str | None = None
-    standardize: bool = False  # to the training pixels' mean 0 and deviation 1, inside the model
+    renamed: ClassVar[Mapping[str, str]] = {
+        "average": "ema_decay",
+        "wire": "compression",
+        "warmup": "warmup_fraction",
+        "final": "final_rate_fraction",
+        "sharp": "sharp_fraction",
+    }
 
-    # Each training image moved at random, at the most so far: pixels, degrees, share of its size.
-    shift: float = Field(default=0.0, ge=0)
-    rotate: float = Field(default=0.0, ge=0, le=180)
-    zoom: float = Field(default=0.0, ge=0, lt=1)
-    # And bent: pixels in quadratic mean, and how many pixels far neighbours move alike.
-    elastic: float = Field(default=0.0, ge=0)
-    elastic_sigma: float = Field(default=4.0, gt=0)
+    model: str = Field(
+        default="compact", pattern=r"^[a-z][a-z0-9_]*$", description="Architecture: the name of a module in `models/`."
+    )
+    dropout: float | None = Field(
+        default=None, ge=0, lt=1, description="Dropout rate. `none`: the architecture's own rate."
+    )
+    initial_model: str | None = Field(
+        default=None,
+        description=(
+            "Absolute path of a Keras file whose weights the training starts from; same architecture. "
+            "`none`: random weights. `idxtrain retrain --warm-start` sets it."
+        ),
+    )
+    standardize: bool = Field(
+        default=False,
+        description=(
+            "Scale pixels to mean 0 and standard deviation 1, by the statistics of the training split. "
+            "The scaling is part of the saved model."
+        ),
+    )
+
+    shift: float = Field(
+        default=0.0, ge=0, description="Augmentation: largest random shift, in pixels, in each direction."
+    )
+    rotate: float = Field(
+        default=0.0, ge=0, le=180, description="Augmentation: largest random rotation, in degrees, either way."
+    )
+    zoom: float = Field(
+        default=0.0, ge=0, lt=1, description="Augmentation: largest random zoom, as a fraction of the size, either way."
+    )
+    elastic: float = Field(
+        default=0.0,
+        ge=0,
+        description="Augmentation: root mean square of a random elastic distortion, in pixels. 0: none.",
+    )
+    elastic_sigma: float = Field(
+        default=4.0,
+        gt=0,
+        description=(
+            "Augmentation: standard deviation, in pixels, of the Gaussian that smooths the elastic distortion. "
+            "Larger values bend wider areas together."
+        ),
+    )
     sharp_fraction: float = Field(
-        default=0.0, ge=0, lt=1
-    )  # share of the images that are shifted by whole pixels, no more
+        default=0.0,
+        ge=0,
+        lt=1,
+        description=(
+            "Augmentation: fraction of the images that are only shifted, by whole pixels. "
+            "Interpolation blurs all others."
+        ),
+    )
 
-    # The training ends at whichever bound comes first.
-    epochs: int | None = Field(default=None, ge=1)
-    max_steps: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=256, ge=1, lt=2**31)  # the global batch
-    # Each rank computes its rows of a batch in so many parts, one after another, for batches larger than its memory.
-    microbatches: int = Field(default=1, ge=1, lt=2**31)
+    epochs: int | None = Field(
+        default=None,
+        ge=1,
+        description="Passes over the training split. `none`: no limit. Training ends at `epochs` or `max_steps`.",
+    )
+    max_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Largest number of optimizer steps. `none`: no limit. Needed if `epochs` is not set.",
+    )
+    batch_size: int = Field(
+        default=256, ge=1, lt=2**31, description="Images per step over all ranks together: the global batch."
+    )
+    microbatches: int = Field(
+        default=1,
+        ge=1,
+        lt=2**31,
+        description="Pieces in which each rank computes its rows of a batch, one after another. More need less memory.",
+    )
 
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)  # share of the label spread over all classes
-    clip_norm: float | None = Field(default=None, gt=0)  # longest gradient, as L2 norm over all weights; None: any
-    # Decay of a running average of the weights, which is then what is validated and kept; None: the weights themselves.
-    ema_decay: float | None = Field(default=None, ge=0, lt=1)
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="Fraction of each label that is spread evenly over all classes."
+    )
+    clip_norm: float | None = Field(
+        default=None,
+        gt=0,
+        description="Largest L2 norm of the gradient over all weights; a longer one is scaled down. `none`: no limit.",
+    )
+    ema_decay: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description=(
+            "Decay of the exponential moving average (EMA) of the weights. "
+            "The averaged weights are validated and saved. `none`: no EMA."
+        ),
+    )
 
-    optimizer: Literal["sgd", "momentum", "nesterov", "rmsprop", "adadelta", "adam", "adamw", "lamb"] = "adam"
-    learning_rate: float = Field(default=1e-3, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)  # momentum, nesterov
-    rho: float = Field(default=0.9, ge=0, lt=1)  # rmsprop, adadelta
-    beta1: float = Field(default=0.9, ge=0, lt=1)  # adam, adamw, lamb
-    beta2: float = Field(default=0.999, ge=0, lt=1)  # adam, adamw, lamb
-    epsilon: float = Field(default=1e-8, gt=0)  # rmsprop, adadelta, adam, adamw, lamb
-    weight_decay: float = Field(default=0.0, ge=0)  # adamw, lamb
+    optimizer: Literal["sgd", "momentum", "nesterov", "rmsprop", "adadelta", "adam", "adamw", "lamb"] = Field(
+        default="adam", description="Optimizer; see `models/training/optimizers.py` for the formulas."
+    )
+    learning_rate: float = Field(
+        default=1e-3, gt=0, description="Highest learning rate of the schedule, before `learning_rate_scaling`."
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of `momentum` and `nesterov`.")
+    rho: float = Field(
+        default=0.9, ge=0, lt=1, description="Decay of the mean squared gradient of `rmsprop` and `adadelta`."
+    )
+    beta1: float = Field(
+        default=0.9, ge=0, lt=1, description="Decay of the mean gradient of `adam`, `adamw` and `lamb`."
+    )
+    beta2: float = Field(
+        default=0.999, ge=0, lt=1, description="Decay of the mean squared gradient of `adam`, `adamw` and `lamb`."
+    )
+    epsilon: float = Field(
+        default=1e-8,
+        gt=0,
+        description="Term that keeps the divisor above 0: `rmsprop`, `adadelta`, `adam`, `adamw` and `lamb`.",
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="Decoupled weight decay of `adamw` and `lamb`.")
 
-    schedule: Literal["constant", "step", "cosine", "linear", "one-cycle"] = "constant"
-    warmup_fraction: float = Field(default=0.0, ge=0, lt=1)  # share of the steps in which the rate rises
-    final_rate_fraction: float = Field(default=0.0, ge=0, le=1)  # last rate as a share of the highest
+    schedule: Literal["constant", "step", "cosine", "linear", "one-cycle"] = Field(
+        default="constant", description="Shape of the learning rate over the training, after the warm-up."
+    )
+    warmup_fraction: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Fraction of all steps in which the learning rate rises to its highest value.",
+    )
+    final_rate_fraction: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Learning rate at the end, as a fraction of the highest. `constant` ignores it.",
+    )
 
-    # Explicit, since nothing is scaled by the number of ranks: multiply the learning rate by
-    # batch_size / base_batch_size (linear: Goyal et al. 2017) or its square root (sqrt: Krizhevsky 2014).
-    learning_rate_scaling: Literal["off", "linear", "sqrt"] = "off"
-    base_batch_size: int | None = Field(default=None, ge=1)
+    learning_rate_scaling: Literal["off", "linear", "sqrt"] = Field(
+        default="off",
+        description=(
+            "How `learning_rate` scales with the batch: by batch_size / base_batch_size (`linear`, Goyal 2017) or its "
+            "square root (`sqrt`, Krizhevsky 2014). The number of ranks never changes the rate."
+        ),
+    )
+    base_batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Batch size for which `learning_rate` was chosen. Only `learning_rate_scaling` uses it.",
+    )
 
-    # Of activations; weights and updates are always float32. auto: bfloat16 where all ranks' devices are quick in it.
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
-    compression: Literal["float32", "bfloat16", "float16"] = "float32"  # of gradients on their way between ranks
-    # Bit-equal from run to run and at any number of ranks up to `slices`, at the cost of speed: see
-    # jobs.train.compute.exact.
-    deterministic: bool = False
-    slices: int = Field(default=12, ge=1, lt=2**31)  # 12: whole slices, so equal shares, for 1, 2, 3, 4, 6 and 12 ranks
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description=(
+            "Data type of the activations; weights and updates are always float32. `auto`: bfloat16 if the devices of "
+            "all ranks have units for it, else float32."
+        ),
+    )
+    compression: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description="Data type in which ranks exchange gradients. `float32`: no compression.",
+    )
+    deterministic: bool = Field(
+        default=False,
+        description=(
+            "Make the weights bit-equal from run to run, at any number of ranks up to `slices`. Training is slower."
+        ),
+    )
+    # 12: whole slices, and so equal shares, for 1, 2, 3, 4, 6 and 12 ranks.
+    slices: int = Field(
+        default=12,
+        ge=1,
+        lt=2**31,
+        description=(
+            "Slices into which a global batch is cut if `deterministic` is set; each rank computes whole slices. "
+            "The weights depend on it."
+        ),
+    )
 
-    log_every: int = Field(default=50, ge=1)  # steps between two measurements
-    # A checkpoint at the end of each epoch, when asked to stop, and at the first measurement after so many steps
-    # (None: never for that reason) or minutes.
-    checkpoint_every_steps: int | None = Field(default=None, ge=1)
-    checkpoint_every_minutes: float = Field(default=10, gt=0)
-    keep_checkpoints: int = Field(default=3, ge=1)  # beside the best on validation
+    log_every: int = Field(
+        default=50, ge=1, description="Steps between two measurements of loss, accuracy and throughput."
+    )
+    checkpoint_every_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description=(
+            "Steps between two checkpoints, rounded up to a measurement. `none`: no limit by steps. "
+            "Each epoch and each stop on request also writes one."
+        ),
+    )
+    checkpoint_every_minutes: float = Field(
+        default=10, gt=0, description="Minutes between two checkpoints, rounded up to a measurement."
+    )
+    keep_checkpoints: int = Field(
+        default=3,
+        ge=1,
+        description="Newest checkpoints to keep. The best by validation accuracy is kept as well.",
+    )
 
-    shuffle_shards: int = Field(default=4, ge=1)  # rows are mixed within this many shards of each of the lanes
-    reader_threads: int = Field(default=2, ge=1)
-    # Keep the rows in memory after the first epoch: auto does where all ranks of a node together take less than this
-    # share of what is free.
-    cache: Literal["auto", "always", "never"] = "auto"
-    cache_share: float = Field(default=0.5, gt=0, le=1)
-    audit: bool = False  # write which rows each rank trained on in each step to logs/rows.rank-N.jsonl
+    shuffle_shards: int = Field(
+        default=4,
+        ge=1,
+        description=(
+            "Size of a shuffle window, in shards; there is one window for each of up to 8 lanes. "
+            "Larger windows mix better and need more memory."
+        ),
+    )
+    reader_threads: int = Field(default=2, ge=1, description="Threads per rank that read Parquet files.")
+    cache: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description=(
+            "Whether to keep all rows in memory after the first epoch. `auto`: if the ranks of a node together need "
+            "less than `cache_share` of its free memory."
+        ),
+    )
+    cache_share: float = Field(
+        default=0.5, gt=0, le=1, description="Fraction of a node's free memory that `cache=auto` may use."
+    )
+    audit: bool = Field(
+        default=False,
+        description="Log which rows each rank trains on in each step, to `logs/rows.rank-N.jsonl` in the run.",
+    )
 
     @model_validator(mode="after")
-    def _has_an_end(self) -> "TrainConfig":
+    def _is_consistent(self) -> "TrainConfig":
         if self.epochs is None and self.max_steps is None:
-            raise ValueError("found neither epochs nor max_steps, expected at least one")
+            raise ValueError("found neither epochs nor max_steps, expected at least one; fix: set train.epochs")
         if self.learning_rate_scaling != "off" and self.base_batch_size is None:
-            raise ValueError("learning_rate_scaling needs base_batch_size, the batch that learning_rate was chosen for")
-        if self.deterministic and self.microbatches > 1:
-            raise ValueError("microbatches is for training without deterministic, whose slices are parts already")
-        if self.deterministic and (self.precision == "float16" or self.compression != "float32"):
             raise ValueError(
-                "precision cannot be float16, nor compression to 16 bits, with deterministic, whose sums need every bit"
+                f"found learning_rate_scaling={self.learning_rate_scaling} without base_batch_size, expected both; "
+                "fix: set train.base_batch_size to the batch that learning_rate was chosen for"
+            )
+        if self.deterministic and self.microbatches > 1:
+            raise ValueError(
+                f"found microbatches={self.microbatches} with deterministic, expected 1; "
+                "fix: set train.slices, which splits a batch as well"
+            )
+        if self.deterministic and self.precision == "float16":
+            raise ValueError(
+                "found precision=float16 with deterministic, expected another, as its sums need every bit; "
+                "fix: set train.precision=float32 or train.deterministic=false"
+            )
+        if self.deterministic and self.compression != "float32":
+            raise ValueError(
+                f"found compression={self.compression} with deterministic, expected float32, as its sums need every "
+                "bit; fix: set train.compression=float32 or train.deterministic=false"
             )
         return self
 
     @property
     def fixed_slices(self) -> int | None:
-        """Into how many slices each global batch is cut; None: into none, as it need not be exact."""
+        """Into how many slices each global batch is cut; None: into none, as sums need not be exact."""
         return self.slices if self.deterministic else None
 
     @property
     def peak_rate(self) -> float:
-        """The learning rate after scaling."""
+        """The highest learning rate, after scaling."""
         ratio = self.batch_size / (self.base_batch_size or self.batch_size)
         return self.learning_rate * {"off": 1.0, "linear": ratio, "sqrt": ratio**0.5}[self.learning_rate_scaling]

@@ -16,7 +16,7 @@ from jobs import stop_signals
 from jobs.errors import IdxtrainError, ReportedError, ResumableError
 from jobs.logs import keep_writing, log_to_stderr
 from jobs.umask import keep_others_from_writing
-from pipelines.cli import retraining, schedule, slurm, stdout
+from pipelines.cli import config, retraining, schedule, slurm, stdout
 from pipelines.cli.options import (
     Assignments,
     Data,
@@ -158,6 +158,8 @@ def plan(
         for line in lines(plan_training(config, request.place(options), ranks(config, os.environ))):
             print(line)
 
+
+app.add_typer(config.app)
 
 recipes_app = typer.Typer(help="List the recipes, or show one.", invoke_without_command=True)
 app.add_typer(recipes_app, name="recipes")

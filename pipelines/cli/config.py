@@ -1,0 +1,42 @@
+"""idxtrain config: show the keys of the config and of a site."""
+
+from typing import Annotated
+
+import typer
+
+from jobs.exit_codes import exit_codes
+from pipelines.cli.options import complete_recipe
+
+app = typer.Typer()
+
+
+def complete_key(incomplete: str) -> list[str]:
+    """Return the keys and sections that start with `incomplete`, for completion in the shell."""
+    from pipelines.reference.keys import names
+
+    return [name for name in names() if name.startswith(incomplete)]
+
+
+@app.command()
+@exit_codes()
+def config(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[KEY|SECTION]",
+            help="Key or section, e.g. train.batch_size, train or site. Default: the whole config.",
+            autocompletion=complete_key,
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Show the values of this recipe: a name or .toml file.", autocompletion=complete_recipe),
+    ] = None,
+) -> None:
+    """Show the config's keys: meaning, values and defaults."""
+    from pipelines.reference import keys, text
+
+    if name is None:
+        print(*text.overview(keys.config_sections(), recipe), sep="\n")
+    else:
+        print(*text.entry_text(keys.find(name), recipe), sep="\n")

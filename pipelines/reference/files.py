@@ -1,0 +1,69 @@
+"""The files of a work directory. WORK is `--work`; in a path, capitals and N stand for a name or number."""
+
+WORK = {
+    "archives/NAME/": "Archives that fetch downloaded or unpacked, a folder per data set.",
+    "datasets/ID/": "Prepared datasets, a folder per dataset ID: see below.",
+    "parts/ID/": "Decoded segments, a folder per archive pair. Datasets of several pairs are made of them.",
+    "runs/ID/": "Runs, a folder per run ID: see below.",
+    "retrain/NAME/": "State of `idxtrain retrain`, a folder per registered model: see below.",
+    "retrain/.scratch/": "Temporary files of the registry's client.",
+    "sweeps/NAME/": "Sweeps: `sweep.json` has the points, `table.txt` the results. Runs of a sweep are in `runs/`.",
+    "mlflow/": "The model registry: MLflow's SQLite file and artifacts. Not used with MLFLOW_TRACKING_URI.",
+    ".locks/": "Leases: which process works on what.",
+    ".removed/": "What `idxtrain prune` is removing.",
+}
+
+DATASET = {
+    "manifest.json": (
+        "Shape, classes, rows, files with checksums, label counts, pixel statistics, sources, options and versions."
+    ),
+    "train/part-N.parquet": (
+        "Rows to train on. Columns: `image` list<float32> of height × width × channels values in [0, 1]; "
+        "`label` int32; `index` int64, the row in its archive. One row group per file."
+    ),
+    "validation/part-N.parquet": "Rows held out from the training archive.",
+    "test/part-N.parquet": "Rows of the test archive.",
+    "parts.json": "The segments it is made of, if its data have several training pairs.",
+}
+
+RUN = {
+    "config.json": "All of the config, frozen when the run was made.",
+    "metrics.json": "The result of evaluate.",
+    "report.html": "The result as a page: accuracy, curves, confusion matrix, errors.",
+    "model.keras": "The trained model, plain Keras, float32.",
+    "stages/STAGE.json": "Record of a finished stage: what went in, what came out, seconds.",
+    "checkpoints/step-N.safetensors": "Training state after N steps: weights, optimizer slots, EMA.",
+    "checkpoints/step-N.json": "Its step, key and checksum.",
+    "checkpoints/best.json": "Which checkpoint had the best validation accuracy.",
+    "tensorboard/": "Event files for TensorBoard.",
+    "logs/STAGE.log": "Log of a stage. Ranks above 0 write `train.rank-N.log`.",
+    "logs/tensorflow.log": "What TensorFlow printed while it was imported.",
+    "logs/train.jsonl": "A JSON line per measurement and validation: step, loss, accuracy, images/s.",
+    "logs/flight.rank-N.jsonl": "Where a rank's time went: input, compute, allreduce. `idxtrain report` reads it.",
+    "logs/rows.rank-N.jsonl": "Rows that a rank trained on, with `train.audit=true`.",
+    "logs/restarts.jsonl": "A JSON line per failed training: what failed.",
+    "heartbeats/": "Which step and phase each rank is in, while it trains.",
+    "slurm/STAGE.sh": "Batch script of a job.",
+    "slurm/STAGE-JOB.out": "Output of a job.",
+    "slurm/site.json": "The site when the run was submitted.",
+    "slurm/jobs.json": "The Slurm job ID of each stage.",
+    "slurm/history.jsonl": "A JSON line each time a job was submitted, started, ended or requeued.",
+    "comparison.json": "What the gate of a retraining decides on.",
+    "sample.npz": "A few test images with their probabilities, to check the registered model against.",
+    "decision.json": "The gate's decision, with every check.",
+    "decision.html": "The decision as a page.",
+    "lock.json": "The process that works on the run.",
+}
+
+RETRAIN = {
+    "state.json": "The last finished retraining.",
+    "pending.json": "The retraining in progress, which the next call resumes.",
+    "news.json": "The last outcome, until its notification is delivered.",
+    "promotion.json": "Journal of a promotion, so that a killed one is completed.",
+    "champion.json": "The champion, for when the registry does not answer.",
+    "best.json": "The best champion so far.",
+    "models/SHA.keras": "Copies of the models of both, named by their SHA-256.",
+    "outbox/RUN.json": "Runs that wait for the registry.",
+    "retrain.log": "Log of a scheduled `idxtrain retrain`; old ones are `retrain.log.N`.",
+    "lock.json": "The process that works on the model.",
+}
