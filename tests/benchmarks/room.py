@@ -142,13 +142,13 @@ def run_stage(run_dir: RunDir, stage: str, watch_memory: bool = False) -> Done:
     return run([sys.executable, "-m", f"jobs.{stage}", str(run_dir.path)], watch_memory=watch_memory)
 
 
-def run_training(run_dir: RunDir, ranks: int = 1, threads: int | None = None, module: str = "jobs.train") -> float:
+def run_training(made: RunDir, ranks: int = 1, threads: int | None = None, module: str = "jobs.train") -> float:
     """Run a training as `idxtrain run` starts it; return images per second of all ranks together.
 
     `threads`: per rank; None: its share of the machine. `module`: the program that replaces the stage's.
     """
-    how = launch("train", run_dir.path, ranks, Config.model_validate(run_dir.read_config()).launch)
+    how = launch("train", made.path, ranks, Config.model_validate(made.read_config()).launch)
     if module != "jobs.train":
-        how = gang(ranks, [sys.executable, "-m", module, str(run_dir.path)])
+        how = gang(ranks, [sys.executable, "-m", module, str(made.path)])
     run(how.argv, {**how.environment, **({CPUS: str(threads)} if threads else {})})
-    return float(read_record(run_dir, "train").outputs["images_per_second"])
+    return float(read_record(made, "train").outputs["images_per_second"])
