@@ -1,4 +1,4 @@
-"""The benchmark's machinery: every measure and peer at tiny sizes, on the path of `make bench`; the table's text."""
+"""The benchmarks: every measure and peer at tiny sizes, on the path of `make bench`, and the text of the table."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ from tests.benchmarks.table import Ratio, spread
 from tests.conftest import MakeArchives
 
 GOLDEN = Path(__file__).parent / "golden" / "bench"
-# What each measure must have found, beside what is positive: all of a round's names.
+# The figures that each measure must return.
 FIGURES = {
     "step_speed": {"50 float32", "128 float32", "lecture", "keras"},
     "matmul_peak": {"float32 images/s", "float32 used", "float32 peak"},
@@ -29,7 +29,7 @@ FIGURES = {
     "memory": {f"{stage} {size}" for stage in ("fetch", "prepare", "train", "evaluate") for size in ("one", "many")},
 }
 
-QUICK = ("prepare", "step_speed", "matmul_peak", "reader")  # the longest first: they run two side by side
+FAST = ("prepare", "step_speed", "matmul_peak", "reader")  # longest first: two run side by side
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +41,10 @@ def room(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) 
 
 @pytest.fixture(scope="module")
 def rounds(room: Room) -> dict[str, dict[str, float]]:
-    """One round of the quick measures, two side by side."""
+    """One round of the fast measures, two side by side."""
     room.dataset()
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(QUICK, pool.map(lambda name: MEASURES[name].once(room, 0), QUICK), strict=True))
+        return dict(zip(FAST, pool.map(lambda name: MEASURES[name].once(room, 0), FAST), strict=True))
 
 
 def check(name: str, figures: dict[str, float]) -> None:
@@ -53,35 +53,35 @@ def check(name: str, figures: dict[str, float]) -> None:
     assert all(ratio.values for ratio in MEASURES[name].section([figures]).ratios if ratio.target)
 
 
-@pytest.mark.parametrize("name", QUICK)
-def test_each_quick_measure_finds_its_figures(rounds: dict[str, dict[str, float]], name: str) -> None:
+@pytest.mark.parametrize("name", FAST)
+def test_each_fast_measure_returns_its_figures(rounds: dict[str, dict[str, float]], name: str) -> None:
     check(name, rounds[name])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(FIGURES.keys() - set(QUICK)))
-def test_each_slow_measure_finds_its_figures(room: Room, name: str) -> None:
+@pytest.mark.parametrize("name", sorted(FIGURES.keys() - set(FAST)))
+def test_each_slow_measure_returns_its_figures(room: Room, name: str) -> None:
     check(name, MEASURES[name].once(room, 0))
 
 
-def test_the_rows_of_prepare_are_counted(rounds: dict[str, dict[str, float]]) -> None:
-    found = rounds["prepare"]
-    assert (found["one rows"], found["many rows"], found["row growth"]) == (700, 700 * TINY.factor, TINY.factor)
+def test_prepare_counts_its_rows(rounds: dict[str, dict[str, float]]) -> None:
+    figures = rounds["prepare"]
+    assert (figures["one rows"], figures["many rows"], figures["row growth"]) == (700, 700 * TINY.factor, TINY.factor)
 
 
 @pytest.mark.slow
-def test_the_way_to_a_tested_model(room: Room) -> None:
+def test_to_accuracy_runs_peers_in_full_only_in_full_rounds(room: Room) -> None:
     figures = MEASURES["to_accuracy"].once(room, 0)
-    part = MEASURES["to_accuracy"].once(room, 1)
+    partial = MEASURES["to_accuracy"].once(room, 1)
     for name in ("idxtrain", "lecture", "keras"):
         assert figures[name] > 0
-        assert part[name] > 0
+        assert partial[name] > 0
     assert "lecture in full" in figures
-    assert "lecture in full" not in part
-    assert "seconds: `idxtrain run`" in MEASURES["to_accuracy"].section([figures, part]).ratios[0].what
+    assert "lecture in full" not in partial
+    assert "seconds: `idxtrain run`" in MEASURES["to_accuracy"].section([figures, partial]).ratios[0].what
 
 
-def test_repeated_archives_hold_their_rows_again_and_again(room: Room, tmp_path: Path) -> None:
+def test_repeated_archives_hold_every_row_repeatedly(room: Room, tmp_path: Path) -> None:
     for role, path in find(room.archives()).items():
         repeat(path, tmp_path / path.name, 3)
         once, thrice = idx.read(path), idx.read(tmp_path / path.name)
@@ -89,12 +89,12 @@ def test_repeated_archives_hold_their_rows_again_and_again(room: Room, tmp_path:
         assert (thrice.reshape(3, *once.shape) == once).all()
 
 
-def test_operations_of_an_image() -> None:
-    """Against the network itself: two operations a weight and place, forward and twice backward."""
-    places = {"conv1": 28 * 28, "conv2": 14 * 14, "dense": 1, "logits": 1}
+def test_operations_per_image_match_the_network() -> None:
+    """Two operations per weight and position, forward and twice backward."""
+    positions = {"conv1": 28 * 28, "conv2": 14 * 14, "dense": 1, "logits": 1}
     weights = {"conv1": 25 * 32, "conv2": 25 * 32 * 64, "dense": 3136 * 1024, "logits": 1024 * 10}
     products = {"conv1": 2, "conv2": 3, "dense": 3, "logits": 3}
-    exact = sum(2 * places[name] * weights[name] * products[name] for name in places)
+    exact = sum(2 * positions[name] * weights[name] * products[name] for name in positions)
     assert GFLOP_AN_IMAGE == pytest.approx(exact / 1e9, rel=1e-3) == pytest.approx(0.082, rel=0.01)
 
 
@@ -109,30 +109,30 @@ def test_operations_of_an_image() -> None:
         (Ratio("a", (0.3,)), ""),
     ],
 )
-def test_verdicts(ratio: Ratio, verdict: str) -> None:
+def test_a_verdict_compares_the_median_with_the_bound(ratio: Ratio, verdict: str) -> None:
     assert ratio.verdict == verdict
 
 
-def test_spread() -> None:
+def test_spread_shows_median_and_range() -> None:
     assert spread([3.0, 1.0, 2.0], ".1f", " s") == "2.0 s (1.0 to 3.0)"
     assert spread([1234.0], ",.0f") == "1,234"
     assert spread([], ".1f") == "not measured"
 
 
-def test_the_document_is_as_the_golden_file() -> None:
+def test_the_document_matches_the_golden_file() -> None:
     results: dict[str, Any] = json.loads((GOLDEN / "results.json").read_text(encoding="utf-8"))
     assert bench.text(results, "## Tried\n\n- nothing\n") == (GOLDEN / "RESULTS.md").read_text(encoding="utf-8")
 
 
-def test_results_are_what_was_measured() -> None:
-    """RESULTS.md is written, never edited: `bench --render` writes it anew after a change of TRIED.md."""
+def test_results_md_is_generated_from_results_json() -> None:
+    """RESULTS.md is generated, never edited: run `bench --render` after a change of TRIED.md."""
     folder = Path(bench.__file__).parent
     results = json.loads((folder / "RESULTS.json").read_text(encoding="utf-8"))
     tried = (folder / "TRIED.md").read_text(encoding="utf-8")
     assert bench.text(results, tried) == (folder / "RESULTS.md").read_text(encoding="utf-8")
 
 
-def test_other_measures_stay_where_the_machine_is_the_same(tmp_path: Path) -> None:
+def test_other_measures_stay_if_the_machine_is_the_same(tmp_path: Path) -> None:
     out = tmp_path / "RESULTS.md"
     here = {"machine": machine.describe(), "measures": {"reader": {"date": "2026-01-01", "rounds": []}}}
     out.with_suffix(".json").write_text(json.dumps(here))
@@ -140,18 +140,18 @@ def test_other_measures_stay_where_the_machine_is_the_same(tmp_path: Path) -> No
     elsewhere = here | {"machine": machine.describe() | {"cpu": "another"}}
     out.with_suffix(".json").write_text(json.dumps(elsewhere))
     assert bench.kept(out, append=False)["measures"] == {}
-    with pytest.raises(SystemExit, match="measured elsewhere"):
+    with pytest.raises(SystemExit, match="found results of another"):
         bench.kept(out, append=True)
 
 
-def test_unknown_measures_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_measure_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         bench.parse(["--only", "reader,speed"])
-    assert "found speed, expected some of to_accuracy" in capsys.readouterr().err
+    assert "found speed, expected names from to_accuracy" in capsys.readouterr().err
 
 
 @pytest.fixture
-def hungry() -> list[str]:
+def memory_hog() -> list[str]:
     child = "import time; data = bytearray(200 << 20); time.sleep(1)"
     code = (
         f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}]); print('[0]<stdout>:{{\"a\": 1}}')"
@@ -159,19 +159,19 @@ def hungry() -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def test_memory_of_children_counts_and_json_is_found_behind_a_rank(hungry: list[str]) -> None:
-    done = timing.run(hungry, watch_memory=True)
+def test_memory_of_children_counts_and_json_is_read_after_a_rank_prefix(memory_hog: list[str]) -> None:
+    done = timing.run(memory_hog, watch_memory=True)
     assert 200e6 < done.peak_bytes < 400e6
-    assert done.said == {"a": 1}
+    assert done.figures == {"a": 1}
     assert done.seconds > 1
 
 
-def test_a_contender_that_fails_is_told_with_its_last_words() -> None:
+def test_a_failed_contender_is_reported_with_the_end_of_its_stderr() -> None:
     with pytest.raises(RuntimeError, match="exit code 3\nno such data"):
         timing.run([sys.executable, "-c", "import sys; print('no such data', file=sys.stderr); sys.exit(3)"])
 
 
-def test_pytorch_is_taken_from_pips_links_first() -> None:
+def test_pytorch_comes_from_pips_links_first() -> None:
     first, second = torch_environment.installs("uv", Path("env/bin/python"))
     assert first[-1].endswith("+cpu")
     assert "--torch-backend" in second
@@ -179,6 +179,8 @@ def test_pytorch_is_taken_from_pips_links_first() -> None:
     assert torch_environment.links({}) == {}
 
 
-def test_bfloat16_units_are_those_that_linux_tells() -> None:
-    told = Path("/proc/cpuinfo").read_text()
-    assert machine.has_bfloat16() == ("amx_bf16" in told or ("avx512_bf16" in told and "GenuineIntel" not in told))
+def test_bfloat16_units_are_those_that_linux_reports() -> None:
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    assert machine.has_bfloat16() == (
+        "amx_bf16" in cpuinfo or ("avx512_bf16" in cpuinfo and "GenuineIntel" not in cpuinfo)
+    )

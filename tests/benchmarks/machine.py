@@ -1,4 +1,4 @@
-"""What the figures depend on beside the code: processor, cores, memory, versions."""
+"""The machine that the figures depend on: processor, cores, memory, versions."""
 
 import os
 import platform
@@ -34,7 +34,7 @@ def in_words(machine: dict[str, Any]) -> str:
 
 
 def cpu_model() -> str:
-    """Return the processor's name; what many virtual machines hide is told by family and model."""
+    """Return the processor's name, family and model: many virtual machines hide the name."""
     fields = _cpuinfo()
     if "model name" not in fields:
         return os.uname().machine
@@ -42,7 +42,7 @@ def cpu_model() -> str:
 
 
 def has_bfloat16() -> bool:
-    """Tell whether the processor has units for bfloat16 that make it quicker than float32."""
+    """Return whether the processor computes faster in bfloat16 than in float32."""
     return bool(bfloat16_flags(_CPUINFO.read_text(encoding="utf-8")))
 
 

@@ -1,7 +1,7 @@
 """python -m tests.benchmarks.overhead: what checkpoints and the flight recorder cost a training.
 
-For each recipe's network: the seconds a training waits for a checkpoint (the copy of its state; the writing is a
-thread's), the seconds that thread then takes, and what the flight recorder takes for each call of the graph.
+For each recipe's network: the time that training waits for a checkpoint (while its state is copied), the time that the
+writing thread takes, and the time of the flight recorder per `steps_per_execution` call.
 """
 
 import statistics
@@ -29,7 +29,7 @@ def main() -> None:
             print(checkpoint_row(recipe, folder / recipe))
         recorder, flight = Recorder(folder / "flight.jsonl"), Flight(50, 12800, 0.001, 0.7, 0.05)
         seconds = median_seconds(lambda: recorder.record(flight), 1000)
-        print(f"\nflight recorder: {1e6 * seconds:.0f} µs a call of the graph")
+        print(f"\nflight recorder: {1e6 * seconds:.0f} µs per steps_per_execution call")
 
 
 def checkpoint_row(recipe: str, folder: Path) -> str:
@@ -53,7 +53,7 @@ def checkpoint_row(recipe: str, folder: Path) -> str:
 
 
 def mnist_manifest() -> Manifest:
-    """A manifest as far as a network reads it: shape, classes and pixels."""
+    """Return a manifest with what a network reads: shape, classes and pixels."""
     return Manifest.model_construct(
         shape=(28, 28, 1), classes=10, pixels=PixelStatistics(mean=0.13, std=0.31, min=0.0, max=1.0)
     )

@@ -1,4 +1,4 @@
-"""What all measures share: the archives, small and many times over, runs made of them, and how much is measured."""
+"""What all measures share: the archives, once and repeated, runs made of them, and how much is measured."""
 
 import gzip
 import itertools
@@ -27,11 +27,11 @@ from tests.benchmarks.timing import Done, run
 class Sizes:
     """How much is measured: FULL by `make bench`, TINY by the tests, on the same path.
 
-    `images`: timed in a training, in so many `calls` of the graph, after one that is not. `epoch`: images of a whole
-    epoch, in `epoch_calls` calls of which the first is not timed. `lecture_steps` and
-    `keras_epochs`: the peers in full; `lecture_part`, steps, and `keras_part`, images: in a round that does not run
-    them in full. `factor`: how often the archives are repeated where growth is measured. `matrices`: sizes of the
-    products that the arithmetic peak is taken of. `settings`: of `idxtrain run`, beside its own.
+    `images`: timed in a training, in `calls` calls of `steps_per_execution` steps, after one untimed call. `epoch`:
+    images of a whole epoch, in `epoch_calls` calls, the first untimed. `lecture_steps`, `keras_epochs`: length of the
+    peers in full; `lecture_part` (steps), `keras_part` (images): their length in the other rounds. `factor`: how often
+    the archives are repeated to measure growth. `matrices`: sizes of the matrix products for the arithmetic peak.
+    `settings`: further settings of `idxtrain run`.
     """
 
     images: int = 9_600
@@ -52,7 +52,7 @@ TINY = Sizes(256, 1, 512, 2, 8, 4, 2, 300, 2, (64,), ("train.epochs=1",))
 
 
 class Room:
-    """A folder for one benchmark: `archives-N/` are the archives N times over, `work/` is idxtrain's own."""
+    """A folder for one benchmark: `archives-N/` holds the archives repeated N times, `work/` is the work folder."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Room:
         torch: Path | None = None,
         full_rounds: int = 0,
     ) -> None:
-        """`archives`: MNIST's from the offline package, unless given. `torch`: a Python that has PyTorch, if any.
+        """`archives`: default MNIST from the offline package. `torch`: a Python with PyTorch, if any.
 
         `full_rounds`: how many rounds run the peers of `to_accuracy` in full.
         """
@@ -86,31 +86,31 @@ class Room:
         return folder
 
     def config(self, factor: int, recipe: str, settings: Mapping[str, Any]) -> Config:
-        """Return the config of a run on these archives."""
+        """Return the config of a run on the archives, repeated `factor` times."""
         folder = self.archives(factor)
-        where = {"fetch.data": str(folder), "fetch.dataset": data_set_name(folder)}
-        return compose(recipe, where | dict(settings))
+        source = {"fetch.data": str(folder), "fetch.dataset": data_set_name(folder)}
+        return compose(recipe, source | dict(settings))
 
     def new_run(self, config: Config) -> RunDir:
-        """Make a run of which no stage is done."""
-        made = RunDir(self.work / "runs" / f"bench-{next(self._numbers)}")
-        made.path.mkdir(parents=True)
-        write_json(made.config_file, config.to_json())
-        return made
+        """Make a run with no finished stage."""
+        run_dir = RunDir(self.work / "runs" / f"bench-{next(self._numbers)}")
+        run_dir.path.mkdir(parents=True)
+        write_json(run_dir.config_file, config.to_json())
+        return run_dir
 
     def prepared_run(self, recipe: str, settings: Mapping[str, Any], factor: int = 1) -> RunDir:
-        """Make a run that is ready to train: its dataset is made once."""
+        """Make a run that is ready to train. The dataset is made once."""
         config = self.config(factor, recipe, settings)
         if factor not in self._base:
             self._base[factor] = base = self.new_run(config)
             for stage in ("fetch", "prepare"):
                 run_stage(base, stage)
-        made = self.new_run(config)
-        shutil.copytree(self._base[factor].path / "stages", made.path / "stages")
-        return made
+        run_dir = self.new_run(config)
+        shutil.copytree(self._base[factor].path / "stages", run_dir.path / "stages")
+        return run_dir
 
     def dataset(self, factor: int = 1) -> Path:
-        """Return the directory of the prepared dataset."""
+        """Return the folder of the prepared dataset."""
         return Path(read_record(self.prepared_run("lecture", {}, factor), "prepare").outputs["dataset"])
 
 
@@ -126,9 +126,9 @@ def write_mnist(folder: Path) -> Path:
 
 
 def repeat(source: Path, target: Path, factor: int) -> None:
-    """Write an archive whose rows are those of another, `factor` times over, compressed alike.
+    """Write an archive with the rows of another, repeated `factor` times.
 
-    Gzip files put together are a gzip file: the rows are compressed once.
+    The rows are compressed once, because concatenated gzip files are a gzip file.
     """
     array = idx.read(source)
     with gzip.open(source) as plain:
@@ -138,15 +138,15 @@ def repeat(source: Path, target: Path, factor: int) -> None:
     target.write_bytes(gzip.compress(start[:4] + rows + start[8:]) + factor * body)
 
 
-def run_stage(made: RunDir, stage: str, watch_memory: bool = False) -> Done:
-    """Run one stage of a run, as a process of its own."""
-    return run([sys.executable, "-m", f"jobs.{stage}", str(made.path)], watch_memory=watch_memory)
+def run_stage(run_dir: RunDir, stage: str, watch_memory: bool = False) -> Done:
+    """Run one stage in a process of its own."""
+    return run([sys.executable, "-m", f"jobs.{stage}", str(run_dir.path)], watch_memory=watch_memory)
 
 
 def run_training(made: RunDir, ranks: int = 1, threads: int | None = None, module: str = "jobs.train") -> float:
-    """Run a training as `idxtrain run` starts it; return its images a second, all ranks together.
+    """Run a training as `idxtrain run` starts it; return images per second of all ranks together.
 
-    `threads`: of each rank; None: its share of the machine. `module`: another program in the place of the stage's.
+    `threads`: per rank; None: its share of the machine. `module`: the program that replaces the stage's.
     """
     how = launch("train", made.path, ranks, Config.model_validate(made.read_config()).launch)
     if module != "jobs.train":

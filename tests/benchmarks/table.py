@@ -1,4 +1,4 @@
-"""From figures to the Markdown table: pure text."""
+"""Write figures as a Markdown table: pure text."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 _QUIET = 10  # percent of the cores
 
-Rounds = Sequence[dict[str, float]]  # of each round, figures by name; a contender that is not to be had has none
+Rounds = Sequence[dict[str, float]]  # figures by name, for each round; a missing contender has none
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What one contender did, round by round. `form`: how a number is written, as in f"{number:{form}}"."""
+    """The figure of one contender, round by round. `form`: format of a number, as in f"{number:{form}}"."""
 
     what: str
     values: tuple[float, ...]
@@ -21,7 +21,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio taken within each round, and the bound that its median shall keep; None: shown without one."""
+    """A ratio taken within each round, and the bound for its median. Without a bound it is only shown."""
 
     what: str
     values: tuple[float, ...]
@@ -37,7 +37,7 @@ class Ratio:
 
     @property
     def verdict(self) -> str:
-        """Whether the median keeps the bound."""
+        """Whether the median meets the bound."""
         if not self.target:
             return ""
         if not self.values:
@@ -49,13 +49,13 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Section:
-    """One measure of the issue: its ratios, what they come from, and what must be said beside."""
+    """One measure: its ratios, the figures they come from, and remarks."""
 
     number: int
     title: str
     ratios: tuple[Ratio, ...]
     figures: tuple[Figure, ...]
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def figure(rounds: Rounds, name: str, what: str = "", form: str = ",.0f", unit: str = "") -> Figure:
@@ -78,9 +78,9 @@ def spread(values: Sequence[float], form: str, unit: str = "") -> str:
 
 @dataclass(frozen=True)
 class Taken:
-    """When a measure was taken, in how many rounds, and the seconds that they took.
+    """When a measure was taken, in how many rounds, and how long they took.
 
-    `busy`: the highest share of the cores, in percent, that others took just before a round.
+    `busy`: the highest share of the cores, in percent, that other programs used just before a round.
     """
 
     date: str
@@ -89,26 +89,26 @@ class Taken:
     busy: float
 
     def __str__(self) -> str:
-        """Return it as a line; it warns where the machine was not quiet."""
+        """Return one line, with a warning if the machine was busy."""
         line = f"{self.rounds} round{'s' if self.rounds > 1 else ''} in {self.seconds / 60:.1f} minutes, {self.date}."
         if self.busy <= _QUIET:
             return line
-        return f"{line} **Other work took up to {self.busy:.0f} % of the cores meanwhile: these figures say little.**"
+        return f"{line} **Other programs used up to {self.busy:.0f} % of the cores: do not trust these figures.**"
 
 
 def document(machine: str, sections: Iterable[tuple[Section, Taken]], tried: str) -> str:
-    """Return RESULTS.md. `tried`: what is put below."""
+    """Return RESULTS.md. `tried`: the text at its end."""
     measured = sorted(sections, key=lambda each: each[0].number)
     minutes = sum(taken.seconds for _, taken in measured) / 60
     lines = [
         "# Benchmarks",
         "",
-        "`make bench` writes this file. Every figure is a median over rounds, with the lowest and the highest; in each",
-        "round all contenders of a measure run one after another, each a fresh process, and a ratio is taken within a",
-        "round. Nothing else should run meanwhile.",
+        "`make bench` writes this file. Every figure is a median over rounds, with the lowest and the highest. In each",
+        "round, all contenders of a measure run one after another, each as a fresh process. Ratios are taken within a",
+        "round. Nothing else should run at the same time.",
         "",
         f"Machine: {machine}",
-        f"The whole took {minutes:.0f} minutes.",
+        f"All measures together took {minutes:.0f} minutes.",
         "",
         "| # | ratio | target | median (lowest to highest) | |",
         "|---|---|---:|---:|---|",
@@ -121,6 +121,6 @@ def document(machine: str, sections: Iterable[tuple[Section, Taken]], tried: str
         lines += ["", f"## {section.number}. {section.title}", ""]
         lines += [str(taken), "", "| | median (lowest to highest) |", "|---|---:|"]
         lines += [f"| {each.what} | {spread(each.values, each.form, each.unit)} |" for each in section.figures]
-        for note in section.notes:
-            lines += ["", note]
+        for remark in section.remarks:
+            lines += ["", remark]
     return "\n".join([*lines, "", tried.rstrip(), ""])

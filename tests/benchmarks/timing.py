@@ -1,4 +1,4 @@
-"""A contender is a fresh process that prints one JSON line: its wall seconds, its memory, and what it said."""
+"""Run a contender, a fresh process that prints one JSON line: its wall seconds, its memory, and its figures."""
 
 import json
 import os
@@ -12,23 +12,23 @@ from typing import Any
 import psutil
 
 _SAMPLE_SECONDS = 0.1
-_LAST_WORDS = 2000  # characters of a failed process's stderr
+_STDERR = 2000  # of a failed process
 
 
 @dataclass(frozen=True)
 class Done:
-    """A process that ended well. `seconds`: wall time, start-up and all. `peak_bytes`: see `run`; `said`: its JSON."""
+    """A process that succeeded. `seconds`: wall time with start-up. `peak_bytes`: see `run`. `figures`: its JSON."""
 
     seconds: float
     peak_bytes: int
-    said: dict[str, Any]
+    figures: dict[str, Any]
 
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None, watch_memory: bool = False) -> Done:
-    """Run a process to its end. Raises RuntimeError with its last words where it fails.
+    """Run a process to its end; raise RuntimeError with the end of its stderr if it fails.
 
-    With `watch_memory`, its peak is the largest sum of the resident memory of it and all its descendants, looked at ten
-    times a second. Pages that several of them share count for each, so the truth lies below.
+    With `watch_memory`, the peak is the largest sum of the resident memory of the process and all its descendants,
+    sampled ten times a second. Shared pages count once per process, so the true peak is lower.
     """
     with tempfile.TemporaryFile("w+") as errors:
         begin = time.perf_counter()
@@ -45,7 +45,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None, wa
         seconds = time.perf_counter() - begin
         if process.returncode:
             errors.seek(0)
-            raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}\n{errors.read()[-_LAST_WORDS:]}")
+            raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}\n{errors.read()[-_STDERR:]}")
     return Done(seconds, peak, _json_line(output))
 
 
@@ -66,16 +66,16 @@ def _resident(root: psutil.Process) -> int:
     for process in family:
         try:
             total += process.memory_info().rss
-        except psutil.NoSuchProcess:  # ended since
+        except psutil.NoSuchProcess:  # it has ended
             continue
     return total
 
 
 def _json_line(output: str) -> dict[str, Any]:
-    """Return the last JSON object on a line; a launcher may have put the rank before it."""
+    """Return the last JSON object on a line of its own; a launcher may put the rank before it."""
     for line in reversed(output.splitlines()):
         _, brace, rest = line.partition("{")
         if brace and rest.rstrip().endswith("}"):
-            said: dict[str, Any] = json.loads(brace + rest)
-            return said
+            figures: dict[str, Any] = json.loads(brace + rest)
+            return figures
     return {}

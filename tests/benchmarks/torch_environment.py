@@ -1,4 +1,4 @@
-"""PyTorch's CPU build, in an environment of its own: it is no dependency of ours, only a peer."""
+"""PyTorch's CPU build in an environment of its own: it is a peer, not a dependency."""
 
 import os
 import subprocess
@@ -12,12 +12,12 @@ VERSION = "2.13.0"
 
 
 def existing() -> Path | None:
-    """Return the Python of that environment, if it has been made."""
+    """Return the Python of that environment, if it exists."""
     return _PYTHON if _works(_PYTHON) else None
 
 
 def python() -> Path | None:
-    """Return a Python that has PyTorch, from an environment that uv makes once; None where it is not to be had."""
+    """Return a Python with PyTorch, from an environment that uv makes once; None if PyTorch cannot be installed."""
     if _works(_PYTHON):
         return _PYTHON
     uv = _ROOT / ".uv" / "bin" / "uv"
@@ -30,16 +30,16 @@ def python() -> Path | None:
 
 
 def installs(uv: str, interpreter: Path) -> list[list[str]]:
-    """Return the commands to try: a CPU build among the links that pip has been given, then PyTorch's own index.
+    """Return the commands to try: a CPU build among pip's links, then PyTorch's own index.
 
-    Not PyPI's build, which brings 3 GB of CUDA.
+    PyPI's build is not tried: it brings 3 GB of CUDA.
     """
     install = [uv, "pip", "install", "--quiet", "--python", str(interpreter)]
     return [[*install, f"torch=={VERSION}+cpu"], [*install, "--torch-backend", "cpu", f"torch=={VERSION}"]]
 
 
 def links(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what tells uv the links that pip has been given."""
+    """Return the environment that gives uv pip's links."""
     given = environment.get("PIP_FIND_LINKS")
     return {"UV_FIND_LINKS": ",".join(given.split())} if given else {}
 

@@ -1,1 +1,1 @@
-"""What the environment is made of: known vulnerabilities (audit), and the bill of materials (sbom)."""
+"""The supply chain: known vulnerabilities (audit) and the bill of materials (sbom)."""

@@ -1,6 +1,6 @@
-"""Write the bill of materials, CycloneDX 1.5 as JSON: `make sbom`. The same lock, the same bytes.
+"""Write the bill of materials, CycloneDX 1.5 as JSON: `make sbom`. The same lock gives the same bytes.
 
-uv writes it from the lock; its time and serial number, which would differ each time, are made of the content.
+uv writes it from the lock. The time, which differs on each run, is removed; the serial number is a hash of the rest.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ _ROOT = Path(__file__).parent.parent.parent
 
 
 def exported(uv: str) -> dict[str, Any]:
-    """Return what uv makes of the lock: all that a user's environment may hold, tools of development left out."""
+    """Return uv's bill of the lock: all that a user's environment may hold, without development tools."""
     command = [uv, "export", "--quiet", "--frozen", "--format", "cyclonedx1.5", "--all-extras", "--no-dev"]
     command += ["--group", "offline-data", "--preview-features", "sbom-export", "--directory", str(_ROOT)]
     bom: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -24,7 +24,7 @@ def exported(uv: str) -> dict[str, Any]:
 
 
 def reproducible(bom: dict[str, Any]) -> dict[str, Any]:
-    """Return the bill without its time, and with a serial number that is a hash of all the rest."""
+    """Return the bill without its time, with a hash of the rest as serial number."""
     metadata = {key: value for key, value in bom["metadata"].items() if key != "timestamp"}
     rest = {key: value for key, value in bom.items() if key != "serialNumber"} | {"metadata": metadata}
     digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).digest()
@@ -32,7 +32,7 @@ def reproducible(bom: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write to the file named second, by the uv named first."""
+    """Write the bill. `arguments`: the path of uv, the file to write."""
     uv, target = arguments
     text = json.dumps(reproducible(exported(uv)), indent=2, sort_keys=True) + "\n"
     Path(target).write_text(text, encoding="utf-8")

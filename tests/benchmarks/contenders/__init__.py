@@ -1,1 +1,1 @@
-"""Programs that measure one part of idxtrain alone, or the machine."""
+"""Programs that measure the machine, or one part of idxtrain alone."""

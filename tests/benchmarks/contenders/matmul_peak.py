@@ -1,6 +1,6 @@
 """python -m tests.benchmarks.contenders.matmul_peak PRECISION SIZE…: the machine's best matrix product, in GFLOP/s.
 
-Square matrices of each size, in TensorFlow, on all threads: the best of many. 2 n³ operations a product.
+Square matrices of each size, in TensorFlow, on all threads: the best of many products of 2 n³ operations.
 """
 
 import json
@@ -14,11 +14,11 @@ import tensorflow as tf
 
 from jobs.train.compute.devices import configure
 
-_SECONDS = 2.0  # for each size
+_SECONDS = 2.0  # per size
 
 
 def main(precision: str, sizes: list[int]) -> None:
-    """Multiply, and print the best."""
+    """Print the best rate over all sizes."""
     configure(tf, 0, 1)
     print(json.dumps({"gflops": max(best(precision, size) for size in sizes)}))
 

@@ -1,7 +1,7 @@
 """python -m tests.benchmarks.contenders.reader_rows DATASET BATCH: rows/s of idxtrain's reader, into tensors.
 
-Epochs of the train split, as a training on one rank reads them: shards through Petastorm, rows shuffled, each batch a
-tensor. The first epoch from opening to the last batch; then more, of what the first left in memory.
+Reads epochs of the train split as one rank does: shards through Petastorm, rows shuffled, each batch a tensor. The
+first epoch is timed from opening to the last batch; later ones read the row cache.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import petastorm  # noqa: F401  # its import is not what is measured
+import petastorm  # noqa: F401  # so that its import is not measured
 import tensorflow as tf
 
 from jobs.dataset import read_manifest
@@ -20,12 +20,12 @@ from jobs.train.compute.step import as_tensor
 from jobs.train.data.feed import ShardStore, read_epoch, spans
 from jobs.train.data.order import RowOrder
 
-_STEPS = 50  # of a call of the graph
-_LATER = 10  # epochs timed together: one is over in less than 0.1 s
+_STEPS = 50  # steps_per_execution
+_LATER = 10  # epochs timed together: one takes less than 0.1 s
 
 
 def main(dataset: Path, batch: int) -> None:
-    """Read the epochs, and print the rate of the first and of the others."""
+    """Read the epochs; print the rate of the first and of the later ones."""
     tf.constant(0)  # starts TensorFlow
     begin = time.perf_counter()
     store = ShardStore(dataset, read_manifest(dataset), "train", threads=2, keep=True)
@@ -39,11 +39,11 @@ def main(dataset: Path, batch: int) -> None:
 
 
 def epoch(store: ShardStore, order: RowOrder, number: int) -> int:
-    """Make each batch of an epoch a tensor; return the rows."""
+    """Read each batch of an epoch as a tensor; return the number of rows."""
     first, rows = number * order.steps, 0
     calls = spans(order, number, first, first + order.steps, _STEPS, _STEPS)
     for call in read_epoch(store, order, number, calls, 0, 1):
-        # In a training the graph takes them apart; `images[step]` in Python would take longer than all the rest.
+        # In a training the graph splits them; `images[step]` in Python would take longer than everything else.
         batches = zip(tf.unstack(as_tensor(call.images)), tf.unstack(call.labels), strict=True)
         rows += sum(int(labels.shape[0]) for _, labels in batches)
     return rows

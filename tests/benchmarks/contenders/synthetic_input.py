@@ -1,6 +1,6 @@
-"""python -m tests.benchmarks.contenders.synthetic_input RUN_DIR: the train stage on input held in memory.
+"""python -m tests.benchmarks.contenders.synthetic_input RUN_DIR: the train stage on input in memory.
 
-All is as in the stage, the reading of rows aside: each call of the graph gets the same random rows, made beforehand.
+Everything but reading is as in the stage: each `steps_per_execution` call gets the same random rows, made once.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def main(run: RunDir) -> None:
     from jobs.train.worker import Training
 
     class Synthetic(Training):
-        """A training whose rows are always there."""
+        """A training that never waits for rows."""
 
         def _calls(self, epoch: int, step: int) -> Iterator[tuple[Call, float]]:
             values = int(np.prod(self.network.model.input_shape[1:]))

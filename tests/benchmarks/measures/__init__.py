@@ -1,4 +1,4 @@
-"""The eight measures, one a file: `once` takes a round's figures, `section` makes the rounds a part of the table."""
+"""The eight measures, one per file: `once` takes the figures of a round, `section` writes the rounds as a section."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from tests.benchmarks.table import Rounds, Section
 
 
 class Measure(NamedTuple):
-    """How one measure is taken. `once`: of (room, number of the round), a round's figures by name."""
+    """How one measure is taken. `once`: from (room, number of the round) to the round's figures by name."""
 
     once: Callable[[Room, int], dict[str, float]]
     section: Callable[[Rounds], Section]

@@ -1,10 +1,10 @@
-"""8: peak memory of each stage, and how it grows with the data."""
+"""8: peak memory of each stage, and its growth with the data."""
 
 from tests.benchmarks.measures.stages import STAGES, stage_run
 from tests.benchmarks.room import Room
 from tests.benchmarks.table import Figure, Ratio, Rounds, Section, figure, quotients
 
-_MOST = 1.5  # times as much for many times the rows: bounded
+_MOST = 1.5  # bound on the growth
 
 
 def once(room: Room, number: int) -> dict[str, float]:
@@ -38,9 +38,8 @@ def section(rounds: Rounds) -> Section:
         ),
         tuple(figures),
         (
-            "Resident memory of the stage's process and all its descendants (Java and Python workers), summed, at its "
-            "highest: pages they share count for each. The training is one epoch of `softmax` with "
-            "`train.cache=never`, so that its rows stream; with `auto` they are kept where they fit "
-            "(`train.cache_share` of what is free).",
+            "The peak of the resident memory of the stage's process and all its descendants (Java and Python workers). "
+            "Shared pages count once per process. The training is one epoch of `softmax` with `train.cache=never`, so "
+            "its rows stream; with `auto` they stay in memory if they fit into `train.cache_share` of what is free.",
         ),
     )

@@ -1,4 +1,4 @@
-"""7: Spark prepares, cold, against pyarrow alone on the same cores; and how its time grows with the data."""
+"""7: prepare with Spark, cold, against pyarrow alone on the same cores; and its growth with the data."""
 
 import shutil
 import sys
@@ -40,8 +40,8 @@ def _pyarrow(room: Room, factor: int, rows: int) -> float:
     module = "tests.benchmarks.peers.pyarrow_only"
     done = run([sys.executable, "-m", module, str(room.archives(factor)), str(out), str(usable_cpus())])
     shutil.rmtree(out)
-    if done.said["rows"] != rows:
-        raise RuntimeError(f"pyarrow wrote {done.said['rows']} rows, idxtrain {rows}")
+    if done.figures["rows"] != rows:
+        raise RuntimeError(f"pyarrow wrote {done.figures['rows']} rows, idxtrain {rows}")
     return done.seconds
 
 
@@ -49,7 +49,7 @@ def section(rounds: Rounds) -> Section:
     rows, many = (f"{int(rounds[0][f'{name} rows']):,}" for name in ("one", "many"))
     return Section(
         7,
-        "Spark prepares",
+        "Prepare with Spark",
         (
             Ratio(
                 f"images/s on {many}: prepare ÷ pyarrow alone", quotients(rounds, "many rate", "many peer rate"), 0.5
@@ -70,8 +70,8 @@ def section(rounds: Rounds) -> Section:
             figure(rounds, "many peer rate", f"— images/s on {many}, start-up included"),
         ),
         (
-            "Both start from .gz files, are processes of their own, and use all cores. pyarrow alone inflates and "
-            "writes; prepare checks, takes statistics, looks for duplicates and hashes what it wrote, too. Its memory "
-            "is watched meanwhile (measure 8).",
+            "Both start from .gz files as fresh processes and use all cores. pyarrow alone inflates and writes. "
+            "prepare also checks, takes statistics, looks for duplicates and hashes what it wrote, while its memory is "
+            "sampled (measure 8).",
         ),
     )

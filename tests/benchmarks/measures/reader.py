@@ -1,4 +1,4 @@
-"""6: the reader alone, rows a second into TensorFlow batches."""
+"""6: the reader alone, rows per second into TensorFlow batches."""
 
 import sys
 
@@ -15,14 +15,16 @@ def once(room: Room, number: int) -> dict[str, float]:
         "petastorm": "tests.benchmarks.peers.petastorm_dataset",
     }
     dataset = room.dataset()
-    for path in dataset.glob("train/*"):  # for both from the file system's cache, and not for the second alone
+    for path in dataset.glob("train/*"):  # both read from the file system's cache, not only the second
         path.read_bytes()
-    found = {name: run([sys.executable, "-m", module, str(dataset), _BATCH]).said for name, module in programs.items()}
-    if found["idxtrain"]["rows"] != found["petastorm"]["rows"]:
-        raise RuntimeError(f"the readers did not read the same: {found}")
-    rates = {name: float(said["rows_per_second"]) for name, said in found.items()}
+    readers = {
+        name: run([sys.executable, "-m", module, str(dataset), _BATCH]).figures for name, module in programs.items()
+    }
+    if readers["idxtrain"]["rows"] != readers["petastorm"]["rows"]:
+        raise RuntimeError(f"found different numbers of rows: {readers}")
+    rates = {name: float(figures["rows_per_second"]) for name, figures in readers.items()}
     later = {"idxtrain held": "rows_per_second_held", "petastorm cached": "rows_per_second_cached"}
-    return rates | {name: float(found[name.split()[0]][key]) for name, key in later.items()}
+    return rates | {name: float(readers[name.split()[0]][key]) for name, key in later.items()}
 
 
 def section(rounds: Rounds) -> Section:
@@ -36,20 +38,18 @@ def section(rounds: Rounds) -> Section:
                 10.0,
             ),
             Ratio(
-                "rows/s, later epochs, held in memory: the same",
+                "rows/s, later epochs, from the row cache: the same",
                 quotients(rounds, "idxtrain held", "petastorm"),
                 10.0,
             ),
             Ratio(
-                "rows/s, later epochs, both held in memory: idxtrain ÷ `make_petastorm_dataset` + `cache`",
+                "rows/s, later epochs, both from memory: idxtrain ÷ `make_petastorm_dataset` + `cache`",
                 quotients(rounds, "idxtrain held", "petastorm cached"),
             ),
         ),
         (
             figure(rounds, "idxtrain", "rows/s, idxtrain's reader, shuffled, the first epoch"),
-            figure(
-                rounds, "idxtrain held", "rows/s, idxtrain's reader, shuffled, later epochs where the cache holds them"
-            ),
+            figure(rounds, "idxtrain held", "rows/s, idxtrain's reader, shuffled, later epochs from the row cache"),
             figure(
                 rounds,
                 "petastorm",
@@ -58,7 +58,7 @@ def section(rounds: Rounds) -> Section:
             figure(
                 rounds,
                 "petastorm cached",
-                "rows/s, `make_petastorm_dataset` + cache + unbatch + batch, not shuffled anew, later epochs",
+                "rows/s, `make_petastorm_dataset` + cache + unbatch + batch, not reshuffled, later epochs",
             ),
         ),
     )

@@ -1,7 +1,6 @@
-"""4: input that Petastorm reads against input that lies in memory, in the same training.
+"""4: input that Petastorm reads against input in memory, in the same training.
 
-Over a whole epoch: the reader runs ahead of the training, so that a part of an epoch would be charged for more rows
-than it trains on.
+Measured over a whole epoch: the reader prefetches, so part of an epoch would pay for more rows than it trains on.
 """
 
 from tests.benchmarks.measures.training import images_per_second
@@ -23,9 +22,9 @@ def section(rounds: Rounds) -> Section:
     return Section(
         4,
         "Real input against synthetic input, the lecture's network, batch 128, float32",
-        (Ratio("real input ÷ synthetic input held in memory", quotients(rounds, "real", "synthetic"), 0.98),),
+        (Ratio("real input ÷ synthetic input in memory", quotients(rounds, "real", "synthetic"), 0.98),),
         (
             figure(rounds, "real", "images/s, rows read through Petastorm, the first epoch"),
-            figure(rounds, "synthetic", "images/s, the same rows again and again from memory"),
+            figure(rounds, "synthetic", "images/s, the same rows from memory"),
         ),
     )

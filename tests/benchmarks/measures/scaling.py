@@ -1,8 +1,7 @@
-"""5: two ranks of one thread against twice one rank of one thread, and the peer's figure beside it.
+"""5: two ranks of one thread against twice one rank of one thread, beside the peer's figure.
 
-Two cores that share a memory, and maybe more, are not twice one core: so two trainings that know nothing of each other
-are timed side by side as well. What they reach is about as much as two ranks can (a little more: each has its first and
-last steps to itself).
+Two cores that share memory are not twice one core. So two independent trainings are timed side by side, too. They reach
+about the most that two ranks can (a little more: each runs its first and last steps alone).
 """
 
 import sys
@@ -14,7 +13,7 @@ from tests.benchmarks.room import Room
 from tests.benchmarks.table import Ratio, Rounds, Section, figure, quotients
 from tests.benchmarks.timing import run
 
-_BATCH = 128  # a rank
+_BATCH = 128  # per rank
 
 
 def once(room: Room, number: int) -> dict[str, float]:
@@ -44,13 +43,13 @@ def _horovod(room: Room, ranks: int) -> float:
         str(steps),
     ]
     launcher = [str(horovodrun), "--gloo", "-np", str(ranks), "-H", f"localhost:{ranks}"]
-    return float(run([*launcher, *script]).said["images_per_second"])
+    return float(run([*launcher, *script]).figures["images_per_second"])
 
 
 def section(rounds: Rounds) -> Section:
     return Section(
         5,
-        "Two ranks of one thread, the lecture's network, batch 128 a rank, float32",
+        "Two ranks of one thread, the lecture's network, batch 128 per rank, float32",
         (
             Ratio("idxtrain: 2 ranks ÷ (2 × 1 rank)", quotients(rounds, "idxtrain 2", "idxtrain 1", 0.5), 0.85),
             Ratio("two trainings side by side ÷ (2 × 1 rank)", quotients(rounds, "idxtrain apart", "idxtrain 1", 0.5)),

@@ -1,4 +1,4 @@
-"""Stages of one run over the archives, small and many times over: what measures 7 and 8 look at."""
+"""The stages of a run on the archives, once and repeated, for measures 7 and 8."""
 
 import shutil
 
@@ -7,12 +7,12 @@ from tests.benchmarks.room import Room, run_stage
 from tests.benchmarks.timing import Done
 
 STAGES = ("fetch", "prepare", "train", "evaluate")
-# A network that costs next to nothing, so that an epoch of all rows is affordable: the feed is what may grow.
+# A network that costs almost nothing, so that an epoch of all rows is affordable: only the input may grow.
 _SETTINGS = {"train.epochs": 1, "train.max_steps": None, "train.batch_size": 500, "train.cache": "never"}
 
 
 def stage_run(room: Room, number: int, factor: int, stage: str) -> Done:
-    """Run the stages up to this one, in a work directory of the round's own; each once, whoever asks."""
+    """Run the stages up to this one in the round's own work folder. Each stage runs once per round."""
     run = RunDir(room.folder / f"stages-{factor}" / f"round-{number}" / "runs" / "r")
     if not run.path.exists():
         shutil.rmtree(room.folder / f"stages-{factor}", ignore_errors=True)  # the round before is over
@@ -26,5 +26,5 @@ def stage_run(room: Room, number: int, factor: int, stage: str) -> Done:
 
 
 def work(room: Room, number: int, factor: int) -> Work:
-    """Return the work directory of a round."""
+    """Return the work folder of a round."""
     return Work(room.folder / f"stages-{factor}" / f"round-{number}")

@@ -1,4 +1,4 @@
-"""2: images a second in the lecture's network, steady state."""
+"""2: images per second in the lecture's network, steady state."""
 
 import sys
 from pathlib import Path
@@ -21,39 +21,39 @@ def once(room: Room, number: int) -> dict[str, float]:
     }
     peer = [sys.executable, "-m"]
     steps = str(max(2, room.sizes.images // 50))
-    found = {
+    peers = {
         "lecture": run([*peer, "tests.benchmarks.peers.lecture_script", archives, steps]),
         "keras": run([*peer, "tests.benchmarks.peers.keras_fit", archives, "128", images]),
     }
     if room.torch:
-        found["torch"] = run([str(room.torch), str(_PEERS / "torch_mnist.py"), archives, "128", images])
-    return ours | {name: float(done.said["images_per_second"]) for name, done in found.items()}
+        peers["torch"] = run([str(room.torch), str(_PEERS / "torch_mnist.py"), archives, "128", images])
+    return ours | {name: float(done.figures["images_per_second"]) for name, done in peers.items()}
 
 
 def section(rounds: Rounds) -> Section:
-    quick = best({name.split()[1] for name in rounds[0] if " " in name})
-    notes = [
-        "idxtrain has TensorFlow take oneDNN's kernels on every CPU; by itself, as the peers run it, TensorFlow does "
-        "so on those with AVX-512 VNNI or the like."
+    fastest = best({name.split()[1] for name in rounds[0] if " " in name})
+    remarks = [
+        "idxtrain enables oneDNN's kernels on every CPU. By default, as for the peers, TensorFlow enables them only on "
+        "CPUs with AVX-512 VNNI or similar."
     ]
-    if quick == "float32":
-        notes.append(
-            "This processor has no units that make bfloat16 quicker than float32, so bfloat16 is not measured, and the "
-            "first ratio of each pair is of float32."
+    if fastest == "float32":
+        remarks.append(
+            "This processor is not faster in bfloat16 than in float32. So bfloat16 is not measured, and the first "
+            "ratio of each pair is for float32."
         )
     if "torch" not in rounds[0]:
-        notes.append("PyTorch: no CPU build of it was to be had here.")
+        remarks.append("PyTorch: no CPU build was available.")
     return Section(
         2,
-        "Images a second, the lecture's network",
+        "Images per second, the lecture's network",
         (
             Ratio(
-                f"batch 50: idxtrain in {quick} ÷ the lecture's script",
-                quotients(rounds, f"50 {quick}", "lecture"),
+                f"batch 50: idxtrain in {fastest} ÷ the lecture's script",
+                quotients(rounds, f"50 {fastest}", "lecture"),
                 1.4,
             ),
             Ratio("batch 50: float32 ÷ the lecture's script", quotients(rounds, "50 float32", "lecture"), 1.0),
-            Ratio(f"batch 128: idxtrain in {quick} ÷ Keras `fit`", quotients(rounds, f"128 {quick}", "keras"), 2.0),
+            Ratio(f"batch 128: idxtrain in {fastest} ÷ Keras `fit`", quotients(rounds, f"128 {fastest}", "keras"), 2.0),
             Ratio("batch 128: float32 ÷ Keras `fit`", quotients(rounds, "128 float32", "keras"), 1.35),
             Ratio("batch 128: float32 ÷ PyTorch's loop", quotients(rounds, "128 float32", "torch")),
         ),
@@ -63,5 +63,5 @@ def section(rounds: Rounds) -> Section:
             figure(rounds, "keras", "Keras `fit` on arrays in memory, batch 128"),
             figure(rounds, "torch", f"PyTorch {VERSION}'s basic loop, batch 128"),
         ),
-        tuple(notes),
+        tuple(remarks),
     )

@@ -1,16 +1,16 @@
-"""The lecture's network, trained by idxtrain for as long as a figure takes."""
+"""Train the lecture's network with idxtrain, as long as a figure needs."""
 
 from tests.benchmarks import machine
 from tests.benchmarks.room import Room, run_training
 
 
 def precisions() -> tuple[str, ...]:
-    """Return the precisions that this machine has units for."""
+    """Return the precisions to measure: bfloat16 only where the processor is faster in it."""
     return ("float32", "bfloat16") if machine.has_bfloat16() else ("float32",)
 
 
 def best(rounds_have: set[str]) -> str:
-    """Return the quickest precision that was measured."""
+    """Return the fastest precision that was measured."""
     return "bfloat16" if "bfloat16" in rounds_have else "float32"
 
 
@@ -23,9 +23,9 @@ def images_per_second(
     module: str = "jobs.train",
     whole_epoch: bool = False,
 ) -> float:
-    """Train on global batches of that size; return images a second of all ranks, the first call left out.
+    """Train on global batches of `batch` images; return images per second of all ranks, without the first call.
 
-    `whole_epoch`: not some of an epoch's steps, but all. The rest is as in `room.run_training`.
+    `whole_epoch`: time all steps of an epoch, not only some. See `room.run_training` for the rest.
     """
     sizes = room.sizes
     images, calls = (sizes.epoch, sizes.epoch_calls) if whole_epoch else (sizes.images, sizes.calls + 1)

@@ -1,1 +1,1 @@
-"""What idxtrain is measured against: short scripts, each written from the public description of its peer."""
+"""The peers of the benchmarks: short scripts, each written from the public description of its peer."""

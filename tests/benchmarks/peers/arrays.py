@@ -1,4 +1,4 @@
-"""The four .gz archives as arrays, the way a short script reads them."""
+"""Read the four .gz archives as arrays, as a short script would."""
 
 import gzip
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How long each epoch of Keras's `fit` takes."""
+"""Time each epoch of Keras's `fit`."""
 
 import time
 from typing import Any
@@ -7,7 +7,7 @@ import keras
 
 
 class EpochClock(keras.callbacks.Callback):
-    """Notes the wall seconds of each epoch."""
+    """Records the wall seconds of each epoch."""
 
     def __init__(self) -> None:
         super().__init__()

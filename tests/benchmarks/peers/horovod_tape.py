@@ -1,8 +1,8 @@
 """horovodrun -np N python -m tests.benchmarks.peers.horovod_tape DATA_DIR BATCH STEPS: Horovod's documented way.
 
-`DistributedGradientTape` around Keras's layers and Adam; every rank has all images and an order of its own; BATCH
-images a rank and step, one thread a rank. Horovod 0.28 hashes variables by `ref()`, which Keras 3's have not, so it is
-given the TensorFlow variables inside them.
+`DistributedGradientTape` around Keras's layers and Adam. Every rank has all images in its own order, BATCH images per
+step, and one thread. Horovod 0.28 hashes variables by `ref()`, which Keras 3 variables lack, so it gets the TensorFlow
+variables inside them.
 """
 
 import json
@@ -21,11 +21,11 @@ import tensorflow as tf
 from tests.benchmarks.peers.arrays import load
 from tests.benchmarks.peers.keras_network import lecture_network
 
-_WARM_UP = 5  # steps that are not timed
+_WARM_UP = 5  # untimed steps
 
 
 def main(folder: Path, batch: int, steps: int) -> None:
-    """Train, and print all ranks' rate on rank 0."""
+    """Train; on rank 0, print the rate of all ranks."""
     hvd.init()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)

@@ -1,7 +1,7 @@
 """python -m tests.benchmarks.peers.keras_example DATA_DIR SEED EPOCHS [IMAGES]: Keras's own MNIST example, `mnist_cnn`.
 
 Convolutions 3×3×32 and 3×3×64, pooling, dropout 0.25, dense 128, dropout 0.5; `fit` on all 60,000 training images in
-memory, batches of 128, Adadelta at the rate 1 that it had then. Written from its description.
+memory, batches of 128, Adadelta with its original rate of 1. Written from its description.
 """
 
 import json
@@ -19,9 +19,9 @@ from tests.benchmarks.peers.epoch_clock import EpochClock
 
 
 def main(folder: Path, seed: int, epochs: int, count: int | None) -> None:
-    """Fit, after a few batches that build the graph where it is on few images; evaluate; print what came out.
+    """Fit, evaluate and print the figures. On few images, a few batches build the graph first.
 
-    `epoch_seconds`: of the last epoch; `share`: how many such epochs are one of all images.
+    `epoch_seconds`: of the last epoch; `share`: how many such epochs make an epoch of all images.
     """
     keras.utils.set_random_seed(seed)
     images, labels = load(folder, "train")

@@ -18,7 +18,7 @@ from tests.benchmarks.peers.keras_network import lecture_network
 
 
 def main(folder: Path, batch: int, count: int) -> None:
-    """Fit, and print the rate."""
+    """Fit; print the rate."""
     images, labels = (array[:count] for array in load(folder, "train"))
     model = lecture_network()
     model.compile(

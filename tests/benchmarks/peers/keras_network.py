@@ -1,4 +1,4 @@
-"""The lecture's CNN in Keras's own layers, as a peer would write it."""
+"""The lecture's CNN in Keras's own layers."""
 
 from typing import Any
 

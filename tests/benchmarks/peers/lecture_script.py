@@ -1,8 +1,8 @@
 """python -m tests.benchmarks.peers.lecture_script DATA_DIR [STEPS [SEED]]: the lecture's CNN, the lecture's way.
 
-Graph mode, a session, feed_dict; 20,000 steps of 50; Adam 1e-4; dropout 0.5; a twelfth of the training images held out;
-the training accuracy every 100 steps with dropout off; the test accuracy at the end. Written from the description of
-"Deep Learning In An Afternoon", Pittsburgh Supercomputing Center 2018.
+Graph mode, a session, feed_dict; 20,000 steps of 50; Adam 1e-4; dropout 0.5; validation on a twelfth of the training
+images; the training accuracy every 100 steps with dropout off; the test accuracy at the end. Written from the
+description of "Deep Learning In An Afternoon", Pittsburgh Supercomputing Center 2018.
 """
 
 import gzip
@@ -69,10 +69,10 @@ def main(folder: Path, steps: int, seed: int) -> None:
     logits = tf.matmul(h, weight([1024, 10])) + bias(10)
     loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits))
     update = tf.train.AdamOptimizer(1e-4).minimize(loss)
-    right = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, 1), y), tf.int32))
+    correct = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, 1), y), tf.int32))
 
     feed = batches(train_images[held_out:], train_labels[held_out:], seed)
-    # Left alone, a session computed on one of two cores here; the peer is given all.
+    # By default a session used one of two cores; the peer gets all.
     threads = len(os.sched_getaffinity(0))
     config = tf.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads)
     with tf.Session(config=config) as session:
@@ -83,17 +83,17 @@ def main(folder: Path, steps: int, seed: int) -> None:
                 warm = time.perf_counter()
             images, labels = next(feed)
             if step % 100 == 0:
-                accuracy = session.run(right, {x: images, y: labels, keep: 1.0}) / BATCH
+                accuracy = session.run(correct, {x: images, y: labels, keep: 1.0}) / BATCH
                 print(f"step {step}, training accuracy {accuracy:.2f}", flush=True)
             session.run(update, {x: images, y: labels, keep: 0.5})
         end = time.perf_counter()
         total = sum(
-            session.run(right, {x: test_images[i : i + TEST_BATCH], y: test_labels[i : i + TEST_BATCH], keep: 1.0})
+            session.run(correct, {x: test_images[i : i + TEST_BATCH], y: test_labels[i : i + TEST_BATCH], keep: 1.0})
             for i in range(0, len(test_images), TEST_BATCH)
         )
     rate = (steps - min(WARM_UP, steps - 1)) * BATCH / (end - warm)
-    said = {"accuracy": total / len(test_images), "images_per_second": rate, "loop_seconds": end - begin}
-    print(json.dumps({name: float(value) for name, value in said.items()}))
+    figures = {"accuracy": total / len(test_images), "images_per_second": rate, "loop_seconds": end - begin}
+    print(json.dumps({name: float(value) for name, value in figures.items()}))
 
 
 if __name__ == "__main__":

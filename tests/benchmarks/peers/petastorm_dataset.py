@@ -1,8 +1,8 @@
 """python -m tests.benchmarks.peers.petastorm_dataset DATASET BATCH: rows/s of Petastorm's documented way to TensorFlow.
 
-`make_batch_reader`, `make_petastorm_dataset`, `unbatch`, `batch`: one epoch of the train split, its row
-groups shuffled. From opening to the last batch. Then the same with `cache`, as its documentation advises for several
-epochs: those after the first, from memory.
+`make_batch_reader`, `make_petastorm_dataset`, `unbatch`, `batch`: one epoch of the train split with shuffled row
+groups, from opening to the last batch. Then the same with `cache`, which its documentation advises for several epochs:
+those after the first, from memory.
 """
 
 import json
@@ -17,11 +17,11 @@ import tensorflow as tf
 from petastorm import make_batch_reader
 from petastorm.tf_utils import make_petastorm_dataset
 
-_LATER = 10  # epochs timed together: one is over in 0.1 s
+_LATER = 10  # epochs timed together: one takes 0.1 s
 
 
 def main(dataset: Path, batch: int) -> None:
-    """Read, and print the rate."""
+    """Read; print the rates."""
     tf.constant(0)  # starts TensorFlow
     begin = time.perf_counter()
     with make_batch_reader(url(dataset), num_epochs=1, workers_count=2) as reader:
@@ -40,7 +40,7 @@ def url(dataset: Path) -> str:
 
 
 def count(batches: tf.data.Dataset) -> int:
-    """Return the rows of all batches."""
+    """Return the number of rows of all batches."""
     return sum(int(each.label.shape[0]) for each in batches)
 
 

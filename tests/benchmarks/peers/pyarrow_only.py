@@ -1,7 +1,7 @@
 """python -m tests.benchmarks.peers.pyarrow_only DATA_DIR OUT PROCESSES: IDX to Parquet with pyarrow alone.
 
-Inflates the archives into memory, divides by 255 and writes the same columns and compression, 2,500 rows a file, in so
-many processes that share those arrays. It checks nothing, counts nothing and looks for no duplicates.
+Inflates the archives into memory, divides by 255, and writes the same columns and compression, 2,500 rows per file,
+from PROCESSES processes that share the arrays. It does not check, count or look for duplicates.
 """
 
 import gzip

@@ -1,7 +1,7 @@
 """python torch_mnist.py DATA_DIR BATCH IMAGES: the lecture's CNN in PyTorch's basic MNIST loop, in images/s.
 
-Images as tensors in memory, a new order for each epoch, Adam 1e-4. IMAGES images are timed, after a few steps that are
-not. It runs in an environment of its own, which has PyTorch and nothing of ours: see torch_environment.py.
+Images are tensors in memory, reshuffled each epoch; Adam 1e-4. IMAGES images are timed, after a few untimed steps. The
+script runs in its own environment with PyTorch and nothing else: see torch_environment.py.
 """
 
 import gzip

@@ -1,0 +1,35 @@
+"""python -m tests.support.report_picture REPORT.html FOLDER: the README's pictures of a report, light and dark.
+
+Chromium renders the page; 64 colours keep a picture below 150 kB.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+_SIZE = "1120,2265"  # down to the second row of the gallery of errors
+_SCHEMES = {"dark": 0, "light": 1}  # Blink's preferredColorScheme
+
+
+def main(report: Path, folder: Path) -> None:
+    """Write FOLDER/report-light.png and FOLDER/report-dark.png."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, scheme in _SCHEMES.items():
+            full = Path(scratch) / f"{name}.png"
+            subprocess.run(screenshot(report, full, scheme), check=True, capture_output=True)
+            with Image.open(full) as picture:
+                picture.convert("RGB").quantize(64).save(folder / f"report-{name}.png", optimize=True)
+
+
+def screenshot(report: Path, target: Path, scheme: int) -> list[str]:
+    """Return the argv that renders a page in one colour scheme."""
+    options = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size={_SIZE}"]
+    options += [f"--blink-settings=preferredColorScheme={scheme}", f"--screenshot={target}"]
+    return ["chromium", *options, report.resolve().as_uri()]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
