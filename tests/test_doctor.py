@@ -20,7 +20,7 @@ from deploy.doctor.check import Check
 from deploy.doctor.horovod import Sums
 from deploy.doctor.probe import Answer, ProbeError
 from deploy.launcher.launch import Launch
-from pipelines.cli.doctor import _tell, doctor
+from pipelines.cli.doctor import doctor, show_progress
 
 # --- programs that are asked
 
@@ -249,7 +249,7 @@ def test_command_ends_with_the_exit_code(rows: list[Check], code: int, monkeypat
 def test_spinner_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm-256color")
-    with _tell("an allreduce"):
+    with show_progress("an allreduce"):
         pass
     captured = capsys.readouterr()
     assert "an allreduce" in captured.err
@@ -260,7 +260,7 @@ def test_spinner_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 RUNNER = """
 import sys
-from pipelines.cli import main
+from pipelines.cli.app import main
 try:
     main()
 finally:

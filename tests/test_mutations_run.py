@@ -212,12 +212,12 @@ def test_the_command_line_refuses_mutants_in_one_line(
     elif what == "config":
         write_json(run.config_file, compose("fast", {}).to_json())
         spoil(run.config_file, as_json, seed, lambda: read_config(run))
-        command = ["pipelines.cli.app", "run", "--work", str(work), "--run-id", run.run_id]
+        command = ["pipelines.cli", "run", "--work", str(work), "--run-id", run.run_id]
     elif what == "recipe":
         recipe = tmp_path / "mine.toml"
         recipe.write_text(recipes.load("fast").text)
         spoil(recipe, lambda data, random: mutate_toml(data.decode(), random), seed, lambda: compose(str(recipe), {}))
-        command = ["pipelines.cli.app", "run", "--work", str(work), "--recipe", str(recipe)]
+        command = ["pipelines.cli", "run", "--work", str(work), "--recipe", str(recipe)]
     ended = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
     assert ended.stderr.startswith("idxtrain: ")

@@ -37,7 +37,7 @@ VICTIMS = {
     "launcher": ("deploy.launcher.launcher", "train"),
     "rank": ("jobs.train", "train"),
     "evaluate": ("jobs.evaluate", "evaluate"),
-    "pipeline": ("pipelines.cli.app", None),  # in any stage
+    "pipeline": ("pipelines.cli", None),  # in any stage
 }
 STAGES = ("fetch", "prepare", "train", "evaluate")
 

@@ -41,9 +41,9 @@ WAYS = {
     "launcher": ("deploy.launcher.launcher", signal.SIGKILL),
     "rank": ("jobs.train", signal.SIGKILL),
     "evaluate": ("jobs.evaluate", signal.SIGKILL),
-    "idxtrain": ("pipelines.cli.app", signal.SIGKILL),
-    "hang-up": ("pipelines.cli.app", signal.SIGHUP),
-    "terminal": ("pipelines.cli.app", None),
+    "idxtrain": ("pipelines.cli", signal.SIGKILL),
+    "hang-up": ("pipelines.cli", signal.SIGHUP),
+    "terminal": ("pipelines.cli", None),
 }
 _SECONDS = 240.0
 
