@@ -225,7 +225,7 @@ def test_install_is_said_and_done_once(
     assert first.startswith("0 1 * * * backup\n# >>> idxtrain-retrain-data,")
     assert f"\n0 3 * * 0 cd {tmp_path} && exec env PATH={Path(sys.executable).parent}:" in first
     assert f"idxtrain retrain --data data --log {tmp_path}/work/retrain/data/retrain.log\n" in first
-    assert install("--cron", "0 3 * * 0").stdout == f"crontab: {title} is there already, as it should be\n"
+    assert install("--cron", "0 3 * * 0").stdout == f"crontab: {title} is already installed, unchanged\n"
     assert table.read_text() == first
     changed = install("--cron", "0 4 * * *", "--np", "2")
     assert changed.stdout == f"crontab: replaced {title}\n"
@@ -242,7 +242,7 @@ def test_install_is_said_and_done_once(
         (("--cron", "0 3 * * 0", "--as", "cron", "--dta", "x"), "No such option: --dta"),
         (("--cron", "0 3 * * 0", "--as", "cron", "--set=train.epoch=3"), "did you mean epochs?"),
         (("--cron", "0 3 * * 0", "--as", "cron", "--log", "x"), "idxtrain: --log: the schedule gives one"),
-        (("--cron", "0 3 * * 0", "--as", "cron", "--env-file", "/dev/null"), "expected 0600; chmod 600 /dev/null"),
+        (("--cron", "0 3 * * 0", "--as", "cron", "--env-file", "/dev/null"), "expected 0600; fix: chmod 600 /dev/null"),
     ],
 )
 def test_what_would_fail_every_night_is_refused_now(idxtrain: Idxtrain, arguments: tuple[str, ...], words: str) -> None:

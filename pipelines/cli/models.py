@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -147,7 +147,7 @@ def sync_registry(name: ModelName = "mnist", work: WorkFolder = WORK) -> None:
             sys.exit(1)
 
 
-def _print_table(header: tuple[str, ...], rows: list[tuple[object, ...]], right: tuple[int, ...] = ()) -> None:
+def _print_table(header: tuple[str, ...], rows: Sequence[Sequence[object]], right: tuple[int, ...] = ()) -> None:
     from jobs.errors import printable
     from jobs.text_table import text_table
 
