@@ -241,7 +241,7 @@ def test_install_is_said_and_done_once(
         (("--cron", "0 3 * * 0", "--as", "cron", "--sbatch=--time=1"), "idxtrain: --sbatch: found --as cron"),
         (("--cron", "0 3 * * 0", "--as", "cron", "--dta", "x"), "No such option: --dta"),
         (("--cron", "0 3 * * 0", "--as", "cron", "--set=train.epoch=3"), "did you mean epochs?"),
-        (("--cron", "0 3 * * 0", "--as", "cron", "--log", "x"), "idxtrain: --log: the schedule gives one"),
+        (("--cron", "0 3 * * 0", "--as", "cron", "--log", "x"), "idxtrain: --log: found one, expected none"),
         (("--cron", "0 3 * * 0", "--as", "cron", "--env-file", "/dev/null"), "expected 0600; fix: chmod 600 /dev/null"),
     ],
 )

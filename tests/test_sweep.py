@@ -34,14 +34,17 @@ def test_a_grid_of_too_many_points_is_refused() -> None:
         grid_points("s", [f"seed={values}", f"train.epochs={values}"])
 
 
+def trained(point: Point, accuracy: float) -> Result:
+    return Result(point=point, accuracy=accuracy, steps=100, images_per_second=1234.5, seconds=9.87)
+
+
 def test_the_table_is_sorted_by_validation_accuracy_with_failures_last() -> None:
     points = [Point(f"s-{n}", (f"seed={n}",)) for n in range(4)]
-    figures = {"steps": 100, "images_per_second": 1234.5, "seconds": 9.87}
     results = [
-        Result(point=points[0], accuracy=0.97, **figures),
+        trained(points[0], 0.97),
         Result(point=points[1], detail="failed, see logs"),
-        Result(point=points[2], accuracy=0.99, **figures),
-        Result(point=points[3], accuracy=0.99, **figures),
+        trained(points[2], 0.99),
+        trained(points[3], 0.99),
     ]
     winner = best(results)
     assert winner is not None
