@@ -19,7 +19,7 @@ RETIRED = {
     r"mend(s|ed|ing)?": "fix",
     r"(go|goes|going|gone|went) on( with| from| as)?": "resume",
     r"anew": "again, restart",
-    r"tells?|told": "show, print, report",
+    r"tell(s|ing)?|told": "show, print, report",
     r"so many": "N",
     r"at the (most|least)": "at most, at least",
     r"(is|are) none": "is not a …, missing",

@@ -1,7 +1,7 @@
 """idxtrain sweep: one recipe at every point of a grid, here or as a Slurm array."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,12 @@ from pipelines.cli.options import (
     WorkFolder,
 )
 from pipelines.names import WORK
+
+if TYPE_CHECKING:
+    from deploy.slurm.site import Site
+    from jobs.run_dir import Work
+    from pipelines.sweep.grid import Sweep
+    from pipelines.sweep.run import Configs
 
 app = typer.Typer()
 
@@ -52,16 +58,13 @@ def sweep(
     from pipelines import request
     from pipelines.runs import new_id
     from pipelines.slurm.submit import load_site
-    from pipelines.sweep.grid import read_sweep
-    from pipelines.sweep.run import batch_scripts, plan_sweep, run_here, submit_sweep, table_so_far
+    from pipelines.sweep.run import plan_sweep, run_here
 
     options = request.Options(
         data=data, dataset=dataset, recipe=recipe, np=np, assignments=tuple(assignments or ()), seed=seed, work=work
     )
     if table:
-        if not name:
-            raise InputError("--table: found no --name, expected the name of a sweep; fix: add --name")
-        print(*table_so_far(read_sweep(name, request.work_dir(options))), sep="\n")
+        _print_results(name, request.work_dir(options))
         return
     if not grid:
         raise InputError(
@@ -70,14 +73,36 @@ def sweep(
     wanted = load_site(site, site_assignments or ()) if site else None
     planned, configs = plan_sweep(name or new_id("sweep"), tuple(grid), options, wanted)
     if dry_run:
-        for point in planned.points:
-            print(f"{point.run_id}  {'  '.join(point.settings)}")
-        if wanted:
-            print(*batch_scripts(planned, wanted).values(), sep="\n", end="")
-        return
-    if wanted is None:
+        _print_plan(planned, wanted)
+    elif wanted is None:
         sys.exit(run_here(planned, configs))
-    for stage, job in submit_sweep(planned, configs, wanted).items():
+    else:
+        _submit(planned, configs, wanted)
+
+
+def _print_results(name: str | None, work: "Work") -> None:
+    from jobs.errors import InputError
+    from pipelines.sweep.grid import read_sweep
+    from pipelines.sweep.run import table_so_far
+
+    if not name:
+        raise InputError("--table: found no --name, expected the name of a sweep; fix: add --name")
+    print(*table_so_far(read_sweep(name, work)), sep="\n")
+
+
+def _print_plan(planned: "Sweep", site: "Site | None") -> None:
+    from pipelines.sweep.run import batch_scripts
+
+    for point in planned.points:
+        print(f"{point.run_id}  {'  '.join(point.settings)}")
+    if site:
+        print(*batch_scripts(planned, site).values(), sep="\n", end="")
+
+
+def _submit(planned: "Sweep", configs: "Configs", site: "Site") -> None:
+    from pipelines.sweep.run import submit_sweep
+
+    for stage, job in submit_sweep(planned, configs, site).items():
         print(f"{stage:<9} {job}{f'_[0-{len(planned.points) - 1}]' if stage == 'train' else ''}")
     print(
         f"sweep {planned.name} of {len(planned.points)} runs; `idxtrain sweep --name {planned.name} --table` "
