@@ -22,7 +22,7 @@ from pipelines.names import safe_name
 
 ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _LONGEST_ID = 100
-_SECOND = 1_000_000_000  # ns; the finest resolution of file dates on every file system
+_SECOND = 1_000_000_000  # ns; the finest resolution of file dates that every file system has
 
 
 def _config_file(run: RunDir) -> Path:

@@ -120,7 +120,7 @@ def _environment(program: Path, environment: Mapping[str, str]) -> dict[str, str
         del passed_on["MLFLOW_TRACKING_URI"]
     if secret:
         print(
-            f"warning: {', '.join(secret)}: set here, but a schedule never contains secrets; "
+            f"warning: {', '.join(secret)}: set here, but secrets are not written into a schedule; "
             "fix: put them into a file with mode 0600 and pass it as --env-file",
             file=sys.stderr,
         )

@@ -15,7 +15,7 @@ from jobs.errors import IdxtrainError, InputError
 from jobs.files import read_object, write_json
 from jobs.run_dir import RunDir, Work
 from jobs.stage import is_done
-from pipelines.runs import date_last
+from pipelines import runs
 
 # submitted: all jobs of the run. started, ended: the process of one job. again: one job was requeued or resubmitted.
 Event = Literal["submitted", "started", "ended", "again"]
@@ -25,8 +25,6 @@ _STAGES_OF: Mapping[JobStage, tuple[str, ...]] = {
     "evaluate": ("evaluate",),
 }
 _TAIL_BYTES = 64 << 10  # of a log, searched for the last error
-
-
 _SUBMIT = "submit the run with `idxtrain submit`"
 
 
@@ -79,7 +77,7 @@ class SlurmJobs:
     def write_jobs(self, jobs: Mapping[str, str]) -> None:
         """Record the job ID of each stage."""
         write_json(self.jobs_file, dict(jobs))
-        date_last(self.run, _jobs_file)
+        runs.date_last(self.run, _jobs_file)
 
     def record(self, event: Event, **facts: Any) -> None:
         """Append an event to the history. On a full disk the history stays as it is."""
@@ -144,8 +142,6 @@ class SlurmJobs:
 
 def submitted_run(run_id: str | None, work: Work) -> SlurmJobs:
     """Return the jobs of this run, or of the run submitted last; raise InputError where there are none."""
-    from pipelines import runs
-
     if run_id:
         run = runs.find(work, run_id)
         if run is None:
