@@ -1,4 +1,4 @@
-"""One process at a time works on a run: see `jobs.lease`."""
+"""The lock of a run: one process at a time works on it. See `jobs.lease`."""
 
 from jobs.errors import InputError
 from jobs.lease import HeldError, Lease
@@ -6,7 +6,7 @@ from jobs.run_dir import RunDir
 
 
 class LockedError(InputError):
-    """Another process, which lives as far as one can see, works on the run."""
+    """Another process works on the run and appears to be alive."""
 
 
 class RunLock(Lease):
@@ -17,11 +17,11 @@ class RunLock(Lease):
         super().__init__(run.path / "lock.json", f"run {run.run_id}")
 
     def __enter__(self) -> "RunLock":
-        """Take the lock; raise LockedError where another process, which lives, has it, InputError where it is torn."""
+        """Take the lock; raise LockedError where a live process has it, InputError where its file is damaged."""
         try:
             super().__enter__()
         except HeldError as error:
             raise LockedError(
-                f"--run-id {self._run.run_id}: {error.why}; wait for it, or give another --run-id"
+                f"--run-id {self._run.run_id}: {error.why}; fix: wait for it, or give another --run-id"
             ) from error
         return self

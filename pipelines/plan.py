@@ -1,4 +1,4 @@
-"""What a training will read and do, told before anything starts: from the archives' headers and the config alone."""
+"""The plan of a training, from the archives' headers and the config alone, before anything starts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,40 +8,45 @@ from jobs.dataset import SPLITS, Split
 from jobs.errors import InputError
 from jobs.prepare.plan import DatasetPlan, plan_dataset
 from jobs.run_dir import Work
+from jobs.text_table import text_table
 from jobs.train.data.length import images_seen, total_steps
 from jobs.train.data.order import RowOrder, share
 from jobs.train.preflight import check_config
 from pipelines.config import Config
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RankPlan:
-    """One rank in the first epoch: rows it trains on, rows of its largest batch, shards it reads, validation rows."""
+    """One rank in the first epoch: its training rows, the rows of its largest batch, its shards and validation rows."""
 
     rank: int
     rows: int
-    rows_a_step: int
+    rows_per_step: int
     shards: int
     validation_rows: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """The numbers of a training. `pairs`: training pairs; `shards`: the rows of each split's shards, in order."""
+    """The numbers of a training. `pairs`: training pairs; `shards`: the rows of each split's shards, in order.
+
+    `batch_size`, `last_batch`: rows of each global batch, and of the last one of an epoch; `images`: training images
+    seen in all `steps`.
+    """
 
     pairs: int
     shards: Mapping[Split, tuple[int, ...]]
     row_shape: tuple[int, ...]
     batch_size: int
     last_batch: int
-    steps_an_epoch: int
+    steps_per_epoch: int
     steps: int
     images: int
     ranks: tuple[RankPlan, ...]
 
 
 def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
-    """Plan a training on that many ranks; raise InputError where it cannot be."""
+    """Return the plan of a training on N ranks; raise InputError where such a training cannot work."""
     train_rows, test_rows, row_shape = _archive_sizes(config, work)
     shards = _shards([plan_dataset(config.prepare, rows, test_rows, row_shape) for rows in train_rows])
     train = config.train
@@ -49,20 +54,20 @@ def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
     order = RowOrder(shards["train"], train.batch_size, config.seed, train.shuffle_shards, train.fixed_slices)
     steps = total_steps(train, order)
     return TrainingPlan(
-        len(train_rows),
-        shards,
-        row_shape,
-        train.batch_size,
-        order.batch_rows(order.steps - 1),
-        order.steps,
-        steps,
-        images_seen(order, steps),
-        tuple(_rank(order, sum(shards["validation"]), rank, ranks) for rank in range(ranks)),
+        pairs=len(train_rows),
+        shards=shards,
+        row_shape=row_shape,
+        batch_size=train.batch_size,
+        last_batch=order.batch_rows(order.steps - 1),
+        steps_per_epoch=order.steps,
+        steps=steps,
+        images=images_seen(order, steps),
+        ranks=tuple(_rank(order, sum(shards["validation"]), rank, ranks) for rank in range(ranks)),
     )
 
 
 def _shards(pairs: Sequence[DatasetPlan]) -> dict[Split, tuple[int, ...]]:
-    """Return the rows of each split's shards. Each training pair is cut by itself; the test pair is the same to all."""
+    """Return the rows of each split's shards. Each training pair has its own shards; they share the test pair."""
     return {
         split: tuple(
             shard.rows
@@ -78,12 +83,19 @@ def _rank(order: RowOrder, validation_rows: int, rank: int, ranks: int) -> RankP
     rows = order.epoch(0).rank_rows(0, order.steps, rank, ranks)
     first, last = order.share(order.batch_rows(0), rank, ranks)
     low, high = share(validation_rows, rank, ranks)
-    return RankPlan(rank, len(rows), last - first, order.shards_of(rows), high - low)
+    return RankPlan(
+        rank=rank,
+        rows=len(rows),
+        rows_per_step=last - first,
+        shards=order.shards_of(rows),
+        validation_rows=high - low,
+    )
 
 
 def _archive_sizes(config: Config, work: Work) -> tuple[list[int], int, tuple[int, ...]]:
-    """Rows of each training pair in the order of their tags, test rows and a row's shape: from the archives' headers,
-    else from the catalog.
+    """Return the rows of each training pair, in the order of their tags, the test rows and the shape of an image.
+
+    From the archives' headers, or from the catalog where there are no archives yet.
     """
     from jobs.fetch.catalog import CATALOG
     from jobs.fetch.names import find
@@ -92,23 +104,23 @@ def _archive_sizes(config: Config, work: Work) -> tuple[list[int], int, tuple[in
 
     known = CATALOG.get(config.fetch.dataset)
     folder = Path(config.fetch.data) if config.fetch.data else work.archives / config.fetch.dataset
-    found: dict[str, Path] = {}
+    archives: dict[str, Path] = {}
     if config.fetch.data or folder.is_dir():
-        found |= {str(role): path for role, path in find(folder).items()}
+        archives |= {str(role): path for role, path in find(folder).items()}
     if config.fetch.data:
-        found |= find_pairs(folder)
-    images = [found[key] for key in sorted(found) if key.partition("@")[0] == "train_images"]
-    if images and "test_images" in found:
-        train, test = [idx.read_header(path) for path in images], idx.read_header(found["test_images"])
+        archives |= find_pairs(folder)
+    images = [archives[key] for key in sorted(archives) if key.partition("@")[0] == "train_images"]
+    if images and "test_images" in archives:
+        train, test = [idx.read_header(path) for path in images], idx.read_header(archives["test_images"])
         return [header.rows for header in train], test.rows, train[0].row_shape
     if known is None:
-        raise InputError(f"{folder}: found no archives of {config.fetch.dataset}; give their folder as --data")
+        raise InputError(f"{folder}: found no archives of {config.fetch.dataset}; fix: give their folder as --data")
     train_shape, test_shape = known.archives["train_images"].shape, known.archives["test_images"].shape
     return [train_shape[0]], test_shape[0], train_shape[1:]
 
 
 def test_images(config: Config, work: Work) -> int | None:
-    """Return the rows of the test archive by its header, else by the catalog; None where neither tells."""
+    """Return the number of test images, from the archive's header or the catalog; None if it is in neither."""
     try:
         return _archive_sizes(config, work)[1]
     except (InputError, OSError):
@@ -121,24 +133,26 @@ def lines(plan: TrainingPlan) -> list[str]:
     text += [f"pairs       {plan.pairs} training pairs"] if plan.pairs > 1 else []
     for split in SPLITS:
         rows = plan.shards[split]
-        each = f" of {_span(rows)} rows" if rows else ""
+        each = f" of {_range(rows)} rows" if rows else ""
         text.append(f"{split:<11} {sum(rows):,} rows in {len(rows)} shards{each}")
     last = f", the last on {plan.last_batch} rows" if plan.last_batch != plan.batch_size else ""
     text += [
-        f"epoch       {plan.steps_an_epoch:,} steps on global batches of {plan.batch_size}{last}",
+        f"epoch       {plan.steps_per_epoch:,} steps on global batches of {plan.batch_size}{last}",
         f"training    {plan.steps:,} steps, {plan.images:,} images",
         "",
-        _ROW.format("rank", "rows an epoch", "rows a step", "steps an epoch", "shards read", "validation rows"),
     ]
-    text += [
-        _ROW.format(r.rank, r.rows, r.rows_a_step, plan.steps_an_epoch, r.shards, r.validation_rows) for r in plan.ranks
+    return [*text, *_rank_table(plan)]
+
+
+def _rank_table(plan: TrainingPlan) -> list[str]:
+    header = ("rank", "rows per epoch", "rows per step", "steps per epoch", "shards read", "validation rows")
+    rows: list[tuple[object, ...]] = [
+        (r.rank, r.rows, r.rows_per_step, plan.steps_per_epoch, r.shards, r.validation_rows) for r in plan.ranks
     ]
     total = sum(rank.rows for rank in plan.ranks)
-    return [*text, _ROW.format("all", total, plan.batch_size, "", "", sum(plan.shards["validation"]))]
+    rows.append(("all", total, plan.batch_size, "", "", sum(plan.shards["validation"])))
+    return text_table(header, rows, right=range(len(header)))
 
 
-_ROW = "{:>4}  {:>13}  {:>11}  {:>14}  {:>11}  {:>15}"
-
-
-def _span(rows: Sequence[int]) -> str:
+def _range(rows: Sequence[int]) -> str:
     return f"{min(rows):,}" if min(rows) == max(rows) else f"{min(rows):,} to {max(rows):,}"

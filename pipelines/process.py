@@ -1,4 +1,4 @@
-"""A stage's process, from this one's side: signals passed on, its exit code understood."""
+"""A stage's process, seen from the pipeline: signals are passed on, the exit code is interpreted."""
 
 import os
 import signal
@@ -14,55 +14,62 @@ from jobs.memory import OutOfMemory
 from jobs.process import PARENT
 from jobs.python import clean_environment
 
-_MEANINGFUL = (0, InputError.exit_code, ResumableError.exit_code)
+_PASSED_ON = (0, InputError.exit_code, ResumableError.exit_code)
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a stage ended. `code`: 0, 2, 75, or 1 for all others. `why`: one line where the stage could not say so.
+class StageExit:
+    """How a stage ended. `code`: 0, 2, 75, or 1 for everything else.
 
-    `was_asked`: it came to its end all the same, when it was asked to stop.
+    `reason`: one line, where the stage could not print it itself. `stop_requested`: the stage was asked to stop, but
+    finished.
     """
 
     code: int
-    why: str = ""
-    was_asked: bool = False
+    reason: str = ""
+    stop_requested: bool = False
 
 
-def run_process(how: Launch, stage: str, run_id: str) -> Ended:
-    """Run a stage to its end.
+def run_process(how: Launch, stage: str, run_id: str) -> StageExit:
+    """Run a stage until it ends.
 
-    SIGINT (Ctrl-C), SIGTERM, SIGUSR1 and SIGHUP are passed on as the launch's stop signal: the stage tidies up, a
-    training writes a checkpoint first. A second one, a second later or more, ends it at once.
+    SIGINT (Ctrl-C), SIGTERM, SIGUSR1 and SIGHUP are passed on as the launch's stop signal: the stage cleans up, and a
+    training writes a checkpoint first. A second one, at least a second later, ends the stage at once.
     """
-    # stdout is for the result alone, so a stage's goes where its log lines go. In a group of its own, the stage does
-    # not see the terminal's Ctrl-C beside what is passed on.
+    # The stage's stdout goes where its log lines go: ours is for the result alone. In its own process group, the stage
+    # does not get the terminal's Ctrl-C in addition to the signal passed on.
     environment = {**clean_environment(os.environ), PARENT: str(os.getpid()), **how.environment}
     memory = OutOfMemory()
     process: subprocess.Popen[bytes] | None = None
-    seen: list[int] = []
+    received: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        # A terminal that is closed says so again when the shell ends, which is nobody's impatience.
-        if process is not None and process.poll() is None and not (number == signal.SIGHUP and seen):
+        # A closed terminal sends SIGHUP again when its shell ends: that is not a second request.
+        if process is not None and process.poll() is None and not (number == signal.SIGHUP and received):
             process.send_signal(how.stop)
-        seen.append(number)
+        received.append(number)
 
     previous = stop_signals.handle(pass_on)
     try:
         process = subprocess.Popen(
             how.argv, env=environment, stdout=sys.stderr, stdin=subprocess.DEVNULL, process_group=0
         )
-        if seen:  # while it was started
+        if received:  # while the process was started
             process.send_signal(how.stop)
         code = process.wait()
     finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return _stage_exit(code, bool(received), stage, run_id, memory)
+
+
+def _stage_exit(code: int, stop_requested: bool, stage: str, run_id: str, memory: OutOfMemory) -> StageExit:
+    """Interpret what `Popen.wait` returned."""
     if code >= 0:
-        return Ended(code if code in _MEANINGFUL else IdxtrainError.exit_code, was_asked=not code and bool(seen))
+        passed_on = code if code in _PASSED_ON else IdxtrainError.exit_code
+        return StageExit(passed_on, stop_requested=not code and stop_requested)
     resumes = f"`idxtrain run --run-id {run_id}` resumes it"
-    if seen:
-        return Ended(ResumableError.exit_code, f"{stage}: stopped as asked; {resumes}")
+    if stop_requested:
+        return StageExit(ResumableError.exit_code, f"{stage}: stopped on request; {resumes}")
     killed = f"{stage}: was killed by {signal.Signals(-code).name}{memory.likely_cause(-code)}"
-    return Ended(IdxtrainError.exit_code, f"{killed}{' ' if killed.endswith('?') else '; '}{resumes}")
+    return StageExit(IdxtrainError.exit_code, f"{killed}{' ' if killed.endswith('?') else '; '}{resumes}")

@@ -1,4 +1,4 @@
-"""Recipes: named experiments, a TOML file each, with what they cost and what to expect."""
+"""Recipes: named experiments, one TOML file each, with their cost and expected result."""
 
 import tomllib
 import unicodedata
@@ -12,12 +12,12 @@ from jobs.config import Section
 from jobs.errors import InputError, one_line
 from pipelines.names import safe_name
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$"  # it is part of run IDs, of paths, and of the names of a cluster's jobs
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$"  # part of run IDs, paths and Slurm job names
 _FOLDER = Path(__file__).with_name("recipes")
 
 
 class About(Section):
-    """What a recipe says of itself. `images`: how many it trains on; `time`: on which machine."""
+    """A recipe's [about] table. `images`: number of training images seen; `time`: how long, on which machine."""
 
     summary: str
     source: str
@@ -27,9 +27,9 @@ class About(Section):
     command: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A recipe: its name, what it says of itself, and the config sections it sets."""
+    """A recipe: its name, its description, the config sections it sets, and the text of its file."""
 
     name: str
     about: About
@@ -38,14 +38,14 @@ class Recipe:
 
 
 def names() -> list[str]:
-    """Return the names of the recipes that come with the project."""
+    """Return the names of the project's own recipes, sorted."""
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
 def load(name: str) -> Recipe:
-    """Load a recipe by name, or by the path of a .toml file, whose stem is made a name.
+    """Load a recipe by name, or from a .toml file, whose stem becomes its name.
 
-    Raises InputError where it is none, names itself, or holds characters that a terminal would obey.
+    Raises InputError for an unknown name, an invalid file, a key `recipe`, or control characters.
     """
     path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
     if not name.endswith(".toml") and name not in names():
@@ -57,12 +57,16 @@ def load(name: str) -> Recipe:
         sections = tomllib.loads(text)
         about = About.model_validate(sections.pop("about", {}))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); name a recipe or a file that is there") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); fix: name a recipe or a .toml file") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not a recipe: {one_line(error)}; see `idxtrain recipes show fast`") from error
+        raise InputError(
+            f"{path}: is not a recipe: {one_line(error)}; fix: see `idxtrain recipes show fast`"
+        ) from error
     if "recipe" in sections:
-        raise InputError(f"{path}: found the key recipe, expected none; fix: remove it, a recipe is named by its file")
+        raise InputError(
+            f"{path}: found the key recipe, expected none; fix: remove it, the file name is the recipe's name"
+        )
     control = next((c for c in text if unicodedata.category(c) == "Cc" and c not in "\n\r\t"), None)
     if control is not None:
         raise InputError(f"{path}: found the control character {control!r}, expected plain text; fix: remove it")
-    return Recipe(safe_name(path.stem, "recipe", 60), about, sections, text)
+    return Recipe(name=safe_name(path.stem, "recipe", 60), about=about, sections=sections, text=text)

@@ -1,4 +1,4 @@
-"""From the options of the command line to the run and the config that they mean."""
+"""From the options of the command line to a run and its config."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -9,17 +9,15 @@ from jobs.run_dir import RunDir, Work
 from jobs.stage import is_done
 from pipelines import runs
 from pipelines.config import DEFAULT_RECIPE, Config, compose, data_set_name, validate
+from pipelines.names import WORK
 
-# Categories of Unicode: control characters, bytes that are not UTF-8, and the two further breaks of a line.
+# Categories of Unicode: control characters, bytes that are not UTF-8, line and paragraph separators.
 _UNFIT = ("Cc", "Cs", "Zl", "Zp")
 
 
-WORK = Path("work")
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command line said; None where it said nothing."""
+    """The options that were given; None for those that were not."""
 
     data: Path | None = None
     dataset: str | None = None
@@ -32,37 +30,36 @@ class Options:
     run_id: str | None = None
 
 
-def place(options: Options) -> Work:
-    """Return the work directory, as an absolute path; raise InputError where its path cannot be used everywhere.
+def work_dir(options: Options) -> Work:
+    """Return the work directory, with an absolute path; raise InputError for a path that some tool cannot hold.
 
-    A line of a crontab or batch script holds no line break, JSON no bytes that are not UTF-8, and Keras takes a
-    backslash for a slash.
+    A crontab or batch script allows no line break, JSON only UTF-8, and Keras reads a backslash as a slash.
     """
     path = options.work.expanduser().resolve()
     unfit = next((c for c in str(path) if c == "\\" or unicodedata.category(c) in _UNFIT), None)
     if unfit is not None:
         raise InputError(
-            f"--work {path}: found {unfit!r} in its path, expected no backslash or control character, and UTF-8; "
+            f"--work {path}: found {unfit!r} in its path, expected UTF-8 without backslashes or control characters; "
             "fix: rename the folder, or give another --work"
         )
     return Work(path)
 
 
 def find_run(options: Options) -> RunDir | None:
-    """Return the run that --run-id names, if it exists."""
-    return runs.find(place(options), options.run_id) if options.run_id else None
+    """Return the run of --run-id, or None if it does not exist yet."""
+    return runs.find(work_dir(options), options.run_id) if options.run_id else None
 
 
 def config_of(options: Options, existing: RunDir | None) -> Config:
-    """Return the config that the options describe; that of an existing run where they say nothing of it.
+    """Return the config that the options describe. An existing run's config fills in what they leave out.
 
-    Raises InputError where they describe another config than the existing run's.
+    Raises InputError where the options contradict the existing run's config.
     """
     if existing is None:
         return _compose(options)
     if any((options.data, options.dataset, options.recipe, options.assignments, options.seed is not None)):
         runs.require_same(existing, _compose(options))
-    # On how many ranks and by which Spark a run goes on is free.
+    # A run may resume with another number of ranks and another Spark.
     values = runs.read_config(existing).to_json()
     if options.np is not None:
         values["launch"]["np"] = options.np
@@ -85,24 +82,26 @@ def _compose(options: Options) -> Config:
 
 
 def open_run(options: Options, existing: RunDir | None, config: Config) -> RunDir:
-    """Return the existing run's directory, or make it. Its config is written under the run's lock."""
+    """Return the directory of the existing run, or of a new one. Its config is written later, under the run's lock."""
     run_id = existing.run_id if existing else options.run_id or runs.new_id(config.recipe)
-    return runs.make(place(options), run_id)
+    return runs.make(work_dir(options), run_id)
 
 
 def existing_run(options: Options) -> RunDir:
-    """Return the run that is named, else the latest; raise InputError where there is none."""
-    where = place(options)
-    found = find_run(options) if options.run_id else runs.latest(where)
-    if found is None:
-        what = f"run {options.run_id}" if options.run_id else "any run"
-        raise InputError(f"found no trace of {what} in {where.runs}; train one with `idxtrain run`")
-    return found
+    """Return the run of --run-id, or the latest run; raise InputError where there is none."""
+    work = work_dir(options)
+    run = find_run(options) if options.run_id else runs.latest(work)
+    if run is None:
+        which = (
+            f"--run-id {options.run_id}: found no such run" if options.run_id else f"--work {work.path}: found no run"
+        )
+        raise InputError(f"{which} in {work.runs}; fix: train one with `idxtrain run`")
+    return run
 
 
 def trained_run(options: Options) -> RunDir:
-    """Return the run to evaluate: the one named, else the latest; raise InputError where it is not trained."""
-    found = existing_run(options)
-    if not is_done(found, "train"):
-        raise InputError(f"run {found.run_id}: is not trained; run `idxtrain train --run-id {found.run_id}` first")
-    return found
+    """Return the run to evaluate, of --run-id or the latest; raise InputError where it is not trained."""
+    run = existing_run(options)
+    if not is_done(run, "train"):
+        raise InputError(f"run {run.run_id}: is not trained; fix: run `idxtrain train --run-id {run.run_id}` first")
+    return run

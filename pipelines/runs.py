@@ -1,4 +1,4 @@
-"""Runs on disk: made once with a frozen config, found again by their ID."""
+"""Runs on disk: made once with a frozen config, found by their ID."""
 
 import os
 import secrets
@@ -22,7 +22,7 @@ from pipelines.names import safe_name
 
 ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _LONGEST_ID = 100
-_SECOND = 1_000_000_000  # ns; the finest that every file system can tell apart
+_SECOND = 1_000_000_000  # ns; the finest resolution of file dates that every file system has
 
 
 def _config_file(run: RunDir) -> Path:
@@ -30,15 +30,15 @@ def _config_file(run: RunDir) -> Path:
 
 
 def new_id(recipe: str) -> str:
-    """Return an ID that shows the local time and the recipe: 20260131-142530-fast-3f9a."""
+    """Return a run ID of local time, recipe and random digits: 20260131-142530-fast-3f9a."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe}-{secrets.token_hex(2)}"
 
 
 def find(work: Work, run_id: str) -> RunDir | None:
-    """Return a run by its ID, or None where there is none; raise InputError for what cannot be an ID."""
+    """Return the run with this ID, or None; raise InputError for an invalid ID."""
     if not run_id or run_id.startswith(".") or not set(run_id) <= ID_CHARACTERS or len(run_id) > _LONGEST_ID:
         expected = "expected letters, digits, '.', '_' and '-', not starting with '.'"
-        with suppress(OSError, ValueError):  # too long for a file's name, or none at all
+        with suppress(OSError, ValueError):  # too long for a file name, or not a file name
             if Path(run_id).name == run_id and RunDir(work.runs / run_id).config_file.exists():
                 older, newer = (
                     shlex.quote(str(work.runs / n)) for n in (run_id, safe_name(run_id, "run", _LONGEST_ID))
@@ -53,18 +53,18 @@ def find(work: Work, run_id: str) -> RunDir | None:
 
 
 def latest(work: Work, file_of: Callable[[RunDir], Path] = _config_file) -> RunDir | None:
-    """Return the run of which a file, its config if no other is named, was written last.
+    """Return the run whose file `file_of` (its config by default) was written last, or None.
 
-    Runs that may not be read, as other users' in a shared folder, are passed over.
+    Unreadable runs, such as other users' in a shared folder, are skipped.
     """
     with reading(work):
         runs = [RunDir(folder) for folder in work.runs.iterdir()] if work.runs.exists() else []
-    found = max(runs, key=lambda run: written(file_of(run)), default=None)
-    return found if found and written(file_of(found)) >= 0 else None
+    newest = max(runs, key=lambda run: written(file_of(run)), default=None)
+    return newest if newest and written(file_of(newest)) >= 0 else None
 
 
 def written(file: Path) -> int:
-    """Return when a file was written last, in ns since 1970; −1 where it is not there or may not be looked at."""
+    """Return when a file was last written, in ns since 1970; −1 if it is missing or unreadable."""
     try:
         return file.stat().st_mtime_ns
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -72,9 +72,9 @@ def written(file: Path) -> int:
 
 
 def date_last(run: RunDir, file_of: Callable[[RunDir], Path]) -> None:
-    """Date a file that was written just now after the same file of all other runs, though the clock was set back.
+    """Give a file just written a later date than the same file of every other run, even if the clock was set back.
 
-    Which run is the newest is told by these dates, not by the IDs: those show the local time, which may repeat itself.
+    These dates decide which run is the newest. IDs cannot: they show the local time, which may repeat itself.
     """
     file, before = file_of(run), max(written(file_of(RunDir(folder))) for folder in run.path.parent.iterdir())
     if before > written(file):
@@ -83,34 +83,34 @@ def date_last(run: RunDir, file_of: Callable[[RunDir], Path]) -> None:
 
 @contextmanager
 def reading(work: Work) -> Iterator[None]:
-    """Raise InputError where what is read inside may not be read."""
+    """Raise InputError where the body may not read the work directory."""
     try:
         yield
     except OSError as error:
-        raise InputError(f"--work {work.path}: cannot be read ({error}); give a folder you may read") from error
+        raise InputError(f"--work {work.path}: cannot be read ({error}); fix: give a folder you may read") from error
 
 
 def make(work: Work, run_id: str) -> RunDir:
-    """Return a run's directory, private to its user; make it, and the work directory, where they are not there.
+    """Make a run's directory, private to its user, and the work directory, unless they exist; return the run.
 
-    Raises InputError where they cannot be, or are not safe.
+    Raises InputError where they cannot be made or are not safe.
     """
     run = RunDir(work.runs / run_id)
     require_safe(run)
     try:
         for folder in (work.path, work.runs):
-            folder.mkdir(mode=0o775, parents=True, exist_ok=True)  # never for everybody, whatever the umask
+            folder.mkdir(mode=0o775, parents=True, exist_ok=True)  # never writable by everybody, whatever the umask
         run.path.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"--work {work.path}: cannot be made ({error.strerror}); give a folder you may write"
+            f"--work {work.path}: cannot be made ({error.strerror}); fix: give a folder you may write"
         ) from error
     _make_private(run)
     return run
 
 
 def _make_private(run: RunDir) -> None:
-    """Take from others what an existing run's folder, made by hand or copied, allows them."""
+    """Remove other users' permissions from an existing run's folder, which may be handmade or copied."""
     mode = stat.S_IMODE(run.path.stat().st_mode)
     if not mode & 0o077:
         return
@@ -118,21 +118,24 @@ def _make_private(run: RunDir) -> None:
         run.path.chmod(mode & ~0o077)
     except PermissionError:
         raise InputError(
-            f"{run.path}: found mode {mode:04o} and another user's, expected 0700 and yours; give another --run-id"
+            f"{run.path}: found mode {mode:04o} and another owner, expected 0700 and you; fix: give another --run-id"
         ) from None
 
 
 def require_safe(run: RunDir) -> None:
-    """Raise InputError where we may not write, or where everybody may, who could change data, weights and results."""
+    """Raise InputError for a folder that this user may not write, or everybody may.
+
+    Whoever may write there could change data, weights and results.
+    """
     work = run.work
     for folder in (work.path, work.runs, work.datasets, work.locks, run.path):
         mode = _safe_mode(folder, to_write=True)
         if mode is not None and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             raise InputError(
                 f"{folder}: found mode {mode:04o}, which does not let you read and write, expected 0700 or more; "
-                f"chmod u+rwx {shlex.quote(str(folder))}, or give another --work"
+                f"fix: chmod u+rwx {shlex.quote(str(folder))}, or give another --work"
             )
-    # These may well be another user's alone.
+    # These may belong to another user, who alone may write them.
     for folder in (work.archives, work.parts, work.retrains, work.sweeps, work.registry, work.bin):
         _safe_mode(folder)
     for folder in _folders_in(work.archives, work.datasets, work.parts):
@@ -140,25 +143,25 @@ def require_safe(run: RunDir) -> None:
 
 
 def _safe_mode(folder: Path, to_write: bool = False) -> int | None:
-    """Return a folder's mode, None where there is none; raise InputError where everybody may write into it.
+    """Return a folder's mode, or None where there is no folder; raise InputError where everybody may write into it.
 
-    And where `to_write` into it is to be possible, but its disk is mounted read-only.
+    `to_write`: also raise InputError where its disk is mounted read-only.
     """
     try:
         status = folder.stat()
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror}); give another --work") from error
+        raise InputError(f"{folder}: cannot be read ({error.strerror}); fix: give another --work") from error
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{folder}: found a file, expected a folder; give another --work")
-    if to_write and os.statvfs(folder).f_flag & os.ST_RDONLY:  # asked first, as no mode would help
-        raise InputError(f"{folder}: found a disk mounted read-only, expected one to write to; give another --work")
+        raise InputError(f"{folder}: found a file, expected a folder; fix: give another --work")
+    if to_write and os.statvfs(folder).f_flag & os.ST_RDONLY:  # checked first, as no chmod would help
+        raise InputError(f"{folder}: found a disk mounted read-only, expected a writable one; fix: give another --work")
     if mode & stat.S_IWOTH:
         raise InputError(
             f"{folder}: found mode {mode:04o}, writable by everybody, expected 0775 or less; "
-            f"chmod -R o-w {shlex.quote(str(folder))}"
+            f"fix: chmod -R o-w {shlex.quote(str(folder))}"
         )
     return mode
 
@@ -170,7 +173,7 @@ def _folders_in(*folders: Path) -> Iterable[Path]:
 
 
 def freeze(run: RunDir, config: Config) -> None:
-    """Write a run's config. Call it under the run's lock: raises InputError where it has another one by now."""
+    """Write a run's config, under the run's lock; raise InputError where the run has another config by now."""
     if run.config_file.exists():
         require_same(run, config)
     write_json(run.config_file, config.to_json())
@@ -178,17 +181,17 @@ def freeze(run: RunDir, config: Config) -> None:
 
 
 def read_config(run: RunDir) -> Config:
-    """Return the config a run was made with. Earlier versions took any text for a recipe's name."""
-    made = dict(run.read_config())
+    """Return the config a run was made with."""
+    made = dict(run.read_config())  # earlier versions took any text for a recipe's name
     if isinstance(made.get("recipe"), str):
         made["recipe"] = safe_name(made["recipe"], "recipe", 60)
     return validate(made, str(run.config_file))
 
 
 def require_same(run: RunDir, wanted: Config) -> None:
-    """Raise InputError, listing the differences, where a run was made with another config than the one wanted.
+    """Raise InputError, listing the differences, where a run's config is not the wanted one.
 
-    Where it runs (launch, spark) and what the model is judged by (gate) may change; what comes out may not.
+    Where it runs (launch, spark) and how the gate judges it (gate) may change; what it computes may not.
     """
     made = read_config(run)
     where = {"launch": made.launch, "spark": made.spark, "gate": made.gate}
@@ -196,21 +199,21 @@ def require_same(run: RunDir, wanted: Config) -> None:
     if different:
         raise InputError(
             f"--run-id {run.run_id}: was made with another config ({'; '.join(different)}); "
-            "give the same options, or another --run-id"
+            "fix: give the same options, or another --run-id"
         )
 
 
 def require_same_dataset(run: RunDir, config: Config) -> None:
-    """Raise InputError, listing the archives, where a run's dataset was made from others than were fetched now."""
+    """Raise InputError, listing the archives, where a run's dataset was made from other archives than fetch now has."""
     try:
         made = read_record(run, "prepare").outputs
-    except InputError:  # it has none
+    except InputError:  # it has no dataset yet
         return
     archives = {r: Archive.from_json(a) for r, a in read_record(run, "fetch").outputs["archives"].items()}
     if dataset_id(config.prepare, archives) != made.get("dataset_id"):
         raise InputError(
             f"--run-id {run.run_id}: was made from other archives ({_changed(made, archives)}); "
-            "put those back, or give another --run-id"
+            "fix: restore them, or give another --run-id"
         )
 
 
@@ -218,17 +221,9 @@ def _changed(made: Mapping[str, Any], archives: Mapping[str, Archive]) -> str:
     try:
         sources = read_manifest(Path(made["dataset"])).sources
     except (InputError, KeyError, TypeError):
-        return "its dataset is gone, so it cannot be told which"
+        return "its dataset is missing, so the differences are unknown"
     return "; ".join(
         f"{role}: {sources[role].name} {sources[role].sha256[:12]}… there, {now.path.name} {now.sha256[:12]}… here"
         for role, now in archives.items()
         if role in sources and sources[role].sha256 != now.sha256
     )
-
-
-def display(path: Path) -> str:
-    """Return a path as a person at this prompt would write it."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

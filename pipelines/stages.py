@@ -1,4 +1,4 @@
-"""The pipeline: fetch, prepare, train, evaluate, each a process; what is done is not done again."""
+"""The pipeline: fetch, prepare, train, evaluate. Each stage is a process; finished stages are skipped."""
 
 import json
 import logging
@@ -19,56 +19,62 @@ from pipelines.process import run_process
 
 log = logging.getLogger("idxtrain")
 
+# From a run, its config and stages to how each stage starts.
+PlanLaunches = Callable[[RunDir, Config, Sequence[str]], Mapping[str, Launch]]
+
 
 def ranks(config: Config, environment: Mapping[str, str]) -> int:
-    """Return how many ranks train: as configured, else one a visible GPU, else one."""
+    """Return the number of ranks: `launch.np`, or one per visible GPU, or 1."""
     return config.launch.np or max(1, visible_gpus(environment))
 
 
-Launches = Callable[[RunDir, Config, Sequence[str]], Mapping[str, Launch]]
-
-
-def launches(run: RunDir, config: Config, stages: Sequence[str]) -> dict[str, Launch]:
-    """Return how each of these stages will be started on this machine."""
+def local_launches(run: RunDir, config: Config, stages: Sequence[str]) -> dict[str, Launch]:
+    """Return how each of these stages starts on this machine."""
     return {stage: launch(stage, run.path, ranks(config, os.environ), config.launch) for stage in stages}
 
 
-def run_stages(run: RunDir, config: Config, last: str = STAGES[-1], how_to: Launches = launches) -> bool:
-    """Run the stages up to `last` that are not done yet, each as `how_to` says.
+def run_stages(
+    run: RunDir, config: Config, last: str = STAGES[-1], plan_launches: PlanLaunches = local_launches
+) -> bool:
+    """Run the unfinished stages up to `last`, started as `plan_launches` returns.
 
-    Return whether it was asked to stop meanwhile, but `last` came to its end all the same.
-
-    Raises ReportedError for the first that fails; InputError for what can be refused before: another process on the
-    run, another config or dataset than its own, a training that cannot work.
+    Returns whether a stop was requested while `last` ran, although it finished. Raises ReportedError for the first
+    stage that fails. Raises InputError for what can be refused before a stage starts: another process works on the run,
+    the run has another config or dataset, or the training cannot work.
     """
     with RunLock(run):
         for path in leftovers.of_run(run):
             path.unlink(missing_ok=True)
-        planned = how_to(run, config, STAGES[: STAGES.index(last) + 1])
-        if "train" in planned and not is_done(run, "train"):
+        launches = plan_launches(run, config, STAGES[: STAGES.index(last) + 1])
+        if "train" in launches and not is_done(run, "train"):
             check_config(config.train, ranks(config, os.environ))
         runs.freeze(run, config)
-        was_asked = False
-        for stage, how in planned.items():
+        stop_requested = False
+        for stage, how in launches.items():
             if stage == "prepare":
                 runs.require_same_dataset(run, config)
             if is_done(run, stage):
-                log.info("%s: done already", stage)
+                log.info("%s: already done, skipped", stage)
                 continue
             if stage == "train":
                 check_dataset(run)
-            errors = Errors(run.logs / f"{stage}.log")
-            ended = run_process(how, stage, run.run_id)
-            if ended.why:
-                print(f"idxtrain: {ended.why}", file=sys.stderr)
-            if ended.code:
-                raise ReportedError(ended.code, ended.why or errors.last())
-            was_asked = ended.was_asked
-            if was_asked and stage != last:
+            stop_requested = _run_stage(run, stage, how)
+            if stop_requested and stage != last:
                 raise ResumableError(
-                    f"{stage}: done, then stopped as asked; `idxtrain run --run-id {run.run_id}` resumes it"
+                    f"{stage}: finished, then stopped on request; `idxtrain run --run-id {run.run_id}` resumes the run"
                 )
-        return was_asked
+        return stop_requested
+
+
+def _run_stage(run: RunDir, stage: str, how: Launch) -> bool:
+    """Run one stage; return whether it finished although a stop was requested. Raises ReportedError if it fails."""
+    errors = Errors(run.logs / f"{stage}.log")
+    ended = run_process(how, stage, run.run_id)
+    if ended.reason:
+        print(f"idxtrain: {ended.reason}", file=sys.stderr)
+    if ended.code:
+        raise ReportedError(ended.code, ended.reason or errors.last())
+    return ended.stop_requested
 
 
 def result_line(run: RunDir) -> str:

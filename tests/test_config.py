@@ -250,7 +250,7 @@ def test_a_run_of_any_recipe_is_resumed_by_its_id(
     assert begun.returncode == 0, begun.stderr
     (made,) = (tmp_path / "work/runs").iterdir()
     again = idxtrain("fetch", "--run-id", made.name)
-    assert (again.returncode, again.stderr.splitlines()[0]) == (0, "fetch: done already")
+    assert (again.returncode, again.stderr.splitlines()[0]) == (0, "fetch: already done, skipped")
 
 
 def test_a_run_named_by_an_earlier_version_is_resumed_after_a_rename(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_the_plan_shows_rows_steps_and_shards(tmp_path: Path, make_archives: Mak
     plan = plan_training(config, Work(tmp_path), 3)
     assert [rank.rows for rank in plan.ranks] == [34, 38, 38]
     assert sum(rank.rows for rank in plan.ranks) == 110
-    assert (plan.steps_an_epoch, plan.last_batch, plan.steps, plan.images) == (4, 14, 12, 330)
+    assert (plan.steps_per_epoch, plan.last_batch, plan.steps, plan.images) == (4, 14, 12, 330)
     text = "\n".join(lines(plan))
     assert "110 rows in 5 shards of 22 rows" in text
     assert "4 steps on global batches of 32, the last on 14 rows" in text
@@ -317,6 +317,6 @@ def test_the_plan_without_archives_uses_the_catalogs_sizes(tmp_path: Path) -> No
         "validation": 5_000,
         "test": 10_000,
     }
-    assert (plan.steps_an_epoch, plan.steps, plan.images) == (1_100, 20_000, 1_000_000)
+    assert (plan.steps_per_epoch, plan.steps, plan.images) == (1_100, 20_000, 1_000_000)
     with pytest.raises(InputError, match="--data"):
         plan_training(compose("fast", {"fetch.dataset": "unknown"}), Work(tmp_path), 1)

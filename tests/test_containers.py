@@ -171,7 +171,7 @@ def test_the_mpijobs_other_containers_run_valid_commands(
     (evaluate,) = manifest("evaluate.yaml")["spec"]["template"]["spec"]["containers"]
     done = run(argv(evaluate))
     assert done.returncode == 2
-    assert "found no trace of run digits" in done.stderr
+    assert "--run-id digits: found no such run" in done.stderr
 
 
 @pytest.mark.slow

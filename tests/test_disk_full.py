@@ -267,6 +267,6 @@ def test_a_disk_mounted_read_only_is_told_as_one(
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     done = idxtrain("fetch", "--data", tmp_path / "data", "--work", disk / work, "--run-id", "r")
     assert done.returncode == 2
-    made = f"{disk / work}: found a disk mounted read-only, expected one to write to; give another --work"
-    not_made = f"--work {disk / work}: cannot be made (Read-only file system); give a folder you may write"
+    made = f"{disk / work}: found a disk mounted read-only, expected a writable one; fix: give another --work"
+    not_made = f"--work {disk / work}: cannot be made (Read-only file system); fix: give a folder you may write"
     assert done.stderr == f"idxtrain: {not_made if work == 'new' else made}\n"

@@ -18,7 +18,7 @@ from deploy.doctor.check import Finding, exit_code, plain_table, print_table, su
 from deploy.doctor.horovod import AllreduceResult
 from deploy.doctor.probe import Answer, ProbeError
 from deploy.launcher.launch import Launch
-from pipelines.cli.doctor import _tell, doctor
+from pipelines.cli.doctor import doctor, show_progress
 
 # --- probes
 
@@ -261,7 +261,7 @@ def test_progress_is_a_spinner_on_a_terminal(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm-256color")
-    with _tell("an allreduce"):
+    with show_progress("an allreduce"):
         pass
     captured = capsys.readouterr()
     assert "an allreduce" in captured.err

@@ -1,4 +1,4 @@
-"""The lock of a run, with real processes: one at a time, never held for ever, never taken from one that lives."""
+"""The lock of a run, with real processes: one owner at a time, never held for ever, never taken from a live owner."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from jobs.errors import InputError
 from jobs.run_dir import RunDir
 from pipelines.lock import RunLock
 
-# Takes the lock, says so, and holds it until its standard input ends. A refusal is said, too.
+# Takes the lock, prints that it has it, and holds it until its standard input ends. A refusal is printed, too.
 HOLDER = """
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ from jobs.run_dir import RunDir
 from jobs import lease
 from pipelines.lock import RunLock
 lease._REFRESH_SECONDS = 0.05
-sys.stdin.readline()  # ready, steady
+sys.stdin.readline()  # wait for the start
 try:
     with RunLock(RunDir(Path(sys.argv[1]))):
         print("taken", flush=True)
@@ -41,14 +41,14 @@ Holder = subprocess.Popen[str]
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
-    found = RunDir(tmp_path / "runs" / "r1")
-    found.path.mkdir(parents=True)
-    return found
+    run = RunDir(tmp_path / "runs" / "r1")
+    run.path.mkdir(parents=True)
+    return run
 
 
 @pytest.fixture
 def new(run: RunDir) -> Iterator[Callable[[], Holder]]:
-    """Return a function that starts a process which is about to take the lock, once it is told to `go`."""
+    """Return a function that starts a process, which takes the lock after `start_taking`."""
     with ExitStack() as stack:
 
         def start() -> Holder:
@@ -61,7 +61,7 @@ def new(run: RunDir) -> Iterator[Callable[[], Holder]]:
         yield start
 
 
-def go(process: Holder) -> None:
+def start_taking(process: Holder) -> None:
     assert process.stdin
     process.stdin.write("\n")
     process.stdin.flush()
@@ -73,7 +73,7 @@ def answer(process: Holder) -> str:
 
 
 def try_once(process: Holder) -> str:
-    go(process)
+    start_taking(process)
     return answer(process)
 
 
@@ -82,9 +82,9 @@ def lock_file(run: RunDir) -> Path:
 
 
 def forge(run: RunDir, **changes: Any) -> None:
-    """Leave a lock as another owner would."""
-    mine = RunLock(run)._me
-    values = {"nonce": "0" * 16, "host": mine.host, "machine": mine.machine, "pid": mine.pid, "began": mine.began}
+    """Write a lock as another owner would."""
+    me = RunLock(run)._me
+    values = {"nonce": "0" * 16, "host": me.host, "machine": me.machine, "pid": me.pid, "began": me.began}
     lock_file(run).write_text(json.dumps(values | changes), encoding="utf-8")
 
 
@@ -106,13 +106,13 @@ def wait_for(condition: Callable[[], Any]) -> None:
 def test_a_second_process_is_refused_in_one_line_that_names_the_first(run: RunDir, new: Callable[[], Holder]) -> None:
     first = new()
     assert try_once(first) == "taken"
-    grow_old(lock_file(run), 3600)  # on one machine the process decides, not the clock
-    said = try_once(new())
-    assert f"--run-id r1: process {first.pid} on {os.uname().nodename} is at work on it" in said
-    assert "wait for it, or give another --run-id" in said
+    grow_old(lock_file(run), 3600)  # on the same machine the process decides, not the clock
+    refusal = try_once(new())
+    assert f"--run-id r1: process {first.pid} on {os.uname().nodename} is at work on it" in refusal
+    assert "fix: wait for it, or give another --run-id" in refusal
 
 
-def test_released_at_the_end_and_nothing_is_left(run: RunDir, new: Callable[[], Holder]) -> None:
+def test_the_lock_is_released_at_the_end_and_leaves_no_file(run: RunDir, new: Callable[[], Holder]) -> None:
     for _ in range(2):
         process = new()
         assert try_once(process) == "taken"
@@ -122,26 +122,26 @@ def test_released_at_the_end_and_nothing_is_left(run: RunDir, new: Callable[[], 
         assert list(run.path.iterdir()) == []
 
 
-def test_released_after_an_error(run: RunDir) -> None:
+def test_the_lock_is_released_after_an_error(run: RunDir) -> None:
     with pytest.raises(OSError, match="full"), RunLock(run):
         raise OSError("full")
     assert list(run.path.iterdir()) == []
 
 
 @pytest.mark.parametrize("reaped", [True, False])
-def test_taken_at_once_from_an_owner_that_was_killed(run: RunDir, new: Callable[[], Holder], reaped: bool) -> None:
+def test_the_lock_of_a_killed_owner_is_taken_over_at_once(run: RunDir, new: Callable[[], Holder], reaped: bool) -> None:
     first, second = new(), new()
     assert try_once(first) == "taken"
     first.send_signal(signal.SIGKILL)
     if reaped:
         first.wait()
-    else:  # a zombie, as a batch system's shell may leave it for long
+    else:  # a zombie, as a batch system's shell may leave it for a long time
         os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)
     assert try_once(second) == "taken"
     assert [path.name for path in run.path.iterdir()] == ["lock.json"]
 
 
-def test_a_stopped_owner_keeps_it(run: RunDir, new: Callable[[], Holder]) -> None:
+def test_a_stopped_owner_keeps_the_lock(run: RunDir, new: Callable[[], Holder]) -> None:
     first = new()
     assert try_once(first) == "taken"
     first.send_signal(signal.SIGSTOP)
@@ -149,13 +149,13 @@ def test_a_stopped_owner_keeps_it(run: RunDir, new: Callable[[], Holder]) -> Non
     assert f"process {first.pid} on" in try_once(new())
 
 
-def test_a_pid_that_is_another_process_by_now_holds_nothing(run: RunDir) -> None:
+def test_a_reused_pid_does_not_hold_the_lock(run: RunDir) -> None:
     forge(run, began=RunLock(run)._me.began - 1)
     with RunLock(run):
         assert json.loads(lock_file(run).read_text())["nonce"] != "0" * 16
 
 
-def test_the_owners_process_does_not_get_it_twice(run: RunDir) -> None:
+def test_the_owner_cannot_take_the_lock_twice(run: RunDir) -> None:
     with RunLock(run), pytest.raises(InputError, match=f"process {os.getpid()} on"), RunLock(run):
         pass
     assert not lock_file(run).exists()
@@ -165,7 +165,7 @@ def test_the_owners_process_does_not_get_it_twice(run: RunDir) -> None:
 
 
 @pytest.mark.parametrize("where", [{"host": "elsewhere"}, {"machine": "another container"}])
-def test_an_owner_elsewhere_counts_as_gone_when_its_lease_is_over(run: RunDir, where: dict[str, str]) -> None:
+def test_an_owner_elsewhere_counts_as_dead_when_its_lease_has_expired(run: RunDir, where: dict[str, str]) -> None:
     forge(run, **where, pid=12)
     host = re.escape(where.get("host", os.uname().nodename))
     for age in (0, 50):
@@ -179,7 +179,7 @@ def test_an_owner_elsewhere_counts_as_gone_when_its_lease_is_over(run: RunDir, w
     assert list(run.path.iterdir()) == []
 
 
-def test_the_owner_touches_it_while_it_lives(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_live_owner_keeps_touching_the_lock(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "_REFRESH_SECONDS", 0.02)
     with RunLock(run):
         for _ in range(2):
@@ -193,7 +193,7 @@ def test_an_owner_that_slept_too_long_stops_and_leaves_the_lock_to_its_successor
     first = new()
     assert try_once(first) == "taken"
     first.send_signal(signal.SIGSTOP)
-    # Seen from elsewhere it is gone.
+    # As if another host had taken over the lock.
     lock_file(run).unlink()
     forge(run, host="elsewhere", pid=12)
     grow_old(lock_file(run), 3600)
@@ -203,7 +203,7 @@ def test_an_owner_that_slept_too_long_stops_and_leaves_the_lock_to_its_successor
     assert time.time() - lock_file(run).stat().st_mtime > 3000  # and was not touched
 
 
-# --- what a lock may look like after a power cut
+# --- a lock file after a power cut
 
 
 @pytest.mark.parametrize("content", [b"", b'{"nonce": "00', b"\xff\0", b"[]", b'{"nonce": "../../x", "host": "h"}'])
@@ -234,19 +234,21 @@ def leave_stale(run: RunDir, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["none", "dead", "elsewhere", "torn"])
-def test_of_eight_at_once_exactly_one_gets_it(run: RunDir, new: Callable[[], Holder], kind: str) -> None:
+def test_exactly_one_of_eight_concurrent_processes_gets_the_lock(
+    run: RunDir, new: Callable[[], Holder], kind: str
+) -> None:
     leave_stale(run, kind)
     processes = [new() for _ in range(8)]
     for process in processes:
-        go(process)
+        start_taking(process)
     answers = [answer(process) for process in processes]
     assert answers.count("taken") == 1
     winner = processes[answers.index("taken")]
-    assert all(f"process {winner.pid} on" in said for said in answers if said != "taken")
+    assert all(f"process {winner.pid} on" in text for text in answers if text != "taken")
     assert [path.name for path in run.path.iterdir()] == ["lock.json"]
 
 
-# Takes the lock as often as it can, and each time proves that it is alone. Now and then it dies with the lock.
+# Takes the lock as often as it can and proves each time that it is the only owner. Sometimes it dies as the owner.
 CONTENDER = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -270,22 +272,22 @@ while time.monotonic() < end or not taken:
 """
 
 
-def test_never_two_at_once(run: RunDir, tmp_path: Path) -> None:
+def test_the_lock_never_has_two_owners_at_once(run: RunDir, tmp_path: Path) -> None:
     deadline, codes = time.monotonic() + 3, []
     command = [sys.executable, "-c", CONTENDER, str(run.path), str(tmp_path / "inside")]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     while processes:
         process = processes.pop()
-        _, said = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
         codes.append(process.returncode)
-        assert process.returncode in (0, -signal.SIGKILL), said
+        assert process.returncode in (0, -signal.SIGKILL), stderr
         if process.returncode and time.monotonic() < deadline:
             processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
     assert codes.count(-signal.SIGKILL) > 1
 
 
 def at_the_next_link(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], None]) -> None:
-    """Let something happen just before a file gets a name that begins so."""
+    """Call `act` just before a file is linked to a name that starts with `name`."""
     link = os.link
 
     def linking(source: Path, target: Path) -> None:
@@ -297,23 +299,23 @@ def at_the_next_link(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[
     monkeypatch.setattr(os, "link", linking)
 
 
-def test_late_with_the_judgement_it_takes_nothing_from_the_new_owner(
+def test_a_slow_process_does_not_take_the_lock_from_the_new_owner(
     run: RunDir, new: Callable[[], Holder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave_stale(run, "dead")
-    quicker = new()
+    faster = new()
 
-    def be_slow() -> None:
-        assert try_once(quicker) == "taken"
+    def let_the_other_win() -> None:
+        assert try_once(faster) == "taken"
 
-    at_the_next_link(monkeypatch, ".after-", be_slow)
-    with pytest.raises(InputError, match=f"process {quicker.pid} on"), RunLock(run):
+    at_the_next_link(monkeypatch, ".after-", let_the_other_win)
+    with pytest.raises(InputError, match=f"process {faster.pid} on"), RunLock(run):
         pass
-    assert json.loads(lock_file(run).read_text())["pid"] == quicker.pid
+    assert json.loads(lock_file(run).read_text())["pid"] == faster.pid
     assert [path.name for path in run.path.iterdir()] == ["lock.json"]
 
 
-def test_one_that_died_as_it_was_about_to_succeed_is_succeeded(run: RunDir) -> None:
+def test_the_claim_of_a_process_that_died_while_taking_over_is_taken_over(run: RunDir) -> None:
     leave_stale(run, "dead")
     forge_claim = lock_file(run).read_text().replace("0" * 16, "1" * 16)
     (run.path / f".after-{'0' * 16}.lock").write_text(forge_claim)
@@ -322,25 +324,25 @@ def test_one_that_died_as_it_was_about_to_succeed_is_succeeded(run: RunDir) -> N
     assert list(run.path.iterdir()) == []
 
 
-def test_an_owner_that_is_being_succeeded_leaves_the_lock_alone(run: RunDir) -> None:
-    mine = RunLock(run)
-    with mine:
-        claim = run.path / f".after-{mine._me.nonce}.lock"
+def test_an_owner_whose_lock_is_being_taken_over_leaves_it_alone(run: RunDir) -> None:
+    lock = RunLock(run)
+    with lock:
+        claim = run.path / f".after-{lock._me.nonce}.lock"
         claim.write_text(lock_file(run).read_text())
     assert lock_file(run).exists()
     assert claim.exists()
 
 
-def test_a_repeated_request_of_a_network_file_system_is_no_refusal(
+def test_a_link_request_repeated_by_a_network_file_system_still_takes_the_lock(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = os.link
 
-    def link_and_lose_the_answer(source: Path, target: Path) -> None:
+    def link_twice(source: Path, target: Path) -> None:
         link(source, target)
         link(source, target)
 
-    monkeypatch.setattr(os, "link", link_and_lose_the_answer)
+    monkeypatch.setattr(os, "link", link_twice)
     with RunLock(run):
         assert lock_file(run).exists()
     assert list(run.path.iterdir()) == []

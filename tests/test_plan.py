@@ -1,4 +1,4 @@
-"""Which archive row goes to which split and shard."""
+"""The plan of a dataset: the split and shard of every archive row."""
 
 from itertools import pairwise
 from typing import Any
@@ -36,7 +36,7 @@ def test_splits_partition_the_archives_in_order(plan: DatasetPlan) -> None:
 
 
 @given(plans(), st.sampled_from(SPLITS), st.data())
-def test_a_range_of_a_split_is_a_slice_of_it(plan: DatasetPlan, split: Any, data: st.DataObject) -> None:
+def test_a_range_of_a_split_is_a_slice_of_the_split(plan: DatasetPlan, split: Any, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, plan.rows[split]))
     stop = data.draw(st.integers(start, plan.rows[split]))
     whole = plan.archive_rows(split, 0, plan.rows[split])
@@ -60,7 +60,7 @@ def test_shards_cover_each_split_once_in_order_and_evenly(plan: DatasetPlan) -> 
 
 
 @given(st.integers(2, 400), st.data())
-def test_spread_validation_rows_are_evenly_far_apart(train: int, data: st.DataObject) -> None:
+def test_spread_validation_rows_are_evenly_spaced(train: int, data: st.DataObject) -> None:
     held_out = data.draw(st.integers(1, train - 1))
     plan = DatasetPlan(train, 1, held_out, "spread", 10)
     gaps = np.diff(plan.archive_rows("validation", 0, held_out))
@@ -76,13 +76,13 @@ def test_spread_validation_rows_are_evenly_far_apart(train: int, data: st.DataOb
         ("spread", [0, 3, 6], [1, 2, 4, 5, 7, 8, 9]),
     ],
 )
-def test_which_rows_are_held_out(where: Any, validation: list[int], train: list[int]) -> None:
+def test_validation_from_decides_which_rows_are_held_out(where: Any, validation: list[int], train: list[int]) -> None:
     plan = plan_dataset(PrepareConfig(validation_rows=3, validation_from=where), 10, 1, (2, 2))
     assert plan.archive_rows("validation", 0, 3).tolist() == validation
     assert plan.archive_rows("train", 0, 7).tolist() == train
 
 
-def test_mnist_is_split_like_the_lectures_into_equal_shards() -> None:
+def test_mnist_is_split_as_in_the_lecture_into_equal_shards() -> None:
     plan = plan_dataset(PrepareConfig(), 60_000, 10_000, (28, 28))
     assert plan.rows == {"train": 55_000, "validation": 5_000, "test": 10_000}
     assert {shard.rows for shard in plan.shards} == {2_500}
@@ -100,7 +100,7 @@ def test_large_images_make_shards_of_fewer_rows(row_shape: tuple[int, ...], rows
     assert rows == 1 or rows * np.prod(row_shape) * 4 <= 32 << 20
 
 
-def test_the_option_beats_the_size_of_the_images() -> None:
+def test_rows_per_shard_overrides_the_size_of_the_images() -> None:
     assert plan_dataset(PrepareConfig(rows_per_shard=7), 10_000, 100, (4096, 4096, 3)).rows_per_shard == 7
 
 
@@ -117,7 +117,7 @@ def test_an_archive_without_rows_is_refused(train: int, test: int, word: str) ->
 
 
 @given(st.integers(0, 1000), st.integers(1, 60))
-def test_even_ranges(rows: int, target: int) -> None:
+def test_even_ranges_cover_all_rows_in_order_and_none_is_too_long(rows: int, target: int) -> None:
     ranges = even_ranges(rows, target)
     assert [row for start, stop in ranges for row in range(start, stop)] == list(range(rows))
     sizes = [stop - start for start, stop in ranges]

@@ -1,4 +1,4 @@
-"""What is refused before any work starts: one line that names the fault and the mend, exit code 2, nothing written."""
+"""What is refused before any work starts: one line with the fault and the fix, exit code 2, nothing written."""
 
 import ctypes
 import json
@@ -20,7 +20,7 @@ from pipelines.cli import app
 from pipelines.lock import RunLock
 from tests.conftest import Idxtrain, MakeArchives
 
-# Training is refused before TensorFlow is even imported, so this is never seen in what these tests print.
+# Training is refused before TensorFlow is imported, so this must never appear in the output.
 STARTED = "train: 1 rank"
 
 
@@ -33,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
-    """Return a work directory with run `r`, which is prepared and not yet trained."""
+    """Return a work directory with run `r`, which is prepared but not trained."""
     work = tmp_path_factory.mktemp("made") / "work"
     command = ["prepare", "--data", data, "--work", work, "--run-id", "r", "--set", "prepare.rows_per_shard=20"]
     done = subprocess.run(
@@ -45,10 +45,10 @@ def made(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 
 @pytest.fixture
 def prepared(made: Path, tmp_path: Path) -> RunDir:
-    """Return a copy of that run, in a work directory of its own."""
+    """Return a copy of that run in its own work directory."""
     work = tmp_path / "work"
     shutil.copytree(made, work)
-    for record in work.glob("runs/r/stages/*.json"):  # they name absolute paths
+    for record in work.glob("runs/r/stages/*.json"):  # they hold absolute paths
         values = json.loads(record.read_text().replace(str(made), str(work)))
         values.pop("sha256")
         record.write_text(json.dumps(sealed(values)))
@@ -70,7 +70,7 @@ def require_refusal(done: subprocess.CompletedProcess[str], *words: str) -> None
     assert done.stdout == ""
 
 
-# --- another run than the one that was made
+# --- not the run that was made
 
 
 def test_another_config_under_the_same_run_id_is_refused_with_the_differences(
@@ -88,17 +88,17 @@ def test_other_archives_under_the_same_run_id_are_refused_by_name(
 ) -> None:
     copy = tmp_path / "data"
     shutil.copytree(data, copy)
-    # The run's own config names the folder: let it name one whose content changes.
+    # Point the config of the run to a folder whose content changes.
     prepared.config_file.write_text(prepared.config_file.read_text().replace(str(data), str(copy)))
     assert idxtrain("fetch", "--work", prepared.work.path, "--run-id", "r").returncode == 0
     new = make_archives(tmp_path / "other", (6, 8), 2, train=60, test=12, seed=1)["train_labels"].path
     old = sha256_file(copy / new.name)
     new.replace(copy / new.name)
-    for _ in range(2):  # the second time, fetch has done its part
+    for _ in range(2):  # the second time, fetch is already done
         done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r")
         name, now = new.name, sha256_file(copy / new.name)
         changed = f"(train_labels: {name} {old[:12]}… there, {name} {now[:12]}… here)"
-        require_refusal(done, f"--run-id r: was made from other archives {changed}; put those back, or give another")
+        require_refusal(done, f"--run-id r: was made from other archives {changed}; fix: restore them, or give another")
     assert len(list(prepared.work.datasets.iterdir())) == 1
 
 
@@ -110,7 +110,7 @@ def test_a_second_process_on_the_same_run_changes_nothing(idxtrain: Idxtrain, pr
     assert prepared.config_file.read_text() == before
 
 
-# --- what cannot be trained on
+# --- data that cannot be trained on
 
 
 @pytest.mark.parametrize(
@@ -120,13 +120,15 @@ def test_a_second_process_on_the_same_run_changes_nothing(idxtrain: Idxtrain, pr
         (("--set", "train.model=nope"), "train.model: found 'nope', expected one of compact, "),
     ],
 )
-def test_a_training_that_cannot_be_is_refused_before_the_first_stage(
+def test_an_impossible_training_is_refused_before_the_first_stage(
     idxtrain: Idxtrain, data: Path, tmp_path: Path, options: tuple[Any, ...], words: str
 ) -> None:
     command = ("run", "--data", data, "--work", tmp_path / "work", "--run-id", "r")
     require_refusal(idxtrain(*command, *options), words)
     assert not (tmp_path / "work/runs/r/stages").exists()
-    done = idxtrain("fetch", "--data", data, "--work", tmp_path / "work", "--run-id", "r")  # mended, it is no other run
+    done = idxtrain(
+        "fetch", "--data", data, "--work", tmp_path / "work", "--run-id", "r"
+    )  # with the fault fixed, it is the same run
     assert done.returncode == 0, done.stderr
 
 
@@ -138,7 +140,7 @@ def test_a_dataset_with_petastorms_own_metadata_is_refused(idxtrain: Idxtrain, p
     require_refusal(done, f"{carrier}: may carry a pickled schema, which is never loaded; remove the file")
 
 
-def test_parquet_with_a_pickled_schema_is_refused_even_where_the_manifest_fits(
+def test_parquet_with_a_pickled_schema_is_refused_even_if_the_manifest_matches(
     idxtrain: Idxtrain, prepared: RunDir
 ) -> None:
     directory = dataset_of(prepared)
@@ -160,7 +162,7 @@ def test_parquet_with_a_pickled_schema_is_refused_even_where_the_manifest_fits(
     require_refusal(done, f"{path}: carries a pickled schema, which is never loaded; remove {directory}")
 
 
-def test_a_dataset_without_one_of_its_files_is_refused(idxtrain: Idxtrain, prepared: RunDir) -> None:
+def test_a_dataset_with_a_missing_file_is_refused(idxtrain: Idxtrain, prepared: RunDir) -> None:
     shard = dataset_of(prepared) / "validation/part-00000.parquet"
     shard.unlink()
     done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r")
@@ -172,7 +174,7 @@ def test_a_dataset_without_one_of_its_files_is_refused(idxtrain: Idxtrain, prepa
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
 @pytest.mark.parametrize("folder", ["", "runs", "runs/r", "datasets"])
-def test_a_directory_that_everybody_may_write_is_refused(
+def test_a_work_directory_that_everybody_may_write_is_refused(
     idxtrain: Idxtrain, tmp_path: Path, data: Path, folder: str, mode: int
 ) -> None:
     work = tmp_path / "work"
@@ -182,18 +184,20 @@ def test_a_directory_that_everybody_may_write_is_refused(
     before = sorted(work.rglob("*"))
     done = idxtrain("run", "--data", data, "--work", work, "--run-id", "r")
     open_one = (work / folder).resolve()
-    require_refusal(done, f"{open_one}: found mode {mode:04o}, writable by everybody", f"; chmod -R o-w {open_one}")
+    require_refusal(
+        done, f"{open_one}: found mode {mode:04o}, writable by everybody", f"; fix: chmod -R o-w {open_one}"
+    )
     assert sorted(work.rglob("*")) == before
 
 
-def test_the_parent_of_the_work_directory_may_be_everybodys(idxtrain: Idxtrain, tmp_path: Path, data: Path) -> None:
+def test_everybody_may_write_the_parent_of_the_work_directory(idxtrain: Idxtrain, tmp_path: Path, data: Path) -> None:
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch").chmod(0o1777)
     done = idxtrain("fetch", "--data", data, "--work", tmp_path / "scratch/work", "--run-id", "r")
     assert done.returncode == 0, done.stderr
 
 
-def test_without_a_umask_nothing_is_made_that_is_refused_later(
+def test_with_umask_zero_no_folder_is_made_that_a_later_run_refuses(
     idxtrain: Idxtrain, tmp_path: Path, prepared: RunDir, data: Path
 ) -> None:
     for folder in (prepared.work.datasets, prepared.work.locks):
@@ -211,20 +215,22 @@ def test_without_a_umask_nothing_is_made_that_is_refused_later(
     assert (work / "runs/r").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_run_takes_away_what_killed_processes_left_in_its_folder(idxtrain: Idxtrain, prepared: RunDir) -> None:
+def test_a_run_removes_old_temporary_files_of_killed_processes_from_its_folder(
+    idxtrain: Idxtrain, prepared: RunDir
+) -> None:
     old, new = (prepared.path / "stages" / f".0a1b2c3{digit}.tmp-train.json" for digit in "de")
     for path in (old, new):
         path.touch()
     os.utime(old, (1, 1))
     assert idxtrain("prepare", "--work", prepared.work.path, "--run-id", "r").returncode == 0
-    assert (old.exists(), new.exists()) == (False, True)  # somebody may be writing the other one
+    assert (old.exists(), new.exists()) == (False, True)  # a process may be writing the new one
 
 
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
 
 
-def obey_permissions() -> None:
-    """Give up root's right to read and write everything, from the next program on; others have none."""
+def drop_root_rights() -> None:
+    """Drop root's right to read and write everything, from the next program on; other users have no such right."""
     libc = ctypes.CDLL(None)
     for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
         libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
@@ -234,7 +240,7 @@ def obey_permissions() -> None:
 def as_ordinary_user(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*args: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pipelines.cli", *map(str, args)]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=obey_permissions)
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=drop_root_rights)
 
     return run
 
@@ -245,7 +251,11 @@ def as_ordinary_user(tmp_path: Path) -> Callable[..., subprocess.CompletedProces
         ("work", 0o000, "--work {}: cannot be read ("),
         ("work/runs", 0o000, "--work {}/work: cannot be read ("),
         ("work/runs/r", 0o000, "--work {}/work: cannot be read ("),
-        ("work", 0o500, "{}: found mode 0500, which does not let you read and write, expected 0700 or more; chmod u+"),
+        (
+            "work",
+            0o500,
+            "{}: found mode 0500, which does not let you read and write, expected 0700 or more; fix: chmod u+",
+        ),
         ("work/runs", 0o500, "{}: found mode 0500"),
         ("work/runs/r", 0o500, "{}: found mode 0500"),
         ("work/datasets", 0o300, "{}: found mode 0300"),
@@ -269,7 +279,7 @@ def test_a_work_directory_without_permission_is_refused(
 
 
 @pytest.mark.parametrize("command", ["report", "evaluate", "status"])
-def test_without_a_run_id_runs_that_may_not_be_read_are_passed_over(
+def test_without_a_run_id_unreadable_runs_are_skipped(
     as_ordinary_user: Callable[..., subprocess.CompletedProcess[str]], prepared: RunDir, command: str
 ) -> None:
     closed = prepared.work.runs / "another-users"
@@ -314,12 +324,14 @@ def test_a_data_folder_without_permission_is_refused(
 @pytest.mark.parametrize(
     ("name", "found"), [("a\nb", r"'\n'"), ("a\x1b[1mb", r"'\x1b'"), ("a\\b", r"'\\'"), ("a\udcffb", r"'\udcff'")]
 )
-def test_a_work_directory_whose_name_not_all_can_hold_is_refused_at_once(
+def test_a_work_directory_whose_path_some_tool_cannot_hold_is_refused_at_once(
     idxtrain: Idxtrain, tmp_path: Path, name: str, found: str
 ) -> None:
     done = idxtrain("run", "--work", tmp_path / name)
     assert done.stderr.startswith(f"idxtrain: --work {tmp_path}/a")
-    assert f": found {found} in its path, expected no backslash or control character, and UTF-8; fix: " in done.stderr
+    assert (
+        f": found {found} in its path, expected UTF-8 without backslashes or control characters; fix: " in done.stderr
+    )
     assert done.stderr.count("\n") == 1
     assert done.returncode == 2
     assert not list(tmp_path.iterdir())
@@ -328,7 +340,7 @@ def test_a_work_directory_whose_name_not_all_can_hold_is_refused_at_once(
 def test_a_work_directory_that_is_a_file_is_refused(idxtrain: Idxtrain, tmp_path: Path, data: Path) -> None:
     (tmp_path / "work").touch()
     done = idxtrain("run", "--data", data, "--work", tmp_path / "work")
-    require_refusal(done, f"{tmp_path / 'work'}: found a file, expected a folder; give another --work")
+    require_refusal(done, f"{tmp_path / 'work'}: found a file, expected a folder; fix: give another --work")
 
 
 # --- the model registry
@@ -336,7 +348,7 @@ def test_a_work_directory_that_is_a_file_is_refused(idxtrain: Idxtrain, tmp_path
 
 @pytest.mark.parametrize("command", [("list",), ("show", "1"), ("promote", "1"), ("rollback",), ("sync",)])
 @pytest.mark.parametrize("name", ["../../../..escaped", "a'b", "", ".hidden", "ü", "x" * 101])
-def test_a_name_that_cannot_be_is_refused_before_anything_is_made(
+def test_an_invalid_model_name_is_refused_before_anything_is_made(
     command: tuple[str, ...], name: str, tmp_path: Path
 ) -> None:
     (tmp_path / "work/mlflow").mkdir(parents=True)
@@ -348,7 +360,9 @@ def test_a_name_that_cannot_be_is_refused_before_anything_is_made(
 
 @pytest.mark.parametrize("command", [("list",), ("promote", "1"), ("rollback",), ("sync",)])
 @pytest.mark.parametrize("is_there", [False, True])
-def test_a_wrong_work_folder_gets_no_registry(command: tuple[str, ...], is_there: bool, tmp_path: Path) -> None:
+def test_no_registry_is_made_in_a_mistyped_work_directory(
+    command: tuple[str, ...], is_there: bool, tmp_path: Path
+) -> None:
     work = tmp_path / "typo"
     if is_there:
         work.mkdir()

@@ -1,4 +1,4 @@
-"""Run directories: private, in a work directory that is not everybody's, and in the order in which they were made."""
+"""Run directories: private, in a work directory that not everybody may write, and in the order of their creation."""
 
 import ctypes
 import os
@@ -26,7 +26,7 @@ def config() -> Config:
     return compose("fast", {"fetch.data": "/data", "fetch.dataset": "data"}, ())
 
 
-# --- who may do what
+# --- permissions
 
 
 @pytest.mark.parametrize(
@@ -36,15 +36,15 @@ def config() -> Config:
         "mlflow", "retrain", "sweeps", ".removed",
     ],
 )  # fmt: skip
-def test_a_folder_that_everybody_may_write_is_refused_wherever_it_lies(work: Work, folder: str) -> None:
+def test_any_folder_of_the_work_directory_that_everybody_may_write_is_refused(work: Work, folder: str) -> None:
     runs.make(work, "r")
     (work.path / folder).mkdir(parents=True)
     (work.path / folder).chmod(0o777)
-    with pytest.raises(InputError, match=rf"{folder}: found mode 0777, writable by everybody.* chmod -R o-w "):
+    with pytest.raises(InputError, match=rf"{folder}: found mode 0777, writable by everybody.* fix: chmod -R o-w "):
         runs.make(work, "r")
 
 
-def test_what_others_keep_for_themselves_is_no_hindrance(work: Work) -> None:
+def test_folders_that_other_users_keep_private_are_accepted(work: Work) -> None:
     runs.make(work, "r")
     for folder in (work.registry, work.retrains, work.archives):
         folder.mkdir(mode=0)
@@ -52,7 +52,7 @@ def test_what_others_keep_for_themselves_is_no_hindrance(work: Work) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o750, 0o2770])
-def test_an_existing_runs_folder_is_made_private(work: Work, mode: int) -> None:
+def test_the_folder_of_an_existing_run_is_made_private(work: Work, mode: int) -> None:
     run = runs.make(work, "r")
     run.path.chmod(mode)
     runs.make(work, "r")
@@ -71,17 +71,17 @@ def test_another_users_run_that_cannot_be_made_private_is_refused(work: Work) ->
         "except InputError as error: print(error)"
     )
 
-    def give_up_others_files() -> None:
+    def drop_cap_fowner() -> None:
         ctypes.CDLL(None).prctl(24, 3, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_FOWNER
 
     command = [sys.executable, "-c", program, str(work.path)]
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=give_up_others_files, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=drop_cap_fowner, check=True)
     assert done.stdout == (
-        f"{run.path}: found mode 0770 and another user's, expected 0700 and yours; give another --run-id\n"
+        f"{run.path}: found mode 0770 and another owner, expected 0700 and you; fix: give another --run-id\n"
     )
 
 
-# --- which is the newest
+# --- the newest run
 
 
 def make(work: Work, config: Config, run_id: str) -> RunDir:
@@ -91,13 +91,13 @@ def make(work: Work, config: Config, run_id: str) -> RunDir:
 
 
 def set_clock_back(*files: Path) -> None:
-    """Let files be of an hour ahead, as if the clock had been set back since."""
+    """Date files one hour ahead, as if the clock had been set back since."""
     for file in files:
         status = file.stat()
         os.utime(file, (status.st_atime + 3600, status.st_mtime + 3600))
 
 
-def test_the_latest_run_is_the_one_made_last_though_the_clock_was_set_back(work: Work, config: Config) -> None:
+def test_the_latest_run_is_the_one_made_last_even_if_the_clock_was_set_back(work: Work, config: Config) -> None:
     first = make(work, config, "20260102-020000-fast-aaaa")
     set_clock_back(first.config_file)
     for run_id in ("20260102-010000-fast-bbbb", "20260102-010001-fast-aaaa", "20260102-000000-fast-cccc"):
@@ -106,7 +106,7 @@ def test_the_latest_run_is_the_one_made_last_though_the_clock_was_set_back(work:
     assert runs.written(first.config_file) > time.time_ns()
 
 
-def test_the_run_submitted_last_too(work: Work, config: Config) -> None:
+def test_the_run_submitted_last_is_found_even_if_the_clock_was_set_back(work: Work, config: Config) -> None:
     first, second = (SlurmJobs(make(work, config, run_id)) for run_id in ("b", "a"))
     for jobs in (first, second):
         jobs.folder.mkdir()
@@ -117,7 +117,7 @@ def test_the_run_submitted_last_too(work: Work, config: Config) -> None:
     assert submitted_run(None, work) == first
 
 
-def test_there_is_no_latest_run_where_there_is_none(work: Work) -> None:
+def test_without_a_config_there_is_no_latest_run(work: Work) -> None:
     assert runs.latest(work) is None
     runs.make(work, "r")  # it has no config yet
     (work.runs / "a-file").touch()

@@ -228,7 +228,7 @@ def test_install_changes_the_crontab_once_and_reports_it(
     assert first.startswith("0 1 * * * backup\n# >>> idxtrain-retrain-data,")
     assert f"\n0 3 * * 0 cd {tmp_path} && exec env PATH={Path(sys.executable).parent}:" in first
     assert f"idxtrain retrain --data data --log {tmp_path}/work/retrain/data/retrain.log\n" in first
-    assert install("--cron", "0 3 * * 0").stdout == f"crontab: {title} is there already, as it should be\n"
+    assert install("--cron", "0 3 * * 0").stdout == f"crontab: {title} is already installed, unchanged\n"
     assert table.read_text() == first
     changed = install("--cron", "0 4 * * *", "--np", "2")
     assert changed.stdout == f"crontab: replaced {title}\n"
@@ -244,8 +244,8 @@ def test_install_changes_the_crontab_once_and_reports_it(
         (("--cron", "0 3 * * 0", "--as", "cron", "--sbatch=--time=1"), "idxtrain: --sbatch: found --as cron"),
         (("--cron", "0 3 * * 0", "--as", "cron", "--dta", "x"), "No such option: --dta"),
         (("--cron", "0 3 * * 0", "--as", "cron", "--set=train.epoch=3"), "did you mean epochs?"),
-        (("--cron", "0 3 * * 0", "--as", "cron", "--log", "x"), "idxtrain: --log: the schedule gives one"),
-        (("--cron", "0 3 * * 0", "--as", "cron", "--env-file", "/dev/null"), "expected 0600; chmod 600 /dev/null"),
+        (("--cron", "0 3 * * 0", "--as", "cron", "--log", "x"), "idxtrain: --log: found one, expected none"),
+        (("--cron", "0 3 * * 0", "--as", "cron", "--env-file", "/dev/null"), "expected 0600; fix: chmod 600 /dev/null"),
     ],
 )
 def test_options_that_would_fail_every_night_are_refused_now(

@@ -1,4 +1,4 @@
-"""What the program sees to before and after its work: a Ctrl-C at any moment, streams that are closed or gone."""
+"""The program before and after its work: Ctrl-C at any moment, closed streams, a closed pipe."""
 
 import os
 import re
@@ -13,55 +13,55 @@ import psutil
 import pytest
 
 from jobs.errors import ResumableError
-from pipelines.cli.app import _exit_codes
+from pipelines.cli.errors import reported
 from pipelines.cli.startup import INTERRUPTED
 from tests.conftest import MakeArchives
 
 PROGRAM = str(Path(sys.executable).with_name("idxtrain"))
 
 
-def heeding() -> None:
-    """Heed Ctrl-C, which a shell lets its background jobs ignore, this very test run perhaps among them."""
+def with_default_sigint() -> None:
+    """Restore the default action of SIGINT, which a shell ignores for background jobs such as this test run."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def lines_of(text: str) -> list[str]:
+def error_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("idxtrain: ")]
 
 
 @pytest.mark.parametrize("module", ["typing_extensions", "typer", "pipelines.cli.options"])
-def test_ctrl_c_while_it_is_imported_is_one_line(module: str, tmp_path: Path, make_archives: MakeArchives) -> None:
-    """Python shows each import as it is done, so the moment is a certain one."""
+def test_ctrl_c_during_imports_prints_one_line(module: str, tmp_path: Path, make_archives: MakeArchives) -> None:
+    """Python prints each import as it finishes, so the moment of the signal is known."""
     make_archives(tmp_path / "data", (6, 8), 2, train=60, test=12)
     options = ["--data", str(tmp_path / "data"), "--work", str(tmp_path / "work")]
     command = [sys.executable, "-X", "importtime", "-m", "pipelines.cli", "fetch", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeding) as program:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=with_default_sigint) as program:
         assert program.stderr
-        said = []
+        output = []
         for line in program.stderr:
-            said.append(line)
+            output.append(line)
             if re.search(rf"\| *{re.escape(module)}$", line.rstrip()):
                 program.send_signal(signal.SIGINT)
     assert program.returncode == ResumableError.exit_code == INTERRUPTED
-    assert lines_of("".join(said)) == ["idxtrain: interrupted"]
-    assert "Traceback" not in "".join(said)
+    assert error_lines("".join(output)) == ["idxtrain: interrupted"]
+    assert "Traceback" not in "".join(output)
 
 
-def test_ctrl_c_as_a_stage_starts_is_one_line(tmp_path: Path, make_archives: MakeArchives) -> None:
+def test_ctrl_c_while_a_stage_starts_prints_one_line(tmp_path: Path, make_archives: MakeArchives) -> None:
     make_archives(tmp_path / "data", (6, 8), 2, train=60, test=12)
     command = [PROGRAM, "fetch", "--data", str(tmp_path / "data"), "--work", str(tmp_path / "work")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeding) as program:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=with_default_sigint) as program:
         while not psutil.Process(program.pid).children():
             time.sleep(0.001)
             assert program.poll() is None
         program.send_signal(signal.SIGINT)
-        _, said = program.communicate()
-    assert program.returncode == ResumableError.exit_code, said
-    assert len(lines_of(said)) == 1, said
-    assert "Traceback" not in said
+        _, output = program.communicate()
+    assert program.returncode == ResumableError.exit_code, output
+    assert len(error_lines(output)) == 1, output
+    assert "Traceback" not in output
 
 
-def test_ctrl_c_in_a_call_of_spark_shows_no_traceback() -> None:
+def test_ctrl_c_during_a_call_to_spark_shows_no_traceback() -> None:
     code = """
 from jobs.prepare.spark import hush_py4j
 from py4j.java_gateway import GatewayClient
@@ -91,20 +91,20 @@ def shell(line: str, *words: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("words", ["recipes", "recipes show fast", "--help"])
-def test_a_reader_that_goes_is_no_error_to_speak_of(words: str, unbuffered: str) -> None:
+def test_a_closed_pipe_ends_the_program_silently_by_sigpipe(words: str, unbuffered: str) -> None:
     done = shell(f'PYTHONUNBUFFERED={unbuffered} "$1" {words} | true; exit "${{PIPESTATUS[0]}}"')
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(("to", "why"), [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")])
-def test_a_lost_result_is_no_success(to: str, why: str, unbuffered: str) -> None:
+def test_a_result_that_cannot_be_written_is_an_error(to: str, why: str, unbuffered: str) -> None:
     done = shell(f'PYTHONUNBUFFERED={unbuffered} "$1" recipes {to}')
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"idxtrain: stdout: cannot be written ({why}), so the result is lost\n"
 
 
-def test_without_stderr_stdout_has_the_result_alone(tmp_path: Path, make_archives: MakeArchives) -> None:
+def test_with_stderr_closed_stdout_holds_only_the_result(tmp_path: Path, make_archives: MakeArchives) -> None:
     assert len(shell('"$1" recipes 2>&-').stdout.splitlines()) == 12
     refused = shell('"$1" recipes show nope 2>&-')
     assert (refused.returncode, refused.stdout) == (2, "")
@@ -113,14 +113,14 @@ def test_without_stderr_stdout_has_the_result_alone(tmp_path: Path, make_archive
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_a_stage_still_has_its_streams_where_the_programs_were_closed(tmp_path: Path) -> None:
+def test_child_processes_get_open_streams_where_the_program_had_closed_ones(tmp_path: Path) -> None:
     code = "import sys; from pipelines.cli import startup; startup.hold_streams(); import subprocess as s;"
     code += "s.run([sys.executable, '-c', 'import os, sys; os.fstat(0), os.fstat(1), os.fstat(2)'], check=True)"
     done = subprocess.run(["bash", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code], check=False)
     assert done.returncode == 0
 
 
-def test_pythonpath_is_not_read(tmp_path: Path) -> None:
+def test_pythonpath_is_ignored(tmp_path: Path) -> None:
     for name in ("models", "random", "typer"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('not ours')", encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
@@ -129,8 +129,8 @@ def test_pythonpath_is_not_read(tmp_path: Path) -> None:
     assert done.stdout.count("\n") == 4
 
 
-def test_a_request_to_stop_that_a_library_swallows_is_told_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
-    with _exit_codes(), suppress(KeyboardInterrupt):
+def test_a_stop_request_that_a_library_swallows_is_reported_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    with reported(), suppress(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGHUP)
         time.sleep(10)
-    assert capsys.readouterr().err == "idxtrain: asked to stop, but all was done\n"
+    assert capsys.readouterr().err == "idxtrain: asked to stop, but the command had finished\n"

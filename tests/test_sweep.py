@@ -1,4 +1,4 @@
-"""Sweeps: the grid, the table, and six points as an array of a real Slurm."""
+"""Sweeps: the grid, the table, and six points as an array on a real Slurm."""
 
 import json
 from pathlib import Path
@@ -6,65 +6,69 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import InputError
-from pipelines.sweep.grid import Point, Result, best, grid, table
+from pipelines.sweep.grid import Point, Result, best, grid_points, result_table
 from tests.conftest import Idxtrain, MakeArchives, idxtrain_in
 from tests.support.slurm_cluster import SlurmCluster
 
 SETTINGS = ("--recipe", "softmax", "--set=train.batch_size=50", "--set=train.max_steps=20")
-# 1e-60 is 0 in float32: nothing is learned there, so the points differ.
+# 1e-60 is 0 in float32: nothing is learned at that rate, so the points differ.
 AXES = ("--grid", "train.learning_rate=1e-60,0.05,0.5", "--grid", "train.batch_size=50,60")
 
 
-def test_the_last_axis_changes_first() -> None:
-    points = grid("s", ["train.learning_rate=1e-4, 1e-3", "seed=0,1,2"])
+def test_the_last_axis_of_a_grid_changes_first() -> None:
+    points = grid_points("s", ["train.learning_rate=1e-4, 1e-3", "seed=0,1,2"])
     assert [point.run_id for point in points] == [f"s-{n}" for n in range(6)]
     assert points[1].settings == ("train.learning_rate=1e-4", "seed=1")
     assert len({point.settings for point in points}) == 6
 
 
 @pytest.mark.parametrize("axis", ["train.epochs", "=1,2", "train.epochs=1,", "train.epochs=1,1", ""])
-def test_a_wrong_axis_is_refused(axis: str) -> None:
+def test_an_invalid_axis_is_refused(axis: str) -> None:
     with pytest.raises(InputError, match=r"--grid .*: (expected section\.key=VALUE,VALUE|found a key or value twice)"):
-        grid("s", [axis])
+        grid_points("s", [axis])
 
 
-def test_too_many_points_are_refused() -> None:
+def test_a_grid_of_too_many_points_is_refused() -> None:
     values = ",".join(map(str, range(40)))
     with pytest.raises(InputError, match="found 1600 points, expected 1000 or fewer"):
-        grid("s", [f"seed={values}", f"train.epochs={values}"])
+        grid_points("s", [f"seed={values}", f"train.epochs={values}"])
 
 
-def test_the_table_is_by_validation_and_failures_come_last() -> None:
+def trained(point: Point, accuracy: float) -> Result:
+    return Result(point=point, accuracy=accuracy, steps=100, images_per_second=1234.5, seconds=9.87)
+
+
+def test_the_table_is_sorted_by_validation_accuracy_with_failures_last() -> None:
     points = [Point(f"s-{n}", (f"seed={n}",)) for n in range(4)]
-    found = [
-        Result(points[0], 0.97, 100, 1234.5, 9.87),
-        Result(points[1], note="failed, see logs"),
-        Result(points[2], 0.99, 100, 1234.5, 9.87),
-        Result(points[3], 0.99, 100, 1234.5, 9.87),
+    results = [
+        trained(points[0], 0.97),
+        Result(point=points[1], detail="failed, see logs"),
+        trained(points[2], 0.99),
+        trained(points[3], 0.99),
     ]
-    chosen = best(found)
-    assert chosen is not None
-    assert chosen.point.run_id == "s-2"
-    assert table(found) == [
+    winner = best(results)
+    assert winner is not None
+    assert winner.point.run_id == "s-2"
+    assert result_table(results) == [
         "run  seed  validation  steps  images/s  seconds",
         "s-2     2      0.9900    100     1,234      9.9  best",
         "s-3     3      0.9900    100     1,234      9.9",
         "s-0     0      0.9700    100     1,234      9.9",
         "s-1     1           –      –         –        –  failed, see logs",
     ]
-    assert best(found[1:2]) is None
+    assert best(results[1:2]) is None
 
 
-def test_no_point_is_trained_where_one_cannot_be(idxtrain: Idxtrain, tmp_path: Path) -> None:
+def test_no_point_is_trained_if_one_is_invalid(idxtrain: Idxtrain, tmp_path: Path) -> None:
     done = idxtrain("sweep", "--recipe", "softmax", "--grid", "train.epochs=1,0", "--name", "s")
     assert done.returncode == 2
     assert "train.epochs: found 0" in done.stderr
     assert not (tmp_path / "work").exists()
 
 
-def check(done_stdout: str, work: Path, name: str) -> None:
-    """Check what a sweep printed at its end: the table, which point is best, its result on the test set."""
-    lines = done_stdout.splitlines()
+def check_output(stdout: str, work: Path, name: str) -> None:
+    """Check what a sweep printed at its end: the table, the best point, and its result on the test set."""
+    lines = stdout.splitlines()
     start = next(n for n, line in enumerate(lines) if line.startswith("run  "))
     assert lines[start].split() == [
         "run", "train.learning_rate", "train.batch_size", "validation", "steps", "images/s", "seconds",
@@ -77,17 +81,17 @@ def check(done_stdout: str, work: Path, name: str) -> None:
     assert rows[0][-1] == "best"
     assert any(line.startswith(f"best by validation: {rows[0][0]}: train.learning_rate=") for line in lines)
     assert lines[-1].startswith("test accuracy ")
-    # The test set is for the chosen point alone.
+    # Only the best point may see the test set.
     tested = {path.parent.name for path in (work / "runs").glob("*/metrics.json")}
     assert tested == {rows[0][0]}
     assert (work / "sweeps" / name / "table.txt").read_text().splitlines() == lines[start : start + 7]
 
 
 @pytest.mark.slow
-def test_six_points_as_an_array(slurm: SlurmCluster, make_archives: MakeArchives, tmp_path: Path) -> None:
+def test_six_points_run_as_a_slurm_array(slurm: SlurmCluster, make_archives: MakeArchives, tmp_path: Path) -> None:
     make_archives(tmp_path / "data", (6, 8), 3, train=300, test=50)
     (tmp_path / "site.toml").write_text('scratch = "/tmp"\n[train]\ncpus = 2\n', encoding="utf-8")
-    work = tmp_path / "100%a b,c#d/work"  # %a is also where Slurm puts a task's number
+    work = tmp_path / "100%a b,c#d/work"  # in file names Slurm replaces %a by the task number
     where = ("--work", work, "--name", "s")
     run = idxtrain_in(tmp_path)
     done = run(
@@ -99,10 +103,10 @@ def test_six_points_as_an_array(slurm: SlurmCluster, make_archives: MakeArchives
     array = jobs["train"].partition("_")[0]
     assert jobs["train"] == f"{array}_[0-5]"
     slurm.wait_for_end(jobs["evaluate"], seconds=400)
-    said = (work / f"sweeps/s/table-{jobs['evaluate']}.out").read_text()
-    assert slurm.state(jobs["evaluate"]) == "COMPLETED", said
+    output = (work / f"sweeps/s/table-{jobs['evaluate']}.out").read_text()
+    assert slurm.state(jobs["evaluate"]) == "COMPLETED", output
     assert [slurm.state(f"{array}_{n}") for n in range(6)] == ["COMPLETED"] * 6
-    check(said, work, "s")
+    check_output(output, work, "s")
     shown = run("sweep", *where, "--table")
     assert shown.stdout == (work / "sweeps/s/table.txt").read_text()
     status = run("status", "s-3", "--work", work, env=slurm.environment)
@@ -111,13 +115,13 @@ def test_six_points_as_an_array(slurm: SlurmCluster, make_archives: MakeArchives
 
 
 @pytest.mark.slow
-def test_six_points_in_sequence(make_archives: MakeArchives, tmp_path: Path) -> None:
+def test_six_points_run_one_after_the_other_without_slurm(make_archives: MakeArchives, tmp_path: Path) -> None:
     make_archives(tmp_path / "data", (6, 8), 3, train=300, test=50)
     run = idxtrain_in(tmp_path)
     options = ("--work", tmp_path / "work", "--name", "s", "--data", tmp_path / "data", *SETTINGS, *AXES)
     done = run("sweep", *options)
     assert done.returncode == 0, done.stderr
-    check(done.stdout, tmp_path / "work", "s")
+    check_output(done.stdout, tmp_path / "work", "s")
     again = run("sweep", *options)
     assert again.stdout == done.stdout
     steps = json.loads((tmp_path / "work/runs/s-0/stages/train.json").read_text())["outputs"]["steps"]

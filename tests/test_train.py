@@ -179,7 +179,7 @@ def test_a_finished_training_is_not_repeated(idxtrain: Idxtrain, work: Path) -> 
     before = (work / "runs/prime-1/model.keras").stat().st_mtime_ns
     done = idxtrain("train", "--work", work, "--run-id", "prime-1")
     assert done.returncode == 0, done.stderr
-    assert "train: done already" in done.stderr
+    assert "train: already done, skipped" in done.stderr
     assert (work / "runs/prime-1/model.keras").stat().st_mtime_ns == before
 
 

@@ -50,6 +50,3 @@ class ScheduledJob:
         source = f"set -a && . {shlex.quote(str(self.environment_file))} && set +a && " if self.environment_file else ""
         variables = "".join(f"{key}={shlex.quote(value)} " for key, value in self.environment.items())
         return f"cd {shlex.quote(str(self.folder))} && {source}exec env {variables}{shlex.join(self.logged_argv)}"
-
-
-Job = ScheduledJob  # the name that pipelines.cli.schedule imports

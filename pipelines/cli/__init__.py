@@ -1,1 +1,1 @@
-"""The command line: one module for each group of commands. Nothing heavy is imported until a command runs."""
+"""The command line: one module per group of commands. Nothing heavy is imported until a command runs."""

@@ -1,4 +1,4 @@
-"""python -m pipelines.cli COMMAND …: what the program `idxtrain` does."""
+"""python -m pipelines.cli COMMAND …: the same as the program `idxtrain`."""
 
 from pipelines.cli.app import main
 

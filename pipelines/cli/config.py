@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.exit_codes import exit_codes
+from pipelines.cli.errors import reported
 from pipelines.cli.options import complete_recipe
 
 app = typer.Typer()
@@ -18,7 +18,7 @@ def complete_key(incomplete: str) -> list[str]:
 
 
 @app.command()
-@exit_codes()
+@reported()
 def config(
     name: Annotated[
         str | None,

@@ -1,4 +1,4 @@
-"""idxtrain doctor: look at this machine, or at all nodes of a Slurm job, and print one table."""
+"""idxtrain doctor: check this machine, or all nodes of a Slurm job, and print one table."""
 
 import logging
 import os
@@ -9,64 +9,71 @@ from pathlib import Path
 
 import typer
 
-from jobs.logs import log_to_stderr
-from pipelines.cli.options import WorkFolder
-from pipelines.request import WORK
+from pipelines.cli.errors import reported
+from pipelines.cli.options import OptionalSiteName, SiteAssignments, WorkFolder
+from pipelines.names import WORK
 
+app = typer.Typer()
 log = logging.getLogger("idxtrain")
 
 
-def doctor(work: WorkFolder = WORK) -> None:
-    """Check this machine: versions, Java, GPUs, disks, and two ranks that add numbers up. About 20 seconds.
+@app.command()
+@reported()
+def doctor(site: OptionalSiteName = None, site_assignments: SiteAssignments = None, work: WorkFolder = WORK) -> None:
+    """Check that this machine, or a Slurm job, can train.
 
-    Exit code 0 where nothing fails, else 1. A warning stops nobody.
+    This machine: versions, Java, compilers, Horovod's build, GPUs, disk, and an allreduce on two ranks. With --site,
+    which needs a Slurm job of that site: every node of the job. Exits with 1 if a check fails; warnings do not count.
     """
+    folder = work.expanduser().resolve()
+    raise typer.Exit(_check_machine(folder) if site is None else _check_nodes(site, site_assignments or (), folder))
+
+
+def _check_machine(work: Path) -> int:
+    """Print the checks of this machine, which take about 20 s; return the exit code."""
     from deploy.doctor.check import exit_code, print_table
     from deploy.doctor.examine import examine
 
-    log_to_stderr()
-    checks = list(examine(work.expanduser().resolve(), os.environ, _tell))
+    checks = list(examine(work, os.environ, show_progress))
     print_table(checks)
-    raise typer.Exit(exit_code(checks))
+    return exit_code(checks)
 
 
-def doctor_site(name: str, assignments: Sequence[str], work: Path) -> None:
-    """Check every node of the Slurm job that this runs in, against a site: one row a node, with the mend of what fails.
+def _check_nodes(name: str, assignments: Sequence[str], work: Path) -> int:
+    """Print a row for each node of the Slurm job around this process; return the exit code.
 
-    Exit code 0 where nothing fails, else 1; 2 where this is no Slurm job.
+    Raises InputError outside a Slurm job.
     """
     from deploy.doctor import allocation, nodes
     from jobs.errors import IdxtrainError
     from pipelines.slurm.submit import load_site
 
-    log_to_stderr()
     site = load_site(name, assignments)
     names = allocation.nodes_of(site, name, os.environ)
-    work = work.expanduser().resolve()
     speeds: dict[str, float] = {}
     fault = ""
     with allocation.shared_folder(work) as folder:
-        with _tell(f"asking {len(names)} nodes"):
+        with show_progress(f"checking {len(names)} nodes"):
             facts, ahead = allocation.ask_nodes(site, names, folder, work, os.environ)
-        found = nodes.rows(names, facts, ahead, speeds, site)
-        if all(row.verdict != "fails" for row in found):
+        rows = nodes.rows(names, facts, ahead, speeds, site)
+        if all(row.verdict != "fails" for row in rows):
             try:
-                with _tell("an allreduce over all of them"):
+                with show_progress("an allreduce over all nodes"):
                     job = int(os.environ["SLURM_JOB_ID"])
                     by_rank = allocation.allreduce(site, names, job, folder, work, os.environ)
                 speeds = nodes.by_node(names, site.train.ranks_per_node, by_rank)
-                found = nodes.rows(names, facts, ahead, speeds, site)
+                rows = nodes.rows(names, facts, ahead, speeds, site)
             except IdxtrainError as error:
-                fault = f"the allreduce fails: {error}; set the site's interface to one that leads to the other nodes"
-    print(*nodes.lines(found), sep="\n")
+                fault = f"the allreduce fails: {error}; fix: set the site's interface to one that reaches other nodes"
+    print(*nodes.lines(rows), sep="\n")
     if fault:
         print(fault)
-    raise typer.Exit(int(bool(fault) or any(row.verdict == "fails" for row in found)))
+    return int(bool(fault) or any(row.verdict == "fails" for row in rows))
 
 
 @contextmanager
-def _tell(what: str) -> Iterator[None]:
-    """Show on stderr what takes its time: a spinner on a terminal, a line in a log."""
+def show_progress(what: str) -> Iterator[None]:
+    """Show on stderr what is being done: a spinner on a terminal, else one log line."""
     if not sys.stderr.isatty():
         log.info("doctor: %s", what)
         yield

@@ -1,41 +1,48 @@
-"""The options that the commands share. Light: `idxtrain --help` loads this and nothing more."""
+"""The options that commands share: one definition each. Light, as `idxtrain --help` loads this module."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from jobs.fetch.catalog import CATALOG
+
 
 def complete_recipe(incomplete: str) -> list[str]:
-    """Return the recipes that begin so: for the shell's completion."""
+    """Return the recipes whose names start with `incomplete`, for completion in the shell."""
     from pipelines import recipes
 
     return [name for name in recipes.names() if name.startswith(incomplete)]
 
 
+# readable=False: the commands check paths themselves and report in one line.
 Data = Annotated[
-    Path | None,
-    # readable: left to us, who say it in one line
-    typer.Option(help="Folder with the four IDX archives. Default: download or unpack --dataset.", readable=False),
+    Path | None, typer.Option(help="Folder with your IDX archives. Default: download --dataset.", readable=False)
 ]
-Dataset = Annotated[str | None, typer.Option(help="Data set of the catalog: mnist (default), fashion-mnist, kmnist.")]
+Dataset = Annotated[str | None, typer.Option(help=f"Known data set: {', '.join(CATALOG)}. Default: mnist.")]
 Recipe = Annotated[
     str | None,
-    typer.Option(help="Recipe by name, or a .toml file; see `idxtrain recipes`.", autocompletion=complete_recipe),
+    typer.Option(help="Recipe name or .toml file; see `idxtrain recipes`.", autocompletion=complete_recipe),
 ]
-Np = Annotated[int | None, typer.Option("--np", min=1, help="Ranks to train on. Default: one a visible GPU, else one.")]
+Np = Annotated[int | None, typer.Option("--np", min=1, help="Number of ranks. Default: one per visible GPU, or 1.")]
 Assignments = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set an option of the config; repeatable."),
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set a config key, see `idxtrain config`; repeatable."),
 ]
 Seed = Annotated[
-    int | None, typer.Option(min=0, help="Seed of weights, row order and masks. Default: the recipe's or 0.")
+    int | None, typer.Option(min=0, help="Seed of weights, row order and dropout. Default: the recipe's, or 0.")
 ]
 SparkMaster = Annotated[str | None, typer.Option(help="Spark master URL. Default: local, on this machine's CPUs.")]
 WorkFolder = Annotated[Path, typer.Option("--work", help="Folder for archives, datasets and runs.", readable=False)]
-RunId = Annotated[str | None, typer.Option(help="Name of the run; an existing one is gone on with.")]
+RunId = Annotated[str | None, typer.Option(help="Run ID. An existing run is resumed.")]
+SiteName = Annotated[str, typer.Option("--site", help="Site name or .toml file; IDXTRAIN_SITES holds your own.")]
+OptionalSiteName = Annotated[
+    str | None, typer.Option("--site", help="Site name or .toml file; IDXTRAIN_SITES holds your own.")
+]
 SiteAssignments = Annotated[
     list[str] | None,
-    typer.Option("--site-set", metavar="KEY=VALUE", help="Set a value of the site, e.g. train.nodes=4; repeatable."),
+    typer.Option("--site-set", metavar="KEY=VALUE", help="Set a site key, e.g. train.nodes=4; repeatable."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")]
+ModelName = Annotated[str, typer.Option("--name", help="Name of the registered model.")]
+OptionalModelName = Annotated[str | None, typer.Option("--name", help="Name of the registered model.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would happen and change nothing.")]

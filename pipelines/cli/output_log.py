@@ -1,4 +1,4 @@
-"""All that a command and its stages say, in one file that rotates: for what runs with nobody looking."""
+"""One rotating file for all output of a command and its stages, for runs that nobody watches."""
 
 import os
 import shlex
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from jobs.errors import InputError
 
-MOST_BYTES, KEPT = 1 << 20, 5  # a file of a megabyte, and five old ones beside it
+MOST_BYTES, KEPT = 1 << 20, 5  # the file rotates at 1 MiB; five old ones are kept
 _NOTIFY = "--notify"
 
 
 @contextmanager
 def output_to(path: Path | None) -> Iterator[None]:
-    """Send file descriptors 1 and 2 to a file, so what libraries and child processes say goes there, too.
+    """Send file descriptors 1 and 2 to a file, so that output of libraries and child processes goes there too.
 
-    It is rotated before the first line, never amid a run. None: leave all as it is. Raises InputError.
+    The file is rotated before the first line, never during a run. None: change nothing. Raises InputError.
     """
     if path is None:
         yield
@@ -43,21 +43,21 @@ def _open(path: Path) -> int:
 
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with Lease(path.with_name(f".{path.name}.json"), f"--log {path}", waits=True):  # two at once rotate once
+        with Lease(path.with_name(f".{path.name}.json"), f"--log {path}", waits=True):  # or two processes rotate twice
             if path.exists() and path.stat().st_size > MOST_BYTES:
                 handler = RotatingFileHandler(path, backupCount=KEPT, delay=True)
                 handler.doRollover()
                 handler.close()
             return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     except OSError as error:
-        raise InputError(f"--log {path}: cannot be written ({error.strerror}); give another file") from error
+        raise InputError(f"--log {path}: cannot be written ({error.strerror}); fix: give another file") from error
 
 
 def _without_secrets(arguments: Sequence[str]) -> list[str]:
-    """Return a command line without the command to notify by, which may hold an address that is a secret."""
+    """Return a command line without its --notify command, which may hold a secret address."""
     shown = [f"{_NOTIFY}=…" if each.startswith(f"{_NOTIFY}=") else each for each in arguments]
     return ["…" if before == _NOTIFY else each for before, each in zip(["", *shown], shown, strict=False)]
 
 
-def _mark(what: str) -> None:
-    print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()} {what}", file=sys.stderr, flush=True)
+def _mark(event: str) -> None:
+    print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()} {event}", file=sys.stderr, flush=True)

@@ -1,27 +1,28 @@
-"""idxtrain schedule: what cron, systemd or Slurm needs to retrain at set times, printed or installed."""
+"""idxtrain schedule: what cron, systemd or Slurm needs to run `idxtrain retrain` at set times, printed or installed."""
 
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.cli.errors import reported
+
 if TYPE_CHECKING:
-    from deploy.schedule.job import Job
+    from deploy.schedule.job import ScheduledJob
 
-ExitCodes = Callable[[], AbstractContextManager[None]]
-
-_KEPT = ("JAVA_HOME", "LD_LIBRARY_PATH", "MLFLOW_TRACKING_URI")  # of the environment
+_PASSED_ON = ("JAVA_HOME", "LD_LIBRARY_PATH", "MLFLOW_TRACKING_URI")  # from this environment into the schedule
 _SECRETS = ("IDXTRAIN_WEBHOOK", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
+app = typer.Typer()
 
-class Kind(StrEnum):
-    """What is to keep the time."""
+
+class Scheduler(StrEnum):
+    """The program that starts the retraining."""
 
     CRON = "cron"
     SYSTEMD = "systemd"
@@ -29,42 +30,44 @@ class Kind(StrEnum):
     SCRONTAB = "scrontab"
 
 
-def register(app: typer.Typer, exit_codes: ExitCodes) -> None:
-    """Add the command. `exit_codes`: turns errors into exit codes, as for every command."""
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@reported()
+def schedule(
+    context: typer.Context,
+    cron: Annotated[str, typer.Option(help="When, as a cron expression: '0 3 * * 0' is Sundays at 3:00.")],
+    scheduler: Annotated[Scheduler, typer.Option("--as", help="The program that starts the retraining.")],
+    install: Annotated[bool, typer.Option("--install", help="Add it to your crontab (--as cron).")] = False,
+    to: Annotated[Path | None, typer.Option(help="Write the files to this folder instead of printing them.")] = None,
+    environment_file: Annotated[
+        Path | None, typer.Option("--env-file", help="File of NAME=value lines for secrets; mode 0600.")
+    ] = None,
+    sbatch: Annotated[
+        list[str] | None, typer.Option("--sbatch", metavar="OPTION", help="For Slurm, e.g. --time=60; repeatable.")
+    ] = None,
+) -> None:
+    """Print or install a schedule that runs `idxtrain retrain`.
 
-    @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-    def schedule(
-        context: typer.Context,
-        cron: Annotated[str, typer.Option(help="When, as a cron expression: '0 3 * * 0' is Sundays at 3:00.")],
-        kind: Annotated[Kind, typer.Option("--as", help="What is to keep the time.")],
-        install: Annotated[bool, typer.Option("--install", help="Put it into your crontab (--as cron).")] = False,
-        to: Annotated[Path | None, typer.Option(help="Write the files into this folder, instead of printing.")] = None,
-        environment_file: Annotated[
-            Path | None, typer.Option("--env-file", help="File of NAME=value lines, for secrets; only you may read it.")
-        ] = None,
-        sbatch: Annotated[
-            list[str] | None, typer.Option("--sbatch", metavar="OPTION", help="For Slurm, e.g. --time=60; repeatable.")
-        ] = None,
-    ) -> None:
-        """Print what to install to retrain at set times. All further options are `idxtrain retrain`'s."""
-        with exit_codes():
-            from jobs.errors import InputError
+    All other options are passed on to `idxtrain retrain`.
+    """
+    from jobs.errors import InputError
 
-            if install and kind is not Kind.CRON:
-                raise InputError(f"--install: found --as {kind}, expected --as cron; install it as the text says")
-            if sbatch and kind not in (Kind.SLURM, Kind.SCRONTAB):
-                raise InputError(f"--sbatch: found --as {kind}, expected --as slurm or --as scrontab")
-            job = _job(cron, _retrain_options(context), tuple(context.args), environment_file, tuple(sbatch or ()))
-            if install:
-                _install(job)
-            elif to is not None:
-                _write(to.expanduser(), _texts(job, kind))
-            else:
-                _print(_texts(job, kind))
+    if install and scheduler is not Scheduler.CRON:
+        raise InputError(
+            f"--install: found --as {scheduler}, expected --as cron; fix: install it as the text describes"
+        )
+    if sbatch and scheduler not in (Scheduler.SLURM, Scheduler.SCRONTAB):
+        raise InputError(f"--sbatch: found --as {scheduler}, expected --as slurm or --as scrontab")
+    job = _job(cron, _retrain_options(context), tuple(context.args), environment_file, tuple(sbatch or ()))
+    if install:
+        _install(job)
+    elif to is not None:
+        _write(to.expanduser(), _texts(job, scheduler))
+    else:
+        _print(_texts(job, scheduler))
 
 
 def _retrain_options(context: typer.Context) -> dict[str, Any]:
-    """Return retrain's options as its own parser reads them, which refuses what it does not know."""
+    """Return the options for `idxtrain retrain`, read by its own parser, which refuses unknown ones."""
     root = context.find_root()
     command = root.command.get_command(root, "retrain")  # type: ignore[attr-defined]
     return dict(command.make_context("retrain", list(context.args), parent=root).params)
@@ -72,58 +75,60 @@ def _retrain_options(context: typer.Context) -> dict[str, Any]:
 
 def _job(
     cron: str, options: Mapping[str, Any], arguments: tuple[str, ...], file: Path | None, sbatch: tuple[str, ...]
-) -> "Job":
+) -> "ScheduledJob":
     from deploy.schedule.expression import parse
-    from deploy.schedule.job import Job
+    from deploy.schedule.job import ScheduledJob
     from jobs.errors import InputError
     from pipelines.request import Options
     from pipelines.retraining.retrain import Retrain, config_and_place
 
     expression = parse(cron)
     if options["log"] is not None:
-        raise InputError("--log: the schedule gives one, work/retrain/NAME/retrain.log; leave it out")
+        raise InputError("--log: found one, expected none; fix: leave it out, the log is work/retrain/NAME/retrain.log")
     shared = {key: options[key] for key in ("data", "dataset", "recipe", "np", "seed", "spark_master", "work")}
     settings = Options(**shared, assignments=tuple(options["assignments"] or ()))
-    _, place = config_and_place(Retrain(settings, options["name"]))  # refuses now what would fail every night
+    # Refuses now what would fail every night.
+    _, folder = config_and_place(Retrain(options=settings, name=options["name"]))
     program = Path(sys.executable).with_name("idxtrain")
     if not program.exists():
-        raise InputError(f"{program}: there is no such program; install idxtrain into this Python's environment")
-    return Job(
-        name=place.name,
+        raise InputError(f"{program}: found no such program; fix: install idxtrain into this Python's environment")
+    return ScheduledJob(
+        name=folder.name,
         cron=expression,
         argv=(str(program), "retrain", *arguments),
         folder=Path.cwd(),
-        log=place.path / "retrain.log",
+        log=folder.path / "retrain.log",
         environment=_environment(program, os.environ),
-        environment_file=_checked(file) if file else None,
+        environment_file=_private_file(file) if file else None,
         sbatch=sbatch,
     )
 
 
 def _environment(program: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what a scheduler's bare environment lacks. What may be a secret stays out of it."""
+    """Return the variables that a scheduler's bare environment lacks, without those that may be secrets."""
     from deploy.registry.versions import without_password
 
-    found = [str(program.parent), "/usr/local/bin", "/usr/bin", "/bin"]
-    sbatch = shutil.which("sbatch")  # clusters have it where they like
-    if sbatch and str(Path(sbatch).parent) not in found:
-        found.insert(1, str(Path(sbatch).parent))
-    kept = {key: environment[key] for key in _KEPT if environment.get(key)}
-    uri = kept.get("MLFLOW_TRACKING_URI", "")
+    path = [str(program.parent), "/usr/local/bin", "/usr/bin", "/bin"]
+    sbatch = shutil.which("sbatch")  # its folder differs from cluster to cluster
+    if sbatch and str(Path(sbatch).parent) not in path:
+        path.insert(1, str(Path(sbatch).parent))
+    passed_on = {key: environment[key] for key in _PASSED_ON if environment.get(key)}
+    uri = passed_on.get("MLFLOW_TRACKING_URI", "")
     secret = [key for key in _SECRETS if environment.get(key)]
     if uri != without_password(uri):
         secret.append("MLFLOW_TRACKING_URI")
-        del kept["MLFLOW_TRACKING_URI"]
+        del passed_on["MLFLOW_TRACKING_URI"]
     if secret:
         print(
-            f"warning: {', '.join(secret)}: set here, but secrets are not written into a schedule; put them into a "
-            "file that only you may read, and give it as --env-file",
+            f"warning: {', '.join(secret)}: set here, but secrets are not written into a schedule; "
+            "fix: put them into a file with mode 0600 and pass it as --env-file",
             file=sys.stderr,
         )
-    return {"PATH": ":".join(found)} | kept
+    return {"PATH": ":".join(path)} | passed_on
 
 
-def _checked(file: Path) -> Path:
+def _private_file(file: Path) -> Path:
+    """Return the absolute path of a file that only its owner may read; raise InputError otherwise."""
     from jobs.errors import InputError
 
     path = file.expanduser().absolute()
@@ -132,21 +137,23 @@ def _checked(file: Path) -> Path:
     except OSError as error:
         raise InputError(f"--env-file {file}: cannot be read ({error.strerror})") from error
     if mode & 0o077:
-        raise InputError(f"--env-file {file}: found mode {mode & 0o777:04o}, expected 0600; chmod 600 {file}")
+        raise InputError(f"--env-file {file}: found mode {mode & 0o777:04o}, expected 0600; fix: chmod 600 {file}")
     return path
 
 
-def _texts(job: "Job", kind: Kind) -> dict[str, str]:
-    """Return the files by name."""
+def _texts(job: "ScheduledJob", scheduler: Scheduler) -> dict[str, str]:
+    """Return the files to install, by name."""
     from deploy.schedule import crontab, slurm, systemd
 
-    if kind is Kind.SYSTEMD:
-        return systemd.units(job)
-    if kind is Kind.SLURM:
-        return {f"{job.title}.sh": slurm.script(job)}
-    if kind is Kind.SCRONTAB:
-        return {f"{job.title}.scrontab": slurm.scrontab(job)}
-    return {f"{job.title}.crontab": crontab.block(job)}
+    match scheduler:
+        case Scheduler.SYSTEMD:
+            return systemd.units(job)
+        case Scheduler.SLURM:
+            return {f"{job.title}.sh": slurm.script(job)}
+        case Scheduler.SCRONTAB:
+            return {f"{job.title}.scrontab": slurm.scrontab(job)}
+        case Scheduler.CRON:
+            return {f"{job.title}.crontab": crontab.block(job)}
 
 
 def _print(texts: Mapping[str, str]) -> None:
@@ -165,13 +172,13 @@ def _write(folder: Path, texts: Mapping[str, str]) -> None:
         print(folder / name)
 
 
-def _install(job: "Job") -> None:
+def _install(job: "ScheduledJob") -> None:
     from deploy.schedule.install import install
 
     changed, old = install(job)
     if not changed:
-        print(f"crontab: {job.title} is there already, as it should be")
+        print(f"crontab: {job.title} is already installed, unchanged")
         return
     print(f"crontab: {'replaced' if old else 'installed'} {job.title}")
     if old:
-        print(f"it was:\n{old}", end="", file=sys.stderr)
+        print(f"the old entry was:\n{old}", end="", file=sys.stderr)

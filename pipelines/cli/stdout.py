@@ -1,4 +1,4 @@
-"""A result that cannot be written: reported, and never taken for success."""
+"""A result that cannot be written is reported and never counts as success."""
 
 import os
 import signal
@@ -6,8 +6,8 @@ import sys
 from typing import Any, TextIO
 
 
-class Watched:
-    """Standard output that remembers how writing to it failed. All else is the stream's own."""
+class WatchedStream:
+    """Standard output that remembers why writing to it failed. Everything else is left to the stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -17,7 +17,7 @@ class Watched:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write; raise OSError where that fails."""
+        """Write text; raise OSError where that fails."""
         try:
             return self._stream.write(text)
         except OSError as error:
@@ -25,7 +25,7 @@ class Watched:
             raise
 
     def flush(self) -> None:
-        """Write out what is held back; raise OSError where that fails."""
+        """Flush the buffer; raise OSError where that fails."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -33,15 +33,15 @@ class Watched:
             raise
 
     def finish(self) -> None:
-        """Write out what was printed, at the end of the program, which ends here where anything of it was lost.
+        """Flush at the end of the program; end the process if any output was lost.
 
-        Where the reader has gone (`| head -1`), by SIGPIPE and without a word, as any program in a pipe. Where stdout
-        is closed or its disk is full, with a line on stderr and exit code 1.
+        If the reader is gone (`| head -1`), the process ends by SIGPIPE without a message, like any program in a pipe.
+        If stdout is closed or its disk is full, it prints one line on stderr and exits with code 1.
         """
         try:
             self.flush()
         except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python still writes out as it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python still flushes as it ends
         if self.fault is None:
             return
         if isinstance(self.fault, BrokenPipeError):
@@ -51,13 +51,13 @@ class Watched:
         sys.exit(1)
 
 
-def watch() -> Watched:
+def watch() -> WatchedStream:
     """Watch this process's stdout from now on."""
-    watched = Watched(sys.stdout)
+    watched = WatchedStream(sys.stdout)
     sys.stdout = watched
     return watched
 
 
 def is_lost() -> bool:
-    """Tell whether something that was printed could not be written; always False where nobody watches."""
+    """Return whether any printed output could not be written; False unless `watch` was called."""
     return getattr(sys.stdout, "fault", None) is not None

@@ -68,7 +68,7 @@ def config_and_place(wanted: Retrain) -> tuple[Config, RetrainDir]:
     config = validate(values, "retrain")
     name = wanted.name or config.fetch.dataset
     require_name(name)
-    return config, RetrainDir(request.place(wanted.options), name)
+    return config, RetrainDir(request.work_dir(wanted.options), name)
 
 
 class _Retraining:

@@ -1,9 +1,9 @@
-"""python -m pipelines.slurm.job STAGE RUN_DIR: one job of a submitted run, from its first start to its last end.
+"""python -m pipelines.slurm.job STAGE RUN_DIR: one job of a submitted run.
 
-In RUN_DIR, %a stands for the number of an array's task.
+In RUN_DIR, %a stands for the task number of an array.
 
-It takes the run's lock, runs the stage as the site says, and then sees to what comes next: a training that stopped as
-asked goes back into the queue; a stage that failed takes the jobs that wait for it along.
+The job takes the run's lock and runs the stage as the site describes. A training that stopped on request is then
+requeued. If the stage failed, the jobs that wait for it are cancelled.
 """
 
 import logging
@@ -15,14 +15,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import assert_never
 
 from deploy.launcher.launch import Launch
 from deploy.slurm import commands, queue
 from deploy.slurm.scratch import private_folder
 from deploy.slurm.script import SCRATCH
-from deploy.slurm.site import JOB_STAGES, JobStage, Site
+from deploy.slurm.site import JOB_STAGES, JobStage, Launcher, Site
 from jobs import stop_signals
 from jobs.errors import IdxtrainError, InputError, ReportedError, ResumableError
+from jobs.exit_codes import exit_codes
 from jobs.logs import log_to_stderr
 from jobs.run_dir import RunDir
 from jobs.umask import keep_others_from_writing
@@ -34,14 +36,24 @@ from pipelines.stages import run_stages
 
 log = logging.getLogger("idxtrain")
 
-_LOCK_SECONDS = 120.0  # twice what a lock's dead owner on another node is waited for
+_LOCK_SECONDS = 120.0  # twice the time after which the lock of a dead owner on another node is taken over
 _RETRY_SECONDS = 2.0
 
 
-def main(stage: JobStage, run: RunDir, environment: Mapping[str, str]) -> int:
-    """Be a job; return the exit code to end with."""
-    jobs, me = SlurmJobs(run), _job_id(environment)
-    begin = jobs.log_size(stage, me)
+def run_job(stage: JobStage, run: RunDir, environment: Mapping[str, str]) -> int:
+    """Run one job of a submitted run; return its exit code."""
+    jobs, job = SlurmJobs(run), _job_id(environment)
+    log_begin = jobs.log_size(stage, job)
+    code = _run_recorded(jobs, stage, job, environment)
+    why = jobs.last_error(stage, job, log_begin) if code else ""
+    jobs.record("ended", stage=stage, job=job, code=code, why=why, step=jobs.checkpoint_step())
+    if code:
+        _requeue_or_cancel(jobs, stage, job, code)
+    return code
+
+
+def _run_recorded(jobs: SlurmJobs, stage: JobStage, job: str, environment: Mapping[str, str]) -> int:
+    """Run the stage and record its start; return the exit code. Errors are one line on stderr."""
     requests = stop_signals.Requests()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -50,46 +62,34 @@ def main(stage: JobStage, run: RunDir, environment: Mapping[str, str]) -> int:
 
     stop_signals.handle(interrupt)
     try:
-        site, config = jobs.site(), read_config(run)
+        site, config = jobs.site(), read_config(jobs.run)
         jobs.require_progress(stage, config.launch.max_restarts)
-        jobs.note("started", stage=stage, job=me, host=socket.gethostname(), step=jobs.checkpoint_step())
-        with _scratch(environment, stage, me):
-            _run(stage, run, config, site)
-        code = 0
-    except ReportedError as error:  # the stage has said why
-        code = error.exit_code
+        jobs.record("started", stage=stage, job=job, host=socket.gethostname(), step=jobs.checkpoint_step())
+        with _scratch(environment, stage, job):
+            _run_when_unlocked(stage, jobs.run, config, site)
+    except ReportedError as error:  # the stage has printed it
+        return error.exit_code
     except (IdxtrainError, OSError) as error:
         print(f"idxtrain: {error}", file=sys.stderr, flush=True)
-        code = error.exit_code if isinstance(error, IdxtrainError) else IdxtrainError.exit_code
+        return error.exit_code if isinstance(error, IdxtrainError) else IdxtrainError.exit_code
     except KeyboardInterrupt:
-        print(f"idxtrain: {stage}: stopped as asked", file=sys.stderr, flush=True)
-        code = ResumableError.exit_code
-    why = jobs.last_words(stage, me, begin) if code else ""
-    jobs.note("ended", stage=stage, job=me, code=code, why=why, step=jobs.checkpoint_step())
-    if code:
-        _see_to_the_rest(jobs, stage, me, code)
-    return code
+        print(f"idxtrain: {stage}: stopped on request", file=sys.stderr, flush=True)
+        return ResumableError.exit_code
+    return 0
 
 
 def _job_id(environment: Mapping[str, str]) -> str:
-    """Return this job's ID: of an array's task, the array's ID and the task's number."""
+    """Return this job's ID; for a task of an array, ARRAY_TASK."""
     if "SLURM_ARRAY_TASK_ID" in environment:
         return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
     return environment.get("SLURM_JOB_ID", "")
 
 
-def _run(stage: JobStage, run: RunDir, config: Config, site: Site) -> None:
-    """Run the stage, and those before it where they are not done; waits for a lock whose owner is about to go."""
+def _run_when_unlocked(stage: JobStage, run: RunDir, config: Config, site: Site) -> None:
+    """Run the stage, after unfinished earlier ones; wait for a lock whose owner is about to end."""
 
     def launches(run: RunDir, config: Config, stages: Sequence[str]) -> dict[str, Launch]:
-        hosts = queue.node_names(os.environ["SLURM_JOB_NODELIST"]) if site.launcher == "horovodrun" else []
-        ranks = config.launch.np or site.ranks
-        found = {name: Launch(commands.stage_command(site, sys.executable, name, run.path)) for name in stages}
-        if "train" in found:
-            found["train"] = commands.train_launch(site, config.launch, sys.executable, run.path, ranks, hosts)
-        if stage == "prepare":  # a later job, which has other nodes, at most finds it done
-            found["prepare"] = commands.prepare_launch(site, config.spark.master, sys.executable, run.path)
-        return found
+        return _launches(site, stage, run, config, stages)
 
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
@@ -103,50 +103,78 @@ def _run(stage: JobStage, run: RunDir, config: Config, site: Site) -> None:
             time.sleep(_RETRY_SECONDS)
 
 
-def _see_to_the_rest(jobs: SlurmJobs, stage: JobStage, me: str, code: int) -> None:
-    """Go on later where the stage stopped as asked, else take the jobs along that wait for it."""
+def _launches(site: Site, stage: JobStage, run: RunDir, config: Config, stages: Sequence[str]) -> dict[str, Launch]:
+    """Return how each of these stages starts in the job of `stage`."""
+    launches = {name: Launch(commands.stage_command(site, sys.executable, name, run.path)) for name in stages}
+    if "train" in launches:
+        ranks, hosts = config.launch.np or site.ranks, _hosts(site.launcher)
+        launches["train"] = commands.train_launch(site, config.launch, sys.executable, run.path, ranks, hosts)
+    if stage == "prepare":  # a later job has other nodes; there prepare is done already
+        launches["prepare"] = commands.prepare_launch(site, config.spark.master, sys.executable, run.path)
+    return launches
+
+
+def _hosts(launcher: Launcher) -> list[str]:
+    """Return the names of this job's nodes for a launcher that needs them; the others ask Slurm."""
+    match launcher:
+        case "horovodrun":
+            return queue.node_names(os.environ["SLURM_JOB_NODELIST"])
+        case "srun" | "srun-pmix" | "mpirun":
+            return []
+        case _:
+            assert_never(launcher)
+
+
+def _requeue_or_cancel(jobs: SlurmJobs, stage: JobStage, job: str, code: int) -> None:
+    """Requeue a stage that stopped on request; otherwise cancel the jobs that wait for it."""
     try:
-        running = queue.state(me) == "RUNNING"
+        if queue.state(job) != "RUNNING":
+            return  # Slurm ends this job: it was cancelled, is out of time, or Slurm requeues it itself
         if code == ResumableError.exit_code:
-            if running:  # else Slurm ends this job: cancelled, out of time, or about to be requeued by itself
-                _go_on_later(jobs, stage, me)
-        elif running:
-            _cancel_those_after(jobs, stage)
+            _requeue(jobs, stage, job)
+        else:
+            _cancel_later_jobs(jobs, stage)
     except IdxtrainError as error:
         print(f"idxtrain: {error}", file=sys.stderr, flush=True)
 
 
-def _go_on_later(jobs: SlurmJobs, stage: JobStage, me: str) -> None:
-    # Written down first: requeueing ends this process.
-    jobs.note("again", stage=stage, job=me, how="requeue")
-    print(f"{stage}: goes back into the queue, to go on from its checkpoint", file=sys.stderr, flush=True)
-    why = "the site says so" if not jobs.site().requeue else queue.requeue(me)
+def _requeue(jobs: SlurmJobs, stage: JobStage, job: str) -> None:
+    """Requeue this job, or submit the stage again where that is not allowed."""
+    jobs.record("again", stage=stage, job=job, how="requeue")  # first, because requeueing ends this process
+    print(f"{stage}: requeued, to resume from its checkpoint", file=sys.stderr, flush=True)
+    why = "the site does not allow it" if not jobs.site().requeue else queue.requeue(job)
     if not why:
         return
-    if "_" in me:
-        raise IdxtrainError(f"{stage}: cannot be requeued ({why}); submit the sweep again, and it goes on")
-    # sbatch must not take this job's own variables for wishes.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
-    kept = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
-    new = queue.submit(jobs.script_file(stage), None, environment | kept)
+    if "_" in job:
+        raise IdxtrainError(f"{stage}: cannot be requeued ({why}); fix: submit the sweep again, which resumes it")
+    new = queue.submit(jobs.script_file(stage), None, _environment_for_sbatch(os.environ))
     known = jobs.jobs() | {stage: new}
-    after = next((known[later] for later in _stages_after(stage) if later in known), None)
-    if after:
-        queue.depend(after, new)
+    later = next((known[name] for name in _stages_after(stage) if name in known), None)
+    if later:
+        queue.depend(later, new)
     jobs.write_jobs(known)
-    jobs.note("again", stage=stage, job=new, how="resubmit")
-    print(f"{stage}: cannot be requeued ({why}); goes on as job {new}", file=sys.stderr, flush=True)
+    jobs.record("again", stage=stage, job=new, how="resubmit")
+    print(f"{stage}: cannot be requeued ({why}); resubmitted as job {new}", file=sys.stderr, flush=True)
 
 
-def _cancel_those_after(jobs: SlurmJobs, stage: JobStage) -> None:
+def _environment_for_sbatch(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without this job's own variables, which sbatch would read as options."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name == "SLURM_CONF" or not name.startswith(("SLURM_", "SBATCH_"))
+    }
+
+
+def _cancel_later_jobs(jobs: SlurmJobs, stage: JobStage) -> None:
     later = {name: job for name, job in jobs.jobs().items() if name in _stages_after(stage)}
     if not later:
         return
     queue.cancel(list(later.values()))
     listed = ", ".join(f"{name} (job {job})" for name, job in later.items())
     print(
-        f"{stage} failed, so {listed} cannot run and {'is' if len(later) == 1 else 'are'} cancelled; "
-        f"mend it, then `idxtrain submit --run-id {jobs.run.run_id}` goes on from {stage}",
+        f"{stage}: failed, so {listed} cannot run and {'is' if len(later) == 1 else 'are'} cancelled; "
+        f"fix the error, then `idxtrain submit --run-id {jobs.run.run_id}` resumes at {stage}",
         file=sys.stderr,
         flush=True,
     )
@@ -157,20 +185,25 @@ def _stages_after(stage: JobStage) -> tuple[JobStage, ...]:
 
 
 @contextmanager
-def _scratch(environment: Mapping[str, str], stage: str, me: str) -> Iterator[None]:
-    """Let temporary files lie in a private folder on the node's own disk, which is removed at the end."""
-    with private_folder(Path(environment.get(SCRATCH) or "/tmp"), f"{me}-{stage}") as folder:  # noqa: S108
+def _scratch(environment: Mapping[str, str], stage: str, job: str) -> Iterator[None]:
+    """Put temporary files into a private folder on the node's own disk, which is removed at the end."""
+    with private_folder(Path(environment.get(SCRATCH) or "/tmp"), f"{job}-{stage}") as folder:  # noqa: S108
         os.environ["TMPDIR"] = str(folder)
         yield
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the job that the command line names; return its exit code. Raises InputError for a wrong command line."""
+    if len(arguments) != 2 or arguments[0] not in JOB_STAGES:
+        raise InputError(f"usage: python -m pipelines.slurm.job {'|'.join(JOB_STAGES)} RUN_DIR")
+    stage = JOB_STAGES[JOB_STAGES.index(arguments[0])]
+    path = Path(arguments[1])
+    path = path.with_name(path.name.replace("%a", os.environ.get("SLURM_ARRAY_TASK_ID", "%a")))
+    return run_job(stage, RunDir(path.resolve()), os.environ)
 
 
 if __name__ == "__main__":
     keep_others_from_writing()
     log_to_stderr()
-    if len(sys.argv) != 3 or sys.argv[1] not in JOB_STAGES:
-        print(f"idxtrain: usage: python -m pipelines.slurm.job {'|'.join(JOB_STAGES)} RUN_DIR", file=sys.stderr)
-        sys.exit(InputError.exit_code)
-    named = JOB_STAGES[JOB_STAGES.index(sys.argv[1])]
-    path = Path(sys.argv[2])
-    path = path.with_name(path.name.replace("%a", os.environ.get("SLURM_ARRAY_TASK_ID", "%a")))
-    sys.exit(main(named, RunDir(path.resolve()), os.environ))
+    with exit_codes():
+        sys.exit(main(sys.argv[1:]))

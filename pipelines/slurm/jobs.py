@@ -1,4 +1,4 @@
-"""A run's Slurm jobs on disk: every file of them, which job does which stage, and what became of each."""
+"""A run's Slurm jobs on disk: their files, the job of each stage, and the history of each job."""
 
 import json
 import os
@@ -15,32 +15,33 @@ from jobs.errors import IdxtrainError, InputError
 from jobs.files import read_object, write_json
 from jobs.run_dir import RunDir, Work
 from jobs.stage import is_done
-from pipelines.runs import date_last
+from pipelines import runs
 
-# submitted: all jobs of the run, at once. started, ended: one job's process. again: put back into the queue.
+# submitted: all jobs of the run. started, ended: the process of one job. again: one job was requeued or resubmitted.
 Event = Literal["submitted", "started", "ended", "again"]
 _STAGES_OF: Mapping[JobStage, tuple[str, ...]] = {
     "prepare": ("fetch", "prepare"),
     "train": ("train",),
     "evaluate": ("evaluate",),
 }
-_TAIL = 64 << 10  # bytes of a log in which its last words are looked for
+_TAIL_BYTES = 64 << 10  # of a log, searched for the last error
+_SUBMIT = "submit the run with `idxtrain submit`"
 
 
 @dataclass(frozen=True)
 class SlurmJobs:
-    """The files under `RUN/slurm`: a script, and a log of each job, for each stage; the site; jobs; their history."""
+    """The files under `RUN/slurm`: scripts, logs, the site, the job IDs, and the history of the jobs."""
 
     run: RunDir
 
     @property
     def folder(self) -> Path:
-        """Where they lie."""
+        """The folder of all these files."""
         return self.run.slurm
 
     @property
     def site_file(self) -> Path:
-        """The site as it was when the jobs were submitted."""
+        """The site, as it was when the jobs were submitted."""
         return self.folder / "site.json"
 
     @property
@@ -50,42 +51,41 @@ class SlurmJobs:
 
     @property
     def history_file(self) -> Path:
-        """One JSON line each time that jobs were submitted, started, ended, or put back into the queue."""
+        """One JSON line per event: see `Event`."""
         return self.folder / "history.jsonl"
 
     def script_file(self, stage: JobStage) -> Path:
-        """Return where a stage's batch script lies."""
+        """Return the path of a stage's batch script."""
         return self.folder / f"{stage}.sh"
 
     def log_file(self, stage: str, job: str) -> Path:
-        """Return where Slurm writes what a job says."""
+        """Return the path of the log that Slurm writes for a job."""
         return self.folder / f"{stage}-{job}.out"
 
     def names(self) -> dict[JobStage, str]:
-        """Return what the jobs are called in the queue, by stage."""
+        """Return the name of each stage's job in the queue."""
         return {stage: job_name(self.run.run_id, stage) for stage in JOB_STAGES}
 
     def site(self) -> Site:
         """Return the site that the jobs were submitted to."""
-        return validate(read_object(self.site_file, "submit the run with `idxtrain submit`"), str(self.site_file))
+        return validate(read_object(self.site_file, _SUBMIT), str(self.site_file))
 
     def jobs(self) -> dict[str, str]:
-        """Return the job ID of each stage that was submitted."""
-        found = read_object(self.jobs_file, "submit the run with `idxtrain submit`")
-        return {stage: str(job) for stage, job in found.items()}
+        """Return the job ID of each submitted stage."""
+        return {stage: str(job) for stage, job in read_object(self.jobs_file, _SUBMIT).items()}
 
     def write_jobs(self, jobs: Mapping[str, str]) -> None:
-        """Write down which job does which stage."""
+        """Record the job ID of each stage."""
         write_json(self.jobs_file, dict(jobs))
-        date_last(self.run, _jobs_file)
+        runs.date_last(self.run, _jobs_file)
 
-    def note(self, event: Event, **facts: Any) -> None:
-        """Add to the history; on a full disk it stays as it is."""
+    def record(self, event: Event, **facts: Any) -> None:
+        """Append an event to the history. On a full disk the history stays as it is."""
         with suppress(OSError), self.history_file.open("a", encoding="utf-8") as history:
             history.write(json.dumps({"time": round(time.time(), 1), "event": event, **facts}) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the history since the jobs were submitted last; a torn line is passed over."""
+        """Return the history since the last submission. A line that is not JSON is skipped."""
         entries: list[dict[str, Any]] = []
         for line in _lines(self.history_file):
             with suppress(ValueError):
@@ -94,21 +94,21 @@ class SlurmJobs:
         return entries
 
     def last(self, stage: str, event: Event) -> dict[str, Any]:
-        """Return the last such event of a stage; an empty dict where there is none."""
-        found = [entry for entry in self.history() if (entry.get("stage"), entry["event"]) == (stage, event)]
-        return found[-1] if found else {}
+        """Return the last event of this kind for a stage, or an empty dict."""
+        entries = [entry for entry in self.history() if (entry.get("stage"), entry["event"]) == (stage, event)]
+        return entries[-1] if entries else {}
 
     def is_done(self, stage: JobStage) -> bool:
-        """Tell whether a job need not run."""
+        """Return whether all stages of a job are done."""
         return all(is_done(self.run, name) for name in _STAGES_OF[stage])
 
     def checkpoint_step(self) -> int:
-        """Return the step of the last checkpoint; 0 where there is none."""
+        """Return the step of the last checkpoint, or 0."""
         names = [path.stem.removeprefix("step-") for path in self.run.checkpoints.glob("step-*.safetensors")]
         return max((int(name) for name in names if name.isdigit()), default=0)
 
     def require_progress(self, stage: JobStage, max_restarts: int) -> None:
-        """Raise IdxtrainError where the last starts of a stage, more than allowed, have all begun at this same step."""
+        """Raise IdxtrainError where a stage started more than `max_restarts` times in a row at the same step."""
         step = self.checkpoint_step()
         starts = [e for e in self.history() if (e.get("stage"), e["event"]) == (stage, "started")]
         fruitless = 0
@@ -118,22 +118,22 @@ class SlurmJobs:
             fruitless += 1
         if fruitless > max_restarts:
             raise IdxtrainError(
-                f"{stage}: was started {fruitless} times at step {step} and came no further; give it more time or "
-                "checkpoints more often (train.checkpoint_every_steps), then submit the run again"
+                f"{stage}: started {fruitless} times at step {step} without progress; fix: give it more time, or more "
+                "checkpoints (train.checkpoint_every_steps), then submit the run again"
             )
 
-    def last_words(self, stage: str, job: str, since: int = 0) -> str:
-        """Return the last line `idxtrain: …` in a job's log behind byte `since`, without its first word."""
+    def last_error(self, stage: str, job: str, since: int = 0) -> str:
+        """Return the last error line, `idxtrain: …`, in a job's log after byte `since`, without that prefix."""
         try:
             with self.log_file(stage, job).open("rb") as log:
-                log.seek(max(since, log.seek(0, os.SEEK_END) - _TAIL))
+                log.seek(max(since, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
                 lines = log.read().decode(errors="replace").splitlines()
         except OSError:
             return ""
         return next((line.partition(": ")[2] for line in reversed(lines) if line.startswith("idxtrain: ")), "")
 
     def log_size(self, stage: str, job: str) -> int:
-        """Return how much a job's log holds by now, in bytes."""
+        """Return the size of a job's log in bytes."""
         try:
             return self.log_file(stage, job).stat().st_size
         except OSError:
@@ -141,20 +141,18 @@ class SlurmJobs:
 
 
 def submitted_run(run_id: str | None, work: Work) -> SlurmJobs:
-    """Return the jobs of the run that is named, else of the last submitted; raise InputError where there are none."""
-    from pipelines import runs
-
+    """Return the jobs of this run, or of the run submitted last; raise InputError where there are none."""
     if run_id:
-        found = runs.find(work, run_id)
-        if found is None:
-            raise InputError(f"found no run {run_id} in {work.runs}; `idxtrain submit` makes one")
-        jobs = SlurmJobs(found)
+        run = runs.find(work, run_id)
+        if run is None:
+            raise InputError(f"run {run_id}: found no such run in {work.runs}; fix: {_SUBMIT}")
+        jobs = SlurmJobs(run)
         if not jobs.jobs_file.exists():
-            raise InputError(f"run {run_id}: was not submitted; submit it with `idxtrain submit --run-id {run_id}`")
+            raise InputError(f"run {run_id}: was not submitted; fix: `idxtrain submit --run-id {run_id}`")
         return jobs
     last = runs.latest(work, _jobs_file)
     if last is None:
-        raise InputError(f"found no submitted run in {work.runs}; `idxtrain submit` makes one")
+        raise InputError(f"--work {work.path}: found no submitted run in {work.runs}; fix: {_SUBMIT}")
     return SlurmJobs(last)
 
 

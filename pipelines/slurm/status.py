@@ -1,6 +1,6 @@
-"""idxtrain status, cancel and logs: what became of a run's Slurm jobs.
+"""idxtrain status, cancel and logs: the state of a run's Slurm jobs.
 
-Told by the queue while that knows them, then by Slurm's accounting where there is one, then by the run directory.
+A job's state comes from the queue while Slurm keeps it there, else from Slurm's accounting or the run directory.
 """
 
 import json
@@ -14,74 +14,102 @@ from deploy.slurm import queue
 from deploy.slurm.queue import NoSlurmError, Queued
 from deploy.slurm.site import JOB_STAGES, JobStage
 from jobs.errors import IdxtrainError, InputError, ResumableError
+from jobs.text_table import text_table
 from pipelines.slurm.jobs import SlurmJobs
 
 _FOLLOW_SECONDS = 0.5
-_ASK_SECONDS = 5.0  # between two questions to the controller, which all users share
-_TAIL_BYTES = 4096
+_ASK_SECONDS = 5.0  # between two requests to the controller, which all users share
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """One stage's job. `state`: Slurm's; `code`: the exit code of a stage that failed, else 0."""
+    """The job of one stage. `state`: Slurm's; `detail`: for people; `code`: the exit code of a failed stage, else 0."""
 
     stage: str
     job: str
     state: str
     elapsed: str
     nodes: str
-    note: str
+    detail: str
     code: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class _JobFacts:
+    """What is known of a job. `reason`: why it waits, as Slurm names it."""
+
+    state: str
+    elapsed: str = ""
+    nodes: str = ""
+    reason: str = ""
+
+
 def rows(jobs: SlurmJobs) -> list[Row]:
-    """Return what became of each stage, in order."""
+    """Return the state of each stage's job, in order."""
     known = jobs.jobs()
     try:
         queued = {job.job: job for job in queue.find(jobs.names().values(), known.values())}
     except NoSlurmError:
         queued = {}
-    found: list[Row] = []
+    stages: list[Row] = []
     for stage in JOB_STAGES:
-        failed = next((row for row in found if row.code), None)
-        found.append(_row(jobs, stage, known.get(stage, ""), queued.get(known.get(stage, "")), failed))
-    return found
+        failed = next((row for row in stages if row.code), None)
+        stages.append(_row(jobs, stage, known.get(stage, ""), queued.get(known.get(stage, "")), failed))
+    return stages
 
 
 def _row(jobs: SlurmJobs, stage: JobStage, job: str, queued: Queued | None, failed: Row | None) -> Row:
-    if not job or jobs.is_done(stage):
-        done = jobs.is_done(stage)
+    """Return the row of one stage. `failed`: the row of an earlier stage that failed."""
+    if jobs.is_done(stage):
         elapsed, nodes = (queued.elapsed, queued.nodes) if queued else ("", "")
-        return Row(stage, job, "COMPLETED" if done else "", elapsed, nodes, "done" if done else "not submitted")
-    state, elapsed, nodes, reason = _facts(jobs, stage, job, queued)
-    if state == "PENDING":
-        waits = {"Dependency": "waits for the stage before", "BeginTime": "starts again soon"}.get(reason, reason)
-        return Row(stage, job, state, elapsed, nodes, waits)
-    if state in ("RUNNING", "COMPLETING", "CONFIGURING"):
-        return Row(stage, job, state, elapsed, nodes, _progress(jobs) if stage == "train" else "")
-    if failed:
-        return Row(stage, job, state, elapsed, nodes, f"cannot run, as {failed.stage} failed")
-    ended = jobs.last(stage, "ended")
-    told = ended.get("job") == job and ended.get("code")
-    if state == "CANCELLED" and (not told or ended["code"] == ResumableError.exit_code):
-        return Row(stage, job, state, elapsed, nodes, "cancelled", ResumableError.exit_code)
-    code = int(ended["code"]) if told else IdxtrainError.exit_code
-    host = f" on {ended['host']}" if ended.get("host") else ""
-    return Row(stage, job, state, elapsed, nodes, str((told and ended.get("why")) or f"ended as {state}{host}"), code)
+        facts, detail, code = _JobFacts(state="COMPLETED", elapsed=elapsed, nodes=nodes), "done", 0
+    elif not job:
+        facts, detail, code = _JobFacts(state=""), "not submitted", 0
+    else:
+        facts = _facts(jobs, stage, job, queued)
+        detail, code = _detail(jobs, stage, job, facts, failed)
+    return Row(
+        stage=stage,
+        job=job,
+        state=facts.state,
+        elapsed=facts.elapsed,
+        nodes=facts.nodes,
+        detail=detail,
+        code=code,
+    )
 
 
-def _facts(jobs: SlurmJobs, stage: str, job: str, queued: Queued | None) -> tuple[str, str, str, str]:
-    """Return a job's state, time, nodes, and the reason why it is not running."""
+def _facts(jobs: SlurmJobs, stage: str, job: str, queued: Queued | None) -> _JobFacts:
+    """Return what the first source that knows the job reports: the queue, the accounting, the run directory."""
     if queued:
-        return queued.state, queued.elapsed, queued.nodes, queued.reason
+        return _JobFacts(state=queued.state, elapsed=queued.elapsed, nodes=queued.nodes, reason=queued.reason)
     accounted = queue.account(job)
     if accounted:
-        return *accounted, "", ""
+        state, elapsed = accounted
+        return _JobFacts(state=state, elapsed=elapsed)
     ended = jobs.last(stage, "ended")
     if ended.get("job") == job:
-        return "FAILED" if ended["code"] else "COMPLETED", "", "", ""
+        return _JobFacts(state="FAILED" if ended["code"] else "COMPLETED")
     started = jobs.last(stage, "started")
-    return ("LOST" if started.get("job") == job else "CANCELLED"), "", "", ""
+    return _JobFacts(state="LOST" if started.get("job") == job else "CANCELLED")
+
+
+def _detail(jobs: SlurmJobs, stage: JobStage, job: str, facts: _JobFacts, failed: Row | None) -> tuple[str, int]:
+    """Return what to show beside a job that is not done, and its exit code: 0 unless it failed."""
+    if facts.state == "PENDING":
+        waits = {"Dependency": "waits for the stage before", "BeginTime": "restarts soon"}
+        return waits.get(facts.reason, facts.reason), 0
+    if facts.state in ("RUNNING", "COMPLETING", "CONFIGURING"):
+        return _progress(jobs) if stage == "train" else "", 0
+    if failed:
+        return f"cannot run, as {failed.stage} failed", 0
+    ended = jobs.last(stage, "ended")
+    recorded = bool(ended.get("job") == job and ended.get("code"))
+    if facts.state == "CANCELLED" and (not recorded or ended["code"] == ResumableError.exit_code):
+        return "cancelled", ResumableError.exit_code
+    host = f" on {ended['host']}" if ended.get("host") else ""
+    why = str((recorded and ended.get("why")) or f"ended as {facts.state}{host}")
+    return why, int(ended["code"]) if recorded else IdxtrainError.exit_code
 
 
 def _progress(jobs: SlurmJobs) -> str:
@@ -92,69 +120,67 @@ def _progress(jobs: SlurmJobs) -> str:
         return "starting"
 
 
-def lines(jobs: SlurmJobs, found: Sequence[Row]) -> list[str]:
-    """Return the table, one stage a line; then, of a run that failed, which stage and why, on one line."""
-    table = [(row.stage, row.job or "–", row.state or "–", row.elapsed, row.nodes, row.note) for row in found]
-    shown = [("stage", "job", "state", "time", "nodes", ""), *table]
-    shown = [
-        (*cells[:-1], "" if row and row.code else cells[-1]) for cells, row in zip(shown, (None, *found), strict=True)
-    ]
-    widths = [max(len(cells[column]) for cells in shown) for column in range(5)]
-    text = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)), cells[-1]]).rstrip()
-        for cells in shown
-    ]
-    restarts = len([entry for entry in jobs.history() if entry["event"] == "started" and entry.get("stage") == "train"])
-    if restarts > 1:
-        text.append(f"train was started {restarts} times; why is in {jobs.history_file}")
-    text += [f"{row.stage} failed (job {row.job}): {row.note}" for row in found if row.code]
+def lines(jobs: SlurmJobs, stages: Sequence[Row]) -> list[str]:
+    """Return the table, one line per stage, then one line per failed stage with the reason."""
+    text = text_table(
+        ("stage", "job", "state", "time", "nodes", ""),
+        [
+            (row.stage, row.job or "–", row.state or "–", row.elapsed, row.nodes, "" if row.code else row.detail)
+            for row in stages
+        ],
+    )
+    starts = len([entry for entry in jobs.history() if entry["event"] == "started" and entry.get("stage") == "train"])
+    if starts > 1:
+        text.append(f"train was started {starts} times; the reasons are in {jobs.history_file}")
+    text += [f"{row.stage} failed (job {row.job}): {row.detail}" for row in stages if row.code]
     return text
 
 
-def exit_code(found: Sequence[Row]) -> int:
-    """Return the exit code of the first stage that failed, else 0."""
-    return next((row.code for row in found if row.code), 0)
+def exit_code(stages: Sequence[Row]) -> int:
+    """Return the exit code of the first stage that failed, or 0."""
+    return next((row.code for row in stages if row.code), 0)
 
 
 def cancel(jobs: SlurmJobs) -> list[str]:
     """Cancel all jobs of a run that are not over; return their IDs."""
-    found = queue.find(jobs.names().values(), jobs.jobs().values())
-    going = [job.job for job in found if not job.over]
-    queue.cancel(going)
-    return going
+    active = [job.job for job in queue.find(jobs.names().values(), jobs.jobs().values()) if not job.over]
+    queue.cancel(active)
+    return active
 
 
 def log_lines(jobs: SlurmJobs, follow: bool) -> Iterator[str]:
-    """Yield what the run's jobs said, stage by stage; with `follow`, what they say, until none is in the queue."""
-    known = jobs.jobs()
-    places: dict[Path, int] = {}
-    asked, going = float("-inf"), True
-    while going:
-        if follow and time.monotonic() - asked > _ASK_SECONDS:
+    """Yield the lines of the jobs' logs, stage by stage; with `follow`, new lines too, until no job is queued.
+
+    Raises InputError where no log exists yet.
+    """
+    offsets: dict[Path, int] = {}
+    asked, is_active = float("-inf"), True
+    while is_active:
+        if not follow:
+            is_active = False
+        elif time.monotonic() - asked > _ASK_SECONDS:
             asked = time.monotonic()
-            going = any(not job.over for job in queue.find(jobs.names().values(), jobs.jobs().values()))
-        elif not follow:
-            going = False
+            is_active = any(not job.over for job in queue.find(jobs.names().values(), jobs.jobs().values()))
         known = jobs.jobs()
         for stage in JOB_STAGES:
             if stage in known:
-                yield from _new_lines(jobs.log_file(stage, known[stage]), places, stage)
-        if going:
+                yield from _new_lines(jobs.log_file(stage, known[stage]), offsets, stage)
+        if is_active:
             time.sleep(_FOLLOW_SECONDS)
-    if not places:
-        raise InputError(f"run {jobs.run.run_id}: its jobs have said nothing yet; see `idxtrain status`")
+    if not offsets:
+        raise InputError(f"run {jobs.run.run_id}: found no logs of its jobs yet; fix: see `idxtrain status`")
 
 
-def _new_lines(path: Path, places: dict[Path, int], stage: str) -> Iterator[str]:
-    """Yield the whole lines that were added to a file since it was last looked at."""
+def _new_lines(path: Path, offsets: dict[Path, int], stage: str) -> Iterator[str]:
+    """Yield the whole lines of a file after its offset in bytes; advance the offset."""
     try:
         with path.open("rb") as log:
-            log.seek(places.get(path, 0))
+            log.seek(offsets.get(path, 0))
             text = log.read()
     except OSError:
         return
-    if path not in places:
+    if path not in offsets:
         yield f"==> {stage} ({os.path.relpath(path)})"
     whole = text.rpartition(b"\n")[0] + b"\n" if b"\n" in text else b""
-    places[path] = places.get(path, 0) + len(whole)
+    offsets[path] = offsets.get(path, 0) + len(whole)
     yield from whole.decode(errors="replace").splitlines()

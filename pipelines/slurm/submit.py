@@ -1,4 +1,4 @@
-"""idxtrain submit: the pipeline as a chain of Slurm jobs, each of which waits for the one before to end well."""
+"""idxtrain submit: the pipeline as a chain of Slurm jobs, each of which starts when the one before has succeeded."""
 
 import os
 import sys
@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.slurm import commands, queue, script
-from deploy.slurm import site as sites
-from deploy.slurm.site import JOB_STAGES, JobStage, Site
+from deploy.slurm.site import JOB_STAGES, JobStage, Site, read, validate
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import write_json, write_text
 from jobs.python import module_command
@@ -23,33 +22,33 @@ from pipelines.slurm.jobs import SlurmJobs
 
 
 def load_site(name: str, assignments: Sequence[str]) -> Site:
-    """Return a site by name or file, with some of its values set anew."""
-    values: dict[str, Any] = sites.read(name)
+    """Return a site by name or file, changed by assignments as --site-set takes them."""
+    values: dict[str, Any] = read(name)
     assign(values, assignments, "--site-set", "train.nodes=4")
-    return sites.validate(values, f"--site {name}")
+    return validate(values, f"--site {name}")
 
 
 def config_for(site: Site, options: Options, existing: RunDir | None) -> Config:
-    """Return the run's config, with as many ranks as the site gives; raise InputError where that cannot train."""
+    """Return the run's config with the site's number of ranks; raise InputError where it cannot train there."""
     if options.np is not None and options.np != site.ranks:
         raise InputError(
             f"--np {options.np}: found {site.train.nodes} × {site.train.ranks_per_node} ranks in the site; "
-            "set --site-set train.nodes=… or train.ranks_per_node=… instead"
+            "fix: set --site-set train.nodes=… or train.ranks_per_node=… instead"
         )
-    work = request.place(options).path
+    work = request.work_dir(options).path
     if site.container is not None and any(c in str(work) for c in ",:"):
         raise InputError(
-            f"--work {work}: found a comma or colon in its path, at which Apptainer splits, expected none; "
-            "fix: give another --work, or a site without container"
+            f"--work {work}: found a comma or colon in its path, where Apptainer splits it, expected none; "
+            "fix: give another --work, or a site without a container"
         )
     config = request.config_of(replace(options, np=site.ranks), existing)
     check_config(config.train, site.ranks)
     if config.fetch.data and not Path(config.fetch.data).is_dir():
-        raise InputError(f"--data {config.fetch.data}: found no such folder; give the one with your archives")
+        raise InputError(f"--data {config.fetch.data}: found no such folder; fix: give the folder of your archives")
     return config
 
 
-def scripts(site: Site, run: RunDir) -> dict[JobStage, str]:
+def batch_scripts(site: Site, run: RunDir) -> dict[JobStage, str]:
     """Return the batch script of each stage."""
     return {
         stage: script.batch_script(site, stage, script.stage_job(stage, run.slurm, run.run_id, job_command(stage, run)))
@@ -58,50 +57,56 @@ def scripts(site: Site, run: RunDir) -> dict[JobStage, str]:
 
 
 def job_command(stage: str, run: RunDir) -> tuple[str, ...]:
-    """Return what a stage's job runs."""
+    """Return the argv of a stage's job."""
     return module_command("pipelines.slurm.job", stage, str(run.path))
 
 
 def preview(site: Site, run: RunDir, config: Config) -> str:
-    """Return all that would be submitted, how, and how the training would start."""
+    """Return everything that `submit` would submit, and how prepare and the training would start."""
     jobs = SlurmJobs(run)
     parts, before = [], None
-    for stage, text in scripts(site, run).items():
+    for stage, text in batch_scripts(site, run).items():
         line = " ".join(script.submission(jobs.script_file(stage), f"ID_OF_{before.upper()}" if before else None))
         parts.append(f"# {line}\n{text}")
         before = stage
     hosts = [f"NODE{n}" for n in range(1, site.train.nodes + 1)]
     prepare = commands.prepare_launch(site, config.spark.master, sys.executable, run.path)
     train = commands.train_launch(site, config.launch, sys.executable, run.path, site.ranks, hosts)
-    return "\n".join([*parts, f"# prepare starts so\n# {prepare}\n", f"# the training starts so\n# {train}\n"])
+    return "\n".join([*parts, f"# prepare starts with\n# {prepare}\n", f"# the training starts with\n# {train}\n"])
 
 
 def submit(run: RunDir, site: Site, config: Config) -> dict[str, str]:
-    """Submit the stages that are not done; return the job ID of each. Nothing is submitted where one is refused.
+    """Submit the unfinished stages; return the job ID of each. If one is refused, none stays submitted.
 
-    Raises InputError where jobs of the run are queued, or another process works on it, or Slurm refuses a job.
+    Raises InputError where jobs of the run are queued, another process works on the run, or Slurm refuses a job.
     """
     jobs = SlurmJobs(run)
     _require_none_queued(jobs)
     with RunLock(run):
         runs.freeze(run, config)
-        _require_none_queued(jobs)  # a rival may have been quicker
+        _require_none_queued(jobs)  # another process may have submitted it before we had the lock
         jobs.folder.mkdir(mode=0o700, exist_ok=True)
         write_json(jobs.site_file, site.model_dump(mode="json"))
-        for stage, text in scripts(site, run).items():
+        for stage, text in batch_scripts(site, run).items():
             write_text(jobs.script_file(stage), text)
-        wanted: list[JobStage] = [stage for stage in JOB_STAGES if not jobs.is_done(stage)]
-        jobs.note("submitted", stages=wanted)
-        found: dict[str, str] = {}
-        try:
-            for stage in wanted:
-                after = found[wanted[wanted.index(stage) - 1]] if found else None
-                found[stage] = queue.submit(jobs.script_file(stage), after, os.environ)
-        except IdxtrainError:
-            queue.cancel(list(found.values()))
-            raise
-        jobs.write_jobs(found)
-    return found
+        unfinished: list[JobStage] = [stage for stage in JOB_STAGES if not jobs.is_done(stage)]
+        jobs.record("submitted", stages=unfinished)
+        submitted = _submit_chain(jobs, unfinished)
+        jobs.write_jobs(submitted)
+    return submitted
+
+
+def _submit_chain(jobs: SlurmJobs, stages: Sequence[JobStage]) -> dict[str, str]:
+    """Submit these stages, each to start after the one before; cancel all where one is refused."""
+    submitted: dict[str, str] = {}
+    before = None
+    try:
+        for stage in stages:
+            before = submitted[stage] = queue.submit(jobs.script_file(stage), before, os.environ)
+    except IdxtrainError:
+        queue.cancel(list(submitted.values()))
+        raise
+    return submitted
 
 
 def _require_none_queued(jobs: SlurmJobs) -> None:
@@ -110,5 +115,6 @@ def _require_none_queued(jobs: SlurmJobs) -> None:
         listed = ", ".join(f"{job.job} ({job.name.rpartition('.')[2]}, {job.state})" for job in waiting)
         run_id = jobs.run.run_id
         raise InputError(
-            f"--run-id {run_id}: found its jobs in the queue: {listed}; wait for them, or `idxtrain cancel {run_id}`"
+            f"--run-id {run_id}: found its jobs in the queue: {listed}; "
+            f"fix: wait for them, or `idxtrain cancel {run_id}`"
         )

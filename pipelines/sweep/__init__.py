@@ -1,1 +1,1 @@
-"""A recipe at every point of a grid of options."""
+"""A sweep: the same recipe at every point of a grid."""

@@ -1,8 +1,10 @@
-"""Sweeps run: here, one point after another; or on Slurm, as an array between a prepare job and the table.
+"""A sweep on this machine, one point after the other, or on Slurm, as an array.
+
+On Slurm a prepare job comes before the array. The last job is
 
     python -m pipelines.sweep.run WORK NAME
 
-is the last job of the latter: it prints the table and evaluates the best point's run.
+which prints the table and evaluates the run of the best point.
 """
 
 import logging
@@ -15,42 +17,42 @@ from pathlib import Path
 from deploy.slurm import queue, script
 from deploy.slurm.site import Site
 from jobs.errors import IdxtrainError, InputError, ReportedError, ResumableError
+from jobs.exit_codes import exit_codes
 from jobs.files import write_json, write_text
 from jobs.logs import log_to_stderr
 from jobs.python import module_command
-from jobs.run_dir import Work
+from jobs.run_dir import RunDir, Work
 from jobs.umask import keep_others_from_writing
 from pipelines import request, runs
 from pipelines.config import Config
 from pipelines.lock import RunLock
 from pipelines.request import Options
-from pipelines.slurm import job, submit
+from pipelines.slurm.job import run_job
 from pipelines.slurm.jobs import SlurmJobs
+from pipelines.slurm.submit import config_for, job_command
 from pipelines.stages import result_line, run_stages
-from pipelines.sweep.grid import Sweep, best, grid, read, results, table
+from pipelines.sweep.grid import Result, Sweep, best, grid_points, read_results, read_sweep, result_table
 
 log = logging.getLogger("idxtrain")
 
 Configs = Mapping[str, Config]  # by run ID
 
 
-def plan(name: str, axes: tuple[str, ...], options: Options, site: Site | None) -> tuple[Sweep, Configs]:
-    """Return the sweep, and the config of each point; raise InputError for a point that cannot be."""
-    work = request.place(options)
-    runs.find(work, name)  # the name is the beginning of its runs' IDs, so it has to be one
-    sweep = Sweep(name, work, grid(name, axes))
+def plan_sweep(name: str, axes: tuple[str, ...], options: Options, site: Site | None) -> tuple[Sweep, Configs]:
+    """Return the sweep and the config of each point; raise InputError for a point that cannot be trained."""
+    work = request.work_dir(options)
+    runs.find(work, name)  # raises InputError for a name that cannot begin a run ID
+    sweep = Sweep(name, work, grid_points(name, axes))
     configs = {}
     for point in sweep.points:
-        wanted = replace(options, run_id=point.run_id, assignments=(*options.assignments, *point.settings))
-        existing = request.find_run(wanted)
-        configs[point.run_id] = (
-            submit.config_for(site, wanted, existing) if site else request.config_of(wanted, existing)
-        )
+        settings = replace(options, run_id=point.run_id, assignments=(*options.assignments, *point.settings))
+        existing = request.find_run(settings)
+        configs[point.run_id] = config_for(site, settings, existing) if site else request.config_of(settings, existing)
     return sweep, configs
 
 
 def run_here(sweep: Sweep, configs: Configs) -> int:
-    """Train all points in sequence, print the table, evaluate the best; return the exit code."""
+    """Train all points one after the other, print the table, evaluate the best; return the exit code."""
     sweep.write()
     failures: dict[str, str] = {}
     for number, point in enumerate(sweep.points, 1):
@@ -58,61 +60,68 @@ def run_here(sweep: Sweep, configs: Configs) -> int:
         run = runs.make(sweep.work, point.run_id)
         try:
             if run_stages(run, configs[point.run_id], "train"):
-                raise ResumableError("sweep: stopped as asked; the same command resumes it")
+                raise ResumableError(f"sweep: stopped on request; fix: resume it with --name {sweep.name}")
         except ReportedError as error:
             if error.exit_code == ResumableError.exit_code:
                 raise
             failures[point.run_id] = f"failed, see {run.logs}"
-    found = results(sweep, failures)
-    _tell(sweep, table(found))
-    chosen = best(found)
-    if chosen:
-        run = sweep.run(chosen.point)
-        run_stages(run, configs[chosen.point.run_id])
-        print(f"best by validation: {chosen.point.run_id}: {', '.join(chosen.point.settings)}")
-        print(result_line(run))
+    results = read_results(sweep, failures)
+    _print_table(sweep, result_table(results))
+    winner = best(results)
+    if winner:
+        run_stages(sweep.run(winner.point), configs[winner.point.run_id])
+        _print_best(sweep, winner)
     return IdxtrainError.exit_code if failures else 0
 
 
 def submit_sweep(sweep: Sweep, configs: Configs, site: Site) -> dict[str, str]:
-    """Submit a sweep: prepare, all points as an array, the table; return the job IDs.
+    """Submit a sweep: prepare, all points as an array, the table; return the job IDs by stage.
 
     Raises InputError where jobs of the sweep are queued, or Slurm refuses one.
     """
-    names = {stage: script.job_name(sweep.name, stage) for stage in ("prepare", "train", "evaluate")}
-    waiting = [found for found in queue.find(names.values()) if not found.over]
-    if waiting:
-        listed = ", ".join(f"{found.job} ({found.state})" for found in waiting)
-        raise InputError(f"--name {sweep.name}: found its jobs in the queue: {listed}; wait for them, or scancel them")
+    _require_none_queued(sweep)
     sweep.write()
     for point in sweep.points:
-        run = runs.make(sweep.work, point.run_id)
-        with RunLock(run):
-            runs.freeze(run, configs[point.run_id])
-            jobs = SlurmJobs(run)
-            jobs.folder.mkdir(mode=0o700, exist_ok=True)
-            write_json(jobs.site_file, site.model_dump(mode="json"))
-            jobs.note("submitted", stages=["train"])
-    texts = scripts(sweep, site)
-    for stage, text in texts.items():
+        _write_run(runs.make(sweep.work, point.run_id), configs[point.run_id], site)
+    for stage, text in batch_scripts(sweep, site).items():
         write_text(sweep.folder / f"{stage}.sh", text)
-    found: dict[str, str] = {}
+    submitted: dict[str, str] = {}
     try:
-        found["prepare"] = queue.submit(sweep.folder / "prepare.sh")
-        found["train"] = queue.submit(sweep.folder / "train.sh", found["prepare"])
-        # However the array ended: a table of the points that were trained is better than none.
-        found["evaluate"] = queue.submit(sweep.folder / "evaluate.sh", found["train"], after_any=True)
+        submitted["prepare"] = queue.submit(sweep.folder / "prepare.sh")
+        submitted["train"] = queue.submit(sweep.folder / "train.sh", submitted["prepare"])
+        # Also after failures in the array: a table of the trained points is better than no table.
+        submitted["evaluate"] = queue.submit(sweep.folder / "evaluate.sh", submitted["train"], after_any=True)
     except IdxtrainError:
-        queue.cancel(list(found.values()))
+        queue.cancel(list(submitted.values()))
         raise
     for number, point in enumerate(sweep.points):
-        first = {"prepare": found["prepare"]} if number == 0 else {}
-        SlurmJobs(sweep.run(point)).write_jobs({**first, "train": f"{found['train']}_{number}"})
-    return found
+        first = {"prepare": submitted["prepare"]} if number == 0 else {}
+        SlurmJobs(sweep.run(point)).write_jobs({**first, "train": f"{submitted['train']}_{number}"})
+    return submitted
 
 
-def scripts(sweep: Sweep, site: Site) -> dict[str, str]:
-    """Return the three batch scripts."""
+def _require_none_queued(sweep: Sweep) -> None:
+    names = [script.job_name(sweep.name, stage) for stage in ("prepare", "train", "evaluate")]
+    waiting = [job for job in queue.find(names) if not job.over]
+    if waiting:
+        listed = ", ".join(f"{job.job} ({job.state})" for job in waiting)
+        raise InputError(
+            f"--name {sweep.name}: found its jobs in the queue: {listed}; fix: wait for them, or scancel them"
+        )
+
+
+def _write_run(run: RunDir, config: Config, site: Site) -> None:
+    """Write what the array's task for this run reads: its config and the site."""
+    with RunLock(run):
+        runs.freeze(run, config)
+        jobs = SlurmJobs(run)
+        jobs.folder.mkdir(mode=0o700, exist_ok=True)
+        write_json(jobs.site_file, site.model_dump(mode="json"))
+        jobs.record("submitted", stages=["train"])
+
+
+def batch_scripts(sweep: Sweep, site: Site) -> dict[str, str]:
+    """Return the three batch scripts by stage: prepare, the array of trainings, and the table."""
     first, number = sweep.run(sweep.points[0]), len(sweep.points)
     any_run = str(sweep.work.runs / f"{sweep.name}-%a")
     logs = script.escaped(sweep.work.runs / sweep.name)
@@ -121,7 +130,7 @@ def scripts(sweep: Sweep, site: Site) -> dict[str, str]:
         name=script.job_name(sweep.name, "prepare"),
         about=f"prepare of {about}",
         log=f"{script.escaped(first.slurm)}/prepare-%j.out",
-        command=submit.job_command("prepare", first),
+        command=job_command("prepare", first),
     )
     array = script.Job(
         name=script.job_name(sweep.name, "train"),
@@ -145,21 +154,22 @@ def scripts(sweep: Sweep, site: Site) -> dict[str, str]:
 
 def table_so_far(sweep: Sweep) -> list[str]:
     """Return the table of a sweep as it is now."""
-    return table(results(sweep, _failures(sweep)))
+    return result_table(read_results(sweep, _failures(sweep)))
 
 
 def finish(sweep: Sweep) -> int:
-    """Print and keep the table of a sweep on Slurm; evaluate the best; return the exit code."""
-    found = results(sweep, _failures(sweep))
-    _tell(sweep, table(found))
-    chosen = best(found)
-    if chosen is None:
-        print(f"idxtrain: sweep {sweep.name}: no point was trained; see the table", file=sys.stderr)
-        return IdxtrainError.exit_code
-    code = job.main("evaluate", sweep.run(chosen.point), os.environ)
+    """Print and save the table of a sweep on Slurm, evaluate the best point; return the exit code.
+
+    Raises IdxtrainError where no point was trained.
+    """
+    results = read_results(sweep, _failures(sweep))
+    _print_table(sweep, result_table(results))
+    winner = best(results)
+    if winner is None:
+        raise IdxtrainError(f"sweep {sweep.name}: no point was trained; the reasons are in the table")
+    code = run_job("evaluate", sweep.run(winner.point), os.environ)
     if code == 0:
-        print(f"best by validation: {chosen.point.run_id}: {', '.join(chosen.point.settings)}")
-        print(result_line(sweep.run(chosen.point)))
+        _print_best(sweep, winner)
     return code
 
 
@@ -168,7 +178,13 @@ def _failures(sweep: Sweep) -> dict[str, str]:
     return {run_id: str(entry.get("why", "")) for run_id, entry in ended.items() if entry.get("code")}
 
 
-def _tell(sweep: Sweep, lines: list[str]) -> None:
+def _print_best(sweep: Sweep, winner: Result) -> None:
+    print(f"best by validation: {winner.point.run_id}: {', '.join(winner.point.settings)}")
+    print(result_line(sweep.run(winner.point)))
+
+
+def _print_table(sweep: Sweep, lines: list[str]) -> None:
+    """Print the table and save it in the sweep's folder."""
     write_text(sweep.folder / "table.txt", "\n".join(lines) + "\n")
     print(*lines, sep="\n", flush=True)
 
@@ -176,8 +192,5 @@ def _tell(sweep: Sweep, lines: list[str]) -> None:
 if __name__ == "__main__":
     keep_others_from_writing()
     log_to_stderr()
-    try:
-        sys.exit(finish(read(sys.argv[2], Work(Path(sys.argv[1])))))
-    except IdxtrainError as error:
-        print(f"idxtrain: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    with exit_codes():
+        sys.exit(finish(read_sweep(sys.argv[2], Work(Path(sys.argv[1])))))

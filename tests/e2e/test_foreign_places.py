@@ -1,4 +1,4 @@
-"""A run is the same wherever it is started: other people's modules, variables and settings do not reach it."""
+"""A run gives the same result wherever it starts: foreign modules, variables and settings do not reach it."""
 
 import hashlib
 import json
@@ -17,13 +17,13 @@ from jobs.stage import read_record
 from tests.conftest import MakeArchives
 
 PROGRAM = str(Path(sys.executable).with_name("idxtrain"))
-# Deterministic: the same bits on one rank and on two. `fast` convolves, so where the channels lie matters.
+# Deterministic: the same bits on one rank and on two. `fast` has convolutions, so the channel order matters.
 SETTINGS = ("train.deterministic=true", "train.slices=2", "train.epochs=1", "train.batch_size=32")
-NOT_OURS = "open({told!r}, 'a').write(__file__ + '\\n')\nraise SystemExit('not ours: ' + __file__)\n"
+NOT_OURS = "open({log!r}, 'a').write(__file__ + '\\n')\nraise SystemExit('not ours: ' + __file__)\n"
 
 
-def result_of(run: RunDir, said: str) -> tuple[str, str, str]:
-    """What must not change: the dataset, every weight, and the result."""
+def result_of(run: RunDir, stdout: str) -> tuple[str, str, str]:
+    """Return what must not change: dataset ID, hash of all weights, and the printed result."""
     digest = hashlib.sha256()
 
     def add(name: str, node: object) -> None:
@@ -32,17 +32,17 @@ def result_of(run: RunDir, said: str) -> tuple[str, str, str]:
 
     with ZipFile(run.model_file) as archive, archive.open("model.weights.h5") as weights, h5py.File(weights) as tree:
         tree.visititems(add)
-    return read_record(run, "prepare").outputs["dataset_id"], digest.hexdigest(), said
+    return read_record(run, "prepare").outputs["dataset_id"], digest.hexdigest(), stdout
 
 
 def run(
-    place: Path, data: Path, ranks: int, environment: Mapping[str, str], umask: str = "022", streams: str = ""
+    folder: Path, data: Path, ranks: int, environment: Mapping[str, str], umask: str = "022", streams: str = ""
 ) -> tuple[str, str, str]:
-    work = place / "work"
+    work = folder / "work"
     options = [word for setting in SETTINGS for word in ("--set", setting)]
     words = ["run" if ranks == 1 else "train", "--data", data, "--work", work, "--run-id", "r", "--np", ranks, *options]
     command = ["bash", "-c", f'umask {umask}; exec "$0" "$@" {streams}', PROGRAM, *map(str, words)]
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     made = RunDir(work / "runs" / "r")
     logs = "".join(path.read_text(errors="replace") for path in made.logs.glob("*.log"))
     assert done.returncode == 0, done.stderr + logs
@@ -62,12 +62,12 @@ def clean(tmp_path_factory: pytest.TempPathFactory, data: Path) -> tuple[str, st
     return run(tmp_path_factory.mktemp("clean"), data, 1, os.environ)
 
 
-def foreign(folder: Path, told: Path) -> Path:
-    """Make a folder in which everything has the name of something of ours, or of Python's own."""
+def foreign(folder: Path, log: Path) -> Path:
+    """Make a folder of modules with the names of ours and of Python's own; each records its import in `log`."""
     for name in ("models.py", "random.py", "numpy.py", "jobs/__init__.py", "deploy/__init__.py"):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(NOT_OURS.format(told=str(told)), encoding="utf-8")
+        path.write_text(NOT_OURS.format(log=str(log)), encoding="utf-8")
     return folder
 
 
@@ -81,14 +81,14 @@ def keras_home(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("ranks", "umask", "streams"), [(1, "000", ""), (2, "077", "<&- 2>&-")], ids=["one rank", "two ranks"]
 )
-def test_nothing_around_a_run_changes_it(
+def test_foreign_modules_variables_and_settings_do_not_change_a_run(
     ranks: int, umask: str, streams: str, tmp_path: Path, data: Path, clean: tuple[str, str, str]
 ) -> None:
-    told = tmp_path / "told"
-    place, path = foreign(tmp_path / "place", told), foreign(tmp_path / "path", told)
+    log = tmp_path / "imported"
+    here, path = foreign(tmp_path / "here", log), foreign(tmp_path / "path", log)
     home = tmp_path / "home"
     home.mkdir()
-    settings = keras_home(home / ".keras")  # which counts where KERAS_HOME names no other
+    settings = keras_home(home / ".keras")  # used where KERAS_HOME is not set
     environment = {
         **os.environ,
         "HOME": str(home),
@@ -111,7 +111,7 @@ def test_nothing_around_a_run_changes_it(
     }
     if ranks == 1:
         environment["KERAS_HOME"] = str(settings.rename(tmp_path / "keras"))
-    dataset, weights, said = run(place, data, ranks, environment, umask, streams)
+    dataset, weights, stdout = run(here, data, ranks, environment, umask, streams)
     assert (dataset, weights) == clean[:2]
-    assert said == (clean[2] if ranks == 1 else "")  # the training alone prints no result
-    assert not told.exists()
+    assert stdout == (clean[2] if ranks == 1 else "")  # the training alone prints no result
+    assert not log.exists()

@@ -1,4 +1,4 @@
-"""`idxtrain run` on small data sets of shapes and classes that no constant in the code knows."""
+"""`idxtrain run` on small data sets whose shapes and numbers of classes appear nowhere in the code."""
 
 import gzip
 import json
@@ -13,7 +13,7 @@ from tests.conftest import ODD_FOLDER, Idxtrain, MakeArchives
 from tests.support.open_files import allowed
 
 RESULT = re.compile(r"test accuracy (0\.\d{4}|1\.0000) \((\d+) errors in (\d+)\)")
-QUICK = ("--set", "train.batch_size=32", "--set", "train.epochs=3", "--set", "train.learning_rate=0.003")
+FAST = ("--set", "train.batch_size=32", "--set", "train.epochs=3", "--set", "train.learning_rate=0.003")
 
 
 def metrics_of(work: Path, run_id: str) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def metrics_of(work: Path, run_id: str) -> dict[str, Any]:
     ("shape", "classes", "train", "test", "ranks", "umask", "forbidden"),
     [((50, 50), 16, 960, 160, 1, 0, 0o002), ((12, 20), 3, 601, 101, 2, 0o077, 0o077)],
 )
-def test_any_shape_classes_and_umask_in_a_folder_of_any_name(
+def test_a_run_works_for_any_shape_classes_umask_and_folder_name(
     idxtrain: Idxtrain,
     make_archives: MakeArchives,
     tmp_path: Path,
@@ -42,7 +42,7 @@ def test_any_shape_classes_and_umask_in_a_folder_of_any_name(
     make_archives(folder / "data", shape, classes, train=train, test=test)
     with_umask(umask)
     work = folder / "work"
-    options = ("--data", folder / "data", "--work", work, "--run-id", "one", "--np", ranks, *QUICK)
+    options = ("--data", folder / "data", "--work", work, "--run-id", "one", "--np", ranks, *FAST)
     done = idxtrain("run", *options)
     assert done.returncode == 0, done.stderr
     match = RESULT.fullmatch(done.stdout.splitlines()[-1])
@@ -62,12 +62,12 @@ def test_any_shape_classes_and_umask_in_a_folder_of_any_name(
     again = idxtrain("run", *options)
     assert again.returncode == 0, again.stderr
     assert again.stdout == done.stdout
-    assert again.stderr.count("done already") == 4
+    assert again.stderr.count("already done, skipped") == 4
 
     evaluated = idxtrain("evaluate", "--work", work)
     assert evaluated.stdout == done.stdout
     assert allowed(work, forbidden) == []
-    # Spark once made folders of what lies on either side of a comma, one of them in the current folder.
+    # Spark once split the path at its comma and made a folder of each part, one of them in the current folder.
     assert [path.name for path in (*tmp_path.iterdir(), *folder.parent.iterdir())] == ["my data", "a,b#c"]
 
 
@@ -93,14 +93,14 @@ BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "truncated": (lambda plain: gzip.compress(plain[:-1]), "bytes"),
     "trailing bytes": (lambda plain: gzip.compress(plain + b"x"), "bytes"),
     "corrupt gzip": (lambda plain: gzip.compress(plain)[:-6] + b"\0" * 6, "gzip"),
-    "size that the file cannot hold": (lambda plain: gzip.compress(break_count(plain)), "4294967295"),
+    "size beyond the end of the file": (lambda plain: gzip.compress(break_count(plain)), "4294967295"),
     "gzip bomb": (lambda plain: gzip.compress(plain + bytes(50 << 20)), "bytes"),
     "another number of labels": (lambda plain: gzip.compress(fewer_rows(plain)), "train-labels"),
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_bad_archive_is_refused_and_leaves_nothing(
+def test_a_bad_archive_is_refused_and_leaves_no_dataset(
     idxtrain: Idxtrain, make_archives: MakeArchives, tmp_path: Path, kind: str
 ) -> None:
     data, work = tmp_path / "data", tmp_path / "work"
@@ -111,10 +111,10 @@ def test_a_bad_archive_is_refused_and_leaves_nothing(
     (data / "train-images-idx3-ubyte.gz").write_bytes(broken(plain))
     done = idxtrain("run", "--data", data, "--work", work)
     assert done.returncode == 2, done.stderr
-    complaints = [line for line in done.stderr.splitlines() if line.startswith("idxtrain:")]
-    assert len(complaints) == 1
-    assert "train-images-idx3-ubyte.gz" in complaints[0]
-    assert named in complaints[0]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("idxtrain:")]
+    assert len(errors) == 1
+    assert "train-images-idx3-ubyte.gz" in errors[0]
+    assert named in errors[0]
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     datasets = work / "datasets"

@@ -86,7 +86,7 @@ def cron_daemon() -> Iterator[None]:
 def test_debians_cron_runs_the_retraining(folder: Path) -> None:
     with cron_daemon():
         assert schedule(folder, "cron", "--install") == "crontab: installed idxtrain-retrain-data\n"
-        assert schedule(folder, "cron", "--install").endswith("is there already, as it should be\n")
+        assert schedule(folder, "cron", "--install").endswith("is already installed, unchanged\n")
         wait_for(lambda: " begins: retrain " in log_of(folder))
         subprocess.run(["crontab", "-r"], check=True)  # once is enough
         wait_for(lambda: log_of(folder).rstrip().endswith(" ends"))

@@ -1,6 +1,7 @@
-"""idxtrain submit on a real Slurm of two nodes: the chain, a requeued and a cancelled training, a failed stage."""
+"""idxtrain submit on a real Slurm of two nodes: the chain of jobs, a requeued or cancelled training, a failed stage."""
 
 import json
+import re
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.support.slurm_cluster import SlurmCluster
 STEPS = 150
 SETTINGS = {
     "train.deterministic": "true",
-    "train.slices": 4,  # of 16 rows; fewer are quicker
+    "train.slices": 4,  # of 16 rows; fewer slices are faster
     "train.batch_size": 16,
     "train.max_steps": STEPS,
     "train.log_every": 5,
@@ -37,14 +38,14 @@ cpus = 2
 """
 
 
-class Place:
+class Workspace:
     """A work directory with small archives and a site, and the command line on it."""
 
     def __init__(self, folder: Path, slurm: SlurmCluster, idxtrain: Idxtrain) -> None:
         self.folder, self.slurm, self._idxtrain = folder, slurm, idxtrain
         self.work, self.scratch = folder / "work", folder / "scratch"
         self.scratch.mkdir()
-        # No process on any node is to run what lies where one submits.
+        # No process on any node may import modules from the folder of submission.
         for name in ("models", "random"):
             (folder / f"{name}.py").write_text("raise SystemExit('not ours')", encoding="utf-8")
 
@@ -75,7 +76,7 @@ class Place:
         self.slurm.wait_for(lambda: jobs.checkpoint_step() > 0)
         return jobs.checkpoint_step()
 
-    def said(self, run_id: str) -> str:
+    def output(self, run_id: str) -> str:
         return "".join(path.read_text() for path in sorted(self.run(run_id).slurm.glob("*.out")))
 
     def starts(self, run_id: str) -> list[int]:
@@ -85,129 +86,138 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) -> Place:
+def workspace(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) -> Workspace:
     folder = tmp_path_factory.mktemp("cluster")
     make_archives(folder / "data", (12, 20), 3, train=300, test=50)
-    return Place(folder, slurm, idxtrain_in(folder))
+    return Workspace(folder, slurm, idxtrain_in(folder))
 
 
 @pytest.fixture(scope="module")
-def whole(place: Place) -> dict[str, str]:
-    """The jobs of a run that nothing disturbed."""
+def whole(workspace: Workspace) -> dict[str, str]:
+    """Return the jobs of a run that nothing disturbs."""
     begin = time.monotonic()
-    jobs = place.submit("whole")
-    assert time.monotonic() - begin < 2  # for a person at a prompt
-    queued = place("status", "whole")
+    jobs = workspace.submit("whole")
+    assert time.monotonic() - begin < 2  # a person waits for it
+    queued = workspace("status", "whole")
     assert queued.returncode == 0
     assert "waits for the stage before" in queued.stdout
-    again = place("submit", "--site", place.site(), "--run-id", "whole")
+    again = workspace("submit", "--site", workspace.site(), "--run-id", "whole")
     assert again.returncode == 2
     assert "idxtrain: --run-id whole: found its jobs in the queue: " in again.stderr
-    place.slurm.wait_for_end(*jobs.values())
+    workspace.slurm.wait_for_end(*jobs.values())
     return jobs
 
 
-def test_three_jobs_one_after_the_other(place: Place, whole: dict[str, str]) -> None:
+def test_the_three_jobs_run_one_after_the_other(workspace: Workspace, whole: dict[str, str]) -> None:
     assert list(whole) == ["prepare", "train", "evaluate"]
-    assert [place.slurm.state(job) for job in whole.values()] == ["COMPLETED"] * 3, place.said("whole")
-    shown = [place.slurm.show(job) for job in whole.values()]
+    assert [workspace.slurm.state(job) for job in whole.values()] == ["COMPLETED"] * 3, workspace.output("whole")
+    shown = [workspace.slurm.show(job) for job in whole.values()]
     assert [(job["NumNodes"], job["NumTasks"]) for job in shown] == [("1", "1"), ("2", "2"), ("1", "1")]
     for before, after in pairwise(shown):
         assert before["EndTime"] <= after["StartTime"]
-    metrics = json.loads(place.run("whole").metrics_file.read_text())
+    metrics = json.loads(workspace.run("whole").metrics_file.read_text())
     assert metrics["world_size"] == 2
     assert metrics["test"]["count"] == 50
     assert metrics["test"]["accuracy"] > 0.95
-    assert list(place.scratch.iterdir()) == []
+    assert list(workspace.scratch.iterdir()) == []
 
 
-def test_what_the_jobs_said(place: Place, whole: dict[str, str]) -> None:
-    logs = place("logs", "whole", "--follow")
+def test_logs_and_status_show_every_job(workspace: Workspace, whole: dict[str, str]) -> None:
+    logs = workspace("logs", "whole", "--follow")
     assert logs.returncode == 0
     assert "train: allreduce over 2 ranks: 16 MB at " in logs.stdout
     assert "train: 2 ranks, each on 1 CPU thread, in float32" in logs.stdout
     assert logs.stdout.index("==> prepare (") < logs.stdout.index("==> train (") < logs.stdout.index("==> evaluate (")
-    status = place("status")
+    status = workspace("status")
     assert status.returncode == 0
     assert [line.split()[:3] for line in status.stdout.splitlines()[2:]] == [
         [stage, job, "COMPLETED"] for stage, job in whole.items()
     ]
 
 
-def test_nothing_is_done_twice(place: Place, whole: dict[str, str]) -> None:
-    again = place("submit", "--site", place.site(), "--run-id", "whole")
+def test_a_finished_run_submits_nothing(workspace: Workspace, whole: dict[str, str]) -> None:
+    again = workspace("submit", "--site", workspace.site(), "--run-id", "whole")
     assert (again.returncode, again.stdout) == (0, "nothing to submit: all stages are done\n")
 
 
-def test_a_requeued_training_goes_on_to_the_same_bits(place: Place, whole: dict[str, str]) -> None:
-    jobs = place.submit("requeued")
-    step = place.wait_for_checkpoint("requeued")
-    place.slurm.run("scontrol", "requeue", jobs["train"], check=True)
-    place.slurm.wait_for_end(jobs["train"])
-    assert place.slurm.state(jobs["train"]) == "COMPLETED", place.said("requeued")
-    cancelled = place("cancel", "requeued")
+def test_a_requeued_training_resumes_to_the_same_weights(workspace: Workspace, whole: dict[str, str]) -> None:
+    jobs = workspace.submit("requeued")
+    step = workspace.wait_for_checkpoint("requeued")
+    workspace.slurm.run("scontrol", "requeue", jobs["train"], check=True)
+    workspace.slurm.wait_for_end(jobs["train"])
+    assert workspace.slurm.state(jobs["train"]) == "COMPLETED", workspace.output("requeued")
+    cancelled = workspace("cancel", "requeued")
     assert cancelled.stdout in (f"cancelled {jobs['evaluate']}\n", "nothing to cancel: no job is queued\n")
     assert 0 < step < STEPS
-    first, second = place.starts("requeued")
+    first, second = workspace.starts("requeued")
     assert first == 0 < second < STEPS
-    assert f"train: going on from step {second} of {STEPS}" in place.said("requeued")
-    assert place.record("requeued")["weights_sha256"] == place.record("whole")["weights_sha256"]
-    assert place.record("requeued")["world_size"] == 2
+    assert re.search(rf"train: .*from step {second} of {STEPS}\n", workspace.output("requeued"))
+    assert workspace.record("requeued")["weights_sha256"] == workspace.record("whole")["weights_sha256"]
+    assert workspace.record("requeued")["world_size"] == 2
 
 
-def test_a_failed_stage_takes_the_rest_along_and_status_says_why(place: Place, make_archives: MakeArchives) -> None:
-    make_archives(place.folder / "bad", (12, 20), 3, train=300, test=50)
-    archive = place.folder / "bad/train-images-idx3-ubyte.gz"
+def test_a_failed_stage_cancels_later_jobs_and_status_shows_why(
+    workspace: Workspace, make_archives: MakeArchives
+) -> None:
+    make_archives(workspace.folder / "bad", (12, 20), 3, train=300, test=50)
+    archive = workspace.folder / "bad/train-images-idx3-ubyte.gz"
     archive.write_bytes(archive.read_bytes()[:-6] + bytes(6))
-    jobs = place.submit("failed", data="bad")
-    place.slurm.wait_for_end(*jobs.values())
-    assert [place.slurm.state(job) for job in jobs.values()] == ["FAILED", "CANCELLED", "CANCELLED"]
-    queued = place.slurm.run(
-        "squeue", "--noheader", "--name=" + ",".join(SlurmJobs(place.run("failed")).names().values())
+    jobs = workspace.submit("failed", data="bad")
+    workspace.slurm.wait_for_end(*jobs.values())
+    assert [workspace.slurm.state(job) for job in jobs.values()] == ["FAILED", "CANCELLED", "CANCELLED"]
+    queued = workspace.slurm.run(
+        "squeue", "--noheader", "--name=" + ",".join(SlurmJobs(workspace.run("failed")).names().values())
     )
     assert queued.stdout == ""
-    status = place("status", "failed")
+    status = workspace("status", "failed")
     assert status.returncode == 2
     (why,) = [line for line in status.stdout.splitlines() if "failed (job" in line]
     assert why.startswith(f"prepare failed (job {jobs['prepare']}): {archive}: byte ")
     assert "found a damaged gzip stream" in why
     assert "cannot run, as prepare failed" in status.stdout
-    # The archive mended, submit goes on from there.
-    make_archives(place.folder / "bad", (12, 20), 3, train=300, test=50)
-    again = place.submit("failed", data="bad")
+    # With the archive fixed, submit resumes at that stage.
+    make_archives(workspace.folder / "bad", (12, 20), 3, train=300, test=50)
+    again = workspace.submit("failed", data="bad")
     assert list(again) == ["prepare", "train", "evaluate"]
-    cancelled = place("cancel", "failed")
+    cancelled = workspace("cancel", "failed")
     assert cancelled.stdout.startswith("cancelled ")
-    place.slurm.wait_for_end(*again.values())
-    assert {place.slurm.state(job) for job in again.values()} == {"CANCELLED"}
-    status = place("status", "failed")
+    workspace.slurm.wait_for_end(*again.values())
+    assert {workspace.slurm.state(job) for job in again.values()} == {"CANCELLED"}
+    status = workspace("status", "failed")
     assert status.returncode == 75
     assert "cancelled" in status.stdout
 
 
-def test_what_slurm_refuses_leaves_no_job_behind(place: Place) -> None:
-    where = ("--site", place.site(), "--site-set", "evaluate.partition=nowhere", "--data", place.folder / "data")
-    done = place("submit", *where, "--run-id", "refused", *OPTIONS)
+def test_a_submission_that_slurm_refuses_leaves_no_job(workspace: Workspace) -> None:
+    where = (
+        "--site",
+        workspace.site(),
+        "--site-set",
+        "evaluate.partition=nowhere",
+        "--data",
+        workspace.folder / "data",
+    )
+    done = workspace("submit", *where, "--run-id", "refused", *OPTIONS)
     assert done.returncode == 2
-    (said,) = done.stderr.splitlines()
-    assert "sbatch refuses it" in said
-    assert "invalid partition specified: nowhere" in said
-    jobs = place.slurm.run(
-        "squeue", "--noheader", f"--name={','.join(SlurmJobs(place.run('refused')).names().values())}"
+    (error,) = done.stderr.splitlines()
+    assert "sbatch refuses it" in error
+    assert "invalid partition specified: nowhere" in error
+    jobs = workspace.slurm.run(
+        "squeue", "--noheader", f"--name={','.join(SlurmJobs(workspace.run('refused')).names().values())}"
     )
     assert jobs.stdout == ""
 
 
-def test_dry_run_prints_the_scripts_and_makes_nothing(place: Place) -> None:
-    done = place("submit", "--site", "cpu", "--data", place.folder / "data", "--run-id", "dry", "--dry-run")
+def test_dry_run_prints_the_scripts_and_creates_nothing(workspace: Workspace) -> None:
+    done = workspace("submit", "--site", "cpu", "--data", workspace.folder / "data", "--run-id", "dry", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("#!/bin/bash") == 3
     assert "--dependency=afterok:ID_OF_TRAIN --kill-on-invalid-dep=yes" in done.stdout
-    assert not place.run("dry").path.exists()
+    assert not workspace.run("dry").path.exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "error"),
     [
         (("--site", "nowhere"), "--site nowhere: found no such site, expected one of bridges2, cpu, local, perlmutter"),
         (("--site", "cpu", "--site-set", "train.node=3"), "train.node: found an unknown key; did you mean nodes?"),
@@ -216,67 +226,72 @@ def test_dry_run_prints_the_scripts_and_makes_nothing(place: Place) -> None:
         (("--site", "cpu", "--data", "missing"), "found no such folder"),
     ],
 )
-def test_refused_at_the_prompt(idxtrain: Idxtrain, options: tuple[object, ...], said: str) -> None:
+def test_invalid_options_are_refused_before_submission(
+    idxtrain: Idxtrain, options: tuple[object, ...], error: str
+) -> None:
     done = idxtrain("submit", *options)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert error in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_the_time_limit_in_mid_training(place: Place, whole: dict[str, str]) -> None:
+def test_a_training_resumes_after_its_time_limit(workspace: Workspace, whole: dict[str, str]) -> None:
     settings = ("--set", "train.max_steps=4000", "--set", "train.checkpoint_every_steps=100000")
-    reference = place.submit("limitless", *settings)
-    place.slurm.wait_for_end(*reference.values(), seconds=1200)
+    reference = workspace.submit("limitless", *settings)
+    workspace.slurm.wait_for_end(*reference.values(), seconds=1200)
     # Slurm looks at limits twice a minute or so and warns up to a minute early: the warning comes after 30 to 60 s.
-    jobs = place.submit("limited", *settings, train='time = "2"\nwarn_seconds = 60')
+    jobs = workspace.submit("limited", *settings, train='time = "2"\nwarn_seconds = 60')
     ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
-    place.slurm.wait_for(
-        lambda: max(place.starts("limited"), default=0) > 0 or place.slurm.state(jobs["train"]) in ended, seconds=900
+    workspace.slurm.wait_for(
+        lambda: max(workspace.starts("limited"), default=0) > 0 or workspace.slurm.state(jobs["train"]) in ended,
+        seconds=900,
     )
-    assert max(place.starts("limited")) > 0, "the training was over before its limit"
-    # Once is enough: on a busy machine each such start may get only a few steps further.
-    place.slurm.run("scontrol", "update", f"JobId={jobs['train']}", "TimeLimit=60", check=True)
-    place.slurm.wait_for_end(*jobs.values(), seconds=1200)
-    assert [place.slurm.state(job) for job in jobs.values()] == ["COMPLETED"] * 3, place.said("limited")
-    starts = place.starts("limited")
-    assert starts == sorted(set(starts)), "each start got further than the one before"
-    assert "goes back into the queue" in place.said("limited")
-    assert place.record("limited")["weights_sha256"] == place.record("limitless")["weights_sha256"]
+    assert max(workspace.starts("limited")) > 0, "the training ended before its time limit"
+    # One restart is enough: on a busy machine each one may advance only a few steps.
+    workspace.slurm.run("scontrol", "update", f"JobId={jobs['train']}", "TimeLimit=60", check=True)
+    workspace.slurm.wait_for_end(*jobs.values(), seconds=1200)
+    assert [workspace.slurm.state(job) for job in jobs.values()] == ["COMPLETED"] * 3, workspace.output("limited")
+    starts = workspace.starts("limited")
+    assert starts == sorted(set(starts)), "each start advanced beyond the one before"
+    assert "requeued, to resume from its checkpoint" in workspace.output("limited")
+    assert workspace.record("limited")["weights_sha256"] == workspace.record("limitless")["weights_sha256"]
 
 
 @pytest.mark.slow
-def test_a_node_down_in_mid_training(place: Place, whole: dict[str, str]) -> None:
-    jobs = place.submit("down")
-    place.wait_for_checkpoint("down")
-    place.slurm.run("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test", check=True)
-    place.slurm.wait_for(lambda: place.slurm.state(jobs["train"]) == "PENDING")
-    # No check: a slurmd that answers has brought its node back by itself (ReturnToService=2).
-    place.slurm.run("scontrol", "update", "NodeName=n2", "State=RESUME")
-    place.slurm.wait_for_end(*jobs.values(), seconds=600)
-    assert [place.slurm.state(job) for job in jobs.values()] == ["COMPLETED"] * 3, place.said("down")
-    assert place.record("down")["weights_sha256"] == place.record("whole")["weights_sha256"]
+def test_a_training_resumes_after_a_node_failure(workspace: Workspace, whole: dict[str, str]) -> None:
+    jobs = workspace.submit("down")
+    workspace.wait_for_checkpoint("down")
+    workspace.slurm.run("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test", check=True)
+    workspace.slurm.wait_for(lambda: workspace.slurm.state(jobs["train"]) == "PENDING")
+    # Unchecked: a slurmd that answers has already resumed its node (ReturnToService=2).
+    workspace.slurm.run("scontrol", "update", "NodeName=n2", "State=RESUME")
+    workspace.slurm.wait_for_end(*jobs.values(), seconds=600)
+    assert [workspace.slurm.state(job) for job in jobs.values()] == ["COMPLETED"] * 3, workspace.output("down")
+    assert workspace.record("down")["weights_sha256"] == workspace.record("whole")["weights_sha256"]
 
 
 @pytest.mark.slow
-def test_resubmitted_where_requeueing_is_not_allowed(place: Place, whole: dict[str, str]) -> None:
-    jobs = place.submit("resubmitted", "--site-set", "requeue=false")
-    place.wait_for_checkpoint("resubmitted")
-    place.slurm.run("scancel", "--batch", "--signal=USR1", jobs["train"], check=True)
-    place.slurm.wait_for_end(*jobs.values(), seconds=600)
-    now = SlurmJobs(place.run("resubmitted")).jobs()
+def test_a_stopped_training_is_resubmitted_where_requeueing_is_not_allowed(
+    workspace: Workspace, whole: dict[str, str]
+) -> None:
+    jobs = workspace.submit("resubmitted", "--site-set", "requeue=false")
+    workspace.wait_for_checkpoint("resubmitted")
+    workspace.slurm.run("scancel", "--batch", "--signal=USR1", jobs["train"], check=True)
+    workspace.slurm.wait_for_end(*jobs.values(), seconds=600)
+    now = SlurmJobs(workspace.run("resubmitted")).jobs()
     assert now["train"] != jobs["train"]
     assert now["evaluate"] == jobs["evaluate"]
-    assert place.slurm.state(jobs["train"]) == "FAILED"
-    assert [place.slurm.state(job) for job in now.values()] == ["COMPLETED"] * 3, place.said("resubmitted")
-    assert place("status", "resubmitted").returncode == 0
-    assert place.record("resubmitted")["weights_sha256"] == place.record("whole")["weights_sha256"]
+    assert workspace.slurm.state(jobs["train"]) == "FAILED"
+    assert [workspace.slurm.state(job) for job in now.values()] == ["COMPLETED"] * 3, workspace.output("resubmitted")
+    assert workspace("status", "resubmitted").returncode == 0
+    assert workspace.record("resubmitted")["weights_sha256"] == workspace.record("whole")["weights_sha256"]
 
 
 @pytest.mark.slow
-def test_restarts_without_progress_have_a_bound(place: Place, whole: dict[str, str]) -> None:
-    # No checkpoint before the end, and killed before it, so that each start begins at step 0.
+def test_restarts_without_progress_are_limited(workspace: Workspace, whole: dict[str, str]) -> None:
+    # There is no checkpoint before the end, and each start is killed before it: all begin at step 0.
     settings = (
         "--set",
         "train.max_steps=100000",
@@ -284,29 +299,29 @@ def test_restarts_without_progress_have_a_bound(place: Place, whole: dict[str, s
         "train.checkpoint_every_steps=100000",
         "--set=launch.max_restarts=1",
     )
-    jobs = place.submit("stuck", *settings)
+    jobs = workspace.submit("stuck", *settings)
     for _ in range(2):
-        curve = place.run("stuck").curve_file
-        place.slurm.wait_for(lambda: curve.exists() and place.slurm.state(jobs["train"]) == "RUNNING")  # noqa: B023
+        curve = workspace.run("stuck").curve_file
+        workspace.slurm.wait_for(lambda: curve.exists() and workspace.slurm.state(jobs["train"]) == "RUNNING")  # noqa: B023
         curve.unlink()
-        place.slurm.run("scancel", "--full", "--signal=KILL", jobs["train"])
-        place.slurm.wait_for(lambda: place.slurm.state(jobs["train"]) != "RUNNING")
-        place.slurm.run("scontrol", "requeue", jobs["train"])
-    place.slurm.wait_for_end(jobs["train"], seconds=300)
-    status = place("status", "stuck")
+        workspace.slurm.run("scancel", "--full", "--signal=KILL", jobs["train"])
+        workspace.slurm.wait_for(lambda: workspace.slurm.state(jobs["train"]) != "RUNNING")
+        workspace.slurm.run("scontrol", "requeue", jobs["train"])
+    workspace.slurm.wait_for_end(jobs["train"], seconds=300)
+    status = workspace("status", "stuck")
     assert status.returncode == 1
-    assert "train: was started 2 times at step 0 and came no further; give it more time" in status.stdout
+    assert "train: started 2 times at step 0 without progress; fix: give it more time" in status.stdout
 
 
 @pytest.mark.slow
-def test_mnist_on_two_nodes(place: Place, mnist_dir: Path) -> None:
-    where = ("--site", place.site(), "--data", mnist_dir, "--dataset", "mnist", "--run-id", "mnist")
-    done = place("submit", *where)
+def test_mnist_trains_on_two_nodes(workspace: Workspace, mnist_dir: Path) -> None:
+    where = ("--site", workspace.site(), "--data", mnist_dir, "--dataset", "mnist", "--run-id", "mnist")
+    done = workspace("submit", *where)
     assert done.returncode == 0, done.stderr
     jobs = dict(line.split() for line in done.stdout.splitlines())
-    place.slurm.wait_for_end(*jobs.values(), seconds=900)
-    assert [place.slurm.state(job) for job in jobs.values()] == ["COMPLETED"] * 3, place.said("mnist")
-    metrics = json.loads(place.run("mnist").metrics_file.read_text())
+    workspace.slurm.wait_for_end(*jobs.values(), seconds=900)
+    assert [workspace.slurm.state(job) for job in jobs.values()] == ["COMPLETED"] * 3, workspace.output("mnist")
+    metrics = json.loads(workspace.run("mnist").metrics_file.read_text())
     assert metrics["world_size"] == 2
     assert metrics["test"]["count"] == 10_000
     assert metrics["test"]["accuracy"] >= 0.9915

@@ -1,4 +1,4 @@
-"""The launchers that want MPI, on a real Slurm of two nodes: Horovod built with Debian's OpenMPI (`make mpi-env`).
+"""The launchers that need MPI, on a real Slurm of two nodes: Horovod built with Debian's OpenMPI (`make mpi-env`).
 
 apt-get install openmpi-bin libopenmpi-dev && pytest -m slow tests/e2e/test_slurm_mpi.py
 """
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 SITE = """\
 launcher = "{launcher}"
 scratch = "{scratch}"
-# OpenMPI refuses to be started by root, as which tests may run.
+# OpenMPI refuses to run as root, as whom the tests may run.
 environment = {{ OMPI_ALLOW_RUN_AS_ROOT = "1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = "1" }}
 
 [train]
@@ -29,7 +29,7 @@ cpus = 1
 
 @pytest.fixture(scope="module")
 def mpi_python() -> Path:
-    """The interpreter of `.venv-mpi`, which is made here where it is missing."""
+    """Return the interpreter of `.venv-mpi`; make that environment if it is missing."""
     if not shutil.which("mpirun") or not shutil.which("mpicxx"):
         pytest.skip("found no mpirun and mpicxx: apt-get install openmpi-bin libopenmpi-dev")
     done = subprocess.run(["make", "mpi-env"], cwd=ROOT, capture_output=True, text=True)
@@ -39,7 +39,7 @@ def mpi_python() -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["srun-pmix", "mpirun"])
-def test_two_ranks_over_mpi(
+def test_two_ranks_train_over_mpi(
     launcher: str, mpi_python: Path, slurm: SlurmCluster, tmp_path: Path, make_archives: MakeArchives
 ) -> None:
     make_archives(tmp_path / "data", (12, 20), 3, train=300, test=50)
@@ -54,8 +54,8 @@ def test_two_ranks_over_mpi(
     jobs = dict(line.split() for line in done.stdout.splitlines())
     slurm.wait_for_end(*jobs.values(), seconds=600)
     run = RunDir(tmp_path / "work" / "runs" / "mpi")
-    said = "".join(path.read_text(encoding="utf-8") for path in sorted(run.slurm.glob("*.out")))
-    assert [slurm.state(job) for job in jobs.values()] == ["COMPLETED"] * 3, said
+    output = "".join(path.read_text(encoding="utf-8") for path in sorted(run.slurm.glob("*.out")))
+    assert [slurm.state(job) for job in jobs.values()] == ["COMPLETED"] * 3, output
     metrics = json.loads(run.metrics_file.read_text(encoding="utf-8"))
     assert metrics["world_size"] == 2
     assert metrics["test"]["count"] == 50

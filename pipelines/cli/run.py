@@ -1,0 +1,128 @@
+"""idxtrain run, fetch, prepare, train, evaluate, plan, report: the pipeline on this machine."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.errors import reported
+from pipelines.cli.options import (
+    Assignments,
+    Data,
+    Dataset,
+    DryRun,
+    Np,
+    Recipe,
+    RunId,
+    Seed,
+    SparkMaster,
+    WorkFolder,
+)
+from pipelines.names import WORK
+
+app = typer.Typer()
+
+_SKIPS = "Finished stages are skipped."
+# The help of the commands that run stages, which share their options.
+_HELP = {
+    "run": f"Run the pipeline: fetch, prepare, train, evaluate.\n\n{_SKIPS}",
+    "fetch": "Find or download the archives, and check them.",
+    "prepare": f"Fetch, then make the Parquet dataset with Spark.\n\n{_SKIPS}",
+    "train": f"Fetch and prepare, then train the model.\n\n{_SKIPS}",
+    "evaluate": "Evaluate a trained model on the test set.\n\nThe run is --run-id, or the latest one.",
+}
+
+
+@reported()
+def run_stages_up_to(
+    context: typer.Context,
+    data: Data = None,
+    dataset: Dataset = None,
+    recipe: Recipe = None,
+    np: Np = None,
+    assignments: Assignments = None,
+    seed: Seed = None,
+    spark_master: SparkMaster = None,
+    work: WorkFolder = WORK,
+    run_id: RunId = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Run the stages up to the one that names the command; `run` is all of them."""
+    from jobs.run_dir import RunDir
+    from jobs.stage import STAGES
+    from pipelines import request
+    from pipelines.stages import local_launches, result_line, run_stages
+
+    options = request.Options(
+        data=data,
+        dataset=dataset,
+        recipe=recipe,
+        np=np,
+        assignments=tuple(assignments or ()),
+        seed=seed,
+        spark_master=spark_master,
+        work=work,
+        run_id=run_id,
+    )
+    command = str(context.info_name)
+    last = STAGES[-1] if command == "run" else command
+    existing = request.trained_run(options) if command == "evaluate" else request.find_run(options)
+    config = request.config_of(options, existing)
+    if dry_run:
+        run = existing or RunDir(request.work_dir(options).runs / (run_id or "RUN_ID"))
+        for launch in local_launches(run, config, STAGES[: STAGES.index(last) + 1]).values():
+            print(launch)
+        return
+    run = request.open_run(options, existing, config)
+    run_stages(run, config, last)
+    print(f"run {run.run_id} in {run.path}", file=sys.stderr)
+    if last == STAGES[-1]:
+        print(result_line(run))
+
+
+for _command, _help in _HELP.items():
+    app.command(_command, help=_help)(run_stages_up_to)
+
+
+@app.command()
+@reported()
+def plan(
+    data: Data = None,
+    dataset: Dataset = None,
+    recipe: Recipe = None,
+    np: Np = None,
+    assignments: Assignments = None,
+    seed: Seed = None,
+    work: WorkFolder = WORK,
+) -> None:
+    """Show rows, shards and steps per rank, and start nothing.
+
+    Only the headers of the archives are read.
+    """
+    from pipelines import request
+    from pipelines.plan import lines, plan_training
+    from pipelines.stages import ranks
+
+    options = request.Options(
+        data=data, dataset=dataset, recipe=recipe, np=np, assignments=tuple(assignments or ()), seed=seed, work=work
+    )
+    config = request.config_of(options, None)
+    training = plan_training(config, request.work_dir(options), ranks(config, os.environ))
+    print(*lines(training), sep="\n")
+
+
+@app.command()
+@reported()
+def report(
+    run_id: Annotated[str | None, typer.Argument(help="Run ID. Default: the latest run.")] = None,
+    work: WorkFolder = WORK,
+) -> None:
+    """Show where training time went, rank by rank.
+
+    Names the straggler, if there is one. The test result is in the run's report.html.
+    """
+    from pipelines import request
+    from pipelines.straggler import lines
+
+    print(*lines(request.existing_run(request.Options(run_id=run_id, work=work))), sep="\n")

@@ -1,0 +1,111 @@
+"""idxtrain sweep: one recipe at every point of a grid, here or as a Slurm array."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.cli.errors import reported
+from pipelines.cli.options import (
+    Assignments,
+    Data,
+    Dataset,
+    DryRun,
+    Np,
+    OptionalSiteName,
+    Recipe,
+    Seed,
+    SiteAssignments,
+    WorkFolder,
+)
+from pipelines.names import WORK
+
+if TYPE_CHECKING:
+    from deploy.slurm.site import Site
+    from jobs.run_dir import Work
+    from pipelines.sweep.grid import Sweep
+    from pipelines.sweep.run import Configs
+
+app = typer.Typer()
+
+
+@app.command()
+@reported()
+def sweep(
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SECTION.KEY=VALUE,VALUE…", help="Values of a config key to try; repeatable."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Sweep name. An existing sweep is resumed.")] = None,
+    site: OptionalSiteName = None,
+    table: Annotated[bool, typer.Option("--table", help="Print the results so far and start nothing.")] = False,
+    data: Data = None,
+    dataset: Dataset = None,
+    recipe: Recipe = None,
+    np: Np = None,
+    assignments: Assignments = None,
+    site_assignments: SiteAssignments = None,
+    seed: Seed = None,
+    work: WorkFolder = WORK,
+    dry_run: DryRun = False,
+) -> None:
+    """Train at each point of a grid; test the best one.
+
+    The grid is every combination of the --grid values. The best point has the highest validation accuracy. With --site
+    the points run as a Slurm array, else one after the other on this machine.
+    """
+    from jobs.errors import InputError
+    from pipelines import request
+    from pipelines.runs import new_id
+    from pipelines.slurm.submit import load_site
+    from pipelines.sweep.run import plan_sweep, run_here
+
+    options = request.Options(
+        data=data, dataset=dataset, recipe=recipe, np=np, assignments=tuple(assignments or ()), seed=seed, work=work
+    )
+    if table:
+        _print_results(name, request.work_dir(options))
+        return
+    if not grid:
+        raise InputError(
+            "--grid: found none, expected at least one; fix: add e.g. --grid train.learning_rate=1e-4,1e-3"
+        )
+    wanted = load_site(site, site_assignments or ()) if site else None
+    planned, configs = plan_sweep(name or new_id("sweep"), tuple(grid), options, wanted)
+    if dry_run:
+        _print_plan(planned, wanted)
+    elif wanted is None:
+        sys.exit(run_here(planned, configs))
+    else:
+        _submit(planned, configs, wanted)
+
+
+def _print_results(name: str | None, work: "Work") -> None:
+    from jobs.errors import InputError
+    from pipelines.sweep.grid import read_sweep
+    from pipelines.sweep.run import table_so_far
+
+    if not name:
+        raise InputError("--table: found no --name, expected the name of a sweep; fix: add --name")
+    print(*table_so_far(read_sweep(name, work)), sep="\n")
+
+
+def _print_plan(planned: "Sweep", site: "Site | None") -> None:
+    from pipelines.sweep.run import batch_scripts
+
+    for point in planned.points:
+        print(f"{point.run_id}  {'  '.join(point.settings)}")
+    if site:
+        print(*batch_scripts(planned, site).values(), sep="\n", end="")
+
+
+def _submit(planned: "Sweep", configs: "Configs", site: "Site") -> None:
+    from pipelines.sweep.run import submit_sweep
+
+    for stage, job in submit_sweep(planned, configs, site).items():
+        print(f"{stage:<9} {job}{f'_[0-{len(planned.points) - 1}]' if stage == 'train' else ''}")
+    print(
+        f"sweep {planned.name} of {len(planned.points)} runs; `idxtrain sweep --name {planned.name} --table` "
+        f"shows the results so far, {planned.folder} has the table at the end",
+        file=sys.stderr,
+    )
