@@ -3,7 +3,6 @@
 Told by the queue while that knows them, then by Slurm's accounting where there is one, then by the run directory.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from deploy.slurm import queue
 from deploy.slurm.queue import NoSlurmError, Queued
 from deploy.slurm.site import JOB_STAGES, JobStage
+from jobs import training_log
 from jobs.errors import IdxtrainError, InputError, ResumableError
 from pipelines.slurm.jobs import SlurmJobs
 
@@ -86,10 +86,10 @@ def _facts(jobs: SlurmJobs, stage: str, job: str, queued: Queued | None) -> tupl
 
 def _progress(jobs: SlurmJobs) -> str:
     try:
-        last = jobs.run.curve_file.read_text(encoding="utf-8").splitlines()[-1]
-        return f"at step {json.loads(last)['step']}"
-    except (OSError, ValueError, KeyError, IndexError):
-        return "starting"
+        steps = [entry["step"] for entry in training_log.read(jobs.run.curve_file)]
+    except OSError:
+        steps = []
+    return f"at step {steps[-1]}" if steps else "starting"
 
 
 def lines(jobs: SlurmJobs, found: Sequence[Row]) -> list[str]:

@@ -116,7 +116,7 @@ def test_a_stopped_rank_is_named_and_the_training_completes(make_archives: MakeA
         time.sleep(0.02)
     family = psutil.Process(process.pid).children(recursive=True)
     ranks = sorted(
-        p.pid for p in family if "jobs.train" in p.cmdline() and "deploy.launcher.launcher" not in p.cmdline()
+        p.pid for p in family if "jobs.train" in p.cmdline() and "deploy.launcher" not in p.cmdline()
     )
     os.kill(ranks[1], signal.SIGSTOP)
     _, said = process.communicate(timeout=180)

@@ -34,10 +34,10 @@ VICTIMS = {
     "fetch": ("jobs.fetch", "fetch"),
     "prepare": ("jobs.prepare", "prepare"),
     "Spark's Java": ("/bin/java", "prepare"),
-    "launcher": ("deploy.launcher.launcher", "train"),
+    "launcher": ("deploy.launcher", "train"),
     "rank": ("jobs.train", "train"),
     "evaluate": ("jobs.evaluate", "evaluate"),
-    "pipeline": ("pipelines.cli.app", None),  # in any stage
+    "pipeline": ("pipelines.cli", None),  # in any stage
 }
 STAGES = ("fetch", "prepare", "train", "evaluate")
 
