@@ -61,8 +61,6 @@ def test_truncate_keeps_the_measurements_up_to_a_step(log: Path, step: int, left
 
 @given(st.dictionaries(st.sampled_from(["loss", "accuracy", "rate"]), st.floats(allow_nan=False)))
 def test_infinite_values_come_back(tmp_path_factory: pytest.TempPathFactory, values: dict[str, float]) -> None:
-    tmp_path_factory: pytest.TempPathFactory, values: dict[str, float]
-) -> None:
     path = tmp_path_factory.mktemp("log") / "train.jsonl"
     with path.open("w") as file:
         training_log.append(file, "train", 7, **values)
