@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.train.compute.collective import tells_of_a_lost_peer
+from jobs.train.compute.collective import is_lost_peer
 
 SHOW = (
     "from jobs.train.compute.collective import Collective; import os; Collective(); "
@@ -35,7 +35,7 @@ def test_horovod_looks_less_often_on_cpus_but_as_often_as_the_user_says(given: d
     ],
 )
 def test_what_a_lost_peer_looks_like_is_told_from_other_errors(text: str, is_lost: bool) -> None:
-    assert tells_of_a_lost_peer(RuntimeError(text)) is is_lost
+    assert is_lost_peer(RuntimeError(text)) is is_lost
 
 
 # Each rank draws its own values and keeps the sum over all.

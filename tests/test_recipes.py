@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from jobs.train.compute.evaluator import make_evaluator
 from jobs.train.compute.network import Network
-from jobs.train.compute.step import make_evaluator
 from jobs.train.config import TrainConfig
-from jobs.train.data.feed import Call
+from jobs.train.data.calls import GraphCall
 from jobs.train.worker import make_step
 from models.training.schedules import Rates
 from pipelines import recipes
@@ -17,7 +17,7 @@ from tests.test_step import OneRank
 ROWS, STEPS = 32, 6
 
 
-def same_rows_again() -> Call:
+def same_rows_again() -> GraphCall:
     """Steps on the same rows: of each class a bar at a height of its own, under noise."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 10, ROWS).astype(np.int32)
@@ -26,7 +26,15 @@ def same_rows_again() -> Call:
         image[2 * label + 4 : 2 * label + 6, 6:22] = 1.0
     rows = images.reshape(1, ROWS, -1).repeat(STEPS, 0)
     weights = np.ones((STEPS, ROWS), np.float32)
-    return Call(0, rows, labels[None].repeat(STEPS, 0), weights, np.arange(ROWS), 0, ROWS)
+    return GraphCall(
+        first_step=0,
+        images=rows,
+        labels=labels[None].repeat(STEPS, 0),
+        weights=weights,
+        indices=np.arange(ROWS),
+        first_row=0,
+        global_rows=ROWS,
+    )
 
 
 @pytest.mark.parametrize("name", recipes.names())

@@ -14,7 +14,7 @@ class LossScale:
     """The factor that multiplies the loss before the backward pass, and divides the gradients after it.
 
     A step whose gradients are not finite is skipped and halves the factor; 2,000 finite steps in a row double it. It is
-    a power of two, which rounds nothing. Micikevicius et al., "Mixed precision training" (2018), section 3.2; the dynamic
+    a power of two, which rounds nothing. Micikevicius et al., "Mixed precision training" (2018), section 3.2. Dynamic
     factor: NVIDIA, "Train with mixed precision" (user guide), section 3.2.2.
     """
 

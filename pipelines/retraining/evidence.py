@@ -1,13 +1,14 @@
 """From a finished run to the gate's evidence, and to what the registry is given of it."""
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from deploy.registry.versions import Entry
-from jobs import segments, training_log
+from jobs import segments
 from jobs.dataset import Manifest, read_manifest
 from jobs.evaluate.comparison import Paired
 from jobs.files import read_object
@@ -124,9 +125,13 @@ def entry_of(run: RunDir, config: Config) -> Entry:
 
 def _curve(path: Path) -> list[tuple[str, float, int]]:
     points = []
-    for entry in training_log.read(path):
-        kind, step = entry.pop("kind"), entry.pop("step")
-        values = {name: float(value) for name, value in entry.items() if isinstance(value, int | float)}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            point = json.loads(line)
+            kind, step = str(point.pop("kind")), int(point.pop("step"))
+            values = {name: float(value) for name, value in point.items() if isinstance(value, int | float)}
+        except (ValueError, KeyError, AttributeError, TypeError):  # a killed process may have left half a line
+            continue
         points += [(f"{kind}/{name}", value, step) for name, value in values.items() if math.isfinite(value)]
     return points
 

@@ -150,7 +150,7 @@ def test_a_requeued_training_goes_on_to_the_same_bits(place: Place, whole: dict[
     assert 0 < step < STEPS
     first, second = place.starts("requeued")
     assert first == 0 < second < STEPS
-    assert f"train: going on from step {second} of {STEPS}" in place.said("requeued")
+    assert f"train: resuming from step {second} of {STEPS}" in place.said("requeued")
     assert place.record("requeued")["weights_sha256"] == place.record("whole")["weights_sha256"]
     assert place.record("requeued")["world_size"] == 2
 
