@@ -196,7 +196,7 @@ def test_an_error_in_the_writers_thread_is_raised_by_the_next_save(
         writer.save(state(2))
 
 
-def test_a_checkpoint_is_safetensors_with_its_position_as_text(tmp_path: Path) -> None:
+def test_nothing_in_a_checkpoint_is_executable(tmp_path: Path) -> None:
     path = save(tmp_path, state(1), keep=1)
     header = path.read_bytes()[8:]
     assert json.loads(header[: int.from_bytes(path.read_bytes()[:8], "little")])["__metadata__"]["position"]

@@ -243,11 +243,11 @@ def test_a_wrong_option_is_refused_in_one_line_before_work_starts(
     [
         (
             ("model=compact", "max_steps=1", "learning_rate=1e35"),
-            r"train: step 1: found weights or outputs that are not finite after the update, .*; fix: lower train\.learning_",
+            r"train: step 1: found weights or outputs that are not finite after the update, .*; fix: lower ",
         ),
         (
             ("model=lecture", "max_steps=9", "optimizer=sgd", "learning_rate=50", "log_every=1", "deterministic=true"),
-            r"train: step \d: found gradients up to \S+ in sum, expected less than 512, the exact range of train\.determin",
+            r"train: step \d: found gradients up to \S+ in sum, expected less than 512, .*; fix: lower ",
         ),
     ],
 )

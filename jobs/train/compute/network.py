@@ -100,9 +100,9 @@ def _with_ema(model: keras.Model, decay: float) -> tuple[keras.Model, EMA]:
     """Return a copy of a model, and the EMA that moves the copy's weights after the model's."""
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
-    weights, averages = (
+    weights, shadows = (
         # Without Keras's own random state, an integer that nothing here draws from.
         [v.value for v in each.variables if v.value.dtype.is_floating]
         for each in (model, copy)
     )
-    return copy, EMA(weights, averages, decay)
+    return copy, EMA(weights, shadows, decay)
