@@ -47,7 +47,8 @@ class Progress:
         elif time.monotonic() - self._last_line >= _LINE_EVERY_SECONDS:
             self._last_line = time.monotonic()
             goal = f" of {self._amount(self._total)}" if self._total is not None else ""
-            log.info("%s: %s%s %s", self._what, self._amount(done), goal, note or self._unit)
+            unit = "" if self._unit == "bytes" else f" {self._unit}"
+            log.info("%s: %s%s%s%s", self._what, self._amount(done), goal, unit, f": {note}" if note else "")
 
     def _amount(self, units: int) -> str:
         return megabytes(units) if self._unit == "bytes" else f"{units:,}"

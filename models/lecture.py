@@ -1,7 +1,7 @@
 """The lecture's convolutional network: two 5 × 5 convolutions, a wide dense layer, dropout.
 
 Source: "Deep Learning In An Afternoon", Pittsburgh Supercomputing Center 2018, part (b): weights truncated normal with
-deviation 0.1, biases 0.1, all ReLU. 3,274,634 parameters on MNIST.
+std 0.1, biases 0.1, all ReLU. 3,274,634 parameters on MNIST.
 """
 
 from typing import Any
@@ -10,10 +10,11 @@ from keras.initializers import Constant, TruncatedNormal
 from keras.layers import Conv2D, Dense, Flatten, MaxPooling2D, ReLU
 
 from models.training.dropout import Dropout
+from models.training.types import Tensor
 
 
-def build(images: Any, classes: int, dropout: float | None = None) -> Any:
-    """See `models`. Dropout: 0.5 unless given."""
+def build(images: Tensor, classes: int, dropout: float | None = None) -> Tensor:
+    """Build the network; see `models`. Dropout before the logits: 0.5 by default."""
 
     def initial() -> dict[str, Any]:
         return {"kernel_initializer": TruncatedNormal(stddev=0.1), "bias_initializer": Constant(0.1)}

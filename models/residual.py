@@ -1,19 +1,18 @@
 """A small residual network: three stages of two residual blocks each, 16, 32 and 64 filters.
 
-He et al., "Deep residual learning for image recognition" (2016), section 4.2 with n = 1 and two blocks a stage, and the
-shortcut of option B; batch normalization over the global batch. 176,090 parameters on MNIST.
+He et al., "Deep residual learning for image recognition" (2016), section 4.2 with two blocks per stage and shortcuts of
+option B; batch normalization over the global batch. 176,090 parameters on MNIST.
 """
-
-from typing import Any
 
 from keras.layers import Add, Conv2D, Dense, GlobalAveragePooling2D, ReLU
 
 from models.training.dropout import Dropout
 from models.training.norm import BatchNormalization
+from models.training.types import Tensor
 
 
-def build(images: Any, classes: int, dropout: float | None = None) -> Any:
-    """See `models`. Dropout, before the logits: none unless given."""
+def build(images: Tensor, classes: int, dropout: float | None = None) -> Tensor:
+    """Build the network; see `models`. Dropout before the logits: none by default."""
     x = ReLU()(_convolved(images, 16, 3, 1, "stem"))
     for stage, filters in enumerate((16, 32, 64), 1):
         for block in (1, 2):
@@ -23,8 +22,8 @@ def build(images: Any, classes: int, dropout: float | None = None) -> Any:
     return Dense(classes, dtype="float32", name="logits")(x)
 
 
-def _block(x: Any, filters: int, stride: int, name: str) -> Any:
-    """relu(x + f(x)), f two normalized convolutions; x itself is convolved where its size changes."""
+def _block(x: Tensor, filters: int, stride: int, name: str) -> Tensor:
+    """Return relu(x + f(x)), f being two normalized convolutions; x is convolved, too, if its size changes."""
     y = ReLU()(_convolved(x, filters, 3, stride, f"{name}_first"))
     y = _convolved(y, filters, 3, 1, f"{name}_second")
     if x.shape[-1] != filters or stride > 1:
@@ -32,6 +31,6 @@ def _block(x: Any, filters: int, stride: int, name: str) -> Any:
     return ReLU()(Add()([x, y]))
 
 
-def _convolved(x: Any, filters: int, size: int, stride: int, name: str) -> Any:
+def _convolved(x: Tensor, filters: int, size: int, stride: int, name: str) -> Tensor:
     x = Conv2D(filters, size, stride, padding="same", use_bias=False, kernel_initializer="he_normal", name=name)(x)
     return BatchNormalization(momentum=0.9, name=f"{name}_norm")(x)

@@ -51,7 +51,13 @@ def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
     shards = _shards([plan_dataset(config.prepare, rows, test_rows, row_shape) for rows in train_rows])
     train = config.train
     check_config(train, ranks)
-    order = RowOrder(shards["train"], train.batch_size, config.seed, train.shuffle_shards, train.fixed_slices)
+    order = RowOrder(
+        shard_rows=shards["train"],
+        batch_size=train.batch_size,
+        seed=config.seed,
+        shuffle_shards=train.shuffle_shards,
+        slices=train.fixed_slices,
+    )
     steps = total_steps(train, order)
     return TrainingPlan(
         pairs=len(train_rows),

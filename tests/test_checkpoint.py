@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not used, whatever happened while they were written."""
+"""Checkpoints: intact or not used, whatever happened while they were written."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ def state(step: int, key: str = KEY) -> Checkpoint:
         "weight.0": random.normal(size=(5, 7)).astype(np.float32),
         "m.0": random.normal(size=3),
     }
-    return Checkpoint(Position(step, key), arrays)
+    return Checkpoint(position=Position(step, key), arrays=arrays)
 
 
 def same(one: Checkpoint | None, other: Checkpoint) -> bool:
@@ -40,12 +40,12 @@ def same(one: Checkpoint | None, other: Checkpoint) -> bool:
     )
 
 
-def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+def test_a_saved_state_is_loaded_again(tmp_path: Path) -> None:
     save(tmp_path, state(3), keep=2)
     assert same(latest(tmp_path, KEY), state(3))
 
 
-def test_the_newest_is_taken_and_few_are_kept(tmp_path: Path) -> None:
+def test_the_newest_is_loaded_and_only_the_last_are_kept(tmp_path: Path) -> None:
     for step in (9, 10, 11, 100):
         save(tmp_path, state(step), keep=2)
     assert same(latest(tmp_path, KEY), state(100))
@@ -54,7 +54,7 @@ def test_the_newest_is_taken_and_few_are_kept(tmp_path: Path) -> None:
     ]
 
 
-def test_the_best_on_validation_is_kept_as_well(tmp_path: Path) -> None:
+def test_the_best_on_validation_is_kept_too(tmp_path: Path) -> None:
     for step, accuracy in ((1, 0.5), (2, 0.9), (3, 0.8), (4, None), (5, 0.9)):
         save(tmp_path, state(step), keep=1, accuracy=accuracy)
     assert read_best(tmp_path) == ("step-00000002.safetensors", 0.9)
@@ -64,44 +64,46 @@ def test_the_best_on_validation_is_kept_as_well(tmp_path: Path) -> None:
     ]
 
 
-def test_another_trainings_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_trainings_checkpoint_is_skipped_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     save(tmp_path, state(1), keep=3)
     save(tmp_path, state(2, key="another"), keep=3)
     logging.getLogger("idxtrain").propagate = True
     assert same(latest(tmp_path, KEY), state(1))
-    assert "belongs to another training" in caplog.text
-    assert latest(tmp_path, "nobody's") is None
+    assert "another training's checkpoint; trying the previous one" in caplog.text
+    assert latest(tmp_path, "no training's") is None
 
 
-def test_one_of_another_format_is_refused_where_it_is_this_trainings(tmp_path: Path) -> None:
+def test_this_trainings_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:
     save(tmp_path, state(1), keep=3)
     save(tmp_path, replace(state(2), format=FORMAT + 1), keep=3)
-    assert latest(tmp_path, "nobody's") is None
+    assert latest(tmp_path, "no training's") is None
     with pytest.raises(InputError, match=f"step-00000002.safetensors: found format {FORMAT + 1}, expected {FORMAT}; "):
         latest(tmp_path, KEY)
 
 
-def test_one_of_version_0_1_0_is_used(tmp_path: Path) -> None:
-    """It knew neither the format nor whether the state was validated."""
+def test_a_checkpoint_of_version_0_1_0_is_used(tmp_path: Path) -> None:
+    """That version wrote neither the format nor whether the state was validated."""
     path, old = tmp_path / "step-00000003.safetensors", state(3)
     save_file(dict(old.arrays), path, {"position": json.dumps(asdict(old.position))})
     write_json(path.with_suffix(".json"), {"sha256": sha256_file(path), "bytes": path.stat().st_size})
-    found = latest(tmp_path, KEY)
-    assert same(found, old)
-    assert found is not None
-    assert not found.validated
+    loaded = latest(tmp_path, KEY)
+    assert same(loaded, old)
+    assert loaded is not None
+    assert not loaded.validated
 
 
 @pytest.mark.parametrize("validated", [True, False])
-def test_whether_a_state_was_validated_comes_back(tmp_path: Path, validated: bool) -> None:
+def test_a_checkpoint_keeps_whether_its_state_was_validated(tmp_path: Path, validated: bool) -> None:
     save(tmp_path, replace(state(3), validated=validated), keep=2)
-    found = latest(tmp_path, KEY)
-    assert found is not None
-    assert found.validated is validated
+    loaded = latest(tmp_path, KEY)
+    assert loaded is not None
+    assert loaded.validated is validated
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "no checksum", "torn checksum"])
-def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_checkpoint_is_skipped(tmp_path: Path, damage: str) -> None:
     save(tmp_path, state(1), keep=3)
     newest = save(tmp_path, state(2), keep=3)
     content = bytearray(newest.read_bytes())
@@ -119,13 +121,13 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str) -> None:
     assert same(latest(tmp_path, KEY), state(1))
 
 
-def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
+def test_a_missing_folder_is_not_an_error(tmp_path: Path) -> None:
     assert latest(tmp_path / "none", KEY) is None
     clean(tmp_path / "none")
 
 
 def save_and_die(directory: Path, events: int) -> bool:
-    """Save step 2 in a child that is killed at its so-manieth file operation; tell whether it got through."""
+    """Save step 2 in a child that is killed at its `events`-th file operation; return whether it finished."""
     child = os.fork()
     if child == 0:
         count = 0
@@ -148,40 +150,40 @@ def save_and_die(directory: Path, events: int) -> bool:
     return os.waitstatus_to_exitcode(status) == 0
 
 
-def test_killed_at_any_point_of_a_write_a_whole_one_is_used(tmp_path: Path) -> None:
+def test_after_a_kill_at_any_point_of_a_write_an_intact_checkpoint_is_used(tmp_path: Path) -> None:
     reached, points = set(), 0
     while True:
         points += 1
         directory = tmp_path / str(points)
         save(directory, state(1), keep=1, accuracy=0.6)
-        through = save_and_die(directory, points)
+        finished = save_and_die(directory, points)
         clean(directory)
-        found = latest(directory, KEY)
-        assert found is not None
-        assert same(found, state(found.position.step))
-        reached.add(found.position.step)
+        loaded = latest(directory, KEY)
+        assert loaded is not None
+        assert same(loaded, state(loaded.position.step))
+        reached.add(loaded.position.step)
         assert not list(directory.glob(".*"))
         best = read_best(directory)
         assert best is not None
         assert (directory / best[0]).exists()
-        if through:
+        if finished:
             break
     assert points > 10  # opens, flushes, renames and removals of both files
     assert reached == {1, 2}
 
 
-def test_the_writer_writes_while_the_training_goes_on(tmp_path: Path) -> None:
+def test_the_writer_writes_one_checkpoint_after_another_in_its_thread(tmp_path: Path) -> None:
     writer = Writer(tmp_path, keep=3)
     arrays = {"weight.0": np.zeros(1_000_000, np.float32)}
     for step in (1, 2, 3):
-        writer.save(Checkpoint(Position(step, KEY), arrays))
+        writer.save(Checkpoint(position=Position(step, KEY), arrays=arrays))
     writer.wait()
-    found = latest(tmp_path, KEY)
-    assert found is not None
-    assert found.position.step == 3
+    loaded = latest(tmp_path, KEY)
+    assert loaded is not None
+    assert loaded.position.step == 3
 
 
-def test_what_went_wrong_in_the_writer_is_raised_by_the_next_call(
+def test_an_error_in_the_writers_thread_is_raised_by_the_next_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: object) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.train.compute.collective import tells_of_a_lost_peer
+from jobs.train.compute.collective import is_lost_peer
 
 SHOW = (
     "from jobs.train.compute.collective import Collective; import os; Collective(); "
@@ -37,7 +37,7 @@ def test_horovods_cycle_time_is_3_ms_on_cpus_unless_the_user_sets_it(
     ],
 )
 def test_the_error_of_a_lost_peer_is_recognized(text: str, is_lost: bool) -> None:
-    assert tells_of_a_lost_peer(RuntimeError(text)) is is_lost
+    assert is_lost_peer(RuntimeError(text)) is is_lost
 
 
 # Each rank draws its own values and saves the sum over all ranks.

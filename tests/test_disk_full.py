@@ -199,10 +199,10 @@ def test_while_training(idxtrain: Idxtrain, make_archives: MakeArchives, disk: P
         assert not run.record_file("train").exists()
         assert not run.model_file.exists()
         (disk / BALLAST).unlink()
-    assert "going on from step 8 of 32" in done.stderr  # not from one that was not written
+    assert "resuming from step 8 of 32" in done.stderr  # not from one that was not written
     done = idxtrain(*command)
     assert done.returncode == 0, done.stderr
-    assert "going on from step 32 of 32" in done.stderr
+    assert "resuming from step 32 of 32" in done.stderr
     assert read_record(run, "train").outputs["model_sha256"] == sha256_file(run.model_file)
 
 
@@ -224,7 +224,7 @@ def test_a_checkpoint_without_its_checksum_is_none_and_displaces_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def state(step: int) -> Checkpoint:
-        return Checkpoint(Position(step, "key"), {"weight.0": np.full(3, step)})
+        return Checkpoint(position=Position(step, "key"), arrays={"weight.0": np.full(3, step)})
 
     def full(path: Path, value: object) -> None:
         raise OSError(ENOSPC, "No space left on device", str(path))

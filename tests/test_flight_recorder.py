@@ -1,4 +1,4 @@
-"""The flight recorder: sums, the straggler, the report."""
+"""The flight recorder: sums, stragglers, the report."""
 
 from pathlib import Path
 
@@ -6,18 +6,19 @@ import pytest
 
 from jobs.errors import InputError
 from jobs.run_dir import RunDir
-from jobs.train.telemetry.flight_recorder import Flight, RankTimes, Recorder, read_times, straggler
+from jobs.train.telemetry.flight_recorder import Flight, FlightRecorder, RankTimes, read_times, straggler
 from pipelines.straggler import lines
 
 
 def record(run: RunDir, rank: int, input_: float, compute: float, allreduce: float, calls: int = 4) -> None:
-    recorder = Recorder(run.logs / f"flight.rank-{rank}.jsonl")
+    recorder = FlightRecorder(run.logs / f"flight.rank-{rank}.jsonl")
     for call in range(calls):
         # The first call, which builds the graph, is slow on every rank and must not count.
-        recorder.record(Flight(call * 10, 100, input_, compute if call else 60.0, allreduce))
+        seconds = compute if call else 60.0
+        recorder.record(Flight(step=call * 10, images=100, input=input_, compute=seconds, allreduce=allreduce))
 
 
-def test_sums_leave_out_the_first_call_and_a_torn_line(tmp_path: Path) -> None:
+def test_sums_skip_the_first_call_and_a_torn_line(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     record(run, 0, 0.1, 0.8, 0.1)
     with (run.logs / "flight.rank-0.jsonl").open("a") as file:
@@ -29,7 +30,7 @@ def test_sums_leave_out_the_first_call_and_a_torn_line(tmp_path: Path) -> None:
     assert times.seconds == pytest.approx(3.0)
 
 
-def test_ranks_are_in_order_beyond_nine(tmp_path: Path) -> None:
+def test_ranks_are_sorted_by_number(tmp_path: Path) -> None:
     for rank in (10, 2, 0):
         record(RunDir(tmp_path), rank, 0.1, 0.8, 0.1)
     assert [times.rank for times in read_times(tmp_path / "logs")] == [0, 2, 10]
@@ -45,15 +46,15 @@ def test_the_straggler_is_the_rank_that_waits_least(tmp_path: Path, slow: tuple[
     assert f"straggler: rank 1, which spends its time {why}" in text
 
 
-def test_no_straggler_among_equals(tmp_path: Path) -> None:
+def test_equal_ranks_have_no_straggler(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     record(run, 0, 0.1, 0.8, 0.10)
     record(run, 1, 0.1, 0.8, 0.11)
     assert straggler(read_times(run.logs)) is None
     assert "no straggler" in "\n".join(lines(run))
-    assert straggler([RankTimes(0, 1, 0.1, 0.8, 0.1)]) is None
+    assert straggler([RankTimes(rank=0, images=1, input=0.1, compute=0.8, allreduce=0.1)]) is None
 
 
-def test_a_run_that_has_not_trained(tmp_path: Path) -> None:
+def test_a_run_without_a_training_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found no record of a training"):
         lines(RunDir(tmp_path))

@@ -52,7 +52,7 @@ def test_a_killed_rank_is_reported_with_its_signal() -> None:
 
 
 def test_a_phase_longer_than_the_limit_is_no_stall_while_it_makes_progress(tmp_path: Path) -> None:
-    busy = "beat.tell('validation', 7)\nfor _ in range(16):\n    time.sleep(0.5)\n    beat.progressed('validation')"
+    busy = "beat.enter('validation', 7)\nfor _ in range(16):\n    time.sleep(0.5)\n    beat.progressed('validation')"
     done = launch(2, BEATING + busy, "--run-dir", tmp_path, "--stall-seconds", 5)
     assert done.returncode == 0, done.stderr
 
@@ -73,7 +73,7 @@ BEATING = "from jobs.train.telemetry.heartbeat import Heartbeat\nbeat = Heartbea
 
 def test_a_suspended_rank_is_reported_within_the_stall_time(tmp_path: Path) -> None:
     begin = time.monotonic()
-    stop = "beat.tell('step', 7)\ntime.sleep(3)\nrank == 1 and os.kill(os.getpid(), signal.SIGSTOP)\ntime.sleep(600)"
+    stop = "beat.enter('step', 7)\ntime.sleep(3)\nrank == 1 and os.kill(os.getpid(), signal.SIGSTOP)\ntime.sleep(600)"
     done = launch(2, BEATING + stop, "--run-dir", tmp_path, "--stall-seconds", 6)
     assert done.returncode == 1
     assert "rank 1 on " in done.stderr
@@ -83,7 +83,7 @@ def test_a_suspended_rank_is_reported_within_the_stall_time(tmp_path: Path) -> N
 
 
 def test_a_rank_that_hangs_while_the_others_wait_for_it_is_reported(tmp_path: Path) -> None:
-    hang = "beat.tell('input' if rank == 1 else 'step', 9)\ntime.sleep(600)"
+    hang = "beat.enter('input' if rank == 1 else 'step', 9)\ntime.sleep(600)"
     done = launch(3, BEATING + hang, "--run-dir", tmp_path, "--stall-seconds", 5)
     assert done.returncode == 1
     assert "idxtrain: train: rank 1 on " in done.stderr

@@ -1,4 +1,4 @@
-"""Architectures, keyed dropout, and the model as others load it."""
+"""Architectures, keyed dropout, augmentation, and the exported model."""
 
 import subprocess
 import sys
@@ -33,7 +33,9 @@ def test_parameter_count_on_mnist(name: str) -> None:
 
 @pytest.mark.parametrize("name", models.names())
 @pytest.mark.parametrize(("shape", "classes"), [((50, 50, 1), 16), ((12, 20, 1), 3), ((5, 5, 3), 2), ((1, 1, 1), 1)])
-def test_any_shape_and_any_number_of_classes(name: str, shape: tuple[int, int, int], classes: int) -> None:
+def test_a_model_takes_any_image_shape_and_number_of_classes(
+    name: str, shape: tuple[int, int, int], classes: int
+) -> None:
     logits = models.build(name, shape, classes)(np.zeros((2, *shape), np.float32))
     assert logits.shape == (2, classes)
     assert logits.dtype == tf.float32
@@ -49,16 +51,21 @@ def test_standardizing_is_part_of_the_model() -> None:
     np.testing.assert_allclose(standardized(images), plain((images - 0.25) / 0.5), rtol=1e-5, atol=1e-5)
 
 
+def step_key(first: int, of: int, step: int = 7, seed: int = 3) -> StepKey:
+    """Return the key of rows from `first` on, in a global batch of `of` rows."""
+    return StepKey(seed=seed, step=tf.constant(step), first_row=tf.constant(first), global_rows=tf.constant(of))
+
+
 def masks(first: int, rows: int, of: int, step: int = 7, seed: int = 3) -> NDArray[Any]:
     layer = Dropout(0.4, name="dropout")
-    with keyed(StepKey(seed, tf.constant(step), tf.constant(first), tf.constant(of))):
+    with keyed(step_key(first, of, step, seed)):
         return np.asarray(layer(tf.ones((rows, 64)), training=True))
 
 
-def test_dropout_masks_do_not_depend_on_how_a_batch_is_shared_out() -> None:
+def test_dropout_masks_do_not_depend_on_how_a_batch_is_shared() -> None:
     whole = masks(0, 50, 50)
-    parts = np.concatenate([masks(0, 16, 50), masks(16, 17, 50), masks(33, 17, 50)])
-    np.testing.assert_array_equal(whole, parts)
+    shares = np.concatenate([masks(0, 16, 50), masks(16, 17, 50), masks(33, 17, 50)])
+    np.testing.assert_array_equal(whole, shares)
 
 
 def test_dropout_masks_depend_on_step_and_seed() -> None:
@@ -66,20 +73,20 @@ def test_dropout_masks_depend_on_step_and_seed() -> None:
     assert (masks(0, 50, 50) != masks(0, 50, 50, seed=4)).any()
 
 
-def test_dropout_keeps_the_expectation() -> None:
+def test_dropout_keeps_the_mean() -> None:
     kept = masks(0, 500, 500)
     assert set(np.unique(kept)) == {0.0, np.float32(1 / 0.6)}
     assert abs(kept.mean() - 1) < 0.02  # 32,000 draws: five standard deviations
 
 
-def test_dropout_does_nothing_at_inference_and_refuses_to_train_without_a_key() -> None:
+def test_dropout_is_the_identity_at_inference_and_needs_a_key_to_train() -> None:
     layer = Dropout(0.4)
     np.testing.assert_array_equal(layer(tf.ones((3, 4)), training=False), np.ones((3, 4)))
     with pytest.raises(RuntimeError, match="no key"):
         layer(tf.ones((3, 4)), training=True)
 
 
-def test_the_exported_model_needs_none_of_our_code(tmp_path: Path) -> None:
+def test_the_exported_model_loads_without_this_projects_code(tmp_path: Path) -> None:
     model = models.build("lecture", (8, 8, 1), 4, standardize=(0.1, 0.3))
     images = np.random.default_rng(0).random((6, 8, 8, 1), np.float32)
     portable(model).save(tmp_path / "model.keras")
@@ -96,7 +103,7 @@ def test_the_exported_model_needs_none_of_our_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["residual", "vgg"])
-def test_normalization_is_exported_as_keras_own(name: str) -> None:
+def test_batch_normalization_is_exported_as_keras_own(name: str) -> None:
     model = models.build(name, (8, 8, 1), 4)
     random = np.random.default_rng(0)
     model.set_weights([random.uniform(0.5, 1.5, weight.shape) for weight in model.get_weights()])
@@ -108,49 +115,50 @@ def test_normalization_is_exported_as_keras_own(name: str) -> None:
 
 
 def bend(images: NDArray[Any], first: int, of: int, displacement: float) -> NDArray[Any]:
-    key = StepKey(3, tf.constant(7), tf.constant(first), tf.constant(of))
+    key = step_key(first, of)
     return np.asarray(Augmentation(elastic=displacement, elastic_sigma=3.0)(images, key))
 
 
-def test_bent_images_do_not_depend_on_how_a_batch_is_shared_out() -> None:
+def test_bent_images_do_not_depend_on_how_a_batch_is_shared() -> None:
     images = np.random.default_rng(0).random((9, 12, 20, 2), np.float32)
-    parts = np.concatenate([bend(images[:4], 0, 9, 1.0), bend(images[4:], 4, 9, 1.0)])
-    np.testing.assert_allclose(parts, bend(images, 0, 9, 1.0), atol=1e-5)
+    shares = np.concatenate([bend(images[:4], 0, 9, 1.0), bend(images[4:], 4, 9, 1.0)])
+    np.testing.assert_allclose(shares, bend(images, 0, 9, 1.0), atol=1e-5)
 
 
-def test_a_field_of_nothing_bends_nothing() -> None:
+def test_a_displacement_of_zero_changes_no_pixel() -> None:
     images = np.random.default_rng(0).random((3, 12, 20, 2), np.float32)
     np.testing.assert_allclose(bend(images, 0, 3, 1e-9), images, atol=1e-6)
 
 
-def test_images_are_moved_as_far_whether_they_are_bent_or_not() -> None:
-    """By TensorFlow's kernel, and in one pass with a field, here of next to nothing."""
+def test_images_are_transformed_alike_with_and_without_bending() -> None:
+    """Without it, by TensorFlow's kernel; with it, in one pass with the displacements, which are tiny here."""
     images = np.random.default_rng(0).random((50, 12, 20, 2), np.float32)
-    key = StepKey(3, tf.constant(7), tf.constant(0), tf.constant(50))
+    key = step_key(0, 50)
     bent, moved = (
-        np.asarray(Augmentation(2, 20, 0.2, elastic, sharp_fraction=0.3)(images, key)) for elastic in (1e-9, 0.0)
+        np.asarray(Augmentation(shift=2, rotate=20, zoom=0.2, elastic=elastic, sharp_fraction=0.3)(images, key))
+        for elastic in (1e-9, 0.0)
     )
     np.testing.assert_allclose(bent, moved, atol=1e-4)
     assert np.abs(bent - images).mean() > 0.1
 
 
 @pytest.mark.parametrize("sharp", [0.0, 0.5])
-def test_a_share_of_the_images_stays_sharp(sharp: float) -> None:
-    """Sharp ones are found again among the shifts by whole pixels of what they were."""
+def test_the_configured_share_of_images_stays_sharp(sharp: float) -> None:
+    """A sharp image equals a shift of the original by whole pixels."""
     images = np.random.default_rng(0).random((200, 12, 10, 1), np.float32)
-    key = StepKey(3, tf.constant(7), tf.constant(0), tf.constant(len(images)))
-    moved = np.asarray(Augmentation(2, 10, 0.1, 0.5, sharp_fraction=sharp)(images, key))
+    key = step_key(0, len(images))
+    moved = np.asarray(Augmentation(shift=2, rotate=10, zoom=0.1, elastic=0.5, sharp_fraction=sharp)(images, key))
     framed = np.pad(images, [(0, 0), (2, 2), (2, 2), (0, 0)])
     shifted = [framed[:, down : down + 12, right : right + 10] for down in range(5) for right in range(5)]
     same = np.any([np.isclose(moved, each, atol=1e-6).all((1, 2, 3)) for each in shifted], axis=0)
     assert abs(same.mean() - sharp) < (0.12 if sharp else 0.001)
 
 
-def test_pixels_move_as_far_as_asked() -> None:
-    """Images whose values are their own rows and columns: what is read tells from where."""
+def test_pixels_move_by_the_configured_root_mean_square() -> None:
+    """Pixel values are their own rows and columns, so a value shows the position it was read from."""
     rows, columns = np.meshgrid(np.arange(40.0), np.arange(40.0), indexing="ij")
     images = np.repeat(np.stack([rows, columns], axis=-1)[None], 64, axis=0).astype(np.float32)
-    moved = (bend(images, 0, 64, 1.5) - images)[:, 12:28, 12:28]  # far from the rim, where the field fades
+    moved = (bend(images, 0, 64, 1.5) - images)[:, 12:28, 12:28]  # far from the border, where the field fades
     assert abs(np.sqrt(np.mean(moved**2)) - 1.5) < 0.15
-    neighbours = np.abs(np.diff(moved, axis=1)).mean()
-    assert neighbours < 0.5 * np.abs(moved).mean()  # they move alike
+    neighbors = np.abs(np.diff(moved, axis=1)).mean()
+    assert neighbors < 0.5 * np.abs(moved).mean()  # they move alike

@@ -127,7 +127,7 @@ def state(step: int) -> checkpoint.Checkpoint:
         "m.0": random.random(4),
         "step": np.array([step]),
     }
-    return checkpoint.Checkpoint(checkpoint.Position(step, "our key"), arrays)
+    return checkpoint.Checkpoint(position=checkpoint.Position(step, "our key"), arrays=arrays)
 
 
 @in_blocks

@@ -1,4 +1,4 @@
-"""The fused optimizers against Keras's, which are written out in plain operations."""
+"""The fused optimizers compared with Keras's, which consist of plain operations."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +22,7 @@ KERAS: dict[str, Callable[[], Any]] = {
     "adadelta": lambda: keras.optimizers.Adadelta(RATE, rho=0.85, epsilon=1e-6),
     "adam": lambda: keras.optimizers.Adam(RATE, beta_1=0.7, beta_2=0.95, epsilon=1e-6),
     "adamw": lambda: keras.optimizers.AdamW(RATE, weight_decay=0.1, beta_1=0.7, beta_2=0.95, epsilon=1e-6),
-    # Keras decays the weights beside the step, the paper within it: compared without decay here, with it below.
+    # Keras applies the weight decay outside the trust ratio, the paper inside it: so no decay here, but below.
     "lamb": lambda: keras.optimizers.Lamb(RATE, beta_1=0.7, beta_2=0.95, epsilon=1e-6),
 }
 
@@ -32,24 +32,24 @@ def gradients(step: int) -> list[NDArray[Any]]:
     return [random.normal(size=(4, 3)).astype(np.float32), random.normal(size=3).astype(np.float32)]
 
 
-def test_every_optimizer_is_compared() -> None:
+def test_every_optimizer_is_compared_with_keras() -> None:
     assert set(KERAS) == set(OPTIMIZERS)
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_equals_keras_over_ten_updates(name: str) -> None:
-    ours = [tf.Variable(array) for array in gradients(100)]
-    theirs = [keras.Variable(array) for array in gradients(100)]
-    optimizer = OPTIMIZERS[name](ours, replace(HYPERPARAMETERS, weight_decay=0.0 if name == "lamb" else 0.1))
+def test_ten_updates_equal_those_of_keras(name: str) -> None:
+    variables = [tf.Variable(array) for array in gradients(100)]
+    reference_variables = [keras.Variable(array) for array in gradients(100)]
+    optimizer = OPTIMIZERS[name](variables, replace(HYPERPARAMETERS, weight_decay=0.0 if name == "lamb" else 0.1))
     reference = KERAS[name]()
     for step in range(10):
         optimizer.apply([tf.constant(g) for g in gradients(step)], tf.constant(RATE), tf.constant(step))
-        reference.apply([tf.constant(g) for g in gradients(step)], theirs)
-    for mine, other in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(mine.numpy(), np.asarray(other), rtol=2e-5, atol=2e-6)
+        reference.apply([tf.constant(g) for g in gradients(step)], reference_variables)
+    for variable, expected in zip(variables, reference_variables, strict=True):
+        np.testing.assert_allclose(variable.numpy(), np.asarray(expected), rtol=2e-5, atol=2e-6)
 
 
-def test_lamb_decays_as_in_its_paper() -> None:
+def test_lamb_applies_weight_decay_as_in_its_paper() -> None:
     weights, gradient = (np.arange(1.0, 7.0, dtype=np.float32).reshape(2, 3), gradients(7)[0][:2])
     variable, zeros = tf.Variable(weights), tf.Variable(np.zeros(3, np.float32))
     lamb = OPTIMIZERS["lamb"]([variable, zeros], HYPERPARAMETERS)

@@ -1,5 +1,6 @@
-"""The order of training rows: every row once an epoch, the same batches whatever the number of ranks, well mixed."""
+"""The order of training rows: every row once per epoch, the same batches at any number of ranks, well mixed."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,14 @@ orders = st.builds(
     seed=st.integers(0, 2**32),
     shuffle_shards=st.integers(1, 9),
 )
-# What a random search may miss: fewer rows than ranks, a prime number of rows, one row, one shard.
+# Cases that a random search may miss: fewer rows than ranks, a prime number of rows, one row, one shard.
 CORNERS = [
-    RowOrder((3, 3, 4), 50, 0, 4),
-    RowOrder((10,), 4, 0, 4),
-    RowOrder((251,) * 3 + (254,), 50, 1, 2),
-    RowOrder((1,), 1, 2, 1),
-    RowOrder((2, 1), 2, 3, 1),
-    RowOrder((5,) * 9, 45, 4, 1),
+    RowOrder(shard_rows=(3, 3, 4), batch_size=50, seed=0, shuffle_shards=4),
+    RowOrder(shard_rows=(10,), batch_size=4, seed=0, shuffle_shards=4),
+    RowOrder(shard_rows=(251,) * 3 + (254,), batch_size=50, seed=1, shuffle_shards=2),
+    RowOrder(shard_rows=(1,), batch_size=1, seed=2, shuffle_shards=1),
+    RowOrder(shard_rows=(2, 1), batch_size=2, seed=3, shuffle_shards=1),
+    RowOrder(shard_rows=(5,) * 9, batch_size=45, seed=4, shuffle_shards=1),
 ]
 
 
@@ -35,11 +36,11 @@ def check_world(order: RowOrder, epoch: int, world_size: int) -> None:
     drawn = order.epoch(epoch)
     counts = np.zeros(order.rows, np.int64)
     for step in range(order.steps):
-        parts = [drawn.rank_rows(step, step + 1, rank, world_size) for rank in range(world_size)]
-        batch = np.concatenate(parts)
+        shares = [drawn.rank_rows(step, step + 1, rank, world_size) for rank in range(world_size)]
+        batch = np.concatenate(shares)
         assert batch.tolist() == drawn.batch(step).tolist()
         assert len(batch) == order.batch_rows(step)
-        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
         np.add.at(counts, batch, 1)
     assert (counts == 1).all()
     for rank in range(world_size):
@@ -49,7 +50,7 @@ def check_world(order: RowOrder, epoch: int, world_size: int) -> None:
 
 @given(orders, st.integers(0, 5), st.sampled_from(WORLD_SIZES))
 @settings(deadline=None)
-def test_every_row_once_an_epoch_and_the_same_batches_at_any_world_size(
+def test_every_row_comes_once_per_epoch_and_batches_are_the_same_at_any_world_size(
     order: RowOrder, epoch: int, world_size: int
 ) -> None:
     check_world(order, epoch, world_size)
@@ -57,12 +58,12 @@ def test_every_row_once_an_epoch_and_the_same_batches_at_any_world_size(
 
 @pytest.mark.parametrize("order", CORNERS, ids=str)
 @pytest.mark.parametrize("world_size", [*WORLD_SIZES, 64])
-def test_corner_cases_at_any_world_size(order: RowOrder, world_size: int) -> None:
+def test_corner_cases_hold_at_any_world_size(order: RowOrder, world_size: int) -> None:
     check_world(order, 0, world_size)
 
 
 @given(orders)
-def test_all_batches_are_full_but_the_last(order: RowOrder) -> None:
+def test_all_batches_but_the_last_are_full(order: RowOrder) -> None:
     sizes = [order.batch_rows(step) for step in range(order.steps)]
     assert sum(sizes) == order.rows
     assert sizes[:-1] == [order.batch_size] * (order.steps - 1)
@@ -71,83 +72,83 @@ def test_all_batches_are_full_but_the_last(order: RowOrder) -> None:
 
 @given(orders, st.integers(0, 5))
 def test_the_order_is_a_function_of_its_arguments(order: RowOrder, epoch: int) -> None:
-    again = RowOrder(order.shard_rows, order.batch_size, order.seed, order.shuffle_shards)
-    assert order.epoch(epoch).order.tolist() == again.epoch(epoch).order.tolist()
+    again = replace(order)
+    assert order.epoch(epoch).rows.tolist() == again.epoch(epoch).rows.tolist()
 
 
-def test_the_order_stays_as_it_is_from_release_to_release() -> None:
-    # Held: a resumed training goes on in the order that an older release began.
-    drawn = RowOrder((4, 4, 3), 4, 7, 2).epoch(1)
-    assert drawn.order.tolist() == [5, 7, 3, 9, 4, 1, 10, 8, 6, 0, 2]
+def test_the_order_stays_the_same_from_release_to_release() -> None:
+    # A training that an older release began resumes in the same order.
+    drawn = RowOrder(shard_rows=(4, 4, 3), batch_size=4, seed=7, shuffle_shards=2).epoch(1)
+    assert drawn.rows.tolist() == [5, 7, 3, 9, 4, 1, 10, 8, 6, 0, 2]
 
 
 def test_epochs_and_seeds_differ() -> None:
-    order = RowOrder((100,) * 10, 50, 0, 4)
-    drawn = [order.epoch(epoch).order for epoch in range(4)]
-    drawn += [RowOrder((100,) * 10, 50, seed, 4).epoch(0).order for seed in (1, 2)]
+    order = RowOrder(shard_rows=(100,) * 10, batch_size=50, seed=0, shuffle_shards=4)
+    drawn = [order.epoch(epoch).rows for epoch in range(4)]
+    drawn += [replace(order, seed=seed).epoch(0).rows for seed in (1, 2)]
     for n, first in enumerate(drawn):
         for second in drawn[:n]:
-            # Two independent permutations agree at one place on average.
+            # Two independent permutations agree at one position on average.
             assert (first == second).sum() < 12
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4, 5, 8])
-def test_a_rank_reads_its_part_of_the_shards_and_few_more(world_size: int) -> None:
-    order = RowOrder((2500,) * 22, 50, 0, 4)
+def test_a_rank_reads_its_share_of_the_shards_and_few_more(world_size: int) -> None:
+    order = RowOrder(shard_rows=(2500,) * 22, batch_size=50, seed=0, shuffle_shards=4)
     assert order.lanes == 8
     drawn = order.epoch(0)
     for rank in range(world_size):
         rows = drawn.rank_rows(0, order.steps, rank, world_size)
         shards = np.unique(locate(rows, order.shard_rows)[0])
-        # A rank shares a lane of 22 / 8 shards at either end of its slots. Measured: 4.7 over its part at the most.
+        # A rank shares a lane of 22 / 8 shards at either end of its slots. Measured: at most 4.7 above its share.
         assert len(shards) <= 22 / world_size + 5
 
 
 def chi_square(drawn: NDArray[Any], classes: NDArray[Any], batch_size: int) -> NDArray[Any]:
-    """Return, for each full batch, the sum over 10 classes of (found − expected)² / expected; 9 for independence."""
+    """Return each full batch's sum over 10 classes of (count − expected)² / expected; 9 if independent."""
     batches = classes[drawn[: len(drawn) // batch_size * batch_size]].reshape(-1, batch_size)
-    found = np.stack([(batches == label).sum(1) for label in range(10)], axis=1)
-    return ((found - batch_size / 10) ** 2 / (batch_size / 10)).sum(1)
+    counts = np.stack([(batches == label).sum(1) for label in range(10)], axis=1)
+    return ((counts - batch_size / 10) ** 2 / (batch_size / 10)).sum(1)
 
 
 def measure_mixing(shards: int, shard_rows: int, batch_size: int, seed: int = 0) -> tuple[NDArray[Any], float, int]:
-    """Return chi² of each batch, its mean for a global shuffle, and the fewest shards in a batch; archive sorted."""
-    order = RowOrder((shard_rows,) * shards, batch_size, seed, 4)
+    """Return chi² of each batch, its mean for a global shuffle, and the fewest shards in a batch, of sorted rows."""
+    order = RowOrder(shard_rows=(shard_rows,) * shards, batch_size=batch_size, seed=seed, shuffle_shards=4)
     classes = np.arange(order.rows) * 10 // order.rows
     drawn = order.epoch(0)
     shuffled = np.random.default_rng(seed).permutation(order.rows)
     fewest = min(
         len(np.unique(locate(drawn.batch(step), order.shard_rows)[0])) for step in range(order.rows // batch_size)
     )
-    return chi_square(drawn.order, classes, batch_size), float(chi_square(shuffled, classes, batch_size).mean()), fewest
+    return chi_square(drawn.rows, classes, batch_size), float(chi_square(shuffled, classes, batch_size).mean()), fewest
 
 
 def test_an_archive_sorted_by_class_is_mixed_as_well_as_by_a_global_shuffle() -> None:
-    # Measured: mean 7.4 against 8.9 for numpy's permutation; below, since the lanes take even parts of the stream.
-    found, shuffled, fewest = measure_mixing(shards=40, shard_rows=250, batch_size=100)
-    assert found.mean() < 1.1 * shuffled
-    assert np.percentile(found, 95) < 16.9  # the 95 % point of chi² with 9 degrees of freedom
+    # Measured: mean 7.4, and 8.9 for NumPy's permutation. It is lower as the lanes take equal shares of the stream.
+    chi2, shuffled, fewest = measure_mixing(shards=40, shard_rows=250, batch_size=100)
+    assert chi2.mean() < 1.1 * shuffled
+    assert np.percentile(chi2, 95) < 16.9  # the 95 % point of chi² with 9 degrees of freedom
     assert fewest >= 30
 
 
 def test_the_end_of_an_epoch_is_mixed_as_well_as_its_beginning() -> None:
-    # Windows of 4 shards and a rest would have given 60 in the last fifth of an epoch; equal windows give 7.
-    found, shuffled, _ = measure_mixing(shards=40, shard_rows=250, batch_size=100)
-    assert found[-len(found) // 5 :].mean() < 1.2 * shuffled
+    # Windows of 4 shards and a shorter last one gave 60 in the last fifth of an epoch; equal windows give 7.
+    chi2, shuffled, _ = measure_mixing(shards=40, shard_rows=250, batch_size=100)
+    assert chi2[-len(chi2) // 5 :].mean() < 1.2 * shuffled
 
 
-def test_far_more_shards_than_the_windows_hold_are_still_mixed() -> None:
-    # Measured: mean 17 (other seeds: to 31) against 9, 33 shards or more in each batch of 128. The windows bound the
-    # memory, and so the mixing. In the archive's own order, one class a batch, it would be 1,152.
-    found, shuffled, fewest = measure_mixing(shards=70, shard_rows=2500, batch_size=128)
-    assert found.mean() < 3 * shuffled
+def test_many_more_shards_than_the_windows_have_are_still_mixed() -> None:
+    # Measured: mean 17 (other seeds: up to 31), and 9 for a global shuffle; 33 shards or more in each batch of 128. The
+    # windows bound the memory, and so the mixing. In the sorted order, one class per batch, it would be 1,152.
+    chi2, shuffled, fewest = measure_mixing(shards=70, shard_rows=2500, batch_size=128)
+    assert chi2.mean() < 3 * shuffled
     assert fewest >= 30
 
 
-def test_mnists_shards_are_all_in_one_batch_of_256() -> None:
-    found, shuffled, fewest = measure_mixing(shards=22, shard_rows=2500, batch_size=256)
+def test_a_batch_of_256_has_rows_of_all_mnist_shards() -> None:
+    chi2, shuffled, fewest = measure_mixing(shards=22, shard_rows=2500, batch_size=256)
     assert fewest == 22
-    assert found.mean() < shuffled
+    assert chi2.mean() < shuffled
 
 
 @given(st.integers(0, 1000), st.integers(1, 40))
@@ -160,7 +161,7 @@ def test_shares_cover_all_rows_in_rank_order(rows: int, world_size: int) -> None
 def test_whole_slices_cover_all_rows_in_rank_order(rows: int, world_size: int, slices: int) -> None:
     bounds = [share_slices(rows, rank, world_size, slices) for rank in range(world_size)]
     assert [row for start, stop in bounds for row in range(start, stop)] == list(range(rows))
-    # No rank's bounds cut a slice, and those are the same at any number of ranks.
+    # No rank's bounds cut a slice, and slices are the same at any number of ranks.
     count = min(slices, rows)
     ends = {rows * n // count for n in range(count + 1)}
     assert {bound for pair in bounds for bound in pair} <= ends

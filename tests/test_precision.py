@@ -1,4 +1,4 @@
-"""Which arithmetic a training takes where it may choose."""
+"""The precision that a training chooses."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +13,11 @@ from jobs.train.compute.collective import Collective
 from jobs.train.config import TrainConfig
 
 WITH, WITHOUT = "flags\t\t: fpu avx512_bf16\n", "flags\t\t: fpu avx2\n"
-SLOW, QUICK = (f"vendor_id\t: GenuineIntel\n{flags}" for flags in (WITH, "flags\t\t: avx512_bf16 amx_bf16\n"))
+SLOW, FAST = (f"vendor_id\t: GenuineIntel\n{flags}" for flags in (WITH, "flags\t\t: avx512_bf16 amx_bf16\n"))
 
 
 class Ranks(Collective):
-    """This rank and others, who say what they are told to."""
+    """This rank and others, which send the given values."""
 
     def __init__(self, *others: int) -> None:
         self._others = others
@@ -27,7 +27,7 @@ class Ranks(Collective):
 
 
 def tensorflow(capability: tuple[int, int] | None = None) -> Any:
-    """TensorFlow as it looks on a machine with such a GPU; None: without."""
+    """Return TensorFlow as on a machine with a GPU of this capability; None: without a GPU."""
     return SimpleNamespace(
         config=SimpleNamespace(
             get_visible_devices=lambda kind: ["GPU:0"] if capability else [],
@@ -37,41 +37,41 @@ def tensorflow(capability: tuple[int, int] | None = None) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("cpuinfo", "capability", "others", "found"),
+    ("cpuinfo", "capability", "others", "expected"),
     [
         (WITH, None, (), "bfloat16"),
         (WITH, None, (1, 1), "bfloat16"),
-        (WITH, None, (1, 0), "float32"),  # one node of another kind
+        (WITH, None, (1, 0), "float32"),  # a node without fast bfloat16
         (WITHOUT, None, (), "float32"),
         (SLOW, None, (), "float32"),
-        (QUICK, None, (), "bfloat16"),
+        (FAST, None, (), "bfloat16"),
         (WITHOUT, None, (1,), "float32"),
         (WITHOUT, (8, 0), (), "bfloat16"),
         (WITHOUT, (9, 0), (1,), "bfloat16"),
         (WITH, (7, 5), (), "float32"),  # the CPU has the units, but the GPU computes
     ],
 )
-def test_auto(
+def test_auto_is_bfloat16_if_all_devices_compute_it_fast(
     cpuinfo: str,
     capability: tuple[int, int] | None,
     others: tuple[int, ...],
-    found: str,
+    expected: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = tmp_path / "cpuinfo"
     file.write_text(cpuinfo)
     monkeypatch.setattr(precision, "_CPUINFO", file)
-    asked = TrainConfig(epochs=1, precision="auto")
-    assert precision.chosen(tensorflow(capability), asked, Ranks(*others)) == found
+    config = TrainConfig(epochs=1, precision="auto")
+    assert precision.choose_precision(tensorflow(capability), config, Ranks(*others)) == expected
 
 
-@pytest.mark.parametrize("asked", ["float32", "bfloat16", "float16"])
-def test_what_is_named_is_taken(asked: Any) -> None:
-    config = TrainConfig(epochs=1, precision=asked)
-    assert precision.chosen(tensorflow(), config, Ranks()) == asked
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_a_configured_precision_is_used(name: Any) -> None:
+    config = TrainConfig(epochs=1, precision=name)
+    assert precision.choose_precision(tensorflow(), config, Ranks()) == name
 
 
 def test_a_deterministic_training_does_not_depend_on_the_device() -> None:
     config = TrainConfig(epochs=1, precision="auto", deterministic=True)
-    assert precision.chosen(tensorflow((9, 0)), config, Ranks()) == "float32"
+    assert precision.choose_precision(tensorflow((9, 0)), config, Ranks()) == "float32"

@@ -1,7 +1,8 @@
-"""Petastorm's reader under many small shards, where its thread pool loses and swaps row groups by itself."""
+"""From shards to graph calls: the reader (whose thread pool loses and swaps row groups), row cache and prefetching."""
 
 import shutil
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.dataset import Manifest, Shard
@@ -19,10 +20,13 @@ from jobs.errors import InputError
 from jobs.files import sha256_file
 from jobs.prepare.decode import to_batch
 from jobs.train.config import TrainConfig
-from jobs.train.data.feed import ShardStore, Uses, most_steps, read_epoch, spans
+from jobs.train.data import shard_cache
+from jobs.train.data.calls import max_steps_per_execution, plan_calls, read_epoch
 from jobs.train.data.order import RowOrder
+from jobs.train.data.prefetch import read_ahead
 from jobs.train.data.reader import Rows, read_shards
-from jobs.train.data.row_cache import ALIGNMENT, HeldRows, keep_in_memory, row_bytes
+from jobs.train.data.row_cache import ALIGNMENT, RowCache, keeps_all_rows, row_bytes
+from jobs.train.data.shard_cache import ShardStore, ShardUses
 from tests.support.prepared import bare_manifest
 
 ROWS, SHARDS = 4, 40
@@ -55,33 +59,33 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
         "$HOME;x", "back\\slash", "{x}", "@a+b=c&d", "a~b(c)!", "100%",
     ],
 )  # fmt: skip
-def test_shards_are_read_in_a_folder_of_any_name(dataset: tuple[Path, Manifest], tmp_path: Path, name: str) -> None:
+def test_shards_are_read_from_a_folder_of_any_name(dataset: tuple[Path, Manifest], tmp_path: Path, name: str) -> None:
     directory, manifest = dataset
     shutil.copytree(directory, tmp_path / name)
     for count in (1, 3):
         shards = manifest.splits["train"].shards[:count]
-        found = dict(read_shards(tmp_path / name, manifest, shards, threads=2))
-        assert [found[place].indices[0] for place in range(count)] == [shard.first_index for shard in shards]
+        rows = dict(read_shards(tmp_path / name, manifest, shards, threads=2))
+        assert [rows[position].indices[0] for position in range(count)] == [shard.first_index for shard in shards]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
-def test_every_shard_comes_once_and_is_what_it_is_said_to_be(dataset: tuple[Path, Manifest], threads: int) -> None:
+def test_every_shard_is_read_once_and_under_its_own_position(dataset: tuple[Path, Manifest], threads: int) -> None:
     directory, manifest = dataset
     for attempt in range(15):
-        # Another order and another number each time: the races hide in the last ones handed out.
+        # Another order and number of shards each time: the races concern the last row groups that are handed out.
         wanted = np.random.default_rng(attempt).permutation(SHARDS)[: 2 + attempt * 2]
         shards = [manifest.splits["train"].shards[number] for number in wanted]
-        found = dict(read_shards(directory, manifest, shards, threads))
-        assert sorted(found) == list(range(len(shards)))
-        for place, rows in found.items():
-            expected = shards[place].first_index + np.arange(ROWS)
+        read = dict(read_shards(directory, manifest, shards, threads))
+        assert sorted(read) == list(range(len(shards)))
+        for position, rows in read.items():
+            expected = shards[position].first_index + np.arange(ROWS)
             np.testing.assert_array_equal(rows.indices, expected)
             np.testing.assert_array_equal(rows.images[:, 5], (expected / 1000).astype(np.float32))
             np.testing.assert_array_equal(rows.labels, expected % 3)
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_rows_come_in_the_order_asked_for_kept_or_streamed(dataset: tuple[Path, Manifest], keep: bool) -> None:
+def test_rows_come_in_the_requested_order_kept_or_streamed(dataset: tuple[Path, Manifest], keep: bool) -> None:
     directory, manifest = dataset
     store = ShardStore(directory, manifest, "train", threads=2, keep=keep)
     for epoch in range(3):
@@ -93,127 +97,174 @@ def test_rows_come_in_the_order_asked_for_kept_or_streamed(dataset: tuple[Path, 
             np.testing.assert_array_equal(rows.images[:, 0], (chunk / 1000).astype(np.float32))
 
 
-class Watched(ShardStore):
-    """A store that tells for how many shards at once it took memory; None: for all."""
+class WatchedStore(ShardStore):
+    """A store that remembers the capacity of each of its row caches, in shards; None: all."""
 
-    def _room(self, at_once: int | None) -> HeldRows:
-        self.rooms = [*getattr(self, "rooms", ()), at_once]
-        return super()._room(at_once)
+    def _new_cache(self, capacity: int | None) -> RowCache:
+        self.capacities = [*getattr(self, "capacities", ()), capacity]
+        return super()._new_cache(capacity)
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_kept_and_streamed_epochs_are_the_same_bits(dataset: tuple[Path, Manifest], world_size: int) -> None:
-    """Also against the order itself: batches of 7 leave a smaller last one; windows of 2 of 40 shards, 8 lanes."""
+def test_kept_and_streamed_epochs_have_the_same_bits(dataset: tuple[Path, Manifest], world_size: int) -> None:
+    """Both follow the row order. Batches of 7 leave a smaller last one; windows are of 2 of 40 shards, in 8 lanes."""
     directory, manifest = dataset
     for rank in range(world_size):
-        kept, streamed = (Watched(directory, manifest, "train", 2, keep) for keep in (True, False))
-        order = RowOrder(kept.shard_rows, batch_size=7, seed=1, shuffle_shards=2)
+        kept, streamed = (WatchedStore(directory, manifest, "train", 2, keep) for keep in (True, False))
+        order = RowOrder(shard_rows=kept.shard_rows, batch_size=7, seed=1, shuffle_shards=2)
         for epoch in range(2):
             first = epoch * order.steps
-            calls = spans(order, epoch, first, first + order.steps, log_every=5, most=3)
+            calls = plan_calls(order, epoch, first, first + order.steps, log_every=5, max_steps=3)
             pairs = [read_epoch(store, order, epoch, calls, rank, world_size) for store in (kept, streamed)]
-            expected = [order.epoch(epoch).rank_rows(span.first, span.last, rank, world_size) for span in calls]
+            expected = [order.epoch(epoch).rank_rows(call.first, call.last, rank, world_size) for call in calls]
             for one, other, rows in zip(*pairs, expected, strict=True):
                 for name in ("images", "labels", "weights", "indices"):
                     assert getattr(one, name).tobytes() == getattr(other, name).tobytes(), (epoch, name)
                 np.testing.assert_array_equal(one.indices, rows)
                 np.testing.assert_array_equal(one.images[..., 0].ravel(), (rows / 1000).astype(np.float32))
                 assert one.images.ctypes.data % ALIGNMENT == 0
-        assert kept.rooms == [None]
-        assert 0 < max(at_once or SHARDS for at_once in streamed.rooms) < 0.8 * SHARDS
+        assert kept.capacities == [None]
+        assert 0 < max(capacity or SHARDS for capacity in streamed.capacities) < 0.8 * SHARDS
 
 
-def test_the_calls_of_a_late_epoch_take_no_memory_for_those_before() -> None:
-    order = RowOrder((100,), 1, seed=0, shuffle_shards=1)
+def test_planning_a_late_epoch_takes_no_memory_for_earlier_ones() -> None:
+    order = RowOrder(shard_rows=(100,), batch_size=1, seed=0, shuffle_shards=1)
     tracemalloc.start()
-    calls = spans(order, 20_000, 2_000_000, 3_000_000, log_every=10, most=100)
+    calls = plan_calls(order, 20_000, 2_000_000, 3_000_000, log_every=10, max_steps=100)
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
-    assert [span.start for span in calls] == list(range(2_000_000, 2_000_100, 10))
+    assert [call.first_step for call in calls] == list(range(2_000_000, 2_000_100, 10))
 
 
 @given(st.integers(1, 90), st.integers(1, 9), st.integers(1, 12), st.integers(1, 12), st.data())
-def test_calls_have_few_steps_and_measurements_come_as_often_as_asked(
-    rows: int, batch: int, log_every: int, most: int, data: st.DataObject
+def test_calls_cover_the_steps_within_bounds_and_measure_when_due(
+    rows: int, batch: int, log_every: int, max_steps: int, data: st.DataObject
 ) -> None:
-    order = RowOrder((rows,), batch, seed=0, shuffle_shards=1)
+    order = RowOrder(shard_rows=(rows,), batch_size=batch, seed=0, shuffle_shards=1)
     base = 2 * order.steps
     start = data.draw(st.integers(base, base + order.steps - 1))
     stop = data.draw(st.integers(start + 1, base + 2 * order.steps))
-    found = spans(order, 2, start, stop, log_every, most)
-    bounds = [found[0].first, *(span.last for span in found)]
-    assert [span.first for span in found] == bounds[:-1]
+    calls = plan_calls(order, 2, start, stop, log_every, max_steps)
+    bounds = [calls[0].first, *(call.last for call in calls)]
+    assert [call.first for call in calls] == bounds[:-1]
     assert (bounds[0] + base, bounds[-1] + base) == (start, min(stop, base + order.steps))
-    assert all(0 < span.last - span.first <= most and span.start == span.first + base for span in found)
-    assert all(order.batch_rows(span.first) == order.batch_rows(span.last - 1) for span in found)
-    full = base + rows // batch  # where a smaller last batch follows
+    assert all(0 < call.last - call.first <= max_steps and call.first_step == call.first + base for call in calls)
+    assert all(order.batch_rows(call.first) == order.batch_rows(call.last - 1) for call in calls)
+    full = base + rows // batch  # before a smaller last batch
     last = bounds[-1] + base
-    wanted = {step for step in range(start + 1, last + 1) if step % log_every == 0 or step in (full, last)}
-    assert {span.last + base for span in found if span.measured} == wanted
+    due = {step for step in range(start + 1, last + 1) if step % log_every == 0 or step in (full, last)}
+    assert {call.last + base for call in calls if call.measured} == due
 
 
-def test_a_call_carries_no_more_rows_than_memory_should_hold_and_one_step_at_least() -> None:
-    order = RowOrder((100_000,), 512, seed=0, shuffle_shards=1)
-    assert [most_steps(order, 784, ranks) for ranks in (1, 2, 3)] == [10, 20, 31]
-    assert most_steps(order, 3 * 224 * 224, 1) == 1
+def test_a_call_has_at_least_one_step_and_at_most_16_mib_of_images() -> None:
+    order = RowOrder(shard_rows=(100_000,), batch_size=512, seed=0, shuffle_shards=1)
+    assert [max_steps_per_execution(order, 784, ranks) for ranks in (1, 2, 3)] == [10, 20, 31]
+    assert max_steps_per_execution(order, 3 * 224 * 224, 1) == 1
 
 
-def test_shards_are_held_from_their_first_use_to_their_last() -> None:
-    uses = Uses.of([[1, 3], [], [0, 3], [2], [0]])
-    assert (list(uses.first), uses.last, uses.at_once) == ([1, 3, 0, 2], {1: 0, 3: 2, 0: 4, 2: 3}, 2)
-    assert Uses.of([]).at_once == 0
-    # Where one window of rows ends and the next begins, the shards of both are not held together.
-    assert Uses.of([[0, 1], [0, 1, 2, 3], [2, 3]]).at_once == 2
-    assert Uses.of([[0, 1], [0, 2, 3], [1, 2]]).at_once == 3
+def test_reading_ahead_keeps_the_order_and_raises_what_the_thread_raises() -> None:
+    def items() -> Iterator[int | None]:
+        yield from (1, None, 3)
+        raise ValueError("torn")
+
+    ahead = read_ahead(items())
+    assert [next(ahead) for _ in range(3)] == [1, None, 3]
+    with pytest.raises(ValueError, match="torn"):
+        next(ahead)
 
 
-def test_memory_is_that_of_the_shards_held_at_once_and_is_used_again() -> None:
-    held = HeldRows((3, 5, 4, 5), at_once=2, values=6)
-    assert held.nbytes == 2 * 5 * row_bytes(6)
+def test_shards_are_cached_from_their_first_use_to_their_last() -> None:
+    uses = ShardUses.of([[1, 3], [], [0, 3], [2], [0]])
+    assert (list(uses.first), uses.last, uses.most_at_once) == ([1, 3, 0, 2], {1: 0, 3: 2, 0: 4, 2: 3}, 2)
+    assert ShardUses.of([]).most_at_once == 0
+    # When one shuffle window ends and the next begins, the shards of both are not in memory together.
+    assert ShardUses.of([[0, 1], [0, 1, 2, 3], [2, 3]]).most_at_once == 2
+    assert ShardUses.of([[0, 1], [0, 2, 3], [1, 2]]).most_at_once == 3
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=9), st.booleans(), st.data())
+@settings(deadline=None)
+def test_any_chunks_of_rows_are_read_exactly_within_the_planned_capacity(
+    shard_rows: list[int], keep: bool, data: st.DataObject
+) -> None:
+    """Shards arrive in any order; a row may be in several chunks, a chunk empty."""
+    total = sum(shard_rows)
+    chunks = data.draw(st.lists(st.lists(st.integers(0, total - 1), max_size=8), max_size=8))
+    arrivals = data.draw(st.randoms(use_true_random=False))
+    ends = np.cumsum(shard_rows)
+    shards = tuple(
+        Shard(path=f"train/part-{n:05d}.parquet", rows=rows, first_index=int(end) - rows, bytes=1, sha256="0" * 64)
+        for n, (rows, end) in enumerate(zip(shard_rows, ends, strict=True))
+    )
+    manifest = Manifest.model_construct(shape=(1, 2, 1), splits={"train": SimpleNamespace(shards=shards)})
+
+    def read(directory: Path, manifest: Manifest, wanted: list[Shard], threads: int) -> Iterator[tuple[int, Rows]]:
+        order = list(range(len(wanted)))
+        arrivals.shuffle(order)
+        for position in order:
+            indices = wanted[position].first_index + np.arange(wanted[position].rows)
+            images = np.repeat(indices[:, None], 2, 1).astype(np.float32)
+            yield position, Rows(images, indices.astype(np.int32) % 7, indices)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard_cache, "read_shards", read)
+        store = ShardStore(Path(), manifest, "train", 2, keep)
+        for _ in range(2):
+            read_chunks = list(store.read([np.array(chunk, np.int64) for chunk in chunks]))
+            assert [rows.indices.tolist() for rows in read_chunks] == chunks
+            for rows in read_chunks:
+                assert (rows.labels == rows.indices % 7).all()
+                assert (rows.images == rows.indices[:, None]).all()
+
+
+def test_the_row_cache_has_the_size_of_its_capacity_and_reuses_its_memory() -> None:
+    cache = RowCache((3, 5, 4, 5), capacity=2, values=6)
+    assert cache.nbytes == 2 * 5 * row_bytes(6)
     numbers = np.arange(17)
     rows = Rows(np.repeat(numbers[:, None], 6, 1).astype(np.float32), numbers.astype(np.int32), numbers * 10)
-    parts = [
+    of_shard = [
         Rows(rows.images[a:b], rows.labels[a:b], rows.indices[a:b]) for a, b in ((0, 3), (3, 8), (8, 12), (12, 17))
     ]
-    for shard, gone in ((0, None), (1, 0), (2, 1), (3, 2)):
-        held.put(shard, parts[shard])
-        before = [n for n in range(4) if n in held]
-        shards, places = np.array(before)[:, None].repeat(3, 1).ravel(), np.tile([2, 0, 1], len(before))
-        found = held.take(shards, places)
-        wanted = np.concatenate([parts[n].labels[[2, 0, 1]] for n in before])
-        np.testing.assert_array_equal(found.labels, wanted)
-        np.testing.assert_array_equal(found.images, np.repeat(wanted[:, None], 6, 1))
-        np.testing.assert_array_equal(found.indices, wanted * 10)
-        if gone is not None:
-            held.drop(gone)
+    for shard, evicted in ((0, None), (1, 0), (2, 1), (3, 2)):
+        cache.insert(shard, of_shard[shard])
+        cached = [n for n in range(4) if n in cache]
+        shards, positions = np.array(cached)[:, None].repeat(3, 1).ravel(), np.tile([2, 0, 1], len(cached))
+        gathered = cache.gather(shards, positions)
+        expected = np.concatenate([of_shard[n].labels[[2, 0, 1]] for n in cached])
+        np.testing.assert_array_equal(gathered.labels, expected)
+        np.testing.assert_array_equal(gathered.images, np.repeat(expected[:, None], 6, 1))
+        np.testing.assert_array_equal(gathered.indices, expected * 10)
+        if evicted is not None:
+            cache.evict([evicted])
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_all_is_kept_where_it_takes_less_than_the_share_of_what_is_free(
+def test_all_rows_are_kept_if_they_take_less_than_the_share_of_free_memory(
     dataset: tuple[Path, Manifest], ranks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, manifest = dataset
-    takes = HeldRows((ROWS,) * SHARDS, None, manifest.values_per_image).nbytes
-    for free, kept in ((ranks * takes * 4, False), (ranks * takes * 4 + 4, True)):
+    size = RowCache((ROWS,) * SHARDS, None, manifest.values_per_image).nbytes
+    for free, kept in ((ranks * size * 4, False), (ranks * size * 4 + 4, True)):
         monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
         config = TrainConfig(epochs=1, cache_share=0.25)
-        assert keep_in_memory(config, manifest, ranks) is kept
-        assert keep_in_memory(config.model_copy(update={"cache": "always"}), manifest, ranks)
-        assert not keep_in_memory(config.model_copy(update={"cache": "never"}), manifest, ranks)
+        assert keeps_all_rows(config, manifest, ranks) is kept
+        assert keeps_all_rows(config.model_copy(update={"cache": "always"}), manifest, ranks)
+        assert not keeps_all_rows(config.model_copy(update={"cache": "never"}), manifest, ranks)
 
 
-def test_more_than_the_machine_can_hold_is_refused_in_one_line() -> None:
-    with pytest.raises(InputError, match=r"^train.cache: found no memory for 1,000.* rows, 16.* GB; set it to never"):
-        HeldRows((10**15,), None, 1)
+def test_a_cache_larger_than_memory_is_refused_in_one_line() -> None:
+    expected = r"^train.cache: found too little memory, expected 16.* GB for 1,000.* rows; fix: set train.cache=never"
+    with pytest.raises(InputError, match=expected):
+        RowCache((10**15,), None, 1)
 
 
 IMAGE = [0.1] * 6
 
 
 @pytest.mark.parametrize(
-    ("columns", "found"),
+    ("columns", "description"),
     [
-        # As many values as three images have: only the lists' lengths tell.
+        # The number of values is that of three images: only the lengths of the lists are not.
         ({"image": [IMAGE[:5], IMAGE, [*IMAGE, 0.1]]}, r"images float32 \(3, 5 to 7\), expected float32 \(3, 6\)"),
         ({"image": [[*IMAGE, 0.1]] * 3}, r"images float32 \(3, 7\), expected"),
         ({"image": [IMAGE, [None, *IMAGE[1:]], IMAGE]}, r"images float32 \(3, 6\) with 1 nulls, expected"),
@@ -232,8 +283,8 @@ IMAGE = [0.1] * 6
         ({"index": pa.array(["a", "b", "c"])}, "no row group that begins with archive row 0"),
     ],
 )
-def test_rows_that_are_no_images_are_refused(
-    dataset: tuple[Path, Manifest], tmp_path: Path, columns: dict[str, Any], found: str
+def test_columns_that_do_not_match_the_manifest_are_refused(
+    dataset: tuple[Path, Manifest], tmp_path: Path, columns: dict[str, Any], description: str
 ) -> None:
     _, manifest = dataset
     types = {"image": pa.list_(pa.float32()), "label": pa.int32(), "index": pa.int64()}
@@ -242,7 +293,9 @@ def test_rows_that_are_no_images_are_refused(
     (tmp_path / "train").mkdir()
     pq.write_table(pa.table(arrays), tmp_path / "train/part-00000.parquet")
     shard = manifest.splits["train"].shards[0].model_copy(update={"rows": 3})
-    with pytest.raises(InputError, match=f"part-00000.parquet: found {found}.* prepare it again$"):
+    with pytest.raises(
+        InputError, match=f"part-00000.parquet: found {description}.*; fix: remove .* and prepare it again$"
+    ):
         list(read_shards(tmp_path, manifest, [shard], 1))
 
 
@@ -263,17 +316,17 @@ def test_a_damaged_file_is_named_in_one_line(
     )
     with pytest.raises(InputError) as raised:
         list(read_shards(tmp_path, manifest, shards, 2))
-    assert str(raised.value).startswith(f"{path}: cannot be read (")
-    assert str(raised.value).endswith(f"; remove {tmp_path} and prepare it again")
+    assert str(raised.value).startswith(f"{path}: found no valid Parquet (")
+    assert str(raised.value).endswith(f"; fix: remove {tmp_path} and prepare it again")
     assert "\n" not in str(raised.value)
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_file_that_holds_other_rows_is_refused(dataset: tuple[Path, Manifest]) -> None:
+def test_a_file_with_other_rows_than_in_the_manifest_is_refused(dataset: tuple[Path, Manifest]) -> None:
     directory, manifest = dataset
-    lying = manifest.splits["train"].shards[3].model_copy(update={"first_index": 999})
+    moved = manifest.splits["train"].shards[3].model_copy(update={"first_index": 999})
     with pytest.raises(InputError, match="found no row group that begins with archive row 999"):
-        list(read_shards(directory, manifest, [lying], 2))
+        list(read_shards(directory, manifest, [moved], 2))
     short = manifest.splits["train"].shards[3].model_copy(update={"rows": ROWS + 1})
     with pytest.raises(InputError, match="found images float32"):
         list(read_shards(directory, manifest, [short], 2))

@@ -13,10 +13,10 @@ from deploy.slurm.site import JOB_STAGES, JobStage, Launcher, Site
 from jobs.config import Section
 from jobs.fetch.catalog import CATALOG
 from jobs.fetch.config import FetchConfig
+from jobs.train.compute.evaluator import make_evaluator
 from jobs.train.compute.network import Network
-from jobs.train.compute.step import make_evaluator
 from jobs.train.config import TrainConfig
-from jobs.train.data.feed import Call
+from jobs.train.data.calls import GraphCall
 from jobs.train.worker import make_step
 from models.training import schedules
 from models.training.optimizers import OPTIMIZERS
@@ -30,7 +30,7 @@ ROWS, STEPS = 32, 6
 FLOATS = ("float32", "bfloat16", "float16")
 
 
-def same_rows_again() -> Call:
+def same_rows_again() -> GraphCall:
     """Return steps on the same rows: noise with a bar at a height that depends on the class."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 10, ROWS).astype(np.int32)
@@ -39,7 +39,15 @@ def same_rows_again() -> Call:
         image[2 * label + 4 : 2 * label + 6, 6:22] = 1.0
     rows = images.reshape(1, ROWS, -1).repeat(STEPS, 0)
     weights = np.ones((STEPS, ROWS), np.float32)
-    return Call(0, rows, labels[None].repeat(STEPS, 0), weights, np.arange(ROWS), 0, ROWS)
+    return GraphCall(
+        first_step=0,
+        images=rows,
+        labels=labels[None].repeat(STEPS, 0),
+        weights=weights,
+        indices=np.arange(ROWS),
+        first_row=0,
+        global_rows=ROWS,
+    )
 
 
 @pytest.mark.parametrize("name", recipes.names())

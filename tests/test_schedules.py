@@ -16,14 +16,12 @@ FALLING = ["step", "cosine", "linear", "one-cycle"]
 
 
 def rates(name: str, steps: int, peak: float, warmup: float, final: float) -> NDArray[Any]:
-    """Return the rates of all steps."""
+    """Return the rates of all steps: float32 [steps]."""
     return Rates(name, steps, peak, warmup, final)[:]
 
 
 @given(st.sampled_from(NAMES), st.integers(1, 300), st.floats(0, 0.99), st.data())
-def test_a_step_has_the_same_rate_whichever_steps_are_asked_for(
-    name: str, steps: int, warmup: float, data: st.DataObject
-) -> None:
+def test_a_step_has_the_same_rate_in_any_slice(name: str, steps: int, warmup: float, data: st.DataObject) -> None:
     first, last = sorted(data.draw(st.tuples(st.integers(0, steps), st.integers(0, steps))))
     some = Rates(name, steps, 0.3, warmup, 0.01)[first:last]
     assert some.tobytes() == rates(name, steps, 0.3, warmup, 0.01)[first:last].tobytes()
@@ -68,23 +66,23 @@ def test_a_single_step_is_at_the_peak(name: str, warmup: float) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_step_has_no_rate(name: str) -> None:
+def test_a_training_of_zero_steps_has_no_rates(name: str) -> None:
     assert rates(name, 0, 0.5, 0.5, 0.0).shape == (0,)
 
 
 @pytest.mark.parametrize("name", FALLING)
 @pytest.mark.parametrize("final", [0.0, 0.01, 1.0])
-def test_the_last_step_is_at_the_final_share(name: str, final: float) -> None:
+def test_the_last_step_is_at_the_final_fraction_of_the_peak(name: str, final: float) -> None:
     each = rates(name, 100, 0.2, 0.3, final)
     assert each[30] == pytest.approx(0.2)
     assert each[-1] == pytest.approx(0.2 * final, abs=1e-7)
 
 
-def test_constant_stays_at_the_peak_whatever_the_final_share() -> None:
+def test_constant_stays_at_the_peak_at_any_final_fraction() -> None:
     assert set(rates("constant", 50, 0.25, 0.0, 0.1).tolist()) == {0.25}
 
 
-def test_warm_up_is_linear_from_near_zero() -> None:
+def test_warmup_is_linear_from_near_zero() -> None:
     each = rates("linear", 10, 1.0, 0.4, 0.0)
     assert each[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert each[4:] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.0])
@@ -97,7 +95,7 @@ def test_one_cycle_rises_from_a_25th_of_the_peak_and_falls_as_a_cosine() -> None
     assert each[100:] == pytest.approx([1.0, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4, 0.0], abs=1e-7)
 
 
-def test_step_has_three_equal_stairs() -> None:
+def test_step_has_three_levels_of_equal_length() -> None:
     each = rates("step", 9, 1.0, 0.0, 0.01)
     assert each == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01])
 
@@ -106,6 +104,6 @@ def test_cosine_is_halfway_in_the_middle() -> None:
     assert rates("cosine", 101, 1.0, 0.0, 0.2)[50] == pytest.approx(0.6)
 
 
-def test_an_unknown_name_is_an_error() -> None:
+def test_an_unknown_name_is_a_key_error() -> None:
     with pytest.raises(KeyError):
-        rates("stairs", 10, 0.1, 0.0, 0.0)
+        rates("exponential", 10, 0.1, 0.0, 0.0)

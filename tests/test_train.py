@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from jobs import training_log
 from tests.conftest import Idxtrain, MakeArchives
 
-# A low rate: what is compared between world sizes then differs by rounding, and not by what a wild training makes of
-# it.
+# A low rate, so that trainings at two world sizes differ by rounding alone, which a high rate would amplify.
 RATE = ("--set", "train.learning_rate=0.0005")
-QUICK = ("--set", "train.batch_size=16", "--set", "train.epochs=2", "--set", "train.audit=true", *RATE)
+FAST = ("--set", "train.batch_size=16", "--set", "train.epochs=2", "--set", "train.audit=true", *RATE)
 
 
 def result(work: Path, run_id: str) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def result(work: Path, run_id: str) -> dict[str, Any]:
 
 
 def rows_by_step(work: Path, run_id: str, ranks: int) -> list[list[int]]:
-    """The archive rows of each step's global batch, ranks in order; each rank has told of the same steps."""
+    """Return the archive rows of each step's global batch in rank order; check that all ranks list the same steps."""
     audits = [
         [json.loads(line) for line in (work / f"runs/{run_id}/logs/rows.rank-{rank}.jsonl").read_text().splitlines()]
         for rank in range(ranks)
@@ -38,14 +38,14 @@ def rows_by_step(work: Path, run_id: str, ranks: int) -> list[list[int]]:
 
 
 def losses(work: Path, run_id: str) -> list[float]:
-    """The losses that a run's curve tells of."""
-    lines = (work / f"runs/{run_id}/logs/train.jsonl").read_text().splitlines()
-    return [entry["loss"] for entry in map(json.loads, lines) if entry["kind"] == "train"]
+    """Return the training losses of a run, from its training log."""
+    entries = training_log.read(work / f"runs/{run_id}/logs/train.jsonl")
+    return [entry["loss"] for entry in entries if entry["kind"] == "train"]
 
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) -> dict[str, Path]:
-    """Archives whose training rows are a prime number, and such with ten rows in all."""
+    """Return archives with a prime number of training rows, and archives with ten training rows."""
     folder = tmp_path_factory.mktemp("archives")
     make_archives(folder / "prime", (8, 8), 3, train=211, test=40)
     make_archives(folder / "ten", (8, 8), 2, train=10, test=4)
@@ -58,14 +58,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("data", "ranks"), [("prime", 1), ("prime", 2), ("prime", 3), ("ten", 3)])
-def test_each_row_exactly_once_an_epoch(
+def test_every_row_is_trained_exactly_once_per_epoch(
     idxtrain: Idxtrain, archives: dict[str, Path], work: Path, data: str, ranks: int
 ) -> None:
     run_id = f"{data}-{ranks}"
     batch = ("--set", "train.batch_size=4") if data == "ten" else ()
     options = ("--set", "prepare.rows_per_shard=29", "--set", "prepare.validation_rows=0")
     done = idxtrain(
-        "train", "--data", archives[data], "--work", work, "--run-id", run_id, "--np", ranks, *QUICK, *batch, *options
+        "train", "--data", archives[data], "--work", work, "--run-id", run_id, "--np", ranks, *FAST, *batch, *options
     )
     assert done.returncode == 0, done.stderr
     outputs = result(work, run_id)
@@ -84,7 +84,7 @@ def test_each_row_exactly_once_an_epoch(
     assert outputs["validation"]["accuracy"] is None
 
 
-def test_batches_are_the_same_at_any_number_of_ranks(work: Path) -> None:
+def test_global_batches_are_the_same_at_any_number_of_ranks(work: Path) -> None:
     one, two, three = (rows_by_step(work, f"prime-{ranks}", ranks) for ranks in (1, 2, 3))
     assert one == two == three
 
@@ -94,21 +94,23 @@ def test_losses_agree_at_any_number_of_ranks(work: Path) -> None:
     np.testing.assert_allclose(losses(work, "prime-3"), losses(work, "prime-1"), rtol=1e-4)
 
 
-@pytest.mark.parametrize(("wire", "tolerance"), [("float16", 2e-3), ("bfloat16", 1e-2)])
-def test_gradients_in_sixteen_bits_on_the_wire_train_almost_the_same(
-    idxtrain: Idxtrain, archives: dict[str, Path], work: Path, wire: str, tolerance: float
+@pytest.mark.parametrize(("compression", "tolerance"), [("float16", 2e-3), ("bfloat16", 1e-2)])
+def test_compressed_gradients_train_almost_the_same(
+    idxtrain: Idxtrain, archives: dict[str, Path], work: Path, compression: str, tolerance: float
 ) -> None:
     options = (
         "--set",
         "prepare.rows_per_shard=29",
         "--set",
         "prepare.validation_rows=0",
-        f"--set=train.compression={wire}",
+        f"--set=train.compression={compression}",
     )
-    done = idxtrain("train", "--data", archives["prime"], "--work", work, "--run-id", wire, "--np", 2, *QUICK, *options)
+    done = idxtrain(
+        "train", "--data", archives["prime"], "--work", work, "--run-id", compression, "--np", 2, *FAST, *options
+    )
     assert done.returncode == 0, done.stderr
-    np.testing.assert_allclose(losses(work, wire), losses(work, "prime-2"), rtol=tolerance)
-    digests = set(result(work, wire)["weights_sha256"])
+    np.testing.assert_allclose(losses(work, compression), losses(work, "prime-2"), rtol=tolerance)
+    digests = set(result(work, compression)["weights_sha256"])
     assert len(digests) == 1
     assert digests != set(result(work, "prime-2")["weights_sha256"])
 
@@ -116,13 +118,13 @@ def test_gradients_in_sixteen_bits_on_the_wire_train_almost_the_same(
 def test_deterministic_training_gives_the_same_bits_at_any_number_of_ranks(
     idxtrain: Idxtrain, archives: dict[str, Path], work: Path
 ) -> None:
-    # 16 rows in 12 slices: 5 ranks take 2 or 3 slices each; an epoch ends with a batch of 3 rows, so ranks without any.
-    settings = ("--set", "train.deterministic=true", "--set", "train.shift=1", "--recipe", "lecture", *QUICK)
+    # 16 rows in 12 slices: 5 ranks take 2 or 3 slices each. An epoch ends with a batch of 3 rows: some ranks have none.
+    settings = ("--set", "train.deterministic=true", "--set", "train.shift=1", "--recipe", "lecture", *FAST)
     options = ("--set", "prepare.rows_per_shard=29", "--set", "prepare.validation_rows=0", *settings)
     digests = set()
     for ranks in (1, 3, 5):
         run_id = f"exact-{ranks}"
-        # Rows that are streamed are those that are kept in memory.
+        # Streamed rows are the same as rows kept in memory.
         cache = f"--set=train.cache={'never' if ranks == 3 else 'always'}"
         done = idxtrain(
             "train", "--data", archives["prime"], "--work", work, "--run-id", run_id, "--np", ranks, *options, cache
@@ -135,38 +137,37 @@ def test_deterministic_training_gives_the_same_bits_at_any_number_of_ranks(
     assert len(digests) == 1
 
 
-def test_normalized_averaged_and_augmented_the_same_at_any_number_of_ranks(
+def test_batch_normalization_ema_and_augmentation_train_the_same_at_any_number_of_ranks(
     idxtrain: Idxtrain, archives: dict[str, Path], work: Path
 ) -> None:
-    asked = {"model": "residual", "ema_decay": 0.9, "label_smoothing": 0.1, "clip_norm": 1, "optimizer": "lamb"}
-    asked |= {"elastic": 1, "rotate": 10, "zoom": 0.1, "dropout": 0.2}
-    settings = [f"--set=train.{key}={value}" for key, value in asked.items()]
-    options = ("--set", "prepare.rows_per_shard=29", "--set", "prepare.validation_rows=40", *QUICK, *settings)
-    curves, final = [], []
+    config = {"model": "residual", "ema_decay": 0.9, "label_smoothing": 0.1, "clip_norm": 1, "optimizer": "lamb"}
+    config |= {"elastic": 1, "rotate": 10, "zoom": 0.1, "dropout": 0.2}
+    settings = [f"--set=train.{key}={value}" for key, value in config.items()]
+    options = ("--set", "prepare.rows_per_shard=29", "--set", "prepare.validation_rows=40", *FAST, *settings)
+    curves, results = [], []
     for ranks in (1, 2):
         run = work / f"runs/all-{ranks}"
         done = idxtrain(
             "run", "--data", archives["prime"], "--work", work, "--run-id", run.name, "--np", ranks, *options
         )
         assert done.returncode == 0, done.stderr
-        entries = [json.loads(line) for line in (run / "logs/train.jsonl").read_text().splitlines()]
-        curves.append([entry["loss"] for entry in entries])
-        final.append(json.loads((run / "metrics.json").read_text()))
-    # Each epoch of 171 rows: ten whole batches, the last smaller one, and the validation.
+        curves.append([entry["loss"] for entry in training_log.read(run / "logs/train.jsonl")])
+        results.append(json.loads((run / "metrics.json").read_text()))
+    # Each epoch of 171 rows has three measurements: after ten full batches, after the smaller last one, and validation.
     assert len(curves[0]) == 2 * 3
     np.testing.assert_allclose(curves[1], curves[0], rtol=1e-3)
-    assert [metrics["test"]["count"] for metrics in final] == [40, 40]
-    # The model that was kept is the average of the weights, not the last weights.
+    assert [metrics["test"]["count"] for metrics in results] == [40, 40]
+    # The exported model has the EMA of the weights, not the last weights.
     state = load_file(max((work / "runs/all-1/checkpoints").glob("*.safetensors")))
-    averages, last = (
+    ema, last = (
         {array.tobytes() for name, array in state.items() if name.startswith(kind)} for kind in ("average.", "weight.")
     )
-    kept = {weight.tobytes() for weight in keras.models.load_model(work / "runs/all-1/model.keras").get_weights()}
-    assert kept <= averages
-    assert not kept & last
+    exported = {weight.tobytes() for weight in keras.models.load_model(work / "runs/all-1/model.keras").get_weights()}
+    assert exported <= ema
+    assert not exported & last
 
 
-def test_a_run_leaves_what_the_contract_names(work: Path) -> None:
+def test_a_run_directory_has_the_files_of_the_contract(work: Path) -> None:
     run = work / "runs/prime-2"
     assert {path.name for path in run.iterdir()} >= {"config.json", "model.keras", "checkpoints", "tensorboard", "logs"}
     assert run.stat().st_mode & 0o077 == 0
@@ -183,18 +184,18 @@ def test_a_finished_training_is_not_repeated(idxtrain: Idxtrain, work: Path) -> 
     assert (work / "runs/prime-1/model.keras").stat().st_mtime_ns == before
 
 
-def test_resumes_from_the_last_whole_checkpoint(idxtrain: Idxtrain, work: Path) -> None:
+def test_a_training_resumes_from_the_last_intact_checkpoint(idxtrain: Idxtrain, work: Path) -> None:
     run = work / "runs/prime-1"
     expected = result(work, "prime-1")["weights_sha256"]
     (run / "stages/train.json").unlink()
     newest = max((run / "checkpoints").glob("*.safetensors"))
     newest.write_bytes(newest.read_bytes()[:-1])
     done = idxtrain("train", "--work", work, "--run-id", "prime-1", "--set", "train.log_every=50")
-    assert done.returncode == 2  # another config than the run's
+    assert done.returncode == 2  # the config differs from the run's
     done = idxtrain("train", "--work", work, "--run-id", "prime-1")
     assert done.returncode == 0, done.stderr
-    assert f"{newest.name}: is not whole" in done.stderr
-    assert "going on from step 14 of 28" in done.stderr
+    assert f"{newest.name}: damaged checkpoint (" in done.stderr
+    assert "train: resuming from step 14 of 28" in done.stderr
     assert result(work, "prime-1")["weights_sha256"] == expected
 
 
@@ -205,14 +206,17 @@ def test_resumes_from_the_last_whole_checkpoint(idxtrain: Idxtrain, work: Path) 
         (("--np", "3", "--set", "train.batch_size=2"), "train.batch_size: found 2, the global batch, for 3 ranks"),
         (
             ("--np", "3", "--set", "train.deterministic=true", "--set", "train.slices=2"),
-            "train.slices: found 2 for 3 ranks, expected at least a slice a rank",
+            "train.slices: found 2 for 3 ranks, expected at least one slice per rank",
         ),
         (
             ("--set", "train.deterministic=true", "--set", "train.microbatches=2"),
             "microbatches is for training without",
         ),
         (("--set", "train.deterministic=true", "--set", "train.compression=float16"), "nor compression to 16 bits"),
-        (("--set", "train.deterministic=true", "--set", "train.model=residual"), "model residual normalizes over the"),
+        (
+            ("--set", "train.deterministic=true", "--set", "train.model=residual"),
+            "train.deterministic: found model residual, whose batch normalization",
+        ),
         (("--set", "train.batchsize=2"), "did you mean batch_size?"),
         (("--set", "train.epochs=0"), "train.epochs: found 0"),
         (("--set", "train.learning_rate=fast"), "train.learning_rate: found 'fast'"),
@@ -221,15 +225,15 @@ def test_resumes_from_the_last_whole_checkpoint(idxtrain: Idxtrain, work: Path) 
         (("--run-id", "../x"), "expected letters, digits"),
     ],
 )
-def test_refused_in_one_line_before_work_starts(
+def test_a_wrong_option_is_refused_in_one_line_before_work_starts(
     idxtrain: Idxtrain, archives: dict[str, Path], work: Path, options: tuple[str, ...], message: str
 ) -> None:
     done = idxtrain("train", "--data", archives["ten"], "--work", work, "--set", "prepare.rows_per_shard=29",
                     "--set", "prepare.validation_rows=0", *options)  # fmt: skip
     assert done.returncode == 2
-    complaints = [line for line in done.stderr.splitlines() if line.startswith("idxtrain:")]
-    assert len(complaints) == 1
-    assert message in complaints[0]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("idxtrain:")]
+    assert len(errors) == 1
+    assert message in errors[0]
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
@@ -239,31 +243,31 @@ def test_refused_in_one_line_before_work_starts(
     [
         (
             ("model=compact", "max_steps=1", "learning_rate=1e35"),
-            r"train: step 1: weights or outputs are not finite after the update; lower train\.learning_rate ",
+            r"train: step 1: found weights or outputs that are not finite after the update, .*; fix: lower ",
         ),
         (
             ("model=lecture", "max_steps=9", "optimizer=sgd", "learning_rate=50", "log_every=1", "deterministic=true"),
-            r"train: step \d: found gradients up to \S+ in sum, expected less than 512, up to which train\.determinis",
+            r"train: step \d: found gradients up to \S+ in sum, expected less than 512, .*; fix: lower ",
         ),
     ],
 )
-def test_a_training_that_has_exploded_is_refused_and_not_done(
+def test_a_training_that_diverges_ends_with_an_error_and_without_a_record(
     idxtrain: Idxtrain, archives: dict[str, Path], work: Path, settings: tuple[str, ...], message: str
 ) -> None:
-    run = work / f"runs/exploded-{settings[0].partition('=')[2]}"
+    run = work / f"runs/diverged-{settings[0].partition('=')[2]}"
     done = idxtrain(
         "train", "--data", archives["ten"], "--work", work, "--run-id", run.name, "--set", "prepare.rows_per_shard=29",
         "--set", "prepare.validation_rows=0", "--set", "train.batch_size=10", *(f"--set=train.{s}" for s in settings),
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
-    (complaint,) = [line for line in done.stderr.splitlines() if line.startswith("idxtrain:")]
-    assert re.match(f"idxtrain: {message}", complaint)
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("idxtrain:")]
+    assert re.match(f"idxtrain: {message}", error)
     assert not (run / "stages/train.json").exists()
     states = [load_file(path) for path in (run / "checkpoints").glob("*.safetensors")]
     assert all(np.isfinite(array).all() for state in states for array in state.values())
 
 
-# A rank that is asked to stop just as it measures the last step of its first epoch.
+# A rank that gets SIGTERM just as it measures the last step of its first epoch.
 STOPPED = """
 import os, signal, sys
 from jobs.tensorflow_import import import_tensorflow
@@ -282,11 +286,11 @@ run_as_process("train", main)
 """
 
 
-def test_an_epoch_whose_last_step_a_training_stopped_at_is_validated_when_it_goes_on(
+def test_a_training_stopped_at_the_end_of_an_epoch_validates_it_when_resumed(
     idxtrain: Idxtrain, archives: dict[str, Path], work: Path
 ) -> None:
     run = work / "runs/stopped"
-    options = ("--set", "prepare.rows_per_shard=29", "--set", "prepare.validation_rows=40", *QUICK)
+    options = ("--set", "prepare.rows_per_shard=29", "--set", "prepare.validation_rows=40", *FAST)
     prepared = idxtrain("prepare", "--data", archives["prime"], "--work", work, "--run-id", run.name, *options)
     assert prepared.returncode == 0, prepared.stderr
     stopped = subprocess.run([sys.executable, "-c", STOPPED, run], capture_output=True, text=True, check=False)
@@ -296,12 +300,12 @@ def test_an_epoch_whose_last_step_a_training_stopped_at_is_validated_when_it_goe
     assert not (run / "checkpoints/best.json").exists()
     done = idxtrain("train", "--work", work, "--run-id", run.name)
     assert done.returncode == 0, done.stderr
-    curve = [json.loads(line) for line in (run / "logs/train.jsonl").read_text().splitlines()]
-    assert [entry["step"] for entry in curve if entry["kind"] == "validation"] == [11, 22]
+    entries = training_log.read(run / "logs/train.jsonl")
+    assert [entry["step"] for entry in entries if entry["kind"] == "validation"] == [11, 22]
     assert (run / "checkpoints/best.json").exists()
 
 
-def test_a_dataset_that_was_tampered_with_is_refused(idxtrain: Idxtrain, archives: dict[str, Path], work: Path) -> None:
+def test_an_altered_dataset_is_refused(idxtrain: Idxtrain, archives: dict[str, Path], work: Path) -> None:
     options = ("--data", archives["ten"], "--work", work, "--set", "prepare.rows_per_shard=3", "--run-id", "tampered")
     assert idxtrain("prepare", *options).returncode == 0
     record = json.loads((work / "runs/tampered/stages/prepare.json").read_text())

@@ -1,6 +1,5 @@
 """The training curve: read from its JSON lines, laid out as charts in pixels for the report to draw."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, isfinite, log10
@@ -9,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from jobs import training_log
 
 WIDTH, HEIGHT = 480, 270  # of a chart, in SVG units
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 44  # margins around the plot, which axis labels need
@@ -58,23 +59,8 @@ Series = Mapping[str, NDArray[Any]]  # kind to float64 [points, 2]: step, value
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
-    """Return the measurements in a run's curve file, in order of steps; none where there is no file.
-
-    A line that is none, as a killed process may leave at the end, is left out.
-    """
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
-    points = []
-    for line in text.splitlines():
-        try:
-            point = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(point, dict) and _is_number(point.get("step")):
-            points.append(point)
-    return sorted(points, key=lambda point: point["step"])
+    """Return the measurements of a run's training log in the order of their steps; see `jobs.training_log`."""
+    return sorted(training_log.read(path), key=lambda point: point["step"])
 
 
 def _is_number(value: Any) -> bool:

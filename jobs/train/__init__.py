@@ -1,1 +1,1 @@
-"""The train stage: Horovod workers that train one model, data-parallel, on shards that Petastorm feeds."""
+"""The train stage: Horovod ranks train one model, data-parallel, on shards that Petastorm reads."""

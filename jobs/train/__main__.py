@@ -1,4 +1,4 @@
-"""python -m jobs.train RUN_DIR: be one rank of a training; alone, or one of many that a launcher starts."""
+"""python -m jobs.train RUN_DIR: run one rank of a training, alone or as one of many that a launcher starts."""
 
 import os
 
@@ -10,7 +10,7 @@ from jobs.train.telemetry.heartbeat import Heartbeat
 
 def main(run: RunDir) -> None:
     """Run the stage; see `jobs.train.worker`."""
-    # Before all that takes time: by its heartbeat, whoever trains the run next knows that this process is still there.
+    # First of all: a launcher that trains the run next sees by the heartbeat that this process still runs.
     heartbeat = Heartbeat(rank_told(), os.environ, (run.path, run.checkpoints))
     import_tensorflow(run.logs / "tensorflow.log")
     from jobs.train.worker import train

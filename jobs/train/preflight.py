@@ -1,4 +1,4 @@
-"""What is checked before any rank starts: a refusal here is one line, and costs no allocation."""
+"""Checks before any rank starts: an error here is one line and costs no allocation."""
 
 from pathlib import Path
 
@@ -11,23 +11,23 @@ from jobs.train.config import TrainConfig
 
 
 def check_config(config: TrainConfig, ranks: int) -> None:
-    """Raise InputError where a training cannot work, whatever the data: model, batch."""
+    """Raise InputError if no data could be trained on: unknown model, or too small a batch for the ranks."""
     if config.model not in models.names():
         raise InputError(f"train.model: found {config.model!r}, expected one of {', '.join(models.names())}")
     if config.batch_size < ranks:
         raise InputError(
-            f"train.batch_size: found {config.batch_size}, the global batch, for {ranks} ranks, expected at least a "
-            "row a rank; raise it or lower --np"
+            f"train.batch_size: found {config.batch_size}, the global batch, for {ranks} ranks, expected at least one "
+            "row per rank; fix: raise it or lower --np"
         )
     if config.deterministic and config.slices < ranks:
         raise InputError(
-            f"train.slices: found {config.slices} for {ranks} ranks, expected at least a slice a rank where "
-            "train.deterministic is true; raise it or lower --np"
+            f"train.slices: found {config.slices} for {ranks} ranks, expected at least one slice per rank with "
+            "train.deterministic=true; fix: raise it or lower --np"
         )
 
 
 def check_dataset(run: RunDir) -> None:
-    """Raise InputError where a run's dataset is not what prepare wrote."""
+    """Raise InputError if a run's dataset is not as prepare wrote it."""
     directory = Path(read_record(run, "prepare").outputs["dataset"])
     manifest = dataset.read_manifest(directory)
     dataset.verify(directory, manifest, "train", "validation")

@@ -1,4 +1,4 @@
-"""Being asked to stop: a signal to any rank stops all of them at the same step, after a checkpoint."""
+"""Stopping on request: a signal to any rank stops all ranks at the same step, after a checkpoint."""
 
 from types import FrameType
 
@@ -7,18 +7,18 @@ from jobs.errors import ResumableError
 
 
 class StopRequest:
-    """Remembers that a signal came. The ranks agree on where to stop at the end of their current call of the graph."""
+    """Remembers a stop signal. The ranks agree on the step to stop at when they next measure."""
 
     def __init__(self) -> None:
         self.requested = False
-        stop_signals.handle(self._note)
+        stop_signals.handle(self._on_signal)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
 
 
 def stopped(step: int, total: int, run_id: str) -> ResumableError:
-    """Return the error that ends a rank which was asked to stop."""
+    """Return the error that ends a rank after a request to stop."""
     return ResumableError(
-        f"train: stopped at step {step} of {total} as asked; `idxtrain run --run-id {run_id}` goes on"
+        f"train: stopped on request at step {step:,} of {total:,}; `idxtrain run --run-id {run_id}` resumes it"
     )

@@ -1,1 +1,1 @@
-"""What trains a model beside its architecture: optimizers, learning-rate schedules, dropout."""
+"""The parts of training that any architecture shares: optimizers, schedules, augmentation, dropout, EMA, export."""

@@ -1,23 +1,23 @@
-"""Training images moved, turned, zoomed and bent a little at random, in the graph."""
+"""Augmentation: training images shifted, rotated, zoomed and bent a little at random, in the graph."""
 
 from dataclasses import dataclass
 from math import pi
-from typing import Any
 
 import tensorflow as tf
 
 from models.training.elastic import displacements
-from models.training.grid_sample import sampled
+from models.training.grid_sample import bilinear_sample
 from models.training.keys import StepKey, salt_of
+from models.training.types import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How far at the most, each way, uniformly. `shift`: pixels; `rotate`: degrees; `zoom`: share of the size.
+    """The largest random change of an image in each direction; changes are uniform up to it.
 
-    `elastic`, `elastic_sigma`: pixels; see `models.training.elastic`. `sharp_fraction`: the share of images that are
-    shifted by whole pixels and nothing else. All others are interpolated, which blurs them, and a network that has
-    seen only such is worse on images as they are.
+    `shift`: pixels. `rotate`: degrees. `zoom`: share of the size. `elastic`, `elastic_sigma`: pixels, see
+    `models.training.elastic`. `sharp_fraction`: the share of images that are only shifted, by whole pixels. All others
+    are interpolated, which blurs them, and a network trained on blurred images alone does worse on sharp ones.
     """
 
     shift: float = 0.0
@@ -28,24 +28,24 @@ class Augmentation:
     sharp_fraction: float = 0.0
 
     def __bool__(self) -> bool:
-        """Tell whether it does anything."""
+        """Return whether it changes anything."""
         return any((self.shift, self.rotate, self.zoom, self.elastic))
 
-    def __call__(self, images: Any, key: StepKey) -> Any:
-        """Return images float32 [n, height, width, channels], each under a transform of its own; what comes in is 0."""
+    def __call__(self, images: Tensor, key: StepKey) -> Tensor:
+        """Return images float32 [n, height, width, channels], each changed by itself; pixels from outside are 0."""
         rows, size = tf.shape(images)[0], tuple(images.shape[1:3])
         blurred = self._blurred(rows, key)
         transforms = self._transforms(key.uniform(salt_of("augment"), rows, [4]) * 2 - 1, blurred, *size)
         if not self.elastic:
-            return self._moved(images, transforms)
-        # Bent and moved in one pass over the pixels, as each pass blurs.
+            return self._transform(images, transforms)
+        # Bent and transformed in one pass over the pixels, as each pass blurs.
         field = displacements(key, size, self.elastic * blurred, self.elastic_sigma)
         y = tf.range(size[0], dtype=tf.float32)[:, None] + field[..., 0]
         x = tf.range(size[1], dtype=tf.float32)[None, :] + field[..., 1]
         a, b, c, d, e, f = tf.unstack(transforms[:, :6, None, None], axis=1)
-        return sampled(images, d * x + e * y + f, a * x + b * y + c)
+        return bilinear_sample(images, d * x + e * y + f, a * x + b * y + c)
 
-    def _blurred(self, rows: Any, key: StepKey) -> Any:
+    def _blurred(self, rows: Tensor, key: StepKey) -> Tensor:
         """Return float32 [n]: 1 for an image that may be interpolated, 0 for one that stays sharp."""
         if not any((self.rotate, self.zoom, self.elastic)):
             return tf.zeros([rows])
@@ -53,9 +53,9 @@ class Augmentation:
             return tf.ones([rows])
         return tf.cast(key.uniform(salt_of("sharp"), rows, []) >= self.sharp_fraction, tf.float32)
 
-    def _moved(self, images: Any, transforms: Any) -> Any:
-        """Shift, rotate and zoom. Bilinear; a shift alone is by whole pixels, which blurs nothing."""
-        moved = tf.raw_ops.ImageProjectiveTransformV3(
+    def _transform(self, images: Tensor, transforms: Tensor) -> Tensor:
+        """Return shifted, rotated and zoomed images. A shift alone is by whole pixels, so images stay sharp."""
+        transformed = tf.raw_ops.ImageProjectiveTransformV3(
             images=images,
             transforms=transforms,
             output_shape=tf.shape(images)[1:3],
@@ -63,15 +63,18 @@ class Augmentation:
             fill_mode="CONSTANT",
             fill_value=0.0,
         )
-        return tf.ensure_shape(moved, images.shape)
+        return tf.ensure_shape(transformed, images.shape)
 
-    def _transforms(self, drawn: Any, blurred: Any, height: int, width: int) -> Any:
-        """Return float32 [n, 8], rows of (a, b, c, d, e, f, 0, 0): output (x, y) comes from (ax+by+c, dx+ey+f)."""
+    def _transforms(self, drawn: Tensor, blurred: Tensor, height: int, width: int) -> Tensor:
+        """Return float32 [n, 8], rows of (a, b, c, d, e, f, 0, 0): output (x, y) is read at (ax+by+c, dx+ey+f).
+
+        `drawn`: float32 [n, 4] in [-1, 1), for shifts right and down, angle and zoom.
+        """
         right, down = self.shift * drawn[:, 0], self.shift * drawn[:, 1]
         right, down = (tf.where(blurred > 0, by, tf.round(by)) for by in (right, down))
         angle, scale = drawn[:, 2] * blurred * self.rotate * pi / 180, 1 + drawn[:, 3] * blurred * self.zoom
         cos, sin = tf.cos(angle) * scale, tf.sin(angle) * scale
-        # About the image's centre, then shifted.
+        # Around the image's center, then shifted.
         x, y = (width - 1) / 2, (height - 1) / 2
         zero = tf.zeros_like(cos)
         return tf.stack(

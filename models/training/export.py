@@ -1,4 +1,4 @@
-"""The trained model as anyone can load it: Keras's own layers, float32, probabilities out."""
+"""Export a trained model so that plain Keras loads it: Keras's own layers, float32, probabilities as output."""
 
 from typing import Any
 
@@ -11,11 +11,10 @@ _KERAS_OWN = {Dropout: keras.layers.Dropout, BatchNormalization: keras.layers.Ba
 
 
 def portable(model: Any) -> Any:
-    """Return a copy of a model that needs none of this project's code: images [batch, H, W, C] in [0, 1] to float32
-    probabilities [batch, classes].
+    """Return a copy of a model that needs no code of this project.
 
-    Keyed dropout and global batch normalization become Keras's own (the same at inference) and every layer computes in
-    float32.
+    It maps images [batch, height, width, channels] in [0, 1] to float32 probabilities [batch, classes]. Keyed dropout
+    and global batch normalization become Keras's own, the same at inference. Every layer computes in float32.
     """
 
     def plain(layer: Any) -> Any:

@@ -1,17 +1,17 @@
-"""Images read between their pixels."""
-
-from typing import Any
+"""Bilinear sampling: images read between their pixels."""
 
 import tensorflow as tf
 
+from models.training.types import Tensor
 
-def sampled(images: Any, rows: Any, columns: Any) -> Any:
-    """Return images float32 [n, height, width, channels] read bilinearly at other places; what lies outside is 0.
 
-    `rows`, `columns`: float32 [n, height, width], where each pixel is read; at whole numbers, a pixel as it is.
+def bilinear_sample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return images float32 [n, height, width, channels] sampled at other positions; pixels outside are 0.
+
+    `rows`, `columns`: float32 [n, height, width], the position to read for each pixel; whole numbers are pixels.
     """
     height, width = images.shape[1:3]
-    # A frame of zeros, on which every place outside ends.
+    # A frame of zeros, which every position outside is clipped to.
     framed = tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]])
     rows = tf.clip_by_value(rows + 1, 0.0, float(height + 1))
     columns = tf.clip_by_value(columns + 1, 0.0, float(width + 1))
@@ -20,7 +20,7 @@ def sampled(images: Any, rows: Any, columns: Any) -> Any:
     first = tf.cast(top, tf.int32) * (width + 2) + tf.cast(left, tf.int32)
     flat = tf.reshape(framed, [-1, (height + 2) * (width + 2), images.shape[3]])
 
-    def at(offset: int) -> Any:
+    def at(offset: int) -> Tensor:
         return tf.gather(flat, first + offset, batch_dims=1)
 
     upper = at(0) * (1 - along) + at(1) * along

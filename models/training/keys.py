@@ -1,40 +1,42 @@
-"""Random numbers that depend on seed, step and the row's place in the global batch, and on nothing else.
+"""Random numbers that depend on seed, step and a row's position in the global batch alone.
 
-An ordinary random layer draws from a stream of its own in each process, so that what it draws changes with the number
-of processes and is lost with them. What is drawn by a key is the same at any world size and after any restart.
+An ordinary random layer draws from its process's own stream, so its numbers change with the number of processes and
+with restarts. Numbers drawn with a key are the same at any world size and after any restart.
 """
 
 import zlib
 from dataclasses import dataclass
-from typing import Any
 
 import tensorflow as tf
 
+from models.training.types import Tensor
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class StepKey:
-    """Where a local batch lies in the training: symbolic int32 scalars, but for the seed.
+    """The position of a local batch in the training: symbolic int32 scalars, except the seed.
 
-    The rows of this process are rows first_row, first_row + stride, … of a global batch of `global_rows`.
+    The local rows are rows first_row, first_row + stride, … of a global batch of `global_rows` rows.
     """
 
     seed: int
-    step: Any
-    first_row: Any
-    global_rows: Any
-    stride: Any = 1
+    step: Tensor
+    first_row: Tensor
+    global_rows: Tensor
+    stride: Tensor = 1
 
-    def uniform(self, salt: int, local_rows: Any, features: list[int]) -> Any:
-        """Return float32 [local_rows, *features], uniform in [0, 1): this process's rows of the global batch's."""
-        # Drawing for the whole global batch costs little and makes a row's numbers independent of the slicing. Philox
-        # gives the same numbers on CPU and GPU: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
+    def uniform(self, salt: int, local_rows: Tensor, features: list[int]) -> Tensor:
+        """Return random numbers in [0, 1) for the local rows: float32 [local_rows, *features]."""
+        # Drawn for the whole global batch, which costs little, so that a row's numbers do not depend on who has it.
+        # Philox gives the same numbers on CPU and GPU: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
+        # (2011).
         numbers = tf.random.stateless_uniform(
             [self.global_rows, *features], seed=[self.seed ^ salt, self.step], alg="philox"
         )
-        mine = numbers[self.first_row : self.first_row + local_rows * self.stride : self.stride]
-        return tf.ensure_shape(mine, [None, *features])  # by a stride that is a tensor it is forgotten
+        local = numbers[self.first_row : self.first_row + local_rows * self.stride : self.stride]
+        return tf.ensure_shape(local, [None, *features])  # which slicing with a tensor as stride forgets
 
 
 def salt_of(name: str) -> int:
-    """Return a number in [0, 2³¹) that keeps one use of a key apart from another."""
+    """Return a number in [0, 2³¹) that separates one use of a key from another."""
     return zlib.crc32(name.encode()) & 0x7FFFFFFF

@@ -1,14 +1,14 @@
-"""What a training minimizes: the cross-entropy, its labels smoothed where asked."""
-
-from typing import Any
+"""The training loss: cross-entropy, with optional label smoothing."""
 
 import tensorflow as tf
 
+from models.training.types import Tensor
 
-def cross_entropy(labels: Any, logits: Any, smoothing: float = 0.0) -> Any:
-    """Return each row's loss: float32 [n]. `labels`: int32 [n]; `logits`: float32 [n, classes].
 
-    `smoothing`: the share ε in [0, 1) of the label that is spread evenly over all classes, so that the loss is
+def cross_entropy(labels: Tensor, logits: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return each row's loss: float32 [n]. `labels`: int32 [n]. `logits`: float32 [n, classes].
+
+    `smoothing`: the share ε in [0, 1) of each label that is spread evenly over all classes. The loss is then
     (1 − ε) · −log p(label) + ε · the mean of −log p over the classes. Szegedy et al., "Rethinking the inception
     architecture" (2016), section 7.
     """

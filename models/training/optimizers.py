@@ -1,20 +1,21 @@
-"""Optimizers, each update one fused kernel a variable, found by name.
+"""Optimizers by name. Each updates a variable with one fused kernel of tf.raw_ops, which reads gradient and slots once.
 
-Keras's own optimizers update by many small operations, which took a fifth of a batch-50 step. The kernels behind
-tf.raw_ops read gradient and slots once. A slot is a variable shaped like the weight it belongs to.
+Keras's own optimizers run many small operations, which took 20 % of a batch-50 step. A slot is a variable with the
+shape of the weight that it belongs to.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import tensorflow as tf
 
+from models.training.types import Tensor, Variable
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """What an optimizer may be told beside the learning rate; each reads those its formula has."""
+    """Constants of the update formulas, besides the learning rate. Each optimizer reads those of its formula."""
 
     momentum: float = 0.9
     rho: float = 0.9
@@ -25,11 +26,11 @@ class Hyperparameters:
 
 
 class Optimizer(ABC):
-    """The update of a fixed list of float32 tf.Variables."""
+    """Updates a fixed list of float32 variables."""
 
     slot_names: tuple[str, ...] = ()
 
-    def __init__(self, variables: Sequence[Any], hyperparameters: Hyperparameters) -> None:
+    def __init__(self, variables: Sequence[Variable], hyperparameters: Hyperparameters) -> None:
         self.variables = list(variables)
         self.h = hyperparameters
         self.slots = {
@@ -37,20 +38,20 @@ class Optimizer(ABC):
             for name in self.slot_names
         }
 
-    def apply(self, gradients: Sequence[Any], rate: Any, step: Any) -> None:
+    def apply(self, gradients: Sequence[Tensor], rate: Tensor, step: Tensor) -> None:
         """Update all variables in place. `rate`: float32 scalar; `step`: int32 scalar, 0 for the first update."""
         for position, (variable, gradient) in enumerate(zip(self.variables, gradients, strict=True)):
             slots = {name: slots[position] for name, slots in self.slots.items()}
             self._update(variable, gradient, rate, step, **slots)
 
     @abstractmethod
-    def _update(self, variable: Any, gradient: Any, rate: Any, step: Any, **slots: Any) -> None: ...
+    def _update(self, variable: Variable, gradient: Tensor, rate: Tensor, step: Tensor, **slots: Variable) -> None: ...
 
 
 class SGD(Optimizer):
     """Gradient descent: w ← w − η g."""
 
-    def _update(self, variable: Any, gradient: Any, rate: Any, step: Any, **slots: Any) -> None:
+    def _update(self, variable: Variable, gradient: Tensor, rate: Tensor, step: Tensor, **slots: Variable) -> None:
         tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)
 
 
@@ -60,7 +61,7 @@ class Momentum(Optimizer):
     slot_names = ("velocity",)
     nesterov = False
 
-    def _update(self, variable: Any, gradient: Any, rate: Any, step: Any, **slots: Any) -> None:
+    def _update(self, variable: Variable, gradient: Tensor, rate: Tensor, step: Tensor, **slots: Variable) -> None:
         tf.raw_ops.ResourceApplyMomentum(
             var=variable.handle,
             accum=slots["velocity"].handle,
@@ -72,17 +73,17 @@ class Momentum(Optimizer):
 
 
 class Nesterov(Momentum):
-    """Momentum that looks ahead: w ← w − η (g + μ a). Sutskever et al., "On the importance of…" (2013)."""
+    """Nesterov momentum: w ← w − η (g + μ a). Sutskever et al., "On the importance of…" (2013)."""
 
     nesterov = True
 
 
 class RMSProp(Optimizer):
-    """Steps divided by a running root mean square. Tieleman and Hinton, Coursera lecture 6.5 (2012)."""
+    """Gradients divided by their running root mean square. Tieleman and Hinton, Coursera lecture 6.5 (2012)."""
 
     slot_names = ("mean_square", "velocity")
 
-    def _update(self, variable: Any, gradient: Any, rate: Any, step: Any, **slots: Any) -> None:
+    def _update(self, variable: Variable, gradient: Tensor, rate: Tensor, step: Tensor, **slots: Variable) -> None:
         tf.raw_ops.ResourceApplyRMSProp(
             var=variable.handle,
             ms=slots["mean_square"].handle,
@@ -100,7 +101,7 @@ class Adadelta(Optimizer):
 
     slot_names = ("mean_square", "mean_square_step")
 
-    def _update(self, variable: Any, gradient: Any, rate: Any, step: Any, **slots: Any) -> None:
+    def _update(self, variable: Variable, gradient: Tensor, rate: Tensor, step: Tensor, **slots: Variable) -> None:
         tf.raw_ops.ResourceApplyAdadelta(
             var=variable.handle,
             accum=slots["mean_square"].handle,
@@ -117,7 +118,7 @@ class Adam(Optimizer):
 
     slot_names = ("m", "v")
 
-    def _update(self, variable: Any, gradient: Any, rate: Any, step: Any, **slots: Any) -> None:
+    def _update(self, variable: Variable, gradient: Tensor, rate: Tensor, step: Tensor, **slots: Variable) -> None:
         updates = tf.cast(step + 1, tf.float32)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
@@ -134,21 +135,21 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay: w ← w − η λ w first. Loshchilov and Hutter (2019)."""
+    """Adam with decoupled weight decay, w ← w − η λ w, before each update. Loshchilov and Hutter (2019)."""
 
-    def _update(self, variable: Any, gradient: Any, rate: Any, step: Any, **slots: Any) -> None:
+    def _update(self, variable: Variable, gradient: Tensor, rate: Tensor, step: Tensor, **slots: Variable) -> None:
         variable.assign_sub(rate * self.h.weight_decay * variable)
         super()._update(variable, gradient, rate, step, **slots)
 
 
 class Lamb(Adam):
-    """Adam with decoupled decay, each variable's step as long as its weights: for large batches.
+    """Adam with decoupled weight decay, each variable's step scaled to its weights' norm, for large batches.
 
     w ← w − η (‖w‖ / ‖u‖) u with u = m̂ / (√v̂ + ε) + λ w; the ratio is 1 where either norm is 0. You et al., "Large batch
     optimization for deep learning" (2020), algorithm 2 with φ(z) = z. No kernel does this in one pass.
     """
 
-    def _update(self, variable: Any, gradient: Any, rate: Any, step: Any, **slots: Any) -> None:
+    def _update(self, variable: Variable, gradient: Tensor, rate: Tensor, step: Tensor, **slots: Variable) -> None:
         m, v, h = slots["m"], slots["v"], self.h
         updates = tf.cast(step + 1, tf.float32)
         m.assign(h.beta1 * m + (1 - h.beta1) * gradient)

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the rate of every step of a training, a function of the step, found by name."""
+"""Learning-rate schedules by name: the rate is a function of the step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 
 
 class Rates:
-    """The learning rate of each step, computed where it is asked for: a training may have billions of steps.
+    """The learning rate of each step, computed on demand, as a training may have billions of steps.
 
-    `name`: of the schedule. `peak`: the highest rate. `warmup`: the share of all steps, in [0, 1), in which it rises to
-    the peak, linearly from near zero (one-cycle: from peak / 25). `final`: what the schedule ends at, as a share of the
-    peak. Raises KeyError for a schedule that is not there.
+    `name`: of the schedule. `peak`: the highest rate. `warmup_fraction`: the share of all steps, in [0, 1), in which
+    the rate rises linearly to the peak, from near 0 (one-cycle: from peak / 25). `final_fraction`: the last rate as a
+    share of the peak. Raises KeyError for an unknown name.
     """
 
-    def __init__(self, name: str, steps: int, peak: float, warmup: float, final: float) -> None:
-        self._shape, self._steps, self._peak, self._final = _SHAPES[name], steps, peak, final
-        self._rising = round(steps * warmup)
+    def __init__(self, name: str, steps: int, peak: float, warmup_fraction: float, final_fraction: float) -> None:
+        self._shape, self._steps, self._peak, self._final = _SHAPES[name], steps, peak, final_fraction
+        self._rising = round(steps * warmup_fraction)
         self._start = 1 / 25 if name == "one-cycle" else 0.0
 
     def __len__(self) -> int:
@@ -39,7 +39,7 @@ def _constant(progress: NDArray[Any], final: float) -> NDArray[Any]:
 
 
 def _step(progress: NDArray[Any], final: float) -> NDArray[Any]:
-    # Three equal stairs from 1 to `final`, each lower by the same factor.
+    # Three steps of equal length from 1 to `final`, each lower by the same factor.
     return final ** (np.minimum(np.floor(progress * 3), 2) / 2)
 
 
@@ -57,5 +57,5 @@ _SHAPES: dict[str, Callable[[NDArray[Any], float], NDArray[Any]]] = {
     "step": _step,
     "cosine": _cosine,
     "linear": _linear,
-    "one-cycle": _cosine,  # Smith and Topin, "Super-convergence" (2018): up, then down to almost nothing
+    "one-cycle": _cosine,  # Smith and Topin, "Super-convergence" (2018): up, then down to almost 0
 }

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from deploy.slurm.script import job_name
 from deploy.slurm.site import JOB_STAGES, JobStage, Site, validate
+from jobs.checkpoint_names import step_of
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import read_object, write_json
 from jobs.run_dir import RunDir, Work
@@ -104,8 +105,7 @@ class SlurmJobs:
 
     def checkpoint_step(self) -> int:
         """Return the step of the last checkpoint, or 0."""
-        names = [path.stem.removeprefix("step-") for path in self.run.checkpoints.glob("step-*.safetensors")]
-        return max((int(name) for name in names if name.isdigit()), default=0)
+        return max((step_of(path.name) or 0 for path in self.run.checkpoints.glob("*.safetensors")), default=0)
 
     def require_progress(self, stage: JobStage, max_restarts: int) -> None:
         """Raise IdxtrainError where a stage started more than `max_restarts` times in a row at the same step."""

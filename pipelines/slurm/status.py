@@ -3,7 +3,6 @@
 A job's state comes from the queue while Slurm keeps it there, else from Slurm's accounting or the run directory.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from deploy.slurm import queue
 from deploy.slurm.queue import NoSlurmError, Queued
 from deploy.slurm.site import JOB_STAGES, JobStage
+from jobs import training_log
 from jobs.errors import IdxtrainError, InputError, ResumableError
 from jobs.text_table import text_table
 from pipelines.slurm.jobs import SlurmJobs
@@ -114,10 +114,10 @@ def _detail(jobs: SlurmJobs, stage: JobStage, job: str, facts: _JobFacts, failed
 
 def _progress(jobs: SlurmJobs) -> str:
     try:
-        last = jobs.run.curve_file.read_text(encoding="utf-8").splitlines()[-1]
-        return f"at step {json.loads(last)['step']}"
-    except (OSError, ValueError, KeyError, IndexError):
-        return "starting"
+        steps = [entry["step"] for entry in training_log.read(jobs.run.curve_file)]
+    except OSError:
+        steps = []
+    return f"at step {steps[-1]}" if steps else "starting"
 
 
 def lines(jobs: SlurmJobs, stages: Sequence[Row]) -> list[str]:

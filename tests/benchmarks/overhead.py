@@ -13,7 +13,7 @@ from pathlib import Path
 from jobs.dataset import Manifest, PixelStatistics
 from jobs.tensorflow_import import import_tensorflow
 from jobs.train import checkpoint
-from jobs.train.telemetry.flight_recorder import Flight, Recorder
+from jobs.train.telemetry.flight_recorder import Flight, FlightRecorder
 from pipelines import recipes
 
 _REPEATS = 9
@@ -27,7 +27,8 @@ def main() -> None:
         print("|---|---:|---:|---:|")
         for recipe in ("fast", "lecture"):
             print(checkpoint_row(recipe, folder / recipe))
-        recorder, flight = Recorder(folder / "flight.jsonl"), Flight(50, 12800, 0.001, 0.7, 0.05)
+        recorder = FlightRecorder(folder / "flight.jsonl")
+        flight = Flight(step=50, images=12800, input=0.001, compute=0.7, allreduce=0.05)
         seconds = median_seconds(lambda: recorder.record(flight), 1000)
         print(f"\nflight recorder: {1e6 * seconds:.0f} µs per steps_per_execution call")
 
@@ -43,7 +44,8 @@ def checkpoint_row(recipe: str, folder: Path) -> str:
     waits, writes = [], []
     for step in range(_REPEATS):
         begin = time.perf_counter()
-        writer.save(checkpoint.Checkpoint(checkpoint.Position(step + 1, "key"), network.state()))
+        position = checkpoint.Position(step + 1, "key")
+        writer.save(checkpoint.Checkpoint(position=position, arrays=network.state()))
         waits.append(time.perf_counter() - begin)
         writer.wait()
         writes.append(time.perf_counter() - begin - waits[-1])

@@ -1,9 +1,9 @@
-"""Kill -9 at random moments: each process of the pipeline, again and again, and the run gone on with.
+"""Kill processes of the pipeline with SIGKILL at random moments, and resume the run each time.
 
     python -m tests.support.kills WORK DATA KILLS SEED
 
-runs a deterministic training undisturbed, then once more under that many kills, prints a table of the kills, and ends
-with 0 where both models are bit-equal.
+runs a deterministic training undisturbed, then again under KILLS kills, prints a table of the kills, and exits with 0
+if both models are bit-equal.
 """
 
 import json
@@ -19,17 +19,20 @@ from pathlib import Path
 
 import psutil
 
-# Mid-epoch checkpoints every few steps, and enough steps for every kill to find a training under way.
+from jobs import training_log
+from jobs.checkpoint_names import step_of
+
+# Checkpoints every few steps in mid-epoch, and enough steps for every kill to find a running training.
 SETTINGS = {
     "train.deterministic": "true",
-    "train.slices": 4,  # of 16 rows; fewer are quicker
+    "train.slices": 4,  # of 16 rows; fewer are faster
     "train.batch_size": 16,
     "train.log_every": 10,
     "train.checkpoint_every_steps": 20,
     "launch.max_restarts": 1,
 }
 OPTIONS = ("--recipe", "lecture", "--np", "2", *(f"--set={key}={value}" for key, value in SETTINGS.items()))
-# For each process of the pipeline: the word of its command line that tells it, and the stage in which to kill it.
+# For each process of the pipeline: the word of its command line that identifies it, and the stage to kill it in.
 VICTIMS = {
     "fetch": ("jobs.fetch", "fetch"),
     "prepare": ("jobs.prepare", "prepare"),
@@ -44,18 +47,19 @@ STAGES = ("fetch", "prepare", "train", "evaluate")
 
 @dataclass(frozen=True)
 class Planned:
-    """A kill to come: which process, in which stage, and when: `moment` in [0, 1) of the stage's length."""
+    """A planned kill: which process, in which stage, and when: `moment` in [0, 1) of the stage's duration."""
 
     victim: str
     stage: str
     moment: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Kill:
-    """A kill done: how long after its stage's process was seen, and at which training step (0: none yet).
+    """A kill that was done.
 
-    `saved`: of a training whose pipeline was killed, the step of the newest checkpoint when all its ranks had ended.
+    `seconds`: since its stage's process was first seen. `step`: of the training, 0 before the first. `saved`: after a
+    kill of the pipeline while training, the step of the newest checkpoint once all its ranks had ended.
     """
 
     planned: Planned
@@ -65,10 +69,7 @@ class Kill:
 
 
 def plan(kills: int, seed: int) -> list[Planned]:
-    """Return kills of every kind of process, each about equally often, in the order of the stages.
-
-    The same seed gives the same kills.
-    """
+    """Return kills of all kinds of processes, about equally often, in the order of the stages. A function of `seed`."""
     dice = random.Random(seed)  # noqa: S311 (no secret)
     kinds = dice.sample(sorted(VICTIMS), len(VICTIMS))
     victims = [kinds[n % len(kinds)] for n in range(kills)]
@@ -82,7 +83,7 @@ def command(work: Path, data: Path, run_id: str, steps: int) -> list[str]:
 
 
 def run_undisturbed(work: Path, data: Path, steps: int) -> dict[str, float]:
-    """Return the seconds of each stage."""
+    """Run without kills; return the seconds of each stage."""
     subprocess.run(command(work, data, "undisturbed", steps), check=True, capture_output=True)
     metrics = json.loads((work / "runs/undisturbed/metrics.json").read_text(encoding="utf-8"))
     return {stage: metrics["seconds"][stage] for stage in STAGES}
@@ -91,9 +92,9 @@ def run_undisturbed(work: Path, data: Path, steps: int) -> dict[str, float]:
 def run_under_kills(
     work: Path, data: Path, steps: int, planned: Sequence[Planned], lengths: Mapping[str, float]
 ) -> list[Kill]:
-    """Run to the end under these kills, starting the pipeline again whenever it has ended.
+    """Run to the end under these kills; start the pipeline again whenever it has ended.
 
-    `lengths`: seconds of each undisturbed stage.
+    `lengths`: the seconds of each undisturbed stage.
     """
     work.mkdir(parents=True, exist_ok=True)
     with (work / "killed.log").open("ab") as log:
@@ -107,7 +108,7 @@ def run_under_kills(
             struck = None
             while struck is None:
                 if finished(work, kill.stage):
-                    # The stage ended before the moment of this kill: once more, and earlier.
+                    # The stage ended before the moment of this kill: run it again, and kill it earlier.
                     process.terminate()
                     process.wait()
                     undo_from(work, kill.stage)
@@ -116,28 +117,28 @@ def run_under_kills(
                     process = begin()
                 struck = strike(process, work, kill, steps, lengths[kill.stage])
             if (kill.victim, kill.stage) == ("pipeline", "train"):
-                struck = replace(struck, saved=saved_at_last(work))
+                struck = replace(struck, saved=last_saved_step(work))
             done.append(struck)
         for _ in range(5):
             if process.wait() == 0:
                 return done
             process = begin()
-    raise RuntimeError(f"the run did not come to an end; its output is in {work / 'killed.log'}")
+    raise RuntimeError(f"the run did not finish; its output is in {work / 'killed.log'}")
 
 
 def strike(process: "subprocess.Popen[bytes]", work: Path, kill: Planned, steps: int, length: float) -> Kill | None:
-    """Kill at the planned moment; None where the pipeline or the stage ended before it."""
-    # A training's moments are steps, but for the first fifth, which is its start.
+    """Kill at the planned moment; return None if the pipeline or the stage ended before it."""
+    # The moments of a training are steps, except in the first fifth, which is its start.
     step = max(0, round((kill.moment - 0.2) / 0.8 * steps)) if kill.stage == "train" else 0
     delay = kill.moment * (length if step == 0 else 5.0)
     seen = None
     while process.poll() is None and not finished(work, kill.stage):
         if seen is None and find(process, f"jobs.{kill.stage}"):
             seen = time.monotonic()
-        if seen is not None and time.monotonic() >= seen + delay and step_of(work) >= step:
+        if seen is not None and time.monotonic() >= seen + delay and current_step(work) >= step:
             victims = find(process, VICTIMS[kill.victim][0])  # several ranks, or one
             with suppress(psutil.NoSuchProcess, IndexError):
-                struck = Kill(kill, time.monotonic() - seen, step_of(work))
+                struck = Kill(planned=kill, seconds=time.monotonic() - seen, step=current_step(work))
                 victims[int(kill.moment * len(victims))].kill()
                 return struck
         time.sleep(0.02)
@@ -145,31 +146,29 @@ def strike(process: "subprocess.Popen[bytes]", work: Path, kill: Planned, steps:
 
 
 def find(process: "subprocess.Popen[bytes]", mark: str) -> list[psutil.Process]:
-    """Return the processes of the pipeline whose command line has that word."""
+    """Return the processes of the pipeline with `mark` in their command line."""
     try:
         pipeline = psutil.Process(process.pid)
-        # A launcher's command line names the stage it launches, too: after its own name.
+        # A launcher's command line also names the stage that it launches, after the first four words.
         family = [pipeline, *pipeline.children(recursive=True)]
         return [p for p in family if any(mark in word for word in p.cmdline()[:4])]
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return []
 
 
-def step_of(work: Path) -> int:
-    try:
-        lines = (work / "runs/killed/logs/train.jsonl").read_text(encoding="utf-8").splitlines()
-        return int(json.loads(lines[-1])["step"])
-    except (OSError, ValueError, IndexError):
-        return 0
+def current_step(work: Path) -> int:
+    steps = [entry["step"] for entry in training_log.read(work / "runs/killed/logs/train.jsonl")]
+    return steps[-1] if steps else 0
 
 
-def saved_at_last(work: Path) -> int:
-    """Wait until no process is at work on the run; return the step of its newest checkpoint, 0: there is none."""
+def last_saved_step(work: Path) -> int:
+    """Wait until no process of the run is left; return the step of its newest checkpoint, 0 without one."""
     run = str(work / "runs/killed")
     while any(run in word for process in psutil.process_iter(["cmdline"]) for word in process.info["cmdline"] or ()):
         time.sleep(0.05)
-    names = [path.stem for path in (work / "runs/killed/checkpoints").glob("step-*.json")]
-    return max((int(name.removeprefix("step-")) for name in names), default=0)
+    # A checkpoint is complete once its checksum has been written.
+    complete = (work / "runs/killed/checkpoints").glob("step-*.json")
+    return max((step_of(path.with_suffix(".safetensors").name) or 0 for path in complete), default=0)
 
 
 def finished(work: Path, stage: str) -> bool:
@@ -177,7 +176,7 @@ def finished(work: Path, stage: str) -> bool:
 
 
 def undo_from(work: Path, stage: str) -> None:
-    """Make a stage and those after it undone; what the training reached is kept."""
+    """Remove the records of a stage and of later ones; keep the checkpoints of the training."""
     for later in STAGES[STAGES.index(stage) :]:
         (work / f"runs/killed/stages/{later}.json").unlink(missing_ok=True)
     if stage in ("fetch", "prepare"):
@@ -186,12 +185,12 @@ def undo_from(work: Path, stage: str) -> None:
 
 def weights(work: Path, run_id: str) -> list[str]:
     record = json.loads((work / f"runs/{run_id}/stages/train.json").read_text(encoding="utf-8"))
-    found: list[str] = record["outputs"]["weights_sha256"]
-    return found
+    digests: list[str] = record["outputs"]["weights_sha256"]
+    return digests
 
 
 def model_weights(work: Path, run_id: str) -> list[bytes]:
-    """The weights inside model.keras, as bytes."""
+    """Return the weights in model.keras as bytes."""
     import keras
 
     model = keras.models.load_model(work / f"runs/{run_id}/model.keras")

@@ -1,1 +1,1 @@
-"""One training step: forward, backward, the allreduce and the update."""
+"""The training step: forward, backward, allreduce, update; and the forward pass of validation."""

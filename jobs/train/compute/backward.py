@@ -1,4 +1,4 @@
-"""From this rank's rows of a global batch to their part in its gradient: at once, in microbatches, in exact slices."""
+"""From a rank's rows to its share of the global batch's gradient: at once, in microbatches, or in exact slices."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,65 +13,75 @@ from models.training.augment import Augmentation
 from models.training.dropout import keyed
 from models.training.keys import StepKey
 from models.training.loss import cross_entropy
+from models.training.types import Tensor, Variable
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows inside the graph: images float32 [n, values], labels int32 [n], weights float32 [n]."""
+class LocalBatch:
+    """A rank's rows of one batch: images float32 [n, values], labels int32 [n], weights float32 [n]."""
 
-    images: Any
-    labels: Any
-    weights: Any
+    images: Tensor
+    labels: Tensor
+    weights: Tensor
 
-    def __getitem__(self, some: slice) -> "Rows":
-        """Return some of them."""
-        return Rows(self.images[some], self.labels[some], self.weights[some])
+    def __getitem__(self, rows: slice) -> "LocalBatch":
+        """Return a slice of the rows."""
+        return LocalBatch(self.images[rows], self.labels[rows], self.weights[rows])
 
-    def take(self, some: Any) -> "Rows":
-        """Return those at the given places, int32 [k]."""
-        return Rows(*(tf.gather(column, some) for column in (self.images, self.labels, self.weights)))
+    def take(self, rows: Tensor) -> "LocalBatch":
+        """Return the rows numbered `rows`, int32 [k]."""
+        return LocalBatch(*(tf.gather(column, rows) for column in (self.images, self.labels, self.weights)))
 
 
 # From a microbatch's number, an int32 scalar, to this rank's rows in it.
-Cut = Callable[[Any], tuple[Rows, StepKey]]
+Cut = Callable[[Tensor], tuple[LocalBatch, StepKey]]
 
 
 class Backward:
-    """Computes the sum of the losses of this rank's rows, and their part in the gradient of the global batch's mean."""
+    """Computes the sum of losses over this rank's rows, and their share of the gradient of the global batch's mean."""
 
     def __init__(
-        self, model: Any, variables: Any, collective: Collective, augmentation: Augmentation, smoothing: float
+        self,
+        model: Any,
+        variables: list[Variable],
+        collective: Collective,
+        augmentation: Augmentation,
+        smoothing: float,
     ) -> None:
         self._model, self._variables, self._collective = model, variables, collective
         self._augmentation, self._smoothing = augmentation, smoothing
         self._shape = model.input_shape[1:]
 
-    def logits(self, images: Any, training: bool) -> Any:
+    def logits(self, images: Tensor, training: bool) -> Tensor:
         """Return the model's logits [n, classes] of images [n, values] or [n, height, width, channels]."""
         return self._model(tf.reshape(images, [-1, *self._shape]), training=training)
 
-    def at_once(self, rows: Rows, key: StepKey, scale: Any = 1.0) -> tuple[Any, list[Any]]:
-        """Return the sum of losses, float32, and the gradients × `scale`."""
-        batch = norm.GlobalBatch(rows.weights, self._collective.sum)
-        with tf.GradientTape() as tape, keyed(key), norm.over(batch):
-            images = tf.reshape(rows.images, [-1, *self._shape])
+    def at_once(self, batch: LocalBatch, key: StepKey, scale: Tensor = 1.0) -> tuple[Tensor, list[Tensor]]:
+        """Return the sum of losses, a float32 scalar, and the gradients × `scale`."""
+        global_batch = norm.GlobalBatch(batch.weights, self._collective.sum)
+        with tf.GradientTape() as tape, keyed(key), norm.over(global_batch):
+            images = tf.reshape(batch.images, [-1, *self._shape])
             if self._augmentation:
                 images = self._augmentation(images, key)
             logits = self.logits(images, training=True)
-            total = tf.reduce_sum(cross_entropy(rows.labels, logits, self._smoothing) * rows.weights)
-            # Divided by the global batch's rows, so that the sum over ranks is the mean over rows, however they are
-            # shared out.
+            total = tf.reduce_sum(cross_entropy(batch.labels, logits, self._smoothing) * batch.weights)
+            # Divided by the rows of the global batch, so that the sum over ranks is the mean over rows, however the
+            # rows are shared.
             mean = total / tf.cast(key.global_rows, tf.float32) * scale
         return total, tape.gradient(mean, self._variables)
 
-    def in_microbatches(self, rows: Rows, key: StepKey, parts: int, scale: Any = 1.0) -> tuple[Any, list[Any]]:
-        """Do the same part by part, one after another: as long a step, in a fraction of the memory.
+    def in_microbatches(
+        self, batch: LocalBatch, key: StepKey, count: int, scale: Tensor = 1.0
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the same, computed in `count` microbatches one after another: as slow, in a fraction of the memory.
 
-        A model that normalizes does so over each part. So its parts are those of the global batch.
+        A model with batch normalization normalizes each microbatch. Its microbatches are those of the global batch, so
+        that they do not depend on the number of ranks.
         """
-        filled, cut = (_dealt if norm.normalizes(self._model) else _cut)(rows, key, parts)
+        split = _split_global_batch if norm.has_batch_normalization(self._model) else _split_local_batch
+        filled, cut = split(batch, key, count)
 
-        def body(n: Any, loss: Any, *sums: Any) -> tuple[Any, ...]:
+        def body(n: Tensor, loss: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
             total, gradients = self.at_once(*cut(n), scale)
             return n + 1, loss + total, *(s + gradient for s, gradient in zip(sums, gradients, strict=True))
 
@@ -81,57 +91,57 @@ class Backward:
         )
         return loss, sums
 
-    def in_slices(self, rows: Rows, key: StepKey, slices: int) -> tuple[Any, list[Any], Any]:
-        """Do the same slice by slice; the gradients are float64 sums of whole multiples of 1 / exact.SCALE.
+    def in_slices(self, batch: LocalBatch, key: StepKey, slices: int) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Return the sum of losses, the gradients, and the sum of the slices' `exact.bound`, all float64.
 
-        And return the sum of the slices' reaches, see there.
+        The gradients are exact sums over this rank's slices, in units of 1 / exact.SCALE.
         """
         # As in `jobs.train.data.order.share_slices`.
         count = tf.minimum(slices, key.global_rows)
         first, last = (count * (self._collective.rank + i) // self._collective.world_size for i in (0, 1))
 
-        def body(n: Any, loss: Any, reach: Any, *sums: Any) -> tuple[Any, ...]:
+        def body(n: Tensor, loss: Tensor, bound: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
             start, stop = n * key.global_rows // count, (n + 1) * key.global_rows // count
-            mine = rows[start - key.first_row : stop - key.first_row]
-            total, gradients = self.at_once(mine, replace(key, first_row=start), exact.SCALE)
+            rows = batch[start - key.first_row : stop - key.first_row]
+            total, gradients = self.at_once(rows, replace(key, first_row=start), exact.SCALE)
             added = [s + exact.to_grid(gradient) for s, gradient in zip(sums, gradients, strict=True)]
-            return n + 1, loss + tf.cast(total, tf.float64), reach + exact.reach(gradients), *added
+            return n + 1, loss + tf.cast(total, tf.float64), bound + exact.bound(gradients), *added
 
         zeros = [tf.zeros(variable.shape, tf.float64) for variable in self._variables]
         start = (first, tf.constant(0.0, tf.float64), tf.constant(0.0, tf.float64), *zeros)
-        # Slices side by side: each has one thread.
-        _, loss, reach, *sums = tf.while_loop(lambda n, *_: n < last, body, start, parallel_iterations=slices)
-        return loss, sums, reach
+        # Slices run side by side: each has one thread.
+        _, loss, bound, *sums = tf.while_loop(lambda n, *_: n < last, body, start, parallel_iterations=slices)
+        return loss, sums, bound
 
 
-def _cut(rows: Rows, key: StepKey, parts: int) -> tuple[Any, Cut]:
-    """Return how many parts this rank's rows make, and how to get each: they are cut into equal runs (± 1)."""
-    count = tf.shape(rows.labels)[0]
-    filled = tf.minimum(parts, count)  # an empty part is no batch to all of TensorFlow's kernels
+def _split_local_batch(batch: LocalBatch, key: StepKey, count: int) -> tuple[Tensor, Cut]:
+    """Return the number of microbatches and the rows of each: this rank's rows in equal runs (± 1)."""
+    rows = tf.shape(batch.labels)[0]
+    filled = tf.minimum(count, rows)  # some of TensorFlow's kernels refuse an empty batch
 
-    def cut(n: Any) -> tuple[Rows, StepKey]:
-        start, stop = n * count // filled, (n + 1) * count // filled
-        return rows[start:stop], replace(key, first_row=key.first_row + start)
+    def cut(n: Tensor) -> tuple[LocalBatch, StepKey]:
+        start, stop = n * rows // filled, (n + 1) * rows // filled
+        return batch[start:stop], replace(key, first_row=key.first_row + start)
 
     return filled, cut
 
 
-def _dealt(rows: Rows, key: StepKey, parts: int) -> tuple[Any, Cut]:
-    """Return how many parts the global batch makes, and how to get this rank's rows in each: its rows are dealt out.
+def _split_global_batch(batch: LocalBatch, key: StepKey, count: int) -> tuple[Tensor, Cut]:
+    """Return the number of microbatches of the global batch, and this rank's rows in each.
 
-    Row i of the global batch is in part i mod `parts`, whichever rank has it, and all ranks take part in all of them,
-    as many times: what is summed over the ranks inside the model waits for each of them.
+    Row i of the global batch is in microbatch i mod `count`, whichever rank has it. All ranks run every microbatch, as
+    the sums over ranks inside the model wait for each of them.
     """
-    count = tf.shape(rows.labels)[0]
-    filled = tf.minimum(parts, key.global_rows)
+    rows = tf.shape(batch.labels)[0]
+    filled = tf.minimum(count, key.global_rows)
 
-    def cut(n: Any) -> tuple[Rows, StepKey]:
+    def cut(n: Tensor) -> tuple[LocalBatch, StepKey]:
         start = (n - key.first_row) % filled
-        has_any = start < count
-        # A rank that has none takes part with a stand-in of weight 0.
-        first, stop = tf.where(has_any, start, 0), tf.where(has_any, count, 1)
-        mine = rows.take(tf.range(first, stop, filled))
-        weights = mine.weights * tf.cast(has_any, tf.float32)
-        return replace(mine, weights=weights), replace(key, first_row=key.first_row + first, stride=filled)
+        has_rows = start < rows
+        # A rank without rows in this microbatch takes part with a stand-in row of weight 0.
+        first, stop = tf.where(has_rows, start, 0), tf.where(has_rows, rows, 1)
+        chosen = batch.take(tf.range(first, stop, filled))
+        weights = chosen.weights * tf.cast(has_rows, tf.float32)
+        return replace(chosen, weights=weights), replace(key, first_row=key.first_row + first, stride=filled)
 
     return filled, cut

@@ -1,4 +1,4 @@
-"""What ranks do together: sums, broadcasts, agreement. The only horovod import."""
+"""Collective operations of the ranks: sums, broadcasts, gathers. The only module of a training that imports Horovod."""
 
 import os
 from collections.abc import Sequence
@@ -7,23 +7,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Milliseconds between two looks of Horovod's own thread for what there is to exchange, 1 by default. On CPUs it takes
-# its time from the ranks' computing: two ranks of one thread train the lecture's network a tenth faster with 3 than
-# with 1, while the short steps of `fast`, 25 ms, take 4 % longer.
+from models.training.types import Tensor
+
+# How often, in ms, Horovod's background thread looks for tensors to reduce; 1 by default. On CPUs it competes with the
+# ranks' computing: two ranks of one thread train `lecture` 10 % faster with 3 than with 1, while the short steps of
+# `fast`, 25 ms, take 4 % longer.
 _CYCLE_TIME = "HOROVOD_CYCLE_TIME"
 _CPU_CYCLE_TIME = "3"
 
 
-def tells_of_a_lost_peer(error: BaseException) -> bool:
-    """Tell whether an error means that another rank is gone, in Horovod's words or in those of Gloo below it.
+def is_lost_peer(error: BaseException) -> bool:
+    """Return whether an error of Horovod, or of Gloo below it, means that another rank is gone.
 
-    Gloo's begin with the place in its source: […/gloo/transport/tcp/pair.cc:589] Read error: Connection reset by peer.
+    Gloo's begin with a source line: […/gloo/transport/tcp/pair.cc:589] Read error: Connection reset by peer.
     """
     return any(word in str(error) for word in ("Horovod", "/gloo/transport/"))
 
 
 class Collective:
-    """The ranks of a training, through Horovod. With one rank every operation is the identity and costs nothing."""
+    """The ranks of a training, through Horovod. With one rank, every operation is the identity and costs nothing."""
 
     def __init__(self) -> None:
         import horovod.tensorflow as hvd
@@ -38,28 +40,28 @@ class Collective:
         self.local_rank: int = hvd.local_rank()
         self.local_size: int = hvd.local_size()
 
-    def sum(self, tensor: Any, name: str) -> Any:
+    def sum(self, tensor: Tensor, name: str) -> Tensor:
         """Return the sum of a float tensor over all ranks."""
         if self.world_size == 1:
             return tensor
         return self._hvd.allreduce(tensor, op=self._hvd.Sum, name=name)
 
-    def sum_gradients(self, gradients: Sequence[Any]) -> list[Any]:
-        """Return the sum over all ranks of each gradient; each is sent as soon as it is ready."""
+    def sum_gradients(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Return the sum over all ranks of each gradient. Each is sent as soon as it is computed."""
         if self.world_size == 1:
             return list(gradients)
         return [self.sum(gradient, f"gradient.{n}") for n, gradient in enumerate(gradients)]
 
-    def rows_of_all(self, tensor: Any, name: str) -> Any:
+    def allgather(self, tensor: Tensor, name: str) -> Tensor:
         """Return the tensors [1, …] of all ranks, in rank order, as one [ranks, …]."""
         return self._hvd.allgather(tensor, name=name)
 
-    def rows_for_me(self, tensor: Any, name: str) -> Any:
-        """Give row r of a tensor [ranks, …] to rank r; return what this rank was given, in rank order [ranks, …]."""
+    def alltoall(self, tensor: Tensor, name: str) -> Tensor:
+        """Send row r of a tensor [ranks, …] to rank r; return the rows this rank received, in rank order [ranks, …]."""
         return self._hvd.alltoall(tensor, name=name)
 
     def broadcast(self, variables: Sequence[Any]) -> None:
-        """Give every rank the values that rank 0 has in these tf.Variables."""
+        """Set these tf.Variables on every rank to rank 0's values."""
         if self.world_size == 1:
             return
         for n, variable in enumerate(variables):
@@ -72,5 +74,5 @@ class Collective:
         return np.asarray(self._hvd.allgather(values, name="gather"))
 
     def barrier(self) -> None:
-        """Wait until every rank has come here."""
+        """Wait until every rank gets here."""
         self.gather(np.zeros(1, np.int32))

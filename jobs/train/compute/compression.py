@@ -1,69 +1,72 @@
-"""Gradients in half their bytes on the way between ranks.
+"""Gradient compression: gradients travel between ranks as 16-bit floats, half their bytes.
 
-float16 is added up by Horovod. bfloat16, which it cannot add, the ranks exchange and add up themselves, in float32.
+Horovod adds up float16 itself. It cannot add bfloat16, so the ranks exchange it and add it up in float32.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
 from jobs.train.compute.collective import Collective
+from models.training.types import Tensor
 
-# float16 spans 6e-8 to 65,504; a mean gradient is small: so 2e-10 to 256. A power of two, which rounds nothing. One
-# that is longer becomes infinite: the training refuses the loss that follows, or with a loss scale leaves it out.
-FACTOR = 2.0**8
+# float16 spans 6e-8 to 65,504. Mean gradients are small, so this factor shifts the range to 2e-10 to 256. A power of
+# two rounds nothing. A larger gradient becomes infinite: the training stops with an error at the loss that follows, or,
+# with a loss scale, skips the step.
+FLOAT16_FACTOR = 2.0**8
 
-_FEW = 4  # ranks, up to which a rank receives no more from each of the others than in a sum by parts
+_MAX_ALLGATHER_RANKS = 4  # up to this many, an allgather sends a rank no more bytes than a reduction in shares
 
 
-def summed(gradients: Sequence[Any], collective: Collective, form: str, factor: float = FACTOR) -> list[Any]:
+def sum_compressed(
+    gradients: Sequence[Tensor], collective: Collective, compression: str, factor: float = FLOAT16_FACTOR
+) -> list[Tensor]:
     """Return the sum over all ranks of each float32 gradient, the same bits on every rank.
 
-    `form`: float32, float16 or bfloat16, as which they travel. `factor`: by which they are enlarged as float16.
+    `compression`: float32 (none), float16 or bfloat16. `factor`: multiplies the gradients while they are float16.
     """
-    if form == "float16":
-        sums = collective.sum_gradients([narrowed(gradient, factor) for gradient in gradients])
-        return [widened(total, factor) for total in sums]
-    if form == "bfloat16":
+    if compression == "float16":
+        sums = collective.sum_gradients([to_float16(gradient, factor) for gradient in gradients])
+        return [from_float16(total, factor) for total in sums]
+    if compression == "bfloat16":
         return [sum_bfloat16(gradient, collective, f"gradient.{n}") for n, gradient in enumerate(gradients)]
     return collective.sum_gradients(gradients)
 
 
-def narrowed(gradient: Any, factor: float = FACTOR) -> Any:
-    """Return a float32 gradient × `factor` as float16, for the wire."""
+def to_float16(gradient: Tensor, factor: float = FLOAT16_FACTOR) -> Tensor:
+    """Return a float32 gradient × `factor` as float16."""
     return tf.cast(gradient * factor, tf.float16)
 
 
-def widened(total: Any, factor: float = FACTOR) -> Any:
-    """Return the sum of narrowed gradients as float32."""
+def from_float16(total: Tensor, factor: float = FLOAT16_FACTOR) -> Tensor:
+    """Return a sum of `to_float16` gradients as float32."""
     return tf.cast(total, tf.float32) / factor
 
 
-def sum_bfloat16(gradient: Any, collective: Collective, name: str) -> Any:
+def sum_bfloat16(gradient: Tensor, collective: Collective, name: str) -> Tensor:
     """Return the float32 sum over all ranks of a float32 tensor that travels as bfloat16.
 
-    Few ranks send each other all they have. Of more, each adds up a part, and that travels as bfloat16, too.
+    Few ranks send each other the whole tensor. Of more ranks, each adds up one share, whose sum is bfloat16 again.
     """
     ranks, values = collective.world_size, gradient.shape.num_elements()
-    bits = _bits(tf.reshape(gradient, [-1]))
-    if ranks <= _FEW:
-        total = _sum_of_rows(collective.rows_of_all(bits[None], name))
+    bits = _to_bits(tf.reshape(gradient, [-1]))
+    if ranks <= _MAX_ALLGATHER_RANKS:
+        total = _sum_rows(collective.allgather(bits[None], name))
     else:
-        parts = tf.reshape(tf.pad(bits, [[0, -values % ranks]]), [ranks, -1])
-        mine = _sum_of_rows(collective.rows_for_me(parts, f"{name}.part"))
-        total = _numbers(tf.reshape(collective.rows_of_all(_bits(mine)[None], name), [-1])[:values])
+        shares = tf.reshape(tf.pad(bits, [[0, -values % ranks]]), [ranks, -1])
+        own_sum = _sum_rows(collective.alltoall(shares, f"{name}.part"))
+        total = _from_bits(tf.reshape(collective.allgather(_to_bits(own_sum)[None], name), [-1])[:values])
     return tf.reshape(total, gradient.shape)
 
 
-def _bits(numbers: Any) -> Any:
-    """Return float32 numbers as the bits of bfloat16, uint16: Horovod sends these."""
+def _to_bits(numbers: Tensor) -> Tensor:
+    """Return float32 numbers as the bits of bfloat16, uint16, which Horovod can send."""
     return tf.bitcast(tf.cast(numbers, tf.bfloat16), tf.uint16)
 
 
-def _numbers(bits: Any) -> Any:
+def _from_bits(bits: Tensor) -> Tensor:
     return tf.cast(tf.bitcast(bits, tf.bfloat16), tf.float32)
 
 
-def _sum_of_rows(bits: Any) -> Any:
-    return tf.reduce_sum(_numbers(bits), 0)
+def _sum_rows(bits: Tensor) -> Tensor:
+    return tf.reduce_sum(_from_bits(bits), 0)

@@ -1,19 +1,19 @@
-"""Which CPUs and GPUs a rank may use."""
+"""The CPUs and GPUs that a rank may use."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-CPUS = "IDXTRAIN_CPUS_PER_RANK"  # set by a launcher that has reserved so many for each rank
+CPUS = "IDXTRAIN_CPUS_PER_RANK"  # set by a launcher that reserves N CPUs for each rank
 
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cpus() -> int:
-    """Return how many CPUs this process may use: its affinity, bounded by the cgroup's quota; at least 1.
+    """Return how many CPUs this process may use, at least 1: its affinity, bounded by the cgroup's quota.
 
-    The machine's number of cores says nothing in a container or a batch job.
+    The machine's number of cores would be too high in a container or a batch job.
     """
     cpus = len(os.sched_getaffinity(0))
     quota = _cgroup_quota(_CGROUP)
@@ -21,7 +21,7 @@ def usable_cpus() -> int:
 
 
 def _cgroup_quota(root: Path) -> float | None:
-    """CPUs by cgroup v2's cpu.max or v1's cfs quota; None where there is no bound."""
+    """Return the CPUs that cgroup v2's cpu.max or v1's cfs quota grants; None if unlimited."""
     try:
         quota, period = (root / "cpu.max").read_text().split()[:2]
     except (OSError, ValueError):
@@ -36,9 +36,9 @@ def _cgroup_quota(root: Path) -> float | None:
 
 
 def threads_per_rank(cpus: int, local_rank: int, local_size: int, pinned: bool) -> int:
-    """Divide a node's CPUs among its ranks, the first ranks taking what is left over.
+    """Return a rank's share of a node's CPUs, at least 1; shares differ by at most one.
 
-    `pinned`: the launcher has given each rank CPUs of its own, so there is nothing to divide.
+    `pinned`: the launcher gave each rank CPUs of its own, so there is nothing to divide.
     """
     if pinned:
         return cpus
@@ -46,9 +46,9 @@ def threads_per_rank(cpus: int, local_rank: int, local_size: int, pinned: bool) 
 
 
 def threads_of(environment: Mapping[str, str], cpus: int, local_rank: int, local_size: int) -> int:
-    """Return a rank's CPU threads: those that its launcher has reserved, or those it is pinned to, else its share.
+    """Return a rank's CPU threads: those its launcher reserved, or those it is pinned to, else its share of the node.
 
-    `cpus`: usable by this process. Slurm sets SLURM_CPU_BIND also where it binds nothing ("none", "quiet,none").
+    `cpus`: usable by this process. Slurm also sets SLURM_CPU_BIND when it binds nothing ("none", "quiet,none").
     """
     reserved = environment.get(CPUS)
     if reserved:
@@ -59,26 +59,27 @@ def threads_of(environment: Mapping[str, str], cpus: int, local_rank: int, local
 
 
 def bfloat16_flags(cpuinfo: str) -> list[str]:
-    """Return those of a CPU's flags that make bfloat16 quicker than float32, by the text of /proc/cpuinfo.
+    """Return the CPU flags that make bfloat16 faster than float32, given the text of /proc/cpuinfo.
 
-    Not avx512_bf16 of an Intel: on one (family 6 model 207, whose virtual machine shows no AMX) bfloat16 had 0.63 to
-    0.71 × float32's speed in `lecture`, `residual` and `best`; on an EPYC of Zen 4 1.7 and 1.8 × in `lecture`.
+    Intel's avx512_bf16 is not one of them. On an Intel (family 6 model 207, in a virtual machine without AMX) bfloat16
+    had 0.63 to 0.71 × float32's speed in `lecture`, `residual` and `best`. On an EPYC Zen 4 it had 1.7 and 1.8 × in
+    `lecture`.
     """
-    first = cpuinfo.partition("\n\n")[0]  # processor
+    first = cpuinfo.partition("\n\n")[0]  # the first processor
     fields = {key.strip(): value.split() for key, _, value in (line.partition(":") for line in first.splitlines())}
-    quicker = ["amx_bf16"] if fields.get("vendor_id") == ["GenuineIntel"] else ["avx512_bf16", "amx_bf16"]
-    return [flag for flag in quicker if flag in fields.get("flags", [])]
+    faster = ["amx_bf16"] if fields.get("vendor_id") == ["GenuineIntel"] else ["avx512_bf16", "amx_bf16"]
+    return [flag for flag in faster if flag in fields.get("flags", [])]
 
 
 def configure(tf: Any, local_rank: int, local_size: int, single_threaded_ops: bool = False) -> str:
-    """Give TensorFlow this rank's share of the node, before it starts; return it in words.
+    """Limit TensorFlow to this rank's share of the node, before it starts; return the share in words.
 
-    `single_threaded_ops`: the threads run operations side by side, none of which is shared out over several: how
-    kernels share out a sum decides its rounding.
+    `single_threaded_ops`: run each operation on one thread, several operations side by side. How a kernel divides a sum
+    among threads decides its rounding.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        # A launcher that shows each rank its own GPU alone leaves just index 0.
+        # If the launcher shows each rank only its own GPU, there is just index 0.
         gpu = gpus[0 if len(gpus) == 1 else local_rank % len(gpus)]
         tf.config.set_visible_devices(gpu, "GPU")
         tf.config.experimental.set_memory_growth(gpu, True)

@@ -1,4 +1,4 @@
-"""The model and the optimizer that a config describes, for one device."""
+"""The model and the optimizer that a config describes, on one device."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +14,14 @@ from jobs.model_file.load import load_keras
 from jobs.train.config import TrainConfig
 from models.training.ema import EMA
 from models.training.loss_scale import LossScale
-from models.training.norm import normalizes
-from models.training.optimizers import OPTIMIZERS, Hyperparameters
+from models.training.norm import has_batch_normalization
+from models.training.optimizers import OPTIMIZERS, Hyperparameters, Optimizer
 
 
 class Network:
-    """A model, its optimizer and its average: all that a training changes.
+    """All that a training changes: a model, its optimizer, the EMA of its weights, the loss scale.
 
-    `final`: the model that is validated and kept: that of the averaged weights, where they are averaged, else `model`.
+    `final`: the model that is validated and exported. It has the EMA if there is one; else it is `model`.
     """
 
     def __init__(self, config: TrainConfig, manifest: Manifest, seed: int, precision: str) -> None:
@@ -31,32 +31,20 @@ class Network:
         pixels = manifest.pixels
         standardize = (pixels.mean, pixels.std or 1.0) if config.standardize else None
         self.model = models.build(config.model, manifest.shape, manifest.classes, config.dropout, standardize)
-        if config.deterministic and normalizes(self.model):
+        if config.deterministic and has_batch_normalization(self.model):
             raise InputError(
-                f"train.deterministic: model {config.model} normalizes over the whole batch, which is not exact at any "
-                "number of ranks; choose a model without, or train without train.deterministic"
+                f"train.deterministic: found model {config.model}, whose batch normalization rounds differently at "
+                "each number of ranks, expected a model without; fix: choose another model or set "
+                "train.deterministic=false"
             )
-        self.optimizer = OPTIMIZERS[config.optimizer](
-            [variable.value for variable in self.model.trainable_variables],
-            Hyperparameters(
-                config.momentum, config.rho, config.beta1, config.beta2, config.epsilon, config.weight_decay
-            ),
-        )
+        self.optimizer = _optimizer(config, self.model)
         self.loss_scale = LossScale() if precision == "float16" else None
-        self.final = self.model
-        self.ema: EMA | None = None
+        self.final, self.ema = self.model, None
         if config.ema_decay is not None:
-            self.final = keras.models.clone_model(self.model)
-            self.final.set_weights(self.model.get_weights())
-            weights, averages = (
-                # Without Keras's own random state, an integer that nothing here draws by.
-                [v.value for v in model.variables if v.value.dtype.is_floating]
-                for model in (self.model, self.final)
-            )
-            self.ema = EMA(weights, averages, config.ema_decay)
+            self.final, self.ema = _with_ema(self.model, config.ema_decay)
 
     def variables(self) -> Iterator[tuple[str, tf.Variable]]:
-        """Yield all state by name: weights, also those not trained by gradient, slots, averages, and loss scale."""
+        """Yield all state by the names in a checkpoint: all weights, optimizer slots, EMA (`average.N`), loss scale."""
         for number, variable in enumerate(self.model.variables):
             yield f"weight.{number}", variable.value
         for name, slots in self.optimizer.slots.items():
@@ -70,26 +58,51 @@ class Network:
             yield "loss_scale.streak", self.loss_scale.streak
 
     def state(self) -> dict[str, Any]:
-        """Return a copy of all state, as NumPy arrays by name."""
+        """Return a copy of all state as NumPy arrays by name."""
         return {name: variable.numpy().copy() for name, variable in self.variables()}
 
     def restore(self, arrays: dict[str, Any]) -> None:
-        """Set all state from arrays by name; raises KeyError or ValueError where they are another network's."""
+        """Set all state from arrays by name. Raises KeyError or ValueError if they belong to another network."""
         for name, variable in self.variables():
             variable.assign(arrays[name])
 
     def warm_start(self, path: Path) -> None:
-        """Take over the weights of a trained model's file; raise InputError where it is of another architecture."""
+        """Set the weights to those of a trained model's file. Raises InputError if it has another architecture."""
         trained = load_keras(path, "train without it")
         try:
             for model in (self.model, self.final):
                 model.set_weights(trained.get_weights())
-        except Exception as error:  # Keras raises one thing for another number of weights, another for another shape
+        except Exception as error:  # Keras raises different errors for another number and for another shape of weights
             raise InputError(
-                f"{path}: its weights do not fit model {self.model.name} ({one_line(error)[:200]}); train without it"
+                f"{path}: found weights of another architecture ({one_line(error)[:200]}), expected those of "
+                f"{self.model.name}; fix: train without it"
             ) from error
 
     @property
     def state_bytes(self) -> int:
         """The size of all state in bytes, as in a checkpoint."""
         return sum(int(tf.size(variable)) * variable.dtype.size for _, variable in self.variables())
+
+
+def _optimizer(config: TrainConfig, model: keras.Model) -> Optimizer:
+    hyperparameters = Hyperparameters(
+        momentum=config.momentum,
+        rho=config.rho,
+        beta1=config.beta1,
+        beta2=config.beta2,
+        epsilon=config.epsilon,
+        weight_decay=config.weight_decay,
+    )
+    return OPTIMIZERS[config.optimizer]([variable.value for variable in model.trainable_variables], hyperparameters)
+
+
+def _with_ema(model: keras.Model, decay: float) -> tuple[keras.Model, EMA]:
+    """Return a copy of a model, and the EMA that moves the copy's weights after the model's."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    weights, shadows = (
+        # Without Keras's own random state, an integer that nothing here draws from.
+        [v.value for v in each.variables if v.value.dtype.is_floating]
+        for each in (model, copy)
+    )
+    return copy, EMA(weights, shadows, decay)

@@ -1,1 +1,1 @@
-"""Rows from Parquet to batches: their order, the reader, the row cache, prefetching."""
+"""From Parquet shards to batches: the order of rows, the reader, the row cache, graph calls, prefetching."""

@@ -1,11 +1,11 @@
-"""How long a training is: pure arithmetic."""
+"""The length of a training: pure arithmetic."""
 
 from jobs.train.config import TrainConfig
 from jobs.train.data.order import RowOrder
 
 
 def total_steps(config: TrainConfig, order: RowOrder) -> int:
-    """Return the training's length in steps, by whichever bound comes first."""
+    """Return the steps of a training, by whichever of its two bounds comes first."""
     bounds = [config.max_steps, config.epochs * order.steps if config.epochs else None]
     return min(bound for bound in bounds if bound is not None)
 

@@ -1,1 +1,1 @@
-"""What a training reports: throughput, the console, TensorBoard, the flight recorder, heartbeats."""
+"""What a training reports: throughput, progress, TensorBoard, the flight recorder, the row audit, heartbeats."""

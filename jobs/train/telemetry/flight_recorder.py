@@ -1,4 +1,4 @@
-"""The flight recorder: where each rank's time goes, call by call."""
+"""The flight recorder: where each rank's time goes, graph call by graph call."""
 
 import json
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from pathlib import Path
 from statistics import median
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Flight:
-    """One call of the graph on one rank: seconds spent waiting for rows, computing, and waiting in allreduce.
+    """One graph call on one rank. `step`: updates done after it. `images`: this rank's.
 
-    Allreduce is what is left of it when all gradients are computed: the part that hides behind the backward pass costs
-    nothing. `images`: of this rank.
+    `input`, `compute`, `allreduce`: seconds waiting for rows, computing, and waiting in allreduce. Only the allreduce
+    time after the last gradient counts: what overlaps with the backward pass costs nothing.
     """
 
     step: int
@@ -22,21 +22,21 @@ class Flight:
     allreduce: float
 
 
-class Recorder:
-    """Writes a rank's flights to `logs/flight.rank-N.jsonl`, a JSON line a call."""
+class FlightRecorder:
+    """Writes a rank's flights to `logs/flight.rank-N.jsonl`, a JSON line per graph call."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def record(self, flight: Flight) -> None:
-        """Write one call."""
+        """Write one graph call."""
         self._file.write(json.dumps({key: round(value, 6) for key, value in asdict(flight).items()}) + "\n")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RankTimes:
-    """A rank's sums over a training."""
+    """A rank's images and seconds over a training; see `Flight`."""
 
     rank: int
     images: int
@@ -46,25 +46,25 @@ class RankTimes:
 
     @property
     def seconds(self) -> float:
-        """All of its time."""
+        """The rank's total time."""
         return self.input + self.compute + self.allreduce
 
 
 def read_times(logs: Path) -> list[RankTimes]:
-    """Sum up the records in a run's logs, one entry a rank.
+    """Return the sums over a run's flight records, in the order of the ranks.
 
-    The first call, which builds the graph, is left out where there are others. A torn line, of a rank that was
-    killed, is passed over.
+    The first call, which builds the graph, does not count unless it is the only one. A torn line, which a killed rank
+    may leave, is skipped.
     """
-    found = []
-    for path in sorted(logs.glob("flight.rank-*.jsonl"), key=lambda p: int(p.name.split("-")[1].split(".")[0])):
+    files = {int(path.name.split("-")[1].split(".")[0]): path for path in logs.glob("flight.rank-*.jsonl")}
+    times = []
+    for rank, path in sorted(files.items()):
         flights = [flight for line in path.read_text(encoding="utf-8").splitlines() if (flight := _parse(line))]
-        kept = flights[1:] or flights
-        if kept:
-            rank = int(path.name.split("-")[1].split(".")[0])
-            sums = (sum(getattr(f, name) for f in kept) for name in ("images", "input", "compute", "allreduce"))
-            found.append(RankTimes(rank, *sums))
-    return found
+        counted = flights[1:] or flights
+        if counted:
+            names = ("images", "input", "compute", "allreduce")
+            times.append(RankTimes(rank=rank, **{name: sum(getattr(f, name) for f in counted) for name in names}))
+    return times
 
 
 def _parse(line: str) -> Flight | None:
@@ -75,10 +75,10 @@ def _parse(line: str) -> Flight | None:
 
 
 def straggler(times: Sequence[RankTimes]) -> tuple[RankTimes, str] | None:
-    """Return the rank that the others wait for, and what it spends its time on; None where nobody waits for one.
+    """Return the rank that the others wait for, and what it spends its time on; None if there is no such rank.
 
-    Ranks meet at every allreduce, so the slowest is the one that waits there least. It counts as a straggler where the
-    others wait, in the median, at least a twentieth of their time longer than it does.
+    All ranks meet at every allreduce, so the slowest is the one that waits there least. It is a straggler if the median
+    of the others waits at least 5 % of its time longer.
     """
     if len(times) < 2:
         return None

@@ -1,4 +1,4 @@
-"""A rank's sign of life for its launcher: which process it is, what it does since which step, and how far it is."""
+"""A rank's heartbeat for its launcher: its process, its phase, its step, and its progress in the phase."""
 
 import json
 import threading
@@ -12,30 +12,29 @@ from typing import Literal
 from jobs.files import unfinished
 from jobs.process import this_process
 
-FOLDER = "IDXTRAIN_HEARTBEATS"  # the folder that the launcher watches; not set: nobody watches
-_SECONDS = 1.0
+FOLDER = "IDXTRAIN_HEARTBEATS"  # names the folder that the launcher watches; unset if no launcher does
+_SECONDS = 1.0  # between two heartbeats
 
-# starting: imports, building the model and its graph. input: waiting for rows. step: in the graph, where it computes
-# or waits for the other ranks. checkpoint, validation, finish: as they say.
+# starting: imports, building the model and its graph. input: waiting for rows. step: in a graph call, computing or
+# waiting for other ranks. finish: writing the model.
 Phase = Literal["starting", "input", "step", "checkpoint", "validation", "finish"]
 
 
 class Heartbeat:
-    """Writes `rank-N.json` once a second from a thread of its own, which runs on while TensorFlow works.
+    """Writes `rank-N.json` once a second, in a thread of its own, which runs while TensorFlow works.
 
-    A process that is stopped, swapped out or stuck in the kernel writes nothing; one that hangs in its main thread
-    goes on writing the same step, phase and progress.
+    A process that is stopped, swapped out or stuck in the kernel writes nothing. One whose main thread hangs keeps
+    writing the same step, phase and progress.
 
-    step: see `tell`. phase: see `Phase`. progress: a count that grows while a phase goes on. longest: the most seconds
-    that passed so far between two signs of progress in this phase. host, machine, pid, began: see
-    `jobs.process.ProcessId`.
+    Keys: `time` (Unix seconds), `step` and `phase` (see `enter`), `progress` (grows while a phase proceeds), `longest`
+    (the most seconds so far between two signs of progress in this phase), and those of `jobs.process.ProcessId`.
     """
 
     def __init__(self, rank: int, environment: Mapping[str, str], growing: Sequence[Path] = ()) -> None:
-        """`growing`: folders in which a file that is being written is a sign of progress."""
+        """`growing`: folders where a growing unfinished file is a sign of progress."""
         self._phase: Phase = "starting"
         self._step = self._progress = 0
-        self._begun = False  # until then all phases are told as "starting"
+        self._begun = False  # until then, the phase is written as "starting"
         self._growing = growing
         self._longest: dict[str, float] = {}
         self._moved = time.monotonic()
@@ -47,16 +46,16 @@ class Heartbeat:
             self._write()
             threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
-    def tell(self, phase: Phase, step: int) -> None:
-        """Note what the rank does now, after `step` updates; costs two microseconds, the thread writes it.
+    def enter(self, phase: Phase, step: int) -> None:
+        """Enter a phase after `step` updates. Takes 2 µs; the thread writes it.
 
-        "starting" lasts until `begun`: the first call builds the graph, which takes as long as it takes.
+        "starting" lasts until `begun`, as the first graph call builds the graph, which may take minutes.
         """
         self._move()
         self._phase, self._step = phase, step
 
     def progressed(self, phase: Phase) -> None:
-        """Note that the rank is a piece further in a phase, if it is in that; any thread may call it."""
+        """Count progress if the rank is in this phase. Any thread may call it."""
         if self._phase == phase:
             self._move()
 
@@ -67,7 +66,7 @@ class Heartbeat:
         self._progress += 1
 
     def begun(self) -> None:
-        """Note that the first call of the graph is done, and have it written at once: only a start may be silent."""
+        """Mark the first graph call as done, and write it at once: only a start may be silent for long."""
         if not self._begun:
             self._begun = True
             self._wake.set()
@@ -78,7 +77,7 @@ class Heartbeat:
             self._wake.clear()
             try:
                 self._write()
-            except OSError:  # a full disk: there may be room again
+            except OSError:  # e.g. a full disk, which may have room again
                 continue
 
     def _write(self) -> None:
@@ -96,11 +95,11 @@ class Heartbeat:
             temporary.rename(self._path)
 
     def _written(self, phase: str) -> int:
-        """Return the size of what is being written, in bytes, in the phases that wait for it."""
+        """Return the bytes of unfinished files, in the phases that wait for them; else 0."""
         if phase not in ("checkpoint", "finish"):
             return 0
         size = 0
         for path in (path for folder in self._growing for path in unfinished(folder)):
-            with suppress(OSError):  # it has its name by now
+            with suppress(OSError):  # finished and renamed by now
                 size += path.stat().st_size
         return size

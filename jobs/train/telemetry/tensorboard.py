@@ -1,46 +1,45 @@
-"""What rank 0 tells the world while it trains: TensorBoard's event files, and the curve as JSON lines."""
+"""What rank 0 writes while it trains: TensorBoard's event files and the training log."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from jobs import training_log
 from jobs.run_dir import RunDir
+from jobs.training_log import Kind
 
-_MOST_FILTERS = 64
+_MAX_FILTERS = 64  # in a picture
 
 
-class Board:
-    """Rank 0's measurements, for TensorBoard and for the report. Flushed as they come, so that a kill loses none."""
+class TensorBoardWriter:
+    """Writes measurements to `tensorboard/` and to the training log. Each is flushed, so that a kill loses none."""
 
     def __init__(self, run: RunDir, step: int) -> None:
+        """`step`: the training begins or resumes after this many updates."""
         run.tensorboard.mkdir(exist_ok=True)
         run.logs.mkdir(exist_ok=True)
         self._writer = tf.summary.create_file_writer(str(run.tensorboard))
-        # A resumed training measures again what came after its checkpoint.
-        _keep_until(run.curve_file, step)
-        self._curve = run.curve_file.open("a", encoding="utf-8")
+        training_log.truncate(run.curve_file, step)
+        self._log = run.curve_file.open("a", encoding="utf-8")
 
     def graph(self, model: Any) -> None:
-        """Write the model's graph: what TensorBoard's Graphs page shows."""
+        """Write the model's graph, which TensorBoard's Graphs page shows."""
         forward = tf.function(lambda images: model(images, training=False))
         graph = forward.get_concrete_function(tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)).graph
         with self._writer.as_default():
             tf.summary.graph(graph.as_graph_def())
 
-    def measure(self, kind: str, step: int, **values: float) -> None:
-        """Record figures of one kind ("train" or "validation") after `step` updates."""
+    def measure(self, kind: Kind, step: int, **values: float) -> None:
+        """Write a measurement after `step` updates."""
         with self._writer.as_default(step=step):
             for name, value in values.items():
                 tf.summary.scalar(f"{kind}/{name}", value)
-        self._curve.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        self._curve.flush()
+        training_log.append(self._log, kind, step, **values)
 
     def filters(self, model: Any, step: int) -> None:
-        """Draw the first layer's weights, one tile a filter (or a class, in a linear model)."""
+        """Draw the first layer's weights: a tile per filter, or per class in a linear model."""
         picture = first_layer_picture(model)
         if picture is not None:
             with self._writer.as_default(step=step):
@@ -48,26 +47,16 @@ class Board:
         self._writer.flush()
 
     def close(self) -> None:
-        """Flush and close both."""
+        """Flush and close the files."""
         self._writer.close()
-        self._curve.close()
-
-
-def _keep_until(curve: Path, step: int) -> None:
-    if not curve.exists():
-        return
-    lines = []
-    for line in curve.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                lines.append(line + "\n")
-        except (ValueError, KeyError):  # the last line of a killed process
-            continue
-    curve.write_text("".join(lines), encoding="utf-8")
+        self._log.close()
 
 
 def first_layer_picture(model: Any) -> NDArray[Any] | None:
-    """Return the first layer's filters side by side: float32 [height, width, 1], each scaled to [0, 1]."""
+    """Return the first layer's filters side by side, each scaled to [0, 1]: float32 [height, width, 1].
+
+    None if the first layer with weights is neither a convolution nor a dense layer on the pixels.
+    """
     height, width, channels = model.input_shape[1:]
     for layer in model.layers:
         if not layer.weights:
@@ -75,11 +64,11 @@ def first_layer_picture(model: Any) -> NDArray[Any] | None:
         kernel = np.asarray(layer.weights[0])
         if kernel.ndim == 4:  # rows, columns, channels, filters
             tiles = kernel.mean(axis=2).transpose(2, 0, 1)
-        elif kernel.shape[0] == height * width * channels:  # a dense layer straight on the pixels
+        elif kernel.shape[0] == height * width * channels:  # a dense layer on the pixels
             tiles = kernel.reshape(height, width, channels, -1).mean(axis=2).transpose(2, 0, 1)
         else:
             return None
-        return _grid(tiles[:_MOST_FILTERS])
+        return _grid(tiles[:_MAX_FILTERS])
     return None
 
 

@@ -16,9 +16,10 @@ import petastorm  # noqa: F401  # so that its import is not measured
 import tensorflow as tf
 
 from jobs.dataset import read_manifest
-from jobs.train.compute.step import as_tensor
-from jobs.train.data.feed import ShardStore, read_epoch, spans
+from jobs.train.compute.tensors import as_tensor
+from jobs.train.data.calls import plan_calls, read_epoch
 from jobs.train.data.order import RowOrder
+from jobs.train.data.shard_cache import ShardStore
 
 _STEPS = 50  # steps_per_execution
 _LATER = 10  # epochs timed together: one takes less than 0.1 s
@@ -29,7 +30,7 @@ def main(dataset: Path, batch: int) -> None:
     tf.constant(0)  # starts TensorFlow
     begin = time.perf_counter()
     store = ShardStore(dataset, read_manifest(dataset), "train", threads=2, keep=True)
-    order = RowOrder(store.shard_rows, batch, seed=0, shuffle_shards=4)
+    order = RowOrder(shard_rows=store.shard_rows, batch_size=batch, seed=0, shuffle_shards=4)
     rows = epoch(store, order, 0)
     middle = time.perf_counter()
     again = sum(epoch(store, order, number) for number in range(1, 1 + _LATER))
@@ -41,7 +42,7 @@ def main(dataset: Path, batch: int) -> None:
 def epoch(store: ShardStore, order: RowOrder, number: int) -> int:
     """Read each batch of an epoch as a tensor; return the number of rows."""
     first, rows = number * order.steps, 0
-    calls = spans(order, number, first, first + order.steps, _STEPS, _STEPS)
+    calls = plan_calls(order, number, first, first + order.steps, _STEPS, _STEPS)
     for call in read_epoch(store, order, number, calls, 0, 1):
         # In a training the graph splits them; `images[step]` in Python would take longer than everything else.
         batches = zip(tf.unstack(as_tensor(call.images)), tf.unstack(call.labels), strict=True)
