@@ -61,10 +61,13 @@ def _register_retrain(app: typer.Typer, exit_codes: ExitCodes) -> None:
         """Retrain if there are new archives; promote the model only if it passes the gate. Made for cron."""
         options = Options(data, dataset, recipe, np, tuple(assignments or ()), seed, spark_master, work)
         with exit_codes(), output_to(log), exit_codes():  # what is wrong with the log is said on the terminal
-            from pipelines.retraining.retrain import Retrain
+            from pipelines.retraining.retrain import RetrainOptions
             from pipelines.retraining.retrain import retrain as run
 
-            print(run(Retrain(options, name, warm_start, notify, force, keep)).text)
+            wanted = RetrainOptions(
+                options=options, name=name, warm_start=warm_start, notify=notify, force=force, keep=keep
+            )
+            print(run(wanted).text)
 
 
 def _register_prune(app: typer.Typer, exit_codes: ExitCodes) -> None:
@@ -177,10 +180,10 @@ def _register_models(app: typer.Typer, exit_codes: ExitCodes) -> None:
             from pipelines.retraining.register import sync as send
 
             finish_promotion(place, registry)
-            done = [decision for decision in send(place, registry) if decision["version"] is not None]
+            done = [decision for decision in send(place, registry) if decision.version is not None]
             for decision in done:
-                what = "promoted" if decision["promote"] else f"not promoted: {decision['reason']}"
-                print(f"{name}: version {decision['version']}, run {decision['run_id']}: {what}")
+                what = "promoted" if decision.promote else f"not promoted: {decision.reason}"
+                print(f"{name}: version {decision.version}, run {decision.run_id}: {what}")
             waiting = place.waiting()
             print(f"{name}: {len(done)} registered, {len(waiting)} waiting")
             if waiting:

@@ -77,14 +77,14 @@ def _job(
     from deploy.schedule.job import Job
     from jobs.errors import InputError
     from pipelines.request import Options
-    from pipelines.retraining.retrain import Retrain, config_and_place
+    from pipelines.retraining.retrain import RetrainOptions, config_and_retrain_dir
 
     expression = parse(cron)
     if options["log"] is not None:
         raise InputError("--log: the schedule gives one, work/retrain/NAME/retrain.log; leave it out")
     shared = {key: options[key] for key in ("data", "dataset", "recipe", "np", "seed", "spark_master", "work")}
     settings = Options(**shared, assignments=tuple(options["assignments"] or ()))
-    _, place = config_and_place(Retrain(settings, options["name"]))  # refuses now what would fail every night
+    _, place = config_and_retrain_dir(RetrainOptions(options=settings, name=options["name"]))  # refuses now what would fail every night
     program = Path(sys.executable).with_name("idxtrain")
     if not program.exists():
         raise InputError(f"{program}: there is no such program; install idxtrain into this Python's environment")

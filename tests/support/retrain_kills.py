@@ -38,12 +38,12 @@ WAYS = {
     "fetch": ("jobs.fetch", signal.SIGKILL),
     "prepare": ("jobs.prepare", signal.SIGKILL),
     "Spark's Java": ("/bin/java", signal.SIGKILL),
-    "launcher": ("deploy.launcher.launcher", signal.SIGKILL),
+    "launcher": ("deploy.launcher", signal.SIGKILL),
     "rank": ("jobs.train", signal.SIGKILL),
     "evaluate": ("jobs.evaluate", signal.SIGKILL),
-    "idxtrain": ("pipelines.cli.app", signal.SIGKILL),
-    "hang-up": ("pipelines.cli.app", signal.SIGHUP),
-    "terminal": ("pipelines.cli.app", None),
+    "idxtrain": ("pipelines.cli", signal.SIGKILL),
+    "hang-up": ("pipelines.cli", signal.SIGHUP),
+    "terminal": ("pipelines.cli", None),
 }
 _SECONDS = 240.0
 
@@ -257,7 +257,7 @@ class Trial:
             or [
                 rank
                 for rank in family(session.process, "jobs.train")
-                if "deploy.launcher.launcher" not in rank.cmdline()
+                if "deploy.launcher" not in rank.cmdline()
             ]
             or family(session.process, "jobs.evaluate")
             or any(self._runs.glob("*/stages/evaluate.json"))
