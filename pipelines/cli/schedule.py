@@ -84,7 +84,8 @@ def _job(
         raise InputError("--log: the schedule gives one, work/retrain/NAME/retrain.log; leave it out")
     shared = {key: options[key] for key in ("data", "dataset", "recipe", "np", "seed", "spark_master", "work")}
     settings = Options(**shared, assignments=tuple(options["assignments"] or ()))
-    _, place = config_and_retrain_dir(RetrainOptions(options=settings, name=options["name"]))  # refuses now what would fail every night
+    # Refuses now what would fail every night.
+    _, place = config_and_retrain_dir(RetrainOptions(options=settings, name=options["name"]))
     program = Path(sys.executable).with_name("idxtrain")
     if not program.exists():
         raise InputError(f"{program}: there is no such program; install idxtrain into this Python's environment")

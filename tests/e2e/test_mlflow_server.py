@@ -46,7 +46,7 @@ def test_a_server_killed_amid_a_run_costs_nothing(server: Server, place: Path) -
     server.kill()
     line, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    assert line.startswith("not registered yet: data: the registry is away")
+    assert line.startswith("not registered yet: data: the registry is unreachable")
     assert f"the model registry at {server.uri}: " in said
     (run,) = work.runs.iterdir()
     assert (run / "decision.json").exists()

@@ -152,7 +152,7 @@ def test_a_slurm_job_retrains_and_submits_its_successor(
     assert len(pending(slurm)) == 1
     slurm.run("scancel", *pending(slurm), check=True)
 
-    (news,) = hook.told
+    (news,) = hook.received
     assert (news["event"], news["version"], news["id"]) == ("promoted", 2, f"{news['run_id']}-promoted")
     drift = [check for check in news["checks"] if check["name"] == "drift of pixel mean" and not check["holds"]]
     assert drift
