@@ -17,7 +17,7 @@ from jobs.errors import IdxtrainError, InputError
 from jobs.files import sealed, sha256_file, write_json
 from jobs.run_dir import Work
 from pipelines.config import compose
-from pipelines.gate.facts import DataFacts, ModelFacts
+from pipelines.gate.facts import ModelFacts
 from pipelines.request import Options
 from pipelines.retraining.best_champion import best_after, best_besides
 from pipelines.retraining.comparison import Comparison
@@ -33,11 +33,11 @@ from pipelines.retraining.records import (
     Record,
     Rivals,
     State,
-    TrainingData,
 )
 from pipelines.retraining.retrain import RetrainOptions, _Retraining
 from pipelines.retraining.retrain_dir import RetrainDir
-from tests.test_registry import entry_of, model
+from tests.support.champions import TRAINING_DATA, champion_entry
+from tests.test_registry import model
 
 __all__ = ["model"]  # a fixture
 
@@ -72,20 +72,10 @@ def other_model(model: Path, folder: Path, number: int) -> Entry:
     network = keras.models.load_model(model)
     network.layers[-2].bias.assign([float(number)] * 4)
     network.save(path)
-    return replace(entry_of(path), run_id=f"r{number}", model=path, model_sha256=sha256_file(path))
+    return replace(champion_entry(path), run_id=f"r{number}", model=path, model_sha256=sha256_file(path))
 
 
-CHAMPION = Champion(
-    version=1,
-    run_id="r1",
-    model_sha256="0" * 64,
-    data=TrainingData(
-        training=DataFacts(
-            name="training data", shape=(6, 5, 1), classes=4, label_counts=(5, 5, 5, 5), mean=0.5, std=0.3
-        ),
-        segments=("a",),
-    ),
-)
+CHAMPION = Champion(version=1, run_id="r1", model_sha256="0" * 64, data=TRAINING_DATA)
 
 
 def truncate(file: Path) -> None:
@@ -110,7 +100,7 @@ def test_a_damaged_copy_of_the_champion_is_fetched_again(
     model: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    promote(retrain_dir, registry, registry.register(entry_of(model)))
+    promote(retrain_dir, registry, registry.register(champion_entry(model)))
     champion = retrain_dir.read(Champion)
     assert champion is not None
     file = retrain_dir.copy_of(champion)
@@ -129,7 +119,7 @@ def test_a_damaged_copy_of_the_champion_is_fetched_again(
 def test_without_a_registry_a_damaged_copy_stops_a_retraining_before_it_trains(
     retrain_dir: RetrainDir, registry: Registry, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    promote(retrain_dir, registry, registry.register(entry_of(model)))
+    promote(retrain_dir, registry, registry.register(champion_entry(model)))
     champion = retrain_dir.read(Champion)
     assert champion is not None
     truncate(retrain_dir.copy_of(champion))
@@ -151,7 +141,7 @@ def test_a_copy_appears_whole_or_not_at_all(
         synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         fsync(descriptor)
 
-    version = registry.register(entry_of(model))
+    version = registry.register(champion_entry(model))
     monkeypatch.setattr(os, "fsync", watched)
     file = registry.model_file(version, retrain_dir.models)
     assert any(name.endswith(file.name) and name != str(file) for name in synced)
@@ -311,6 +301,6 @@ def test_a_record_of_another_version_is_refused_in_one_line(
 def test_a_champion_whose_registry_entry_is_of_another_version_is_refused_in_one_line(
     retrain_dir: RetrainDir, registry: Registry, model: Path
 ) -> None:
-    version = registry.register(replace(entry_of(model), data={"training": {}, "parts": []}))
+    version = registry.register(replace(champion_entry(model), data={"training": {}, "parts": []}))
     with pytest.raises(InputError, match=r"digits version 1, training data: found another format .*; fix: retrain"):
         promote(retrain_dir, registry, version)

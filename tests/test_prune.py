@@ -19,11 +19,11 @@ from jobs.errors import InputError
 from jobs.files import sealed, write_json
 from jobs.lease import Lease
 from jobs.run_dir import RunDir, Work
-from pipelines.gate.facts import DataFacts
 from pipelines.lock import RunLock
 from pipelines.retraining.prune import Pruning, summary
-from pipelines.retraining.records import Champion, Inputs, Pending, Promotion, Rivals, State, TrainingData
+from pipelines.retraining.records import Champion, Inputs, Pending, Promotion, Rivals, State
 from pipelines.retraining.retrain_dir import RetrainDir
+from tests.support.champions import TRAINING_DATA
 
 NO_REGISTRY = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}
 
@@ -75,13 +75,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     registry.set_alias(CHAMPION, 2)
     registry.set_alias(CHALLENGER, 4)
     inputs = Inputs(settings="", content="", seen=())
-    images = DataFacts(name="training data", shape=(1, 1, 1), classes=1, label_counts=(5,), mean=0.5, std=0.1)
-    champion = Champion(
-        version=2,
-        run_id=run_id(2),
-        model_sha256="0" * 64,
-        data=TrainingData(training=images, segments=()),
-    )
+    champion = Champion(version=2, run_id=run_id(2), model_sha256="0" * 64, data=TRAINING_DATA)
     rivals = Rivals(champion=champion, best=None)
     retrain_dir.write(Pending(run_id=run_id(6), inputs=inputs, rivals=rivals, warm_start=False))
     retrain_dir.write(State(run_id=run_id(9), inputs=inputs, event="rejected", text=""))

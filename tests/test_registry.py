@@ -78,17 +78,7 @@ def entry(model: Path, tmp_path: Path) -> Entry:
         metrics={"test_accuracy": 0.97, "test_errors": 30},
         curve=tuple(("train/loss", 1 / step, step) for step in range(1, 1500)),
         dataset_id="0123456789abcdef",
-        data={
-            "training": {
-                "name": "training data",
-                "shape": [12, 9, 1],
-                "classes": 4,
-                "label_counts": [1, 2, 3, 4],
-                "mean": 0.5,
-                "std": 0.1,
-            },
-            "segments": [],
-        },
+        data={"label_counts": [1, 2, 3, 4], "mean": 0.5},
         code={"code": "abc"},
         files=(report, tmp_path / "missing.html"),
     )

@@ -14,7 +14,8 @@ from pipelines.retraining.records import Promotion
 from pipelines.retraining.retrain_dir import RetrainDir
 from tests.conftest import MakeArchives
 from tests.support import promotion_kills
-from tests.test_registry import SHAPE, entry_of, model
+from tests.support.champions import champion_entry
+from tests.test_registry import SHAPE, model
 
 __all__ = ["model"]  # a fixture
 
@@ -26,7 +27,7 @@ def test_a_reader_always_finds_a_champion_while_rollbacks_are_killed(model: Path
     registry, retrain_dir = Registry(work, "digits", {}), RetrainDir(work, "digits")
     with retrain_dir.lock():
         for run_id in ("r1", "r2"):
-            promote(retrain_dir, registry, registry.register(replace(entry_of(model), run_id=run_id)))
+            promote(retrain_dir, registry, registry.register(replace(champion_entry(model), run_id=run_id)))
     command = promotion_kills.idxtrain("models", "rollback", "--name", "digits", "--work", work.path)
     log = tmp_path / "reader.log"
     with promotion_kills.reader(work, "digits", SHAPE, log):
@@ -49,7 +50,7 @@ def test_a_killed_rollback_is_finished_and_not_undone(model: Path, tmp_path: Pat
     work = Work(tmp_path / "work")
     registry, retrain_dir = Registry(work, "digits", {}), RetrainDir(work, "digits")
     with retrain_dir.lock():
-        versions = [registry.register(replace(entry_of(model), run_id=run_id)) for run_id in ("r1", "r2")]
+        versions = [registry.register(replace(champion_entry(model), run_id=run_id)) for run_id in ("r1", "r2")]
         for version in versions:
             promote(retrain_dir, registry, version)
         retrain_dir.write(Promotion(champion=1, previous=2, is_rollback=True))
