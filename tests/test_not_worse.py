@@ -18,7 +18,7 @@ DELTAS = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
 def most_lost(count: int, delta: float, gained: int, alpha: float = ALPHA, start: int = -1) -> int:
-    """Return the most lost images with a promotion, −1 if there is none. It is known to be at least `start`."""
+    """Return the most lost images with a promotion, −1 if no table has one. It is known to be at least `start`."""
     low, step = start, 1
     while low + step <= count - gained and noninferiority_p_value(low + step, gained, count, delta) <= alpha:
         low, step = low + step, 2 * step

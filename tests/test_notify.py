@@ -28,8 +28,8 @@ PROMOTED = Notification(
 
 @pytest.fixture
 def hook() -> Iterator[Webhook]:
-    with webhook() as made:
-        yield made
+    with webhook() as server:
+        yield server
 
 
 def command(folder: Path, code: int = 0) -> str:
@@ -89,8 +89,8 @@ def test_an_undelivered_outcome_is_delivered_once_by_the_next_retraining(
 
 @pytest.fixture
 def odd() -> Iterator[OddServer]:
-    with odd_server() as made:
-        yield made
+    with odd_server() as server:
+        yield server
 
 
 @pytest.mark.parametrize("count", [30, pytest.param(200, marks=pytest.mark.slow)])

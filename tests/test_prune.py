@@ -54,7 +54,7 @@ def make_run(work: Work, day: int, *, is_own: bool = False, is_prepared: bool = 
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a work directory of twelve days of retraining, and its registry."""
     work = Work(tmp_path_factory.mktemp("prune") / "work")
     for day in range(1, 13):
@@ -84,9 +84,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def work(made: Path, tmp_path: Path) -> Work:
+def work(template: Path, tmp_path: Path) -> Work:
     """Return a copy of it, with the paths in its records corrected."""
-    shutil.copytree(made, tmp_path / "work")
+    shutil.copytree(template, tmp_path / "work")
     work = Work(tmp_path / "work")
     for folder in work.runs.iterdir():
         record = RunDir(folder).record_file("prepare")

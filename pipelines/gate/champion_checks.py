@@ -57,7 +57,7 @@ def _discordant(paired: Paired, other: str) -> str:
 
 
 def sample_size_problem(config: GateConfig, count: int) -> str | None:
-    """Return why `count` test images are too few for gate.delta, or None where they are enough.
+    """Return why `count` test images are too few for gate.delta, or None if they are enough.
 
     Enough means: a challenger that answers every image like the champion passes. A clearly better one may pass with
     fewer images.

@@ -8,7 +8,7 @@ from jobs.evaluate.comparison import Paired
 
 
 class DataFacts(Section):
-    """Facts of training data that the drift checks compare: of a whole training split, or of one segment.
+    """Facts of training data that the drift checks compare: of a training split, or of one segment.
 
     `label_counts`: images per class. `mean`, `std`: of the normalized pixels, in [0, 1].
     """
@@ -40,7 +40,7 @@ class ModelFacts:
     """The challenger's file. `latency_ms`: of one image, median.
 
     `difference`: the largest difference of any probability between the reloaded model and the evaluation. Both are None
-    where the file does not load, for the reason in `fault`.
+    if the file does not load, for the reason in `fault`.
     """
 
     bytes: int
@@ -54,9 +54,9 @@ class Evidence:
     """All that the gate decides on. `test`: the challenger's result.
 
     `data`: the challenger's training split, then the segments that the champion was not trained on.
-    `paired`: against the champion; None where there is none, or where it cannot be compared, for the reason in
+    `paired`: against the champion; None without a champion, or if it cannot be compared, for the reason in
     `incomparable`. `best`: against the best champion so far, unless that is the champion; `best_name` names it.
-    `test_images_in_training`: how many test images are also in the training data; None where that is unknown.
+    `test_images_in_training`: how many test images are also in the training data; None if that is unknown.
     """
 
     test: EvaluationFacts

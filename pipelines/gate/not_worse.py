@@ -58,7 +58,7 @@ def loss_upper_bound(lost: int, gained: int, count: int, alpha: float) -> float:
 
 
 def required_sample_size(delta: float, alpha: float) -> int | None:
-    """Return the least count at which a model without any changed answer passes; None for delta 0, where none does.
+    """Return the least count at which a model without any changed answer passes; None for delta 0, where none can.
 
     `delta` is in [0, 1]. Beyond 100,000 the result is a lower bound: the least count with (1 − delta)^count ≤ alpha.
     """
@@ -100,7 +100,7 @@ def _tango_score(lost: "NDArray[Any]", gained: "NDArray[Any]", count: int, loss:
 def _tables_as_extreme(lost: int, gained: int, count: int, loss: float) -> "NDArray[Any]":
     """Return, for each number gained from 0 to `count`, the most lost images with a score as low as this table's.
 
-    int [count + 1]; −1 where no table has one.
+    int [count + 1]; −1 if no table has one.
     """
     import numpy as np
 

@@ -15,7 +15,7 @@ from pipelines.retraining.retrain_dir import RetrainDir
 
 
 def best_besides(retrain_dir: RetrainDir, champion: RegisteredModel | None) -> BestChampion | None:
-    """Return the best champion so far; None if that is `champion` itself, or if there is none."""
+    """Return the best champion so far; None if it is `champion` itself or unknown."""
     best = retrain_dir.read(BestChampion)
     if champion is None or best is None or best.champion_run != champion.run_id:
         return None

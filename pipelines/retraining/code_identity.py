@@ -1,4 +1,4 @@
-"""Which code made a model."""
+"""The identity of the code that makes a model."""
 
 import hashlib
 from pathlib import Path

@@ -15,7 +15,7 @@ from pipelines.gate.facts import ModelFacts
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The comparison with the champion and with the best champion so far; None where there is none of them.
+    """The comparison with the champion and with the best champion so far; None without one of them.
 
     `incomparable`: why a champion could not be evaluated, or "".
     """
@@ -30,7 +30,7 @@ class Comparison:
 
 def read_comparison(run: RunDir) -> Comparison:
     """Return a run's comparison; raise InputError if its file is missing or no JSON object."""
-    raw = read_object(run.comparison_file, "run `idxtrain retrain` again")
+    raw = read_object(run.comparison_file, "fix: run `idxtrain retrain` again")
     return Comparison(
         model=ModelFacts(**raw["model"]),
         champion_accuracy=_accuracy(raw["champion"]),

@@ -42,7 +42,7 @@ def decide_on(run: RunDir, config: Config, rivals: Rivals, difference: float = 0
 
 def read_metrics(run: RunDir) -> dict[str, Any]:
     """Return metrics.json."""
-    return read_object(run.metrics_file, "run `idxtrain retrain` again")
+    return read_object(run.metrics_file, "fix: run `idxtrain retrain` again")
 
 
 def evaluation_facts(test: Mapping[str, Any]) -> EvaluationFacts:

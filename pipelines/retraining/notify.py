@@ -24,7 +24,7 @@ from jobs.errors import InputError, printable
 from pipelines.retraining.records import Notification
 
 WEBHOOK = "IDXTRAIN_WEBHOOK"  # a variable: its URL is often a secret, which no command line may show
-_SECONDS = 60.0  # for the command, and as many for the webhook
+_SECONDS = 60.0  # limit for the command, and again for the webhook
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 log = logging.getLogger("idxtrain")
@@ -51,15 +51,15 @@ def _url_problem(url: str) -> str | None:
     if not url.isascii() or not url.isprintable() or " " in url:
         return "found spaces, control or non-ASCII characters, expected them percent-encoded"
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        address = urlsplit(url)
+        host, port = address.hostname, address.port
     except ValueError:  # its text quotes the address
         return "found an invalid host or port, expected https://HOST:PORT/…"
-    if parts.scheme != "https" and not (parts.scheme == "http" and host in _LOOPBACK):
+    if address.scheme != "https" and not (address.scheme == "http" and host in _LOOPBACK):
         return "found no https:// URL, expected one (http:// only to this machine)"
     if not host or port == 0:
-        return "found no host or port 0, expected https://HOST:PORT/…"
-    if "@" in parts.netloc:
+        return "found no host, or port 0, expected https://HOST:PORT/…"
+    if "@" in address.netloc:
         return "found a user name or password before the host, expected a token in the path or query"
     return None
 

@@ -84,7 +84,7 @@ def finish_promotion(retrain_dir: RetrainDir, registry: Registry) -> None:
 def record_champion(retrain_dir: RetrainDir, registry: Registry) -> Champion | None:
     """Record the registry's champion, and keep whole copies of it and of the best champion so far.
 
-    Return the champion, or None if there is none. A damaged copy is fetched again from the registry.
+    Return the champion, or None without one. A damaged copy is fetched again from the registry.
     """
     version = registry.by_alias(CHAMPION)
     if version is None:
@@ -118,7 +118,7 @@ def _training_data(registry: Registry, version: Version) -> TrainingData:
 
 
 def _keep_best(retrain_dir: RetrainDir, registry: Registry, champion: Champion) -> None:
-    """Keep a whole copy of the best champion so far; if it cannot be had, the champion takes its place."""
+    """Keep a whole copy of the best champion so far; if it cannot be fetched, the champion takes its place."""
     best = best_besides(retrain_dir, champion)
     if best is None or retrain_dir.has_copy(best):
         return

@@ -98,7 +98,7 @@ class Pending(Record):
 
     @property
     def champion_run(self) -> str | None:
-        """The run of the champion to compare with; None if there is none."""
+        """The run of the champion to compare with, or None."""
         return self.rivals.champion.run_id if self.rivals.champion else None
 
 
@@ -127,7 +127,7 @@ class Promotion(Record):
 
 
 class ComparedModel(Section):
-    """A model that a challenger was compared with; `accuracy` is None where it could not be evaluated."""
+    """A model that a challenger was compared with; `accuracy` is None if it could not be evaluated."""
 
     version: int
     run_id: str
@@ -176,7 +176,7 @@ class Notification(Record):
 
 
 def validated(kind: type[S], raw: Mapping[str, Any], where: str, fix: str) -> S:
-    """Return a record from its JSON object; raise InputError, naming `where` and the fix, for one of another format."""
+    """Return a record from its JSON object; raise InputError with `where` and the fix if its format is another."""
     try:
         return kind.model_validate(raw)
     except ValidationError as error:

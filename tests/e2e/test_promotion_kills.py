@@ -86,11 +86,11 @@ def test_a_reader_always_finds_a_champion_while_retrainings_are_killed(
                 ends.append(("rollback", moment * promotion, promotion_kills.kill_at(which, moment * promotion)))
                 continue
             if number % 3 == 0:
-                made = make_archives(tmp_path / f"made{number}", (12, 20), 3, train=60, gz=False, seed=100 + number)
+                pair = make_archives(tmp_path / f"made{number}", (12, 20), 3, train=60, gz=False, seed=100 + number)
                 for kind in ("images", "labels"):
                     idx_form = "idx3" if kind == "images" else "idx1"
                     path = data / f"train-{kind}-day{number}-{idx_form}-ubyte"
-                    idx.write(path, idx.read(made[f"train_{kind}"].path))
+                    idx.write(path, idx.read(pair[f"train_{kind}"].path))
             which = promotion_kills.idxtrain("retrain", *options, "--force")
             ends.append(("retrain", moment * retraining, promotion_kills.kill_at(which, moment * retraining)))
         promotion_kills.run("retrain", *options)

@@ -172,8 +172,8 @@ def test_a_rollback_undoes_a_promotion(idxtrain: Idxtrain, folder: Path) -> None
 def test_one_of_ten_concurrent_retrainings_works_and_rejects_a_worse_challenger(
     idxtrain: Idxtrain, folder: Path, make_archives: MakeArchives
 ) -> None:
-    add_pair(folder, make_archives, "wrong", 1500, "labels")
-    leak = folder / "data/train-images-wrong-idx3-ubyte"
+    add_pair(folder, make_archives, "mislabeled", 1500, "labels")
+    leak = folder / "data/train-images-mislabeled-idx3-ubyte"
     images = idx.read(leak)
     images[:60] = idx.read(next((folder / "data").glob("t10k-images-*")))[:60]
     idx.write(leak, images)
@@ -204,7 +204,7 @@ def remove_pair(folder: Path, tag: str) -> None:
 def test_a_drifted_pair_is_reported_and_blocks_if_configured(
     idxtrain: Idxtrain, folder: Path, make_archives: MakeArchives
 ) -> None:
-    remove_pair(folder, "wrong")
+    remove_pair(folder, "mislabeled")
     add_pair(folder, make_archives, "inverted", 130, "inverted")
     line, _ = retrain(idxtrain, folder, "--set=gate.drift=block")
     assert line.startswith("not promoted: data version 4: ")
