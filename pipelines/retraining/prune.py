@@ -110,7 +110,7 @@ class Pruning:
 
     def _sort_runs(self, registries: Mapping[RetrainDir, Registry]) -> _Runs:
         """Sort all runs into those to remove and those to keep."""
-        # The needed runs are read before the runs are listed: a run that begins meanwhile is in neither.
+        # A run that begins after this line is not among the needed ones, but it is the newest, and soon in use.
         needed = set().union(*(_needed(each) for each in self._retrain_dirs))
         for registry in registries.values():
             needed |= {version.run_id for version in registry.versions() if version.aliases}
