@@ -131,7 +131,7 @@ def test_a_check_holds_exactly_if_its_figure_is_within_its_threshold(
 
 @given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 20))
 @settings(deadline=None, max_examples=20)
-def test_more_errors_never_lead_to_a_promotion(lost: int, gained: int, more: int) -> None:
+def test_more_lost_images_never_turn_a_rejection_into_a_promotion(lost: int, gained: int, more: int) -> None:
     config = GateConfig(rule="both")
     if decide(config, against(lost + more, gained, 1000)).promote:
         assert decide(config, against(lost, gained, 1000)).promote

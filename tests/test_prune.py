@@ -264,7 +264,7 @@ def test_the_command_prints_what_it_removes(work: Work) -> None:
     assert days(work.runs) == KEPT
 
 
-def test_a_folder_that_is_no_models_is_kept_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_of_no_model_is_kept_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     work = Work(tmp_path / "work")
     RetrainDir(work, "digits").make()
     for odd in ("a'b", "a b", "ü", "x" * 101):
