@@ -1,7 +1,8 @@
-"""What a promotion leaves: whole copies of the champion and of the best one so far. The registry is MLflow's."""
+"""Promotions keep whole copies of the champion and of the best champion so far. The registry is MLflow's."""
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,52 +13,69 @@ import pytest
 
 from deploy.registry.registry import Registry
 from deploy.registry.versions import Entry, Version
-from jobs.errors import IdxtrainError
-from jobs.files import sha256_file
+from jobs.errors import IdxtrainError, InputError
+from jobs.files import sealed, sha256_file, write_json
 from jobs.run_dir import Work
 from pipelines.config import compose
+from pipelines.gate.facts import ModelFacts
 from pipelines.request import Options
 from pipelines.retraining.best_champion import best_after, best_besides
-from pipelines.retraining.promotion import finish_promotion, note_champion, promote, rollback
+from pipelines.retraining.comparison import Comparison
+from pipelines.retraining.promotion import finish_promotion, promote, record_champion, rollback
 from pipelines.retraining.prune import _needed
-from pipelines.retraining.retrain import Retrain, _Retraining
+from pipelines.retraining.records import (
+    BestChampion,
+    Champion,
+    FileStamp,
+    Inputs,
+    Notification,
+    Promotion,
+    Record,
+    Rivals,
+    State,
+)
+from pipelines.retraining.retrain import RetrainOptions, _Retraining
 from pipelines.retraining.retrain_dir import RetrainDir
-from tests.test_registry import entry_of, model
+from tests.support.champions import TRAINING_DATA, champion_entry
+from tests.test_registry import model
 
 __all__ = ["model"]  # a fixture
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> RetrainDir:
-    made = RetrainDir(Work(tmp_path / "work"), "digits")
-    made.make()
-    return made
+def retrain_dir(tmp_path: Path) -> RetrainDir:
+    folder = RetrainDir(Work(tmp_path / "work"), "digits")
+    folder.make()
+    return folder
 
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an empty registry's file, which takes seconds to make."""
+    """Return the file of an empty registry, which takes seconds to make."""
     work = Work(tmp_path_factory.mktemp("registry") / "work")
     Registry(work, "digits", {}).versions()
     return work.registry / "mlflow.db"
 
 
 @pytest.fixture
-def registry(place: RetrainDir, database: Path) -> Registry:
-    place.work.registry.mkdir(mode=0o700)
-    shutil.copy(database, place.work.registry)
-    return Registry(place.work, "digits", {})
+def registry(retrain_dir: RetrainDir, database: Path) -> Registry:
+    retrain_dir.work.registry.mkdir(mode=0o700)
+    shutil.copy(database, retrain_dir.work.registry)
+    return Registry(retrain_dir.work, "digits", {})
 
 
 def other_model(model: Path, folder: Path, number: int) -> Entry:
-    """Return a run of a model of its own: other weights, so another SHA-256."""
+    """Return the entry of a run with other weights, so another SHA-256."""
     import keras
 
     path = folder / f"{number}.keras"
     network = keras.models.load_model(model)
     network.layers[-2].bias.assign([float(number)] * 4)
     network.save(path)
-    return replace(entry_of(path), run_id=f"r{number}", model=path, model_sha256=sha256_file(path))
+    return replace(champion_entry(path), run_id=f"r{number}", model=path, model_sha256=sha256_file(path))
+
+
+CHAMPION = Champion(version=1, run_id="r1", model_sha256="0" * 64, data=TRAINING_DATA)
 
 
 def truncate(file: Path) -> None:
@@ -76,43 +94,46 @@ def remove(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", [truncate, flip, remove])
 def test_a_damaged_copy_of_the_champion_is_fetched_again(
-    damage: Callable[[Path], None], place: RetrainDir, registry: Registry, model: Path, caplog: pytest.LogCaptureFixture
+    damage: Callable[[Path], None],
+    retrain_dir: RetrainDir,
+    registry: Registry,
+    model: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    promote(place, registry, registry.register(entry_of(model)))
-    note = place.read("champion")
-    assert note is not None
-    file = place.champion_file(note)
+    promote(retrain_dir, registry, registry.register(champion_entry(model)))
+    champion = retrain_dir.read(Champion)
+    assert champion is not None
+    file = retrain_dir.copy_of(champion)
     damage(file)
-    assert not place.has_copy(note)
-    retraining = _Retraining(Retrain(Options()), compose("fast", {}), place)
+    assert not retrain_dir.has_copy(champion)
+    retraining = _Retraining(RetrainOptions(options=Options()), compose("fast", {}), retrain_dir)
     assert not retraining._has_copies()
-    assert note_champion(place, registry) == note
+    assert record_champion(retrain_dir, registry) == champion
     assert file.read_bytes() == model.read_bytes()
     assert retraining._has_copies()
     (line,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert line == "digits: the champion's copy was damaged or missing; fetched it again from the registry"
-    assert [path.name for path in place.models.iterdir()] == [file.name]
+    assert [path.name for path in retrain_dir.models.iterdir()] == [file.name]
 
 
-def test_without_a_registry_a_damaged_copy_ends_a_retraining_before_it_trains(
-    place: RetrainDir, registry: Registry, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_without_a_registry_a_damaged_copy_stops_a_retraining_before_it_trains(
+    retrain_dir: RetrainDir, registry: Registry, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    promote(place, registry, registry.register(entry_of(model)))
-    note = place.read("champion")
-    assert note is not None
-    truncate(place.champion_file(note))
+    promote(retrain_dir, registry, registry.register(champion_entry(model)))
+    champion = retrain_dir.read(Champion)
+    assert champion is not None
+    truncate(retrain_dir.copy_of(champion))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     with pytest.raises(IdxtrainError, match=r"found a damaged copy of the champion in .*no registry to fetch it from"):
-        _Retraining(Retrain(Options()), compose("fast", {}), place).run()
-    assert not place.work.runs.exists()
-    news = place.read("news")
-    assert news is None  # there was nobody to tell
+        _Retraining(RetrainOptions(options=Options()), compose("fast", {}), retrain_dir).run()
+    assert not retrain_dir.work.runs.exists()
+    assert retrain_dir.read(Notification) is None  # delivered, as there is no receiver
 
 
 def test_a_copy_appears_whole_or_not_at_all(
-    place: RetrainDir, registry: Registry, model: Path, monkeypatch: pytest.MonkeyPatch
+    retrain_dir: RetrainDir, registry: Registry, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Flushed to disk before its rename: a power cut leaves no file of the right name and half the bytes."""
+    """It is flushed to disk before it is renamed: a power cut leaves no half-written file of the final name."""
     synced: list[str] = []
     fsync = os.fsync
 
@@ -120,80 +141,86 @@ def test_a_copy_appears_whole_or_not_at_all(
         synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         fsync(descriptor)
 
-    version = registry.register(entry_of(model))
+    version = registry.register(champion_entry(model))
     monkeypatch.setattr(os, "fsync", watched)
-    file = registry.model_file(version, place.models)
+    file = registry.model_file(version, retrain_dir.models)
     assert any(name.endswith(file.name) and name != str(file) for name in synced)
 
 
 # --- the best champion so far
 
 
-def by_gate(place: RetrainDir, registry: Registry, entry: Entry, accuracies: dict[str, float]) -> Version:
-    """Promote as the gate does, where evaluation saw these accuracies of "challenger", "champion" and "best"."""
+def by_gate(retrain_dir: RetrainDir, registry: Registry, entry: Entry, accuracies: dict[str, float]) -> Version:
+    """Promote as the gate does, after an evaluation with these accuracies of "challenger", "champion" and "best"."""
     version = registry.register(entry)
-    champion = place.read("champion")
-    rivals = {"champion": champion, "best": best_besides(place, champion)}
-    comparison: dict[str, Any] = {key: {"accuracy": accuracies[key]} if rivals[key] else None for key in rivals}
-    promote(place, registry, version, best_after(version, accuracies["challenger"], comparison, rivals))
+    champion = retrain_dir.read(Champion)
+    rivals = Rivals(champion=champion, best=best_besides(retrain_dir, champion))
+    comparison = Comparison(
+        model=ModelFacts(bytes=1, latency_ms=1.0, difference=0.0),
+        champion_accuracy=accuracies["champion"] if rivals.champion else None,
+        best_accuracy=accuracies["best"] if rivals.best else None,
+    )
+    promote(retrain_dir, registry, version, best_after(version, accuracies["challenger"], comparison, rivals))
     return version
 
 
-def best_run(place: RetrainDir) -> str | None:
-    best = best_besides(place, place.read("champion"))
-    return str(best["run_id"]) if best else None
+def best_run(retrain_dir: RetrainDir) -> str | None:
+    best = best_besides(retrain_dir, retrain_dir.read(Champion))
+    return best.run_id if best else None
 
 
-def test_the_best_champion_is_kept_while_others_are_promoted(
-    place: RetrainDir, registry: Registry, model: Path, tmp_path: Path
+def test_the_best_champion_is_kept_while_worse_ones_are_promoted(
+    retrain_dir: RetrainDir, registry: Registry, model: Path, tmp_path: Path
 ) -> None:
-    by_gate(place, registry, other_model(model, tmp_path, 1), {"challenger": 0.990})
-    assert best_run(place) is None  # it is the champion itself
-    by_gate(place, registry, other_model(model, tmp_path, 2), {"challenger": 0.988, "champion": 0.990})
-    assert best_run(place) == "r1"
+    by_gate(retrain_dir, registry, other_model(model, tmp_path, 1), {"challenger": 0.990})
+    assert best_run(retrain_dir) is None  # it is the champion itself
+    by_gate(retrain_dir, registry, other_model(model, tmp_path, 2), {"challenger": 0.988, "champion": 0.990})
+    assert best_run(retrain_dir) == "r1"
     accuracies = {"challenger": 0.986, "champion": 0.988, "best": 0.990}
-    by_gate(place, registry, other_model(model, tmp_path, 3), accuracies)
-    assert best_run(place) == "r1"
-    best = place.read("best")
+    by_gate(retrain_dir, registry, other_model(model, tmp_path, 3), accuracies)
+    assert best_run(retrain_dir) == "r1"
+    best = retrain_dir.read(BestChampion)
     assert best is not None
-    assert sha256_file(place.champion_file(best)) == sha256_file(tmp_path / "1.keras")
-    assert len(list(place.models.iterdir())) == 2  # the champion's and the best one's
-    assert {"r1", "r3"} <= _needed(place)  # never pruned
-    truncate(place.champion_file(best))
-    note_champion(place, registry)
-    assert place.has_copy(best)
-    by_gate(place, registry, other_model(model, tmp_path, 4), {"challenger": 0.991, "champion": 0.986, "best": 0.990})
-    assert best_run(place) is None
-    assert len(list(place.models.iterdir())) == 1
+    assert sha256_file(retrain_dir.copy_of(best)) == sha256_file(tmp_path / "1.keras")
+    assert len(list(retrain_dir.models.iterdir())) == 2  # of the champion and of the best champion
+    assert {"r1", "r3"} <= _needed(retrain_dir)  # never pruned
+    truncate(retrain_dir.copy_of(best))
+    record_champion(retrain_dir, registry)
+    assert retrain_dir.has_copy(best)
+    by_gate(
+        retrain_dir, registry, other_model(model, tmp_path, 4), {"challenger": 0.991, "champion": 0.986, "best": 0.990}
+    )
+    assert best_run(retrain_dir) is None
+    assert len(list(retrain_dir.models.iterdir())) == 1
 
 
-def test_a_champion_of_a_persons_choice_begins_again_until_it_is_undone(
-    place: RetrainDir, registry: Registry, model: Path, tmp_path: Path
+def test_after_a_rollback_the_champion_counts_as_the_best_until_the_rollback_is_undone(
+    retrain_dir: RetrainDir, registry: Registry, model: Path, tmp_path: Path
 ) -> None:
-    by_gate(place, registry, other_model(model, tmp_path, 1), {"challenger": 0.990})
-    by_gate(place, registry, other_model(model, tmp_path, 2), {"challenger": 0.988, "champion": 0.990})
-    rollback(place, registry)
-    assert best_run(place) is None
-    rollback(place, registry)
-    assert best_run(place) == "r1"
+    by_gate(retrain_dir, registry, other_model(model, tmp_path, 1), {"challenger": 0.990})
+    by_gate(retrain_dir, registry, other_model(model, tmp_path, 2), {"challenger": 0.988, "champion": 0.990})
+    rollback(retrain_dir, registry)
+    assert best_run(retrain_dir) is None
+    rollback(retrain_dir, registry)
+    assert best_run(retrain_dir) == "r1"
 
 
-def test_a_retraining_compares_with_the_best_too(
-    place: RetrainDir, registry: Registry, model: Path, tmp_path: Path
+def test_a_retraining_compares_with_champion_and_best_champion(
+    retrain_dir: RetrainDir, registry: Registry, model: Path, tmp_path: Path
 ) -> None:
-    by_gate(place, registry, other_model(model, tmp_path, 1), {"challenger": 0.990})
-    by_gate(place, registry, other_model(model, tmp_path, 2), {"challenger": 0.988, "champion": 0.990})
-    retraining = _Retraining(Retrain(Options()), compose("fast", {}), place)
-    pending = retraining._pending([], "settings", "content")
+    by_gate(retrain_dir, registry, other_model(model, tmp_path, 1), {"challenger": 0.990})
+    by_gate(retrain_dir, registry, other_model(model, tmp_path, 2), {"challenger": 0.988, "champion": 0.990})
+    retraining = _Retraining(RetrainOptions(options=Options()), compose("fast", {}), retrain_dir)
+    pending = retraining._begin(Inputs(settings="settings", content="content", seen=()))
     config = retraining._config_for(pending).evaluate
     assert sha256_file(Path(config.best)) == config.best_sha256 == sha256_file(tmp_path / "1.keras")
     assert sha256_file(Path(config.champion)) == sha256_file(tmp_path / "2.keras")
 
 
-def test_a_kill_amid_a_promotion_does_not_lose_the_best(
-    place: RetrainDir, registry: Registry, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_kill_during_a_promotion_does_not_lose_the_best_champion(
+    retrain_dir: RetrainDir, registry: Registry, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    by_gate(place, registry, other_model(model, tmp_path, 1), {"challenger": 0.990})
+    by_gate(retrain_dir, registry, other_model(model, tmp_path, 1), {"challenger": 0.990})
 
     def die(*_: object) -> None:
         raise KeyboardInterrupt
@@ -202,25 +229,78 @@ def test_a_kill_amid_a_promotion_does_not_lose_the_best(
     with monkeypatch.context() as killed:
         killed.setattr(registry, "set_alias", die)
         with pytest.raises(KeyboardInterrupt):
-            by_gate(place, registry, second, {"challenger": 0.988, "champion": 0.990})
-    finish_promotion(place, registry)
-    assert best_run(place) == "r1"
+            by_gate(retrain_dir, registry, second, {"challenger": 0.988, "champion": 0.990})
+    finish_promotion(retrain_dir, registry)
+    assert best_run(retrain_dir) == "r1"
 
 
-def test_a_config_without_a_best_champion_is_as_it_was_before() -> None:
-    """So that the stages of runs that were made before stay done."""
+def test_a_config_without_a_best_champion_leaves_its_key_out() -> None:
+    """So the stages of runs from before that key stay done."""
     assert "best" not in compose("fast", {}).to_json()["evaluate"]
 
 
-def test_few_test_images_are_told_before_the_training(
-    place: RetrainDir, make_archives: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_test_set_too_small_for_delta_is_reported_before_the_training(
+    retrain_dir: RetrainDir, make_archives: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_archives(tmp_path / "data", (6, 5), 4, train=20, test=40)
     config = compose("fast", {"fetch.data": str(tmp_path / "data"), "fetch.dataset": "data"})
-    retraining = _Retraining(Retrain(Options()), config, place)
-    retraining._warn_of_test_set()
-    assert caplog.text == ""  # a first model is compared with none
-    place.write("champion", {"run_id": "r1"})
-    retraining._warn_of_test_set()
+    retraining = _Retraining(RetrainOptions(options=Options()), config, retrain_dir)
+    retraining._warn_of_small_test_set()
+    assert caplog.text == ""  # a first model is not compared
+    retrain_dir.write(CHAMPION)
+    retraining._warn_of_small_test_set()
     assert "found 40 test images, expected at least 602" in caplog.text
     assert "gate.delta=0.073 or more" in caplog.text
+
+
+# --- records on disk
+
+
+RECORDS: list[Record] = [
+    CHAMPION,
+    BestChampion(version=1, run_id="r1", model_sha256="0" * 64, accuracy=0.9, champion_run="r2"),
+    Promotion(champion=2, previous=None, is_rollback=False),
+    State(
+        run_id="r1",
+        inputs=Inputs(settings="s", content="c", seen=(FileStamp("train\udcff", 1, 2),)),
+        event="promoted",
+        text="promoted",
+    ),
+    Notification(id="r1-failed-0", event="failed", name="digits", run_id=None, reason="disk full"),
+]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_a_record_is_read_as_it_was_written_or_counts_as_missing_if_damaged(
+    record: Record, retrain_dir: RetrainDir
+) -> None:
+    retrain_dir.write(record)
+    assert retrain_dir.read(type(record)) == record
+    flip(retrain_dir.path / record.file_name)
+    assert retrain_dir.read(type(record)) is None
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+@pytest.mark.parametrize("change", ["another key", "a missing key"])
+def test_a_record_of_another_version_is_refused_in_one_line(
+    record: Record, change: str, retrain_dir: RetrainDir
+) -> None:
+    value = record.to_json()
+    if change == "another key":
+        value["parts"] = []
+    else:
+        value.pop(next(iter(type(record).model_fields)))
+    file = retrain_dir.path / record.file_name
+    write_json(file, sealed(value))
+    with pytest.raises(InputError) as caught:
+        retrain_dir.read(type(record))
+    expected = f"{file}: found another format \\(.*\\), expected that of this idxtrain; fix: remove it"
+    assert re.match(expected, str(caught.value))
+
+
+def test_a_champion_whose_registry_entry_is_of_another_version_is_refused_in_one_line(
+    retrain_dir: RetrainDir, registry: Registry, model: Path
+) -> None:
+    version = registry.register(replace(champion_entry(model), data={"training": {}, "parts": []}))
+    with pytest.raises(InputError, match=r"digits version 1, training data: found another format .*; fix: retrain"):
+        promote(retrain_dir, registry, version)

@@ -137,10 +137,10 @@ def sync_registry(name: ModelName = "mnist", work: WorkFolder = WORK) -> None:
 
     with _open_to_change(name, work) as (registry, folder):
         finish_promotion(folder, registry)
-        registered = [decision for decision in sync(folder, registry) if decision["version"] is not None]
+        registered = [decision for decision in sync(folder, registry) if decision.version is not None]
         for decision in registered:
-            outcome = "promoted" if decision["promote"] else f"not promoted: {decision['reason']}"
-            print(f"{name}: version {decision['version']}, run {decision['run_id']}: {outcome}")
+            outcome = "promoted" if decision.promote else f"not promoted: {decision.reason}"
+            print(f"{name}: version {decision.version}, run {decision.run_id}: {outcome}")
         waiting = folder.waiting()
         print(f"{name}: {len(registered)} registered, {len(waiting)} waiting")
         if waiting:

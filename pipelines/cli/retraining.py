@@ -53,7 +53,7 @@ def retrain_model(
     """
     with output_to(log), reported():
         from pipelines.request import Options
-        from pipelines.retraining.retrain import Retrain, retrain
+        from pipelines.retraining.retrain import RetrainOptions, retrain
 
         options = Options(
             data=data,
@@ -65,5 +65,7 @@ def retrain_model(
             spark_master=spark_master,
             work=work,
         )
-        wanted = Retrain(options=options, name=name, warm_start=warm_start, notify=notify, force=force, keep=keep)
+        wanted = RetrainOptions(
+            options=options, name=name, warm_start=warm_start, notify=notify, force=force, keep=keep
+        )
         print(retrain(wanted).text)

@@ -1,1 +1,1 @@
-"""Whether a challenger becomes champion: the checks, the decision and its statistics."""
+"""The gate: the checks that decide whether a challenger becomes champion, and their statistics."""

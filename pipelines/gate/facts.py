@@ -1,17 +1,16 @@
-"""What the gate decides on: facts about the challenger, its data and the champion."""
+"""The facts that the gate decides on: the challenger's result, its file, its training data, and the champions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
+from jobs.config import Section
 from jobs.evaluate.comparison import Paired
 
 
-@dataclass(frozen=True)
-class DataFacts:
-    """What drift is judged by: of a whole training split, or of one archive pair's.
+class DataFacts(Section):
+    """Facts of training data that the drift checks compare: of a training split, or of one segment.
 
-    `label_counts`: of each class. `mean`, `std`: of the normalized pixels, in [0, 1].
+    `label_counts`: images per class. `mean`, `std`: of the normalized pixels, in [0, 1].
     """
 
     name: str
@@ -21,27 +20,27 @@ class DataFacts:
     mean: float
     std: float
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the facts as a JSON object."""
-        return asdict(self) | {"shape": list(self.shape), "label_counts": list(self.label_counts)}
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "DataFacts":
-        """Read what `to_json` wrote; raises KeyError, TypeError or ValueError where it did not."""
-        return cls(
-            str(value["name"]),
-            tuple(int(size) for size in value["shape"]),
-            int(value["classes"]),
-            tuple(int(count) for count in value["label_counts"]),
-            float(value["mean"]),
-            float(value["std"]),
-        )
+@dataclass(frozen=True, kw_only=True)
+class EvaluationFacts:
+    """The challenger's result on the test set of `count` images.
+
+    `ci95`: the 95 % confidence interval of the accuracy. `recalls`: by class label; None for a class that has no test
+    images.
+    """
+
+    accuracy: float
+    ci95: tuple[float, float]
+    count: int
+    recalls: Mapping[int, float | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What is known of the challenger's file. `difference`: the largest of any probability, after loading it anew,
-    from evaluation's; None where it could not be loaded, for the reason in `fault`.
+    """The challenger's file. `latency_ms`: of one image, median.
+
+    `difference`: the largest difference of any probability between the reloaded model and the evaluation. Both are None
+    if the file does not load, for the reason in `fault`.
     """
 
     bytes: int
@@ -50,17 +49,17 @@ class ModelFacts:
     fault: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """All that the gate looks at. `test`: the challenger's `test` object of metrics.json.
+    """All that the gate decides on. `test`: the challenger's result.
 
-    `paired`: None where there is no champion, or where it cannot be compared, for the reason in `incomparable`.
-    `best`: against the best champion so far, where that is another one than the champion; `best_name` names it.
-    `data`: the challenger's training split, then the archive pairs that are new to the champion.
-    `test_images_in_training`: how many test images are in the challenger's training data, too; None: not known.
+    `data`: the challenger's training split, then the segments that the champion was not trained on.
+    `paired`: against the champion; None without a champion, or if it cannot be compared, for the reason in
+    `incomparable`. `best`: against the best champion so far, unless that is the champion; `best_name` names it.
+    `test_images_in_training`: how many test images are also in the training data; None if that is unknown.
     """
 
-    test: Mapping[str, Any]
+    test: EvaluationFacts
     model: ModelFacts
     data: Sequence[DataFacts]
     champion_data: DataFacts | None = None

@@ -1,1 +1,1 @@
-"""Retrain on new data, compare with the champion, promote what is better, and clean up."""
+"""Retraining: a challenger from new data, the gate, and the champion in the model registry."""

@@ -1,8 +1,8 @@
-"""Tell somebody how a retraining went: a command of the user's gets the JSON on stdin, a webhook as its body.
+"""Notify people of a retraining's outcome: a command gets the JSON on stdin, a webhook gets it as the body.
 
-The last outcome is told at least once. Its `id` tells a repetition, as after a kill, from news. Whatever the other side
-does or answers, nothing is raised, it takes two minutes at most, and not a word of it is logged or kept: it could hold
-the webhook's address, which is often a secret.
+Each outcome is delivered at least once; a repetition, as after a kill, has the same `id`. Whatever the receiver does or
+answers, nothing is raised and delivery takes at most two minutes. No text of the receiver is logged or kept: it could
+hold the webhook's address, which is often a secret.
 """
 
 import json
@@ -21,63 +21,66 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from jobs.errors import InputError, printable
+from pipelines.retraining.records import Notification
 
-WEBHOOK = "IDXTRAIN_WEBHOOK"  # from the environment: its URL is often a secret, which no command line may show
-_SECONDS = 60.0  # for each of the two, all in all
+WEBHOOK = "IDXTRAIN_WEBHOOK"  # a variable: its URL is often a secret, which no command line may show
+_SECONDS = 60.0  # limit for the command, and again for the webhook
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 log = logging.getLogger("idxtrain")
 
 
-def check(command: str | None, environment: Mapping[str, str]) -> None:
-    """Raise InputError where nothing could be told this way."""
+def check_targets(command: str | None, environment: Mapping[str, str]) -> None:
+    """Raise InputError if the command or the webhook's address cannot be used."""
     try:
         if command is not None and not shlex.split(command):
             raise ValueError("found no command")
         if command is not None and "\0" in command:
             raise ValueError("found a NUL character")
     except ValueError as error:
-        raise InputError(f"--notify {command!r}: {error}, expected a command such as 'mail-me --urgent'") from error
+        raise InputError(
+            f"--notify {command!r}: {error}, expected a command such as 'mail-me --urgent'; fix: correct it"
+        ) from error
     problem = _url_problem(environment.get(WEBHOOK) or "https://example.org/")
     if problem:
         raise InputError(f"{WEBHOOK}: {problem}; fix: correct the variable")
 
 
 def _url_problem(url: str) -> str | None:
-    """Return what is wrong with a webhook's address, without any of its text; None where it can be used."""
+    """Return what is wrong with a webhook's address, without any of its text; None if it can be used."""
     if not url.isascii() or not url.isprintable() or " " in url:
         return "found spaces, control or non-ASCII characters, expected them percent-encoded"
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        address = urlsplit(url)
+        host, port = address.hostname, address.port
     except ValueError:  # its text quotes the address
-        return "found a host or port that is not valid, expected https://HOST:PORT/…"
-    if parts.scheme != "https" and not (parts.scheme == "http" and host in _LOOPBACK):
-        return "found no https:// URL (http:// only to this machine), expected one"
+        return "found an invalid host or port, expected https://HOST:PORT/…"
+    if address.scheme != "https" and not (address.scheme == "http" and host in _LOOPBACK):
+        return "found no https:// URL, expected one (http:// only to this machine)"
     if not host or port == 0:
-        return "found no host or port 0, expected https://HOST:PORT/…"
-    if "@" in parts.netloc:
+        return "found no host, or port 0, expected https://HOST:PORT/…"
+    if "@" in address.netloc:
         return "found a user name or password before the host, expected a token in the path or query"
     return None
 
 
-def notify(news: Mapping[str, Any], command: str | None, environment: Mapping[str, str]) -> bool:
-    """Tell the news, and whether everybody has got it; a failure is a warning, as what was done is done."""
-    body = json.dumps(news, indent=2).encode()
-    told = [_run(body, command)] if command else []
-    told += [_post(body, environment[WEBHOOK])] if environment.get(WEBHOOK) else []
-    return all(told)
+def send(notification: Notification, command: str | None, environment: Mapping[str, str]) -> bool:
+    """Deliver a notification; return whether every receiver got it. A failure is a warning: the retraining is done."""
+    body = json.dumps(notification.to_json(), indent=2).encode()
+    delivered = [_run(body, command)] if command else []
+    delivered += [_post(body, environment[WEBHOOK])] if environment.get(WEBHOOK) else []
+    return all(delivered)
 
 
 def _run(body: bytes, command: str) -> bool:
     try:
-        # A file, as a pipe would block or break where the command does not read it.
+        # A file, as a pipe would block or break if the command does not read it.
         with tempfile.TemporaryFile() as stdin:
             stdin.write(body)
             stdin.seek(0)
             code = _exit_code(shlex.split(command), stdin.fileno())
     except subprocess.TimeoutExpired:
-        log.warning("retrain: --notify failed: it took more than %.0f s", _SECONDS)
+        log.warning("retrain: --notify failed: the command took more than %.0f s", _SECONDS)
     except FileNotFoundError:
         log.warning("retrain: --notify failed: found no program %s", printable(shlex.split(command)[0])[:100])
     except Exception as error:
@@ -86,12 +89,12 @@ def _run(body: bytes, command: str) -> bool:
         if code == 0:
             return True
         how = f"exit code {code}" if code > 0 else f"signal {-code}"
-        log.warning("retrain: --notify ended with %s; fix: run it by hand to see its output", how)
+        log.warning("retrain: --notify ended with %s; fix: run the command by hand to see its output", how)
     return False
 
 
 def _exit_code(argv: list[str], stdin: int) -> int:
-    """Run a command and return its exit code; raise TimeoutExpired once it and its process group had to be killed."""
+    """Run a command and return its exit code; if it takes too long, kill its process group and raise TimeoutExpired."""
     silent = subprocess.DEVNULL
     process = subprocess.Popen(argv, stdin=stdin, stdout=silent, stderr=silent, process_group=0)
     try:
@@ -104,41 +107,41 @@ def _exit_code(argv: list[str], stdin: int) -> int:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Take a redirect for a refusal: it would go to any address, as a GET without the news."""
+    """Treat a redirect as a refusal: it could lead anywhere, and would be a GET without the body."""
 
     def redirect_request(self, *arguments: Any) -> None:
         return None
 
 
 def _post(body: bytes, url: str) -> bool:
-    """Post in a thread: the time limits of sockets are for each read, so a server that drips bytes would hold us."""
-    answers: list[Exception | None] = []
+    """Post in a thread: a socket's time limit is for each read, so a server that drips bytes would block forever."""
+    results: list[Exception | None] = []
 
     def post() -> None:
         try:
-            request = urllib.request.Request(  # noqa: S310 (checked by `check`)
+            request = urllib.request.Request(  # noqa: S310 (checked by `check_targets`)
                 url, body, {"Content-Type": "application/json"}
             )
             with urllib.request.build_opener(_NoRedirect).open(request, timeout=_SECONDS):
-                answers.append(None)  # its body is not read
+                results.append(None)  # the body of the answer is not read
         except Exception as error:
-            answers.append(error)
+            results.append(error)
 
     thread = threading.Thread(target=post, daemon=True)
     thread.start()
     thread.join(_SECONDS)
-    error = answers[0] if answers else TimeoutError()
+    error = results[0] if results else TimeoutError()
     if isinstance(error, urllib.error.HTTPError):
         with suppress(Exception):
             error.close()
-        log.warning("retrain: the webhook failed: it answered with HTTP status %d", error.code)
+        log.warning("retrain: the webhook failed: found HTTP status %d, expected 2xx", error.code)
     elif error is not None:
         log.warning("retrain: the webhook failed: %s", _kind(error))
     return error is None
 
 
 def _kind(error: Exception) -> str:
-    """Return what kind of error it is, in none of the words of the other side."""
+    """Return the kind of an error, without any text of the receiver."""
     reason = getattr(error, "reason", None)
     cause = reason if isinstance(reason, Exception) else error
     number = getattr(cause, "errno", None)

@@ -1,8 +1,7 @@
-"""Old runs of retraining, and the data only they used: removed by a policy, with what killed processes left behind.
+"""Pruning: remove old runs of retraining, the data only they used, and what killed processes left.
 
-Never removed: a run that the registry calls champion, challenger or previous; that of the best champion so far; the
-last one; one under way, in use, or waiting for the registry; a run of `idxtrain run`, which is its user's own; data
-that any run left uses.
+Never removed: the runs of champion, challenger, previous and best champion so far; the last retraining's run; a run
+that is under way, in use, or waiting for the registry; a run of `idxtrain run`; data that a remaining run uses.
 """
 
 import logging
@@ -24,11 +23,13 @@ from jobs.errors import IdxtrainError, InputError
 from jobs.files import read_object
 from jobs.lease import HeldError, Lease
 from jobs.run_dir import RunDir, Work
-from jobs.stage import read_record
 from pipelines import leftovers
 from pipelines.leftovers import is_dead
 from pipelines.lock import RunLock
-from pipelines.retraining.retrain_dir import BusyError, RetrainDir
+from pipelines.retraining.evidence import dataset_of
+from pipelines.retraining.records import BestChampion, Champion, Pending, Promotion, State
+from pipelines.retraining.register import read_decision
+from pipelines.retraining.retrain_dir import RetrainDir
 from pipelines.runs import written
 
 log = logging.getLogger("idxtrain")
@@ -36,7 +37,7 @@ log = logging.getLogger("idxtrain")
 
 @dataclass(frozen=True)
 class Removal:
-    """One thing that goes. `kind`: run, dataset, part, leftover, registration or version."""
+    """One thing that is removed. `kind`: run, dataset, segment, leftover, registration or version."""
 
     kind: str
     name: str
@@ -44,7 +45,7 @@ class Removal:
 
 @dataclass(frozen=True)
 class _Runs:
-    """All runs of a work directory: those that go, those that stay, and those that cannot be read."""
+    """All runs of a work directory: to be removed, to be kept, and unreadable."""
 
     old: tuple[RunDir, ...]
     kept: tuple[RunDir, ...]
@@ -52,9 +53,10 @@ class _Runs:
 
 
 class Pruning:
-    """Prunes a work directory: `keep` is how many of the newest runs of each model stay in any case.
+    """One pruning of a work directory. `keep`: how many of the newest runs of each model always stay.
 
-    `held`: the place whose lock this process has. `is_dry`: only tell.
+    `locked`: the folder whose lock this process already holds. `is_dry`: only list what would be removed. `versions`:
+    also remove versions of the registry that have no alias and whose run is removed.
     """
 
     def __init__(
@@ -63,50 +65,53 @@ class Pruning:
         keep: int,
         environment: Mapping[str, str] = os.environ,
         *,
-        held: RetrainDir | None = None,
+        locked: RetrainDir | None = None,
         is_dry: bool = False,
         versions: bool = False,
     ) -> None:
         self._work, self._keep, self._environment = work, keep, environment
-        self._held, self._is_dry, self._versions = held, is_dry, versions
-        self._going: frozenset[str] = frozenset()
+        self._locked, self._is_dry, self._versions = locked, is_dry, versions
+        self._removed_runs: frozenset[str] = frozenset()
         folders = sorted(work.retrains.iterdir()) if work.retrains.exists() else []
         names = [each.name for each in folders if each.is_dir() and not each.name.startswith(".")]
         for odd in [name for name in names if not is_name(name)]:
-            log.warning("prune: %s is no registered model's folder; it stays", work.retrains / odd)
-        self._places = [RetrainDir(work, name) for name in names if is_name(name)]
+            log.warning("prune: %s: found no registered model's folder; it is kept", work.retrains / odd)
+        self._retrain_dirs = [RetrainDir(work, name) for name in names if is_name(name)]
 
     def run(self) -> list[Removal]:
-        """Remove what is to go, or tell of it; return it. Raises RegistryDownError before anything is removed: what
-        may go only the registry knows.
+        """Remove what the policy removes, and return it.
+
+        Raises RegistryDownError before anything is removed: only the registry knows which runs are needed.
         """
         if not self._work.path.is_dir():
-            raise InputError(f"--work {self._work.path}: there is no such folder; give the one to prune")
+            raise InputError(f"--work {self._work.path}: found no such folder, expected the work directory to prune")
         self._work.locks.mkdir(mode=0o775, exist_ok=True)
         try:
             with Lease(self._work.lease_file("prune"), f"prune: {self._work.path}"):
                 return self._removals()
         except HeldError as error:
-            raise InputError(f"prune: another one is at work in {self._work.path}; wait for it") from error
+            raise InputError(
+                f"--work {self._work.path}: found another prune at work ({error.why}), expected none; fix: wait for it"
+            ) from error
 
     def _removals(self) -> list[Removal]:
-        registries = {place: Registry(self._work, place.name, self._environment) for place in self._places}
-        found = self._look(registries)
-        done = [*self._orphans(registries, found)]
+        registries = {each: Registry(self._work, each.name, self._environment) for each in self._retrain_dirs}
+        runs = self._sort_runs(registries)
+        removals = [*self._orphans(registries, runs)]
         if self._versions:
-            done += self._old_versions(registries, found)
-        gone = [run for run in found.old if self._remove_run(run)]
-        self._going = frozenset(run.run_id for run in gone)
-        left = [*found.kept, *(run for run in found.old if run not in gone)]
-        done += [Removal("run", run.run_id) for run in gone]
-        return [*done, *self._data(left, found.unknown), *self._leftovers()]
+            removals += self._old_versions(registries, runs)
+        removed = [run for run in runs.old if self._remove_run(run)]
+        self._removed_runs = frozenset(run.run_id for run in removed)
+        left = [*runs.kept, *(run for run in runs.old if run not in removed)]
+        removals += [Removal("run", run.run_id) for run in removed]
+        return [*removals, *self._data(left, runs.unknown), *self._leftovers()]
 
     # --- runs
 
-    def _look(self, registries: Mapping[RetrainDir, Registry]) -> _Runs:
-        """Sort all runs into those that go and those that stay."""
-        # First what places need, then the runs: one that begins meanwhile is not among them.
-        needed = set().union(*(_needed(place) for place in self._places))
+    def _sort_runs(self, registries: Mapping[RetrainDir, Registry]) -> _Runs:
+        """Sort all runs into those to remove and those to keep."""
+        # A run that begins after this line is not among the needed ones, but it is the newest, and soon in use.
+        needed = set().union(*(_needed(each) for each in self._retrain_dirs))
         for registry in registries.values():
             needed |= {version.run_id for version in registry.versions() if version.aliases}
         old, kept, unknown, by_model = [], [], [], []
@@ -118,16 +123,16 @@ class Pruning:
                 unknown.append(run.run_id)
                 continue
             if not config and run.run_id not in needed and is_dead(folder):
-                old.append(run)  # killed between the folder and its config
+                old.append(run)  # a kill came between the folder and its config
             elif not _is_of_retrain(config) or run.run_id in needed:
                 kept.append(run)
             else:
                 by_model.append((_model_of(run, config), run))
         by_model.sort(key=lambda pair: (pair[0], written(pair[1].config_file), pair[1].run_id))
         for _, pairs in groupby(by_model, key=lambda pair: pair[0]):
-            mine = [run for _, run in pairs]
-            old += mine[: -self._keep]
-            kept += mine[-self._keep :]
+            of_model = [run for _, run in pairs]
+            old += of_model[: -self._keep]
+            kept += of_model[-self._keep :]
         idle = [run for run in old if _is_idle(run)]
         kept += [run for run in old if run not in idle]
         return _Runs(tuple(idle), tuple(kept), tuple(unknown))
@@ -136,10 +141,10 @@ class Pruning:
         if self._is_dry:
             return True
         try:
-            with RunLock(run):  # whoever wants to go on with it finds it in use, then gone
+            with RunLock(run):  # a process that would resume the run finds it in use, then removed
                 self._move_away(run.path)
         except (InputError, OSError) as error:
-            log.warning("prune: run %s stays: %s", run.run_id, error)
+            log.warning("prune: run %s is kept: %s", run.run_id, error)
             return False
         self._empty_bin()
         return True
@@ -147,121 +152,126 @@ class Pruning:
     # --- data
 
     def _data(self, runs: Sequence[RunDir], unknown: Sequence[str]) -> Iterator[Removal]:
-        """Remove the datasets of parts that no run left uses, then the parts that no dataset left is made of."""
+        """Remove the datasets that no remaining run uses, then the segments that no remaining dataset consists of.
+
+        A dataset without segments is of `idxtrain run` and is kept.
+        """
         under_way = [run.run_id for run in runs if _dataset(run) is None and not _is_idle(run)]
         if unknown or under_way:
             which = ", ".join([*unknown, *under_way][:3])
-            log.info("prune: all data stay, as it is not known which of them these runs use: %s", which)
+            log.info("prune: all data are kept, as the data of these runs are unknown: %s", which)
             return
         used_by = {run.run_id: _dataset(run) for run in runs}
-        gone = []
+        removed = []
         for folder in _folders(self._work.datasets):
             is_unfinished = folder.name.startswith(".tmp-")
             is_old = is_unfinished or ((folder / segments.PARTS).exists() and folder not in used_by.values())
             if is_old and self._remove_dataset(folder, used_by):
-                gone.append(folder)
+                removed.append(folder)
                 yield Removal("leftover" if is_unfinished else "dataset", folder.name)
-        yield from self._parts(gone)
+        yield from self._segments(removed)
 
     def _remove_dataset(self, folder: Path, used_by: Mapping[str, Path | None]) -> bool:
-        """Remove a dataset unless a process that lives is about to make or use it."""
+        """Remove a dataset unless a living process makes it or may come to use it."""
         name = folder.name.removeprefix(".tmp-").partition("-")[0]
         try:
-            # Who wants to use it has to have the lease, too, and has a run by then.
+            # A process that uses the dataset takes the same lease, and has a run by then.
             with Lease(self._work.lease_file(f"dataset-{name}"), f"dataset {name}"):
                 user = None if folder.name.startswith(".tmp-") else self._new_user(folder, used_by)
                 if user is None:
                     self._move_away(folder)
         except (InputError, OSError) as error:
-            log.warning("prune: %s stays: %s", folder, error)
+            log.warning("prune: %s is kept: %s", folder, error)
             return False
         if user is not None:
-            log.info("prune: %s stays: run %s may use it", folder, user)
+            log.info("prune: %s is kept: run %s may use it", folder, user)
             return False
         self._empty_bin()
         return True
 
     def _new_user(self, folder: Path, used_by: Mapping[str, Path | None]) -> str | None:
-        """Return a run that may have come to use a dataset since the runs were looked at; None where there is none.
+        """Return the ID of a run that may have begun to use a dataset since the runs were listed, or None.
 
-        `used_by`: the dataset of each run that was there then, and stays.
+        `used_by`: the dataset of each run that was listed and is kept.
         """
         for path in _folders(self._work.runs):
             run = RunDir(path)
-            if used_by.get(run.run_id) is not None or (self._is_dry and run.run_id in self._going):
+            if used_by.get(run.run_id) is not None or (self._is_dry and run.run_id in self._removed_runs):
                 continue
             dataset = _dataset(run)
-            may_come_to_one = dataset is None and (run.run_id not in used_by or not _is_idle(run))
-            if dataset == folder or may_come_to_one:
+            may_use_one = dataset is None and (run.run_id not in used_by or not _is_idle(run))
+            if dataset == folder or may_use_one:
                 return run.run_id
         return None
 
-    def _parts(self, datasets_gone: Sequence[Path]) -> list[Removal]:
-        """Remove the parts that no dataset is made of, unless a process that lives is making some."""
-        done = []
+    def _segments(self, removed_datasets: Sequence[Path]) -> list[Removal]:
+        """Remove the segments that no dataset consists of, unless a living process is making some."""
+        removals = []
         try:
-            with Lease(self._work.lease_file("parts"), "the parts"):
-                left = [folder for folder in _folders(self._work.datasets) if folder not in datasets_gone]
+            with Lease(self._work.lease_file("parts"), "the segments"):
+                left = [folder for folder in _folders(self._work.datasets) if folder not in removed_datasets]
                 used = set().union(*map(segments.part_ids, left))
                 for folder in _folders(self._work.parts):
                     if folder.name not in used:
                         self._move_away(folder)
-                        done.append(Removal("leftover" if folder.name.startswith(".tmp-") else "part", folder.name))
+                        kind = "leftover" if folder.name.startswith(".tmp-") else "segment"
+                        removals.append(Removal(kind, folder.name))
         except (InputError, OSError) as error:
-            log.info("prune: parts stay: %s", error)
+            log.info("prune: the segments are kept: %s", error)
         self._empty_bin()
-        return done
+        return removals
 
     # --- the registry
 
-    def _orphans(self, registries: Mapping[RetrainDir, Registry], found: _Runs) -> Iterator[Removal]:
-        """Remove registrations that were never finished, of runs of this work directory."""
-        mine = frozenset(run.run_id for run in (*found.old, *found.kept))
-        for place, registry in registries.items():
-            with self._locked(place) as is_mine:
-                if is_mine:
-                    for run_id in registry.orphans(mine, keep=_needed(place)):
+    def _orphans(self, registries: Mapping[RetrainDir, Registry], runs: _Runs) -> Iterator[Removal]:
+        """Remove unfinished registrations of this work directory's runs."""
+        own = frozenset(run.run_id for run in (*runs.old, *runs.kept))
+        for retrain_dir, registry in registries.items():
+            with self._lock(retrain_dir) as has_lock:
+                if has_lock:
+                    for run_id in registry.orphans(own, keep=_needed(retrain_dir)):
                         if not self._is_dry:
                             registry.remove_registration(run_id)
-                        yield Removal("registration", f"{place.name} {run_id}")
+                        yield Removal("registration", f"{retrain_dir.name} {run_id}")
 
-    def _old_versions(self, registries: Mapping[RetrainDir, Registry], found: _Runs) -> Iterator[Removal]:
-        """Remove versions without an alias whose run goes, and in the work directory's own registry, is gone."""
-        stay, go = ({run.run_id for run in runs} for runs in (found.kept, found.old))
-        for place, registry in registries.items():
-            with self._locked(place) as is_mine:
-                # A killed promotion is still to move an alias to one of them.
-                is_settled = is_mine and place.read("promotion") is None
+    def _old_versions(self, registries: Mapping[RetrainDir, Registry], runs: _Runs) -> Iterator[Removal]:
+        """Remove versions without an alias whose run is removed, or in a local registry, no longer exists."""
+        kept, old = ({run.run_id for run in group} for group in (runs.kept, runs.old))
+        for retrain_dir, registry in registries.items():
+            with self._lock(retrain_dir) as has_lock:
+                # A killed promotion may still have to move an alias to one of the versions.
+                is_settled = has_lock and retrain_dir.read(Promotion) is None
                 versions: Sequence[Version] = registry.versions() if is_settled else ()
                 for version in versions:
-                    is_old = version.run_id not in stay if registry.is_local else version.run_id in go
+                    is_old = version.run_id not in kept if registry.is_local else version.run_id in old
                     if not version.aliases and is_old:
                         if not self._is_dry:
                             registry.delete(version)
-                        yield Removal("version", f"{place.name} {version.number}")
+                        yield Removal("version", f"{retrain_dir.name} {version.number}")
 
     @contextmanager
-    def _locked(self, place: RetrainDir) -> Iterator[bool]:
-        """Tell whether this process has a place's lock, taking it where it is free."""
+    def _lock(self, retrain_dir: RetrainDir) -> Iterator[bool]:
+        """Take a folder's lock if it is free; give whether this process has it."""
         with ExitStack() as stack:
-            if self._held is None or place.name != self._held.name:
+            if self._locked is None or retrain_dir.name != self._locked.name:
                 try:
-                    stack.enter_context(place.lock())
-                except BusyError as error:
+                    stack.enter_context(retrain_dir.lock())
+                except InputError as error:
                     log.info("prune: %s", error)
                     yield False
                     return
             yield True
 
-    # --- what kills leave
+    # --- leftovers
 
     def _leftovers(self) -> Iterator[Removal]:
         """Remove temporary files and folders of dead processes."""
-        places = [each for place in self._places for each in place.folders]
-        found = leftovers.in_folders([self._work.registry, self._work.locks, *_folders(self._work.archives), *places])
-        found += [path for folder in _folders(self._work.runs) for path in leftovers.of_run(RunDir(folder))]
-        found += [path for path in _folders(self._work.scratch) if is_dead(path)]
-        for path in found:
+        folders = [self._work.registry, self._work.locks, *_folders(self._work.archives)]
+        folders += [folder for retrain_dir in self._retrain_dirs for folder in retrain_dir.folders]
+        dead = leftovers.in_folders(folders)
+        dead += [path for folder in _folders(self._work.runs) for path in leftovers.of_run(RunDir(folder))]
+        dead += [path for path in _folders(self._work.scratch) if is_dead(path)]
+        for path in dead:
             if not self._is_dry:
                 _delete(path)
             yield Removal("leftover", path.name)
@@ -271,7 +281,7 @@ class Pruning:
         self._empty_bin()
 
     def _move_away(self, path: Path) -> None:
-        """Take a folder out of sight in one step: a kill leaves it whole or gone."""
+        """Move a folder to the bin in one step: after a kill it is either whole or removed."""
         if self._is_dry:
             return
         self._work.bin.mkdir(mode=0o700, exist_ok=True)
@@ -284,17 +294,19 @@ class Pruning:
 
 
 def summary(removed: Sequence[Removal]) -> str:
-    """Return how many of each kind: `3 runs, 1 dataset`."""
+    """Return the number of each kind: `3 runs, 1 dataset`."""
     counts = Counter(removal.kind for removal in removed)
     return ", ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in counts.items()) or "nothing to remove"
 
 
-def _needed(place: RetrainDir) -> frozenset[str]:
-    pending = place.read("pending")  # before the state: a run goes from here to there
-    names = ("state", "champion", "best")
-    notes: list[dict[str, Any]] = [note for note in (pending, *map(place.read, names)) if note]
-    ids = {str(note["run_id"]) for note in notes} | set(place.waiting())
-    return frozenset(ids | ({str(pending["champion_run"])} if pending else set()))
+def _needed(retrain_dir: RetrainDir) -> frozenset[str]:
+    """Return the IDs of the runs that a registered model needs."""
+    pending = retrain_dir.read(Pending)  # before the state, as a finished run moves from here to there
+    records = (pending, retrain_dir.read(State), retrain_dir.read(Champion), retrain_dir.read(BestChampion))
+    needed = {record.run_id for record in records if record is not None} | set(retrain_dir.waiting())
+    if pending is not None and pending.champion_run is not None:
+        needed.add(pending.champion_run)
+    return frozenset(needed)
 
 
 def _is_of_retrain(config: Mapping[str, Any]) -> bool:
@@ -302,15 +314,16 @@ def _is_of_retrain(config: Mapping[str, Any]) -> bool:
 
 
 def _model_of(run: RunDir, config: Mapping[str, Any]) -> str:
+    """Return the name of a run's registered model: of its decision, else of its data set."""
     with suppress(InputError):
-        return str(read_object(run.decision_file, "").get("name"))
+        return read_decision(run).name
     return str(config.get("fetch", {}).get("dataset"))
 
 
 def _dataset(run: RunDir) -> Path | None:
-    """Return the dataset a run was prepared with; None where it has come to none yet."""
+    """Return the dataset that a run was prepared with, or None if it has none yet."""
     try:
-        return Path(read_record(run, "prepare").outputs["dataset"])
+        return dataset_of(run)
     except (InputError, OSError, KeyError, TypeError):
         return None
 
@@ -324,7 +337,7 @@ def _is_idle(run: RunDir) -> bool:
 
 
 def _release(lease: Path) -> bool:
-    """Remove a lease unless its owner lives."""
+    """Remove a lease unless its owner is alive; return whether it is removed."""
     try:
         with Lease(lease, lease.name):
             return True
@@ -333,7 +346,7 @@ def _release(lease: Path) -> bool:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Return what lies in a folder, sorted; nothing where it is not there."""
+    """Return what a folder contains, sorted; nothing if it does not exist."""
     return sorted(folder.iterdir()) if folder.exists() else []
 
 

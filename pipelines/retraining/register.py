@@ -1,10 +1,9 @@
-"""From a finished run to its place in the registry: judged, registered, promoted or not, and written down."""
+"""From a finished run to the registry: registered, decided on by the gate, promoted or not, and recorded."""
 
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from deploy.registry.registry import Registry
 from deploy.registry.tracking import RegistryDownError
@@ -14,152 +13,95 @@ from jobs.files import read_object, write_json
 from jobs.run_dir import RunDir
 from pipelines import runs
 from pipelines.config import Config
+from pipelines.gate.decision import Decision
 from pipelines.retraining.best_champion import best_after
+from pipelines.retraining.comparison import read_comparison
 from pipelines.retraining.decision_page import write_page
-from pipelines.retraining.evidence import entry_of, judge, read_metrics
-from pipelines.retraining.promotion import note_champion, promote
+from pipelines.retraining.evidence import decide_on, read_metrics
+from pipelines.retraining.promotion import promote, record_champion
+from pipelines.retraining.records import (
+    ComparedModel,
+    DecisionRecord,
+    Inputs,
+    Notification,
+    RegisteredModel,
+    RetrainEvent,
+    Rivals,
+    State,
+    validated,
+)
+from pipelines.retraining.registry_entry import entry_of
 from pipelines.retraining.retrain_dir import RetrainDir
 from pipelines.stages import result_line
 
-Event = Literal["promoted", "rejected", "waiting", "nothing-new", "busy", "failed"]
-
 log = logging.getLogger("idxtrain")
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of it, and one line for a person."""
-
-    event: Event
-    text: str
-
-
-_WORDS = {
+_AGAIN = "run `idxtrain retrain` again"
+_TEXTS = {
     "promoted": "promoted: {name} version {version}",
     "rejected": "not promoted: {name} version {version}: {reason}",
-    "waiting": "not registered yet: {name}: the registry is away; `idxtrain models sync` registers the run",
+    "waiting": "not registered yet: {name}: the registry is unreachable; register later with `idxtrain models sync`",
 }
 
 
-def record(place: RetrainDir, run: RunDir, decided: Mapping[str, Any], inputs: Mapping[str, Any]) -> Outcome:
-    """Write down what a retraining came to: first the news, so that a kill does not lose them, then the state.
+@dataclass(frozen=True)
+class RetrainOutcome:
+    """What came of a retraining. `text`: one line for people."""
 
-    `decided`: what decision.json holds. `inputs`: by settings, content and seen, what the next one goes by.
-    """
-    event: Event = "waiting" if decided["version"] is None else "promoted" if decided["promote"] else "rejected"
-    text = f"{_WORDS[event].format(**decided)}; {result_line(run)}"
-    metrics = read_metrics(run)["test"]
-    news = {
-        "id": f"{run.run_id}-{event}",
-        "event": event,
-        "name": place.name,
-        "run_id": run.run_id,
-        **{key: decided[key] for key in ("version", "champion", "reason", "checks")},
-        **{key: metrics[key] for key in ("accuracy", "errors", "count")},
-        "report": str(run.decision_page),
-    }
-    place.write("news", news)
-    kept = {key: inputs[key] for key in ("settings", "content", "seen")}
-    place.write("state", {"run_id": run.run_id, **kept, "event": event, "text": text})
-    return Outcome(event, text)
+    event: RetrainEvent
+    text: str
 
 
-def failure(place: RetrainDir, run_id: str | None, error: Exception) -> dict[str, Any]:
-    """Return the notification of a retraining that failed; each attempt's has an ID of its own. `run_id`: None where
-    it failed before it had a run.
-    """
-    which = f"run {run_id}" if run_id else "retraining"
-    identity = f"{run_id or place.name}-failed-{time.time():.0f}"
-    text = f"{place.name}: {which} failed: {_reason(error)}"
-    return {"id": identity, "event": "failed", "name": place.name, "run_id": run_id, "reason": text}
-
-
-def _reason(error: Exception) -> str:
-    """Return what may be told of an error to others: a library's own words may hold an address with a password."""
-    if isinstance(error, IdxtrainError):
-        return str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return printable(f"{error.strerror}: {error.filename}" if error.filename else error.strerror)
-    return f"{type(error).__name__}; its text is in the log"
+# --- decide and register
 
 
 def decide_and_register(
-    place: RetrainDir,
-    run: RunDir,
-    config: Config,
-    champion: dict[str, Any] | None,
-    registry: Registry | None,
-    best: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Pass a finished run through the gate, register it, promote it or not; return what decision.json holds.
+    retrain_dir: RetrainDir, run: RunDir, config: Config, rivals: Rivals, registry: Registry | None
+) -> DecisionRecord:
+    """Register a finished run, decide on it, promote it or not; return what decision.json holds.
 
-    Where the registry is away, the run waits in the outbox. `champion`, `best`: the notes of the champion and of the
-    best one so far that it was compared with.
+    If the registry is unreachable, the run waits in the outbox. `rivals`: the models that it was compared with.
     """
-    rivals = {"champion": champion, "best": best}
-    version: Version | None = None
-    difference = 0.0
-    try:
-        if registry is not None:
-            version = registry.register(entry_of(run, config))
-            difference = _difference(run, registry, version)
-    except RegistryDownError as error:
-        log.warning("retrain: %s; the run is kept, `idxtrain models sync` registers it", error)
-        version = None
-    decision = judge(run, config, champion, difference, best)
-    comparison = read_comparison(run)
-    content = {
-        "name": place.name,
-        "run_id": run.run_id,
-        "version": version.number if version else None,
-        **{key: _rival(note, comparison.get(key)) for key, note in rivals.items()},
-        **decision.to_json(),
-    }
-    write_json(run.decision_file, content)
-    write_page(run, content, read_metrics(run))
+    version, difference = _register(run, config, registry)
+    decision = decide_on(run, config, rivals, difference)
+    record = _decision_record(retrain_dir, run, version, rivals, decision)
+    _write_decision(run, record)
     if version is None or registry is None:
-        write_json(place.outbox / f"{run.run_id}.json", rivals)
-        return content
+        retrain_dir.add_waiting(run.run_id, rivals)
+        return record
     try:
         accuracy = float(read_metrics(run)["test"]["accuracy"])
-        now_best = best_after(version, accuracy, comparison, rivals) if decision.promote else None
-        _conclude(place, run, registry, version, decision.promote, now_best)
+        best = best_after(version, accuracy, read_comparison(run), rivals) if decision.promote else None
+        registry.attach(version, run.decision_file, run.decision_page)
+        registry.set_tag(version, "decision", "promoted" if decision.promote else "not promoted")
+        if decision.promote:
+            promote(retrain_dir, registry, version, best)
+        else:
+            _make_challenger(retrain_dir, registry, version)
     except RegistryDownError as error:
-        log.warning("retrain: %s; `idxtrain models sync` finishes what is left", error)
-        write_json(place.outbox / f"{run.run_id}.json", rivals)
-        return content | {"version": None}
-    (place.outbox / f"{run.run_id}.json").unlink(missing_ok=True)
-    return content
+        log.warning("retrain: %s; `idxtrain models sync` finishes the registration", error)
+        retrain_dir.add_waiting(run.run_id, rivals)
+        return record.model_copy(update={"version": None})
+    retrain_dir.remove_waiting(run.run_id)
+    return record
 
 
-def _rival(note: Mapping[str, Any] | None, test: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return which model it was compared with and its accuracy; None where there was none."""
-    if note is None:
-        return None
-    return {"version": note["version"], "run_id": note["run_id"], "accuracy": test["accuracy"] if test else None}
-
-
-def _conclude(
-    place: RetrainDir,
-    run: RunDir,
-    registry: Registry,
-    version: Version,
-    is_better: bool,
-    best: Mapping[str, Any] | None = None,
-) -> None:
-    registry.attach(version, run.decision_file, run.decision_page)
-    registry.set_tag(version, "decision", "promoted" if is_better else "not promoted")
-    if is_better:
-        promote(place, registry, version, best)
-    else:
-        registry.set_alias(CHALLENGER, version.number)
-        note_champion(place, registry)
+def _register(run: RunDir, config: Config, registry: Registry | None) -> tuple[Version | None, float]:
+    """Return the run's version, None if the registry is unreachable, and the difference of its copy's predictions."""
+    if registry is None:
+        return None, 0.0
+    try:
+        version = registry.register(entry_of(run, config))
+        return version, _difference(run, registry, version)
+    except RegistryDownError as error:
+        log.warning("retrain: %s; the run is kept; `idxtrain models sync` registers it", error)
+        return None, 0.0
 
 
 def _difference(run: RunDir, registry: Registry, version: Version) -> float:
-    """Return the largest difference of any probability of the registry's copy from what evaluation saw.
+    """Return the largest difference of any probability between the registry's copy and the evaluation.
 
-    1, the largest there can be, where the copy is no longer what was registered.
+    1, the largest possible, if the copy is not what was registered.
     """
     import numpy as np
 
@@ -173,48 +115,136 @@ def _difference(run: RunDir, registry: Registry, version: Version) -> float:
         return 1.0
 
 
-def read_comparison(run: RunDir) -> dict[str, Any]:
-    """Return comparison.json."""
-    return read_object(run.comparison_file, "run `idxtrain retrain` again")
+def _decision_record(
+    retrain_dir: RetrainDir, run: RunDir, version: Version | None, rivals: Rivals, decision: Decision
+) -> DecisionRecord:
+    comparison = read_comparison(run)
+    return DecisionRecord(
+        name=retrain_dir.name,
+        run_id=run.run_id,
+        version=version.number if version else None,
+        champion=_compared(rivals.champion, comparison.champion_accuracy),
+        best=_compared(rivals.best, comparison.best_accuracy),
+        promote=decision.promote,
+        reason=decision.reason,
+        checks=decision.checks,
+    )
 
 
-def sync(place: RetrainDir, registry: Registry) -> list[dict[str, Any]]:
-    """Register the runs that wait, oldest first; return their decisions. One that was compared with another champion
-    than there is now is registered as challenger, and not promoted.
+def _compared(model: RegisteredModel | None, accuracy: float | None) -> ComparedModel | None:
+    return ComparedModel(version=model.version, run_id=model.run_id, accuracy=accuracy) if model else None
+
+
+def _write_decision(run: RunDir, record: DecisionRecord) -> None:
+    write_json(run.decision_file, record.model_dump(mode="json"))
+    write_page(run, record, read_metrics(run)["test"])
+
+
+def read_decision(run: RunDir) -> DecisionRecord:
+    """Return a run's decision; raise InputError if decision.json is missing or of another format."""
+    raw = read_object(run.decision_file, f"fix: {_AGAIN}")
+    return validated(DecisionRecord, raw, str(run.decision_file), _AGAIN)
+
+
+def _make_challenger(retrain_dir: RetrainDir, registry: Registry, version: Version) -> None:
+    registry.set_alias(CHALLENGER, version.number)
+    record_champion(retrain_dir, registry)
+
+
+# --- runs that waited for the registry
+
+
+def sync(retrain_dir: RetrainDir, registry: Registry) -> list[DecisionRecord]:
+    """Register the runs that wait, oldest first; return their decisions.
+
+    A run that was compared with another champion than the present one becomes challenger, and is not promoted.
     """
-    done = []
-    for run_id in place.waiting():
-        run = RunDir(place.work.runs / run_id)
+    decisions = []
+    for run_id in retrain_dir.waiting():
+        run = RunDir(retrain_dir.work.runs / run_id)
         if not run.metrics_file.exists():
-            log.warning("models: run %s waited for the registry, but is gone", run_id)
-            (place.outbox / f"{run_id}.json").unlink()
+            log.warning("models: run %s waited for the registry, but no longer exists", run_id)
+            retrain_dir.remove_waiting(run_id)
             continue
-        rivals, now = _read_outbox(place, run_id), note_champion(place, registry)
-        champion = rivals.get("champion")
-        if now is not None and now["run_id"] not in (run_id, champion["run_id"] if champion else None):
-            decided = _register_only(place, run, registry, now)
+        rivals, present = retrain_dir.read_waiting(run_id), record_champion(retrain_dir, registry)
+        compared = (run_id, rivals.champion.run_id if rivals.champion else None)
+        if present is not None and present.run_id not in compared:
+            decision = _register_challenger(retrain_dir, run, registry, present)
         else:
-            decided = decide_and_register(place, run, runs.read_config(run), champion, registry, rivals.get("best"))
-        state = place.read("state")
-        if state is not None and state["run_id"] == run_id:
-            record(place, run, decided, state)
-        done.append(decided)
-    return done
+            decision = decide_and_register(retrain_dir, run, runs.read_config(run), rivals, registry)
+        state = retrain_dir.read(State)
+        if state is not None and state.run_id == run_id:
+            record_outcome(retrain_dir, run, decision, state.inputs)
+        decisions.append(decision)
+    return decisions
 
 
-def _register_only(place: RetrainDir, run: RunDir, registry: Registry, champion: Mapping[str, Any]) -> dict[str, Any]:
-    """Register a run as a challenger that was judged by what is no longer so."""
+def _register_challenger(
+    retrain_dir: RetrainDir, run: RunDir, registry: Registry, champion: RegisteredModel
+) -> DecisionRecord:
+    """Register a run as challenger whose decision is out of date."""
     version = registry.register(entry_of(run, runs.read_config(run)))
-    reason = f"it was compared with another champion than there is now, run {champion['run_id']}"
-    content = read_object(run.decision_file, "run `idxtrain retrain` again")
-    content |= {"version": version.number, "promote": False, "reason": reason}
-    write_json(run.decision_file, content)
-    write_page(run, content, read_metrics(run))
-    _conclude(place, run, registry, version, False)
-    (place.outbox / f"{run.run_id}.json").unlink()
-    return content
+    reason = f"it was compared with another champion than the present one, run {champion.run_id}"
+    update = {"version": version.number, "promote": False, "reason": reason}
+    record = read_decision(run).model_copy(update=update)
+    _write_decision(run, record)
+    registry.attach(version, run.decision_file, run.decision_page)
+    registry.set_tag(version, "decision", "not promoted")
+    _make_challenger(retrain_dir, registry, version)
+    retrain_dir.remove_waiting(run.run_id)
+    return record
 
 
-def _read_outbox(place: RetrainDir, run_id: str) -> dict[str, Any]:
-    """Return the notes of the models that a waiting run was compared with, by "champion" and "best"."""
-    return read_object(place.outbox / f"{run_id}.json", "remove it")
+# --- the outcome
+
+
+def record_outcome(retrain_dir: RetrainDir, run: RunDir, decision: DecisionRecord, inputs: Inputs) -> RetrainOutcome:
+    """Record what came of a retraining: first the notification, so that a kill does not lose it, then the state."""
+    event: RetrainEvent = "waiting" if decision.version is None else "promoted" if decision.promote else "rejected"
+    result = _TEXTS[event].format(name=decision.name, version=decision.version, reason=decision.reason)
+    text = f"{result}; {result_line(run)}"
+    retrain_dir.write(_notification(retrain_dir, run, decision, event))
+    retrain_dir.write(State(run_id=run.run_id, inputs=inputs, event=event, text=text))
+    return RetrainOutcome(event, text)
+
+
+def _notification(retrain_dir: RetrainDir, run: RunDir, decision: DecisionRecord, event: RetrainEvent) -> Notification:
+    test: dict[str, Any] = read_metrics(run)["test"]
+    return Notification(
+        id=f"{run.run_id}-{event}",
+        event=event,
+        name=retrain_dir.name,
+        run_id=run.run_id,
+        reason=decision.reason,
+        version=decision.version,
+        champion=decision.champion,
+        checks=decision.checks,
+        accuracy=test["accuracy"],
+        errors=test["errors"],
+        count=test["count"],
+        report=str(run.decision_page),
+    )
+
+
+def failure_notification(retrain_dir: RetrainDir, run_id: str | None, error: Exception) -> Notification:
+    """Return the notification of a failed retraining; each attempt has an ID of its own.
+
+    `run_id`: None if it failed before it had a run.
+    """
+    which = f"run {run_id}" if run_id else "retraining"
+    return Notification(
+        id=f"{run_id or retrain_dir.name}-failed-{time.time():.0f}",
+        event="failed",
+        name=retrain_dir.name,
+        run_id=run_id,
+        reason=f"{retrain_dir.name}: {which} failed: {_public_reason(error)}",
+    )
+
+
+def _public_reason(error: Exception) -> str:
+    """Return what others may read of an error. A library's own text may hold an address with a password."""
+    if isinstance(error, IdxtrainError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return printable(f"{error.strerror}: {error.filename}" if error.filename else error.strerror)
+    return f"{type(error).__name__}; its text is in the log"

@@ -46,7 +46,7 @@ def test_a_retraining_succeeds_while_the_server_is_down(server: MlflowServer, fo
     server.kill()
     line, log = process.communicate(timeout=300)
     assert process.returncode == 0, log
-    assert line.startswith("not registered yet: data: the registry is away")
+    assert line.startswith("not registered yet: data: the registry is unreachable")
     assert f"the model registry at {server.uri}: " in log
     (run,) = work.runs.iterdir()
     assert (run / "decision.json").exists()

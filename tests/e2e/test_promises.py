@@ -1,4 +1,4 @@
-"""What the README promises of a whole run on one machine: where it listens, and what validation counts."""
+"""The README's promises of a whole run on one machine: where it listens, and what validation counts."""
 
 import ipaddress
 import json
@@ -18,35 +18,35 @@ import pytest
 
 from tests.conftest import MakeArchives
 
-VALIDATION_ROWS = 53  # no multiple of two
+VALIDATION_ROWS = 53  # not a multiple of two
 
 
 @dataclass(frozen=True)
 class Watched:
-    """A training that ended, and where its processes listened meanwhile: (process, address), TCP and UDP."""
+    """A finished training, and the TCP and UDP sockets on which its processes listened: (process, address)."""
 
     run: Path
     sockets: frozenset[tuple[str, str]]
 
 
 def listening(root: psutil.Process) -> set[tuple[str, str]]:
-    """Return where a process and all its descendants listen now."""
-    found: set[tuple[str, str]] = set()
+    """Return where a process and its descendants listen now."""
+    sockets: set[tuple[str, str]] = set()
     with suppress(psutil.NoSuchProcess):
         for process in [root, *root.children(recursive=True)]:
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                 for socket in process.net_connections("inet"):
                     if socket.laddr and not socket.raddr and socket.status in (psutil.CONN_LISTEN, psutil.CONN_NONE):
-                        found.add((process.name(), socket.laddr.ip))
-    return found
+                        sockets.add((process.name(), socket.laddr.ip))
+    return sockets
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) -> Mapping[int, Watched]:
-    """Trainings on one and on two ranks, the first of which prepares its dataset."""
+    """Return trainings on one and on two ranks; the first also prepares the dataset."""
     folder = tmp_path_factory.mktemp("promises")
     make_archives(folder / "data", train=400, test=40)
-    found = {}
+    trainings = {}
     for ranks in (1, 2):
         command = [str(Path(sys.executable).with_name("idxtrain")), "train", "--data", "data", "--recipe", "softmax"]
         command += ["--np", str(ranks), "--run-id", f"ranks-{ranks}"]
@@ -57,12 +57,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchive
             sockets |= listening(psutil.Process(process.pid))
             time.sleep(0.1)
         assert process.returncode == 0, process.stderr.read() if process.stderr else ""
-        found[ranks] = Watched(folder / f"work/runs/ranks-{ranks}", frozenset(sockets))
-    return found
+        trainings[ranks] = Watched(folder / f"work/runs/ranks-{ranks}", frozenset(sockets))
+    return trainings
 
 
 def test_every_listening_socket_of_a_local_run_is_on_loopback(trained: Mapping[int, Watched]) -> None:
-    # The test sees what it is to see: Spark's Java, and the ranks that connect with each other.
+    # The test sees what it should: Spark's Java, and the ranks that connect to each other.
     assert "java" in {name for name, _ in trained[1].sockets}
     assert trained[2].sockets
     for watched in trained.values():
@@ -70,7 +70,7 @@ def test_every_listening_socket_of_a_local_run_is_on_loopback(trained: Mapping[i
 
 
 def is_loopback(text: str) -> bool:
-    """Tell whether an address stays within the machine; Java may write IPv4 as IPv6."""
+    """Return whether an address is a loopback address; Java may write IPv4 as IPv6."""
     address = ipaddress.ip_address(text)
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         return address.ipv4_mapped.is_loopback
@@ -84,7 +84,7 @@ def test_validation_counts_each_image_once_at_any_number_of_ranks(trained: Mappi
     rows = pq.read_table(dataset / "validation").to_pydict()
     model = keras.models.load_model(run / "model.keras")
     images = np.array(rows["image"], np.float32).reshape(-1, *model.input_shape[1:])
-    wrong = int((model.predict(images, verbose=0).argmax(axis=1) != np.array(rows["label"])).sum())
-    told = json.loads((run / "stages/train.json").read_text())["outputs"]["validation"]
-    assert (told["count"], told["errors"]) == (VALIDATION_ROWS, wrong)
-    assert told["accuracy"] == pytest.approx(1 - wrong / VALIDATION_ROWS)
+    errors = int((model.predict(images, verbose=0).argmax(axis=1) != np.array(rows["label"])).sum())
+    validation = json.loads((run / "stages/train.json").read_text())["outputs"]["validation"]
+    assert (validation["count"], validation["errors"]) == (VALIDATION_ROWS, errors)
+    assert validation["accuracy"] == pytest.approx(1 - errors / VALIDATION_ROWS)

@@ -1,4 +1,4 @@
-"""The retraining of the README on the real MNIST: 55,000 images, and a pair of 5,000 more a week later."""
+"""The README's retraining on the real MNIST: 55,000 images, and another 5,000 a week later."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from tests.conftest import Idxtrain
 
 
 @pytest.mark.slow
-def test_of_a_week_of_new_images_only_these_are_decoded(idxtrain: Idxtrain, mnist_dir: Path, tmp_path: Path) -> None:
+def test_only_the_new_images_of_a_week_are_decoded(idxtrain: Idxtrain, mnist_dir: Path, tmp_path: Path) -> None:
     data, work = tmp_path / "data", Work(tmp_path / "work")
     data.mkdir()
     for path in mnist_dir.glob("t10k-*"):

@@ -152,7 +152,7 @@ def test_a_slurm_job_retrains_and_submits_its_successor(
     assert len(pending(slurm)) == 1
     slurm.run("scancel", *pending(slurm), check=True)
 
-    (notification,) = hook.told
+    (notification,) = hook.received
     assert (notification["event"], notification["version"]) == ("promoted", 2)
     assert notification["id"] == f"{notification['run_id']}-promoted"
     drift = [check for check in notification["checks"] if check["name"] == "drift of pixel mean" and not check["holds"]]

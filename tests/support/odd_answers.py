@@ -1,4 +1,4 @@
-"""Answers that no web server should give, and commands that end in no usual way, drawn by a seeded generator."""
+"""Answers that no web server should give, and commands that end oddly, drawn by a seeded generator."""
 
 import random
 import shlex
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-SECRET = "T0KEN-9f3a77c1"  # noqa: S105 (of nothing)
+SECRET = "T0KEN-9f3a77c1"  # noqa: S105 (a made-up one)
 _PATIENCE = 20.0  # seconds that an answer may take before the server gives up
 
 Answer = Callable[[socket.socket, random.Random, str], None]
@@ -115,7 +115,7 @@ ANSWERS: tuple[Answer, ...] = (
 
 
 class OddServer:
-    """`answer`: which one is given next, drawn by `draw`. `elsewhere`: where redirects lead; `visits` there."""
+    """`answer`: the kind of the next answer, drawn by `draw`. `elsewhere`: the port of redirects; `visits`: of it."""
 
     def __init__(self) -> None:
         self.answer: Answer = _bytes
@@ -140,9 +140,9 @@ class OddServer:
 
 @contextmanager
 def odd_server() -> Iterator[OddServer]:
-    made = OddServer()
-    with _listener(made.serve) as made.port, _listener(made.count) as made.elsewhere:
-        yield made
+    server = OddServer()
+    with _listener(server.serve) as server.port, _listener(server.count) as server.elsewhere:
+        yield server
 
 
 @contextmanager
@@ -161,7 +161,7 @@ def _listener(serve: Callable[[socket.socket], None]) -> Iterator[int]:
 
 
 def odd_command(draw: random.Random) -> str:
-    """Return a command for --notify that succeeds or fails in an odd way; each shows the secret where it can."""
+    """Return a command for --notify that succeeds or fails oddly; some print the secret."""
     programs = (
         "import os; os.write(1, b'\\xff\\xfe'); os.write(2, b'\\xff\\x00')",
         "import os; os.write(2, os.environb[b'IDXTRAIN_WEBHOOK']); os._exit(7)",
@@ -174,7 +174,7 @@ def odd_command(draw: random.Random) -> str:
         "import os\nfor _ in range(500): os.write(1, b'x' * 65536); os.write(2, b'\\xff' * 65536)",
         "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)",
     )
-    others = ("no-such-program", "/", "/dev/null", "/etc/passwd", "tell 'me", "true", "false", "cat", "printf '\\377'")
+    others = ("no-such-program", "/", "/dev/null", "/etc/passwd", "mail 'me", "true", "false", "cat", "printf '\\377'")
     if draw.random() < 0.3:
         return draw.choice(others)
     return shlex.join([sys.executable, "-c", draw.choice(programs)])

@@ -1,4 +1,4 @@
-"""Kill -9 while models are retrained, promoted and rolled back, beside a reader that loads the champion all along."""
+"""Kill -9 while models are retrained, promoted and rolled back, beside a reader that keeps loading the champion."""
 
 import json
 import os
@@ -14,14 +14,15 @@ from deploy.registry.registry import Registry
 from deploy.registry.tracking import tracking_uri
 from jobs import segments
 from jobs.run_dir import RunDir, Work
-from jobs.stage import read_record
+from pipelines.retraining.evidence import dataset_of
+from pipelines.retraining.records import Champion, Pending, Promotion
 from pipelines.retraining.retrain_dir import RetrainDir
 
-# Serving code, which knows nothing of this project: asks for the alias, and now and then loads it and predicts.
+# Serving code that does not know this project: it asks for the alias, and every 20 times loads the model and predicts.
 _READ = """
 import json, os, sys
 import mlflow, numpy
-said, sys.stdout = sys.stdout, open(os.devnull, "w")  # Keras draws progress bars
+stdout, sys.stdout = sys.stdout, open(os.devnull, "w")  # Keras draws progress bars
 uri, name, shape, stop = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), sys.argv[4]
 mlflow.set_tracking_uri(uri)
 client = mlflow.MlflowClient()
@@ -31,15 +32,15 @@ while not os.path.exists(stop):
         versions = {client.get_model_version_by_alias(name, "champion").version for _ in range(20)}
         out = mlflow.pyfunc.load_model(f"models:/{name}@champion").predict(image)
         assert abs(numpy.asarray(out).sum() - 1) < 1e-4
-        print("read", *sorted(versions), file=said, flush=True)
+        print("read", *sorted(versions), file=stdout, flush=True)
     except Exception as error:
-        print("failed", repr(error).replace(chr(10), " "), file=said, flush=True)
+        print("failed", repr(error).replace(chr(10), " "), file=stdout, flush=True)
 """
 
 
 @contextmanager
 def reader(work: Work, name: str, shape: Sequence[int], log: Path) -> Iterator[None]:
-    """Read the champion until the end, once it has been read for the first time; `log` says how it went each time."""
+    """Keep reading the champion; enter after the first read. `log` gets a line for each."""
     stop = log.with_suffix(".stop")
     command = [sys.executable, "-c", _READ, tracking_uri(work, {}), name, json.dumps(list(shape)), str(stop)]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -62,9 +63,9 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
 
 
 def kill_at(command: Sequence[str], seconds: float, after: Path | None = None) -> str:
-    """Start a command and kill -9 it after so many seconds, counted from when a file is there, if one is named.
+    """Start a command and kill -9 it after `seconds`, counted from the appearance of the file `after`, if given.
 
-    Return how far it came: "killed", or "done" where it was quicker.
+    Return "killed", or "done" if it was faster.
     """
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while after is not None and not after.exists() and process.poll() is None:
@@ -73,8 +74,8 @@ def kill_at(command: Sequence[str], seconds: float, after: Path | None = None) -
         process.wait(seconds)
     except subprocess.TimeoutExpired:
         process.kill()
-    _, said = process.communicate()
-    assert process.returncode in (0, -9), said
+    _, stderr = process.communicate()
+    assert process.returncode in (0, -9), stderr
     return "killed" if process.returncode else "done"
 
 
@@ -89,13 +90,13 @@ def run(*arguments: object) -> str:
 
 
 def moments(count: int, longest: float, seed: int) -> list[float]:
-    """Return random moments of a command that takes so many seconds."""
+    """Return `count` random moments, in seconds from 0 to `longest`."""
     picked = random.Random(seed)  # noqa: S311 (no secret)
     return [picked.uniform(0, longest) for _ in range(count)]
 
 
 def age(work: Work, seconds: float = 7200) -> None:
-    """Let all files look as if they had not been touched for so long: what dead processes left is told by that."""
+    """Date temporary files back by `seconds`: prune recognizes leftovers by their age."""
     for path in work.path.rglob("*"):
         if path.name.startswith(".") or path.parent == work.scratch:
             status = path.lstat()
@@ -103,25 +104,25 @@ def age(work: Work, seconds: float = 7200) -> None:
 
 
 def orphans(work: Work, name: str) -> list[str]:
-    """Return all that belongs to nothing: temporary files, data of no run, registrations of no version."""
-    found = [str(path) for path in work.path.rglob(".*") if path.name not in (".locks", ".removed", ".scratch")]
-    found = [path for path in found if not path.endswith(".retrain.log.json")]
-    found += [str(path) for folder in (work.bin, work.scratch) if folder.exists() for path in folder.iterdir()]
+    """Return what belongs to nothing: temporary files, data without a run, registrations without a version."""
+    names = [str(path) for path in work.path.rglob(".*") if path.name not in (".locks", ".removed", ".scratch")]
+    names = [path for path in names if not path.endswith(".retrain.log.json")]
+    names += [str(path) for folder in (work.bin, work.scratch) if folder.exists() for path in folder.iterdir()]
     used = set()
     for run_dir in (RunDir(folder) for folder in (work.runs.iterdir() if work.runs.exists() else [])):
         if not run_dir.config_file.exists():
-            found.append(str(run_dir.path))
+            names.append(str(run_dir.path))
         if run_dir.record_file("prepare").exists():
-            used.add(Path(read_record(run_dir, "prepare").outputs["dataset"]))
+            used.add(dataset_of(run_dir))
     datasets = set(work.datasets.iterdir()) if work.datasets.exists() else set()
-    found += [str(path) for path in datasets - used]
+    names += [str(path) for path in datasets - used]
     known = set().union(*(segments.part_ids(dataset) for dataset in datasets))
-    found += [str(path) for path in (work.parts.iterdir() if work.parts.exists() else []) if path.name not in known]
+    names += [str(path) for path in (work.parts.iterdir() if work.parts.exists() else []) if path.name not in known]
     registry = Registry(work, name, {})
-    found += registry.orphans()
+    names += registry.orphans()
     folders = list((work.registry / "artifacts" / name).iterdir())
-    found += [f"{len(folders)} artifact folders"] if len(folders) != len(registry.versions()) else []
-    return found
+    names += [f"{len(folders)} artifact folders"] if len(folders) != len(registry.versions()) else []
+    return names
 
 
 def aliases(work: Work, name: str) -> dict[str, int]:
@@ -129,12 +130,12 @@ def aliases(work: Work, name: str) -> dict[str, int]:
 
 
 def assert_settled(work: Work, name: str) -> None:
-    """Nothing is under way, and champion and previous are two versions."""
-    place = RetrainDir(work, name)
-    assert place.read("promotion") is None
-    assert place.read("pending") is None
-    found = aliases(work, name)
-    assert found["champion"] != found["previous"]
-    noted = place.read("champion")
-    assert noted is not None
-    assert noted["version"] == found["champion"]
+    """Assert that nothing is under way, and that champion and previous are two versions."""
+    retrain_dir = RetrainDir(work, name)
+    assert retrain_dir.read(Promotion) is None
+    assert retrain_dir.read(Pending) is None
+    versions = aliases(work, name)
+    assert versions["champion"] != versions["previous"]
+    champion = retrain_dir.read(Champion)
+    assert champion is not None
+    assert champion.version == versions["champion"]

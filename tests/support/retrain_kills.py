@@ -1,9 +1,9 @@
-"""Retrainings that are struck: by SIGHUP, by a closed terminal, by SIGKILL of each of their processes.
+"""Kill trials of retraining: SIGHUP, a closed terminal, and SIGKILL of each of its processes.
 
     python -m tests.support.retrain_kills FOLDER SEED
 
-strikes a retraining twenty times, starts the same command again at once each time, prints a table, and ends with 0
-where each promise held: a checkpoint at most `checkpoint_every` old, never two trainers, one line each.
+strikes a retraining twenty times, starts the same command again at once each time, and prints a table. It ends with 0
+if every promise held: a checkpoint at most `checkpoint_every` steps old, never two trainers, one line of error each.
 """
 
 import json
@@ -33,7 +33,7 @@ SETTINGS = {
     "launch.max_restarts": 3,
     "gate.min_accuracy": 0.1,
 }
-# How a retraining is struck: the word in the command line of the victim, and the signal. "terminal": it is closed.
+# How a retraining is struck: the word in the victim's command line, and the signal; None closes the terminal.
 WAYS = {
     "fetch": ("jobs.fetch", signal.SIGKILL),
     "prepare": ("jobs.prepare", signal.SIGKILL),
@@ -50,7 +50,7 @@ _SECONDS = 240.0
 
 @dataclass(frozen=True)
 class Strike:
-    """One to come: a key of WAYS, the stage in which it comes ("registry": after the last), and the training step."""
+    """A planned strike: a key of WAYS, the stage ("registry": after the last stage), and the least training step."""
 
     how: str
     stage: str = "train"
@@ -59,9 +59,10 @@ class Strike:
 
 @dataclass
 class Struck:
-    """What came of a strike. `step`: of the training when it came, 0: none yet. `saved`: of the newest checkpoint after
-    it. `age`: seconds from that checkpoint to the strike, negative where it was written after it. `lines`: what was
-    said of it. `again`: what came of the same command, started again at once.
+    """The result of a strike. `step`: of the training then, 0 before it. `saved`: the step of the newest checkpoint.
+
+    `age`: seconds from that checkpoint to the strike, negative if it was written later. `code`: the exit code. `lines`:
+    the error lines. `again`: what the same command did, started again at once.
     """
 
     strike: Strike
@@ -74,13 +75,13 @@ class Struck:
 
 
 class Session:
-    """One `idxtrain retrain`: its output in a file, or in a terminal of its own, which is copied there."""
+    """One `idxtrain retrain`, with its output in a file or in its own terminal, which is copied to that file."""
 
     def __init__(self, folder: Path, steps: int, number: int, in_terminal: bool) -> None:
-        self._log = folder / f"said-{number}.log"
+        self._log = folder / f"session-{number}.log"
         settings = [f"--set={key}={value}" for key, value in {**SETTINGS, "train.max_steps": steps}.items()]
         options = ["--recipe", "lecture", "--np", "2", "--data", str(folder / "data"), "--work", str(folder / "work")]
-        options += ["--notify", f"tee -a {folder / 'told.txt'}"]
+        options += ["--notify", f"tee -a {folder / 'notified.txt'}"]
         command = [sys.executable, "-m", "pipelines.cli", "retrain", *options, *settings]
         self._terminal: int | None = None
         self._begin = 0
@@ -94,31 +95,31 @@ class Session:
         self.process = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, start_new_session=True)
         os.close(inner)
 
-    def said(self) -> str:
-        """Return what was said since the last strike that it outlived."""
-        if self._terminal is not None:  # also so that nobody waits for it to be read
+    def output(self) -> str:
+        """Return the output since the last strike that the session survived."""
+        if self._terminal is not None:  # also lets processes that write to it continue
             with suppress(OSError), self._log.open("ab") as log:
                 while data := os.read(self._terminal, 65536):
                     log.write(data)
         return self._log.read_bytes()[self._begin :].decode(errors="replace") if self._log.exists() else ""
 
-    def has_said(self, words: str) -> bool:
-        return words in self.said()
+    def has_printed(self, words: str) -> bool:
+        return words in self.output()
 
     def has_ended(self) -> bool:
         return self.process.poll() is not None
 
     def lines(self) -> list[str]:
-        """Return what was said by way of error."""
-        return [line.partition("idxtrain: ")[2] for line in self.said().splitlines() if "idxtrain: " in line]
+        """Return the error lines."""
+        return [line.partition("idxtrain: ")[2] for line in self.output().splitlines() if "idxtrain: " in line]
 
     def forget(self) -> None:
-        """Look from here on only at what comes next."""
+        """Ignore the output so far."""
         self._begin = self._log.stat().st_size
 
     def hang_up(self) -> None:
         """Close the terminal."""
-        self.said()
+        self.output()
         assert self._terminal is not None
         os.close(self._terminal)
         self._terminal = None
@@ -133,19 +134,19 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 class Trainers:
-    """Whose ranks train: to be looked at all the time."""
+    """The launchers whose ranks train, watched all the time. `most`: the most of them at one time."""
 
     def __init__(self, work: Path) -> None:
         self._runs, self._launcher = str(work / "runs"), dict[int, int]()
         self.most = 0
 
     def look(self) -> list[psutil.Process]:
-        """Return the ranks that run; keep the most launchers that any of them had at one time."""
+        """Return the running ranks, and update `most`."""
         ranks = [process for process in processes(self._runs) if is_called(process, "jobs.train")]
         for rank in ranks:
             with suppress(psutil.NoSuchProcess):
                 self._launcher.setdefault(rank.pid, rank.ppid())
-        # What a rank starts has its command line until it has one of its own.
+        # A rank's child process has the rank's command line until it runs its own program.
         launchers = {self._launcher[rank.pid] for rank in ranks if rank.pid in self._launcher}
         self.most = max(self.most, len(launchers - {rank.pid for rank in ranks}))
         return ranks
@@ -159,7 +160,7 @@ def processes(word: str) -> Iterator[psutil.Process]:
 
 
 def is_called(process: psutil.Process, mark: str) -> bool:
-    """Tell by the command line, whose later words name what a launcher launches."""
+    """Return whether a process runs `mark`, by the head of its command line: later words name what it launches."""
     with suppress(psutil.NoSuchProcess):
         return any(mark in word for word in process.cmdline()[:4])
     return False
@@ -174,7 +175,7 @@ def family(process: "subprocess.Popen[bytes]", mark: str) -> list[psutil.Process
 
 
 def _is_a_fork(process: psutil.Process) -> bool:
-    """Tell whether a process is about to become another program: until then it has its parent's command line."""
+    """Return whether a process still has its parent's command line, as it is about to run another program."""
     with suppress(psutil.NoSuchProcess):
         parent = process.parent()
         return parent is not None and parent.cmdline() == process.cmdline()
@@ -182,7 +183,7 @@ def _is_a_fork(process: psutil.Process) -> bool:
 
 
 class Trial:
-    """A retraining in a folder with `data` in it, struck again and again."""
+    """A retraining of FOLDER/data that is struck again and again."""
 
     def __init__(self, folder: Path, steps: int, seed: int) -> None:
         self._folder, self._steps, self._dice = folder, steps, random.Random(seed)  # noqa: S311 (no secret)
@@ -191,28 +192,28 @@ class Trial:
         self.trainers = Trainers(folder / "work")
 
     def run(self, planned: Sequence[Strike]) -> tuple[list[Struck], str]:
-        """Strike as planned, then let the retraining end; return what came of it, and its last line."""
+        """Strike as planned, then let the retraining end; return the results, and the last line of output."""
         done: list[Struck] = []
         session = self._start(planned[0])
         for strike, after in zip(planned, [*planned[1:], None], strict=True):
-            victims = self._await(session, strike)
+            victims = self._find_victims(session, strike)
             struck, moment = Struck(strike, self.step()), time.time()
             victim, number = self._dice.choice(victims), WAYS[strike.how][1]
             session.hang_up() if number is None else victim.send_signal(number)
             if strike.how == "rank":
-                self._until(session, partial(session.has_said, "(restart "))
+                self._until(session, partial(session.has_printed, "(restart "))
                 struck.lines, struck.again = session.lines(), "restarted by its launcher"
                 session.forget()
             else:
-                before, session = session, self._start(after)  # while the ranks may still write their checkpoint
+                before, session = session, self._start(after)  # while the old ranks may still save
                 self._until(session, before.has_ended)
-                self._until(session, partial(self._got_on, session))
-                if session.said().startswith("nothing done: "):
+                self._until(session, partial(self._has_resumed, session))
+                if session.output().startswith("nothing done: "):
                     struck.again, session = "refused, then ", self._start(after)
-                    self._until(session, partial(self._got_on, session))
+                    self._until(session, partial(self._has_resumed, session))
                 struck.code = before.process.returncode
-                struck.lines = before.lines() or self._logged(strike.stage, moment)
-                struck.again += "waited, went on" if "waiting for an earlier" in session.said() else "went on"
+                struck.lines = before.lines() or self._logged_errors(strike.stage, moment)
+                struck.again += "waited, resumed" if "waiting for an earlier" in session.output() else "resumed"
             checkpoints = sorted(self._runs.glob("*/checkpoints/step-*.json"))
             if checkpoints:
                 struck.saved = int(checkpoints[-1].stem.removeprefix("step-"))
@@ -220,10 +221,10 @@ class Trial:
             done.append(struck)
             print(row(struck), flush=True)
         self._until(session, session.has_ended)
-        return done, session.said().strip().splitlines()[-1]
+        return done, session.output().strip().splitlines()[-1]
 
     def step(self) -> int:
-        """Return the last step that was measured."""
+        """Return the last measured step."""
         for curve in sorted(self._runs.glob("*/logs/train.jsonl"), reverse=True):
             with suppress(OSError, ValueError, IndexError):
                 return int(json.loads(curve.read_text(encoding="utf-8").splitlines()[-1])["step"])
@@ -233,11 +234,11 @@ class Trial:
         self._sessions += 1
         return Session(self._folder, self._steps, self._sessions, strike is not None and strike.how == "terminal")
 
-    def _await(self, session: Session, strike: Strike) -> list[psutil.Process]:
+    def _find_victims(self, session: Session, strike: Strike) -> list[psutil.Process]:
         victims: list[psutil.Process] = []
 
         def is_there() -> bool:
-            assert session.process.poll() is None, session.said()
+            assert session.process.poll() is None, session.output()
             if strike.stage == "registry":
                 done = [path.stat().st_mtime for path in self._runs.glob("*/stages/evaluate.json")]
                 if not done or time.time() - done[0] < 2 or family(session.process, "jobs."):
@@ -250,8 +251,8 @@ class Trial:
         self._until(session, is_there)
         return victims
 
-    def _got_on(self, session: Session) -> bool:
-        """Tell whether a new retraining has come so far that no rank of an earlier one can still save anything."""
+    def _has_resumed(self, session: Session) -> bool:
+        """Return whether a new retraining is so far that no rank of an earlier one can still save anything."""
         return session.process.poll() is not None or bool(
             family(session.process, "jobs.prepare")
             or [rank for rank in family(session.process, "jobs.train") if "deploy.launcher" not in rank.cmdline()]
@@ -259,8 +260,8 @@ class Trial:
             or any(self._runs.glob("*/stages/evaluate.json"))
         )
 
-    def _logged(self, stage: str, since: float) -> list[str]:
-        """Return the errors in the stage's own log, where what was said to a closed terminal is kept."""
+    def _logged_errors(self, stage: str, since: float) -> list[str]:
+        """Return the errors in the stage's own log, which also has what a closed terminal lost."""
         lines = []
         for log in self._runs.glob(f"*/logs/{stage}.log"):
             for line in log.read_text(errors="replace").splitlines():
@@ -274,13 +275,13 @@ class Trial:
         deadline = time.monotonic() + _SECONDS
         while not condition():
             self.trainers.look()
-            session.said()
-            assert time.monotonic() < deadline, session.said()
+            session.output()
+            assert time.monotonic() < deadline, session.output()
             time.sleep(0.01)
 
 
 def plan(steps: int) -> list[Strike]:
-    """Return twenty strikes, in the order in which they come."""
+    """Return twenty strikes, in their order."""
     before = [Strike("fetch", "fetch"), Strike("Spark's Java", "prepare"), Strike("prepare", "prepare")]
     starting = [Strike("idxtrain"), Strike("hang-up")]
     ways = ["hang-up", "terminal", "idxtrain", "launcher", "rank", "hang-up", "terminal", "launcher", "rank"]
@@ -303,18 +304,18 @@ def row(struck: Struck) -> str:
     return f"| {' | '.join(map(str, cells))} | {'<br>'.join(struck.lines)} | {struck.again} |"
 
 
-def faults(done: Sequence[Struck], trainers: Trainers) -> list[str]:
-    """Return which promises did not hold."""
-    found = [f"{trainers.most} trainings at once"] if trainers.most > 1 else []
+def broken_promises(done: Sequence[Struck], trainers: Trainers) -> list[str]:
+    """Return the promises that did not hold."""
+    broken = [f"{trainers.most} trainings at once"] if trainers.most > 1 else []
     for struck in done:
         if len(struck.lines) != 1:
-            found.append(f"{struck.strike}: {len(struck.lines)} lines")
-        # What was measured may be LOG_EVERY steps behind what was trained, and is so of a checkpoint, too.
+            broken.append(f"{struck.strike}: {len(struck.lines)} lines")
+        # The measured step may lag behind the trained one by LOG_EVERY steps.
         if struck.strike.stage == "train" and struck.step - struck.saved > EVERY + LOG_EVERY:
-            found.append(f"{struck.strike}: step {struck.step}, but a checkpoint of step {struck.saved}")
+            broken.append(f"{struck.strike}: step {struck.step}, but a checkpoint of step {struck.saved}")
         if struck.strike.stage == "train" and struck.strike.how != "rank" and struck.saved < struck.step:
-            found.append(f"{struck.strike}: the ranks saved nothing of step {struck.step}")
-    return found
+            broken.append(f"{struck.strike}: the ranks saved nothing of step {struck.step}")
+    return broken
 
 
 def main(folder: Path, seed: int, steps: int = 600) -> int:
@@ -322,9 +323,9 @@ def main(folder: Path, seed: int, steps: int = 600) -> int:
     print(HEAD)
     done, last = trial.run(plan(steps))
     print(last)
-    wrong = faults(done, trial.trainers)
-    print(*wrong or ["every promise held"], sep="\n")
-    return 1 if wrong else 0
+    broken = broken_promises(done, trial.trainers)
+    print(*broken or ["every promise held"], sep="\n")
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

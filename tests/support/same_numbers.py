@@ -133,6 +133,18 @@ def datasets(work: Path) -> Iterator[tuple[str, Any]]:
             yield f"dataset, {name}, {len(tags)} further pairs", {"id": made.name, "content": parquet(made)}
 
 
+def evaluation(test: dict[str, Any]) -> Any:
+    """Return a test result as this checkout's gate takes it: as facts, or before they existed, as metrics.json's."""
+    with suppress(ImportError):
+        facts = import_module("pipelines.gate.facts")
+        if hasattr(facts, "EvaluationFacts"):
+            recalls = {each["label"]: each["recall"] for each in test["classes"]}
+            return facts.EvaluationFacts(
+                accuracy=test["accuracy"], ci95=tuple(test["ci95"]), count=test["count"], recalls=recalls
+            )
+    return test
+
+
 def decisions() -> Iterator[tuple[str, Any]]:
     """Yield the gate's decisions, without their words."""
     GateConfig, DataFacts, ModelFacts, Evidence, decide = gate_names()  # noqa: N806
@@ -145,15 +157,20 @@ def decisions() -> Iterator[tuple[str, Any]]:
         }
         for accuracy, recall in ((0.99, 0.98), (0.7, 0.4))
     ]
-    models = [ModelFacts(1_000_000, 3.0, 1e-7), ModelFacts(900_000_000, 2e3, 1e-3), ModelFacts(1, None, None, "torn")]
+    models = [
+        ModelFacts(bytes=1_000_000, latency_ms=3.0, difference=1e-7),
+        ModelFacts(bytes=900_000_000, latency_ms=2e3, difference=1e-3),
+        ModelFacts(bytes=1, latency_ms=None, difference=None, fault="torn"),
+    ]
     paireds = [
         None,
         Paired(both=9_900, only_champion=20, only_challenger=40, neither=40),
         Paired(both=9_900, only_champion=60, only_challenger=20, neither=20),
         Paired(both=90, only_champion=3, only_challenger=3, neither=4),
     ]
-    data = DataFacts("all", (28, 28, 1), 2, (500, 500), 0.13, 0.3)
-    drifted = DataFacts("new", (28, 28, 1), 2, (900, 100), 0.33, 0.5)
+    images = {"shape": (28, 28, 1), "classes": 2}
+    data = DataFacts(name="all", label_counts=(500, 500), mean=0.13, std=0.3, **images)
+    drifted = DataFacts(name="new", label_counts=(900, 100), mean=0.33, std=0.5, **images)
     configs = [
         GateConfig(rule=rule, drift=drift)
         for rule, drift in itertools.product(("not-worse", "better", "both"), ("report", "block"))
@@ -162,7 +179,7 @@ def decisions() -> Iterator[tuple[str, Any]]:
         itertools.product(configs, tests, models, paireds, (paireds[0], paireds[2]))
     ):
         evidence = Evidence(
-            test=test,
+            test=evaluation(test),
             model=model,
             data=[data, drifted],
             champion_data=data if paired else None,

@@ -1,4 +1,4 @@
-"""A web server on this machine that keeps what it is told."""
+"""A web server on this machine that keeps what it receives."""
 
 import json
 import threading
@@ -9,10 +9,10 @@ from typing import Any
 
 
 class Webhook:
-    """`told`: the JSON it got, in order. `status`: what it answers."""
+    """`received`: the JSON bodies, in order. `status`: the HTTP status of its answers."""
 
     def __init__(self) -> None:
-        self.told: list[dict[str, Any]] = []
+        self.received: list[dict[str, Any]] = []
         self.status = 204
         self.url = ""
 
@@ -23,7 +23,7 @@ def webhook() -> Iterator[Webhook]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            hook.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            hook.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(hook.status)
             self.end_headers()
 
