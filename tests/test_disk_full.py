@@ -115,7 +115,7 @@ def require_one_line(done: subprocess.CompletedProcess[str], *words: str) -> Non
 # --- told before anything is written
 
 
-def test_too_little_room_is_refused_before_spark_starts(tmp_path: Path) -> None:
+def test_too_little_disk_space_is_refused_before_spark_starts(tmp_path: Path) -> None:
     archives: Archives = {role: promise(role, tmp_path / role) for role in ROLES}
     work = Work(tmp_path / "work")
     with pytest.raises(InputError) as caught:
@@ -136,7 +136,7 @@ def promise(role: Role, path: Path) -> Archive:
 
 @pytest.mark.parametrize("rows_per_shard", [1, 100, 2500])
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float64"])
-def test_no_dataset_takes_more_than_was_estimated(tmp_path: Path, dtype: str, rows_per_shard: int) -> None:
+def test_no_dataset_exceeds_its_estimated_size(tmp_path: Path, dtype: str, rows_per_shard: int) -> None:
     random, rows = np.random.default_rng(0), min(20 * rows_per_shard, 2500)
     noise = as_stored(random.random((rows, 16, 16)), np.dtype(dtype))  # nothing is harder to compress
     pair = put_pair(tmp_path, noise, random.integers(0, 10, rows, np.uint8))
@@ -164,7 +164,9 @@ def fill(disk: Path, room: int) -> None:
 
 
 @pytest.mark.parametrize(("role", "room"), [("train_images", 0), ("train_images", 65536), ("test_labels", 0)], ids=str)
-def test_while_inflating(make_archives: MakeArchives, disk: Path, role: Role, room: int) -> None:
+def test_a_disk_that_fills_up_while_inflating_is_reported(
+    make_archives: MakeArchives, disk: Path, role: Role, room: int
+) -> None:
     archives = make_archives(disk.parent / "data")
     fill(disk, room)
     with pytest.raises(OSError, match=rf"^\[Errno 28\] No space left on device: '{disk}/{role}'$"):
@@ -172,7 +174,9 @@ def test_while_inflating(make_archives: MakeArchives, disk: Path, role: Role, ro
     assert [path.name for path in disk.iterdir()] == [BALLAST]
 
 
-def test_while_spark_writes(idxtrain: Idxtrain, make_archives: MakeArchives, disk: Path, filling: Filling) -> None:
+def test_prepare_succeeds_after_a_disk_filled_up_while_spark_wrote(
+    idxtrain: Idxtrain, make_archives: MakeArchives, disk: Path, filling: Filling
+) -> None:
     make_archives(disk.parent / "data")
     work = Work(disk / "work")
     command = ("prepare", "--data", disk.parent / "data", "--work", work.path, "--run-id", "r",
@@ -188,7 +192,9 @@ def test_while_spark_writes(idxtrain: Idxtrain, make_archives: MakeArchives, dis
     verify(directory, read_manifest(directory), *SPLITS)
 
 
-def test_while_training(idxtrain: Idxtrain, make_archives: MakeArchives, disk: Path, filling: Filling) -> None:
+def test_training_resumes_after_a_disk_filled_up(
+    idxtrain: Idxtrain, make_archives: MakeArchives, disk: Path, filling: Filling
+) -> None:
     make_archives(disk.parent / "data", (8, 8), 2, train=130, test=20)
     run = RunDir(disk / "work/runs/r")
     command = ("train", "--data", disk.parent / "data", "--work", disk / "work", "--run-id", "r", *TRAINING)
@@ -210,7 +216,7 @@ def unfinished(folder: Path) -> list[str]:
     return [str(path) for path in folder.rglob("*") if ".tmp-" in path.name]
 
 
-def test_while_the_lock_is_taken(disk: Path) -> None:
+def test_a_disk_that_is_full_when_the_lock_is_taken_is_reported(disk: Path) -> None:
     fill(disk, 0)
     with (
         pytest.raises(OSError, match=rf"^\[Errno 28\] No space left on device: '{disk}/lock.json'$"),
@@ -220,7 +226,7 @@ def test_while_the_lock_is_taken(disk: Path) -> None:
     assert [path.name for path in disk.iterdir()] == [BALLAST]
 
 
-def test_a_checkpoint_without_its_checksum_is_none_and_displaces_none(
+def test_a_checkpoint_without_its_checksum_is_ignored_and_replaces_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def state(step: int) -> Checkpoint:
@@ -242,7 +248,7 @@ def test_a_checkpoint_without_its_checksum_is_none_and_displaces_none(
 
 
 @pytest.mark.parametrize("number", [ENOSPC, EDQUOT])
-def test_whatever_a_library_raises_a_full_disk_is_told(tmp_path: Path, number: int) -> None:
+def test_a_full_disk_is_reported_whatever_a_library_raises(tmp_path: Path, number: int) -> None:
     def write(path: Path) -> None:
         path.write_bytes(b"half")
         try:
@@ -259,7 +265,7 @@ def test_whatever_a_library_raises_a_full_disk_is_told(tmp_path: Path, number: i
 
 
 @pytest.mark.parametrize("work", ["", "work", "new"])
-def test_a_disk_mounted_read_only_is_told_as_one(
+def test_a_read_only_disk_is_reported_as_such(
     idxtrain: Idxtrain, tmp_path: Path, disk: Path, make_archives: MakeArchives, work: str
 ) -> None:
     make_archives(tmp_path / "data", (4, 4), 2, train=20, test=4)

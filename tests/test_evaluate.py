@@ -142,7 +142,7 @@ def evaluate(run: RunDir) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
-def test_the_stage_tells_exactly_what_the_model_does(run: RunDir) -> None:
+def test_the_stage_reports_exactly_the_models_predictions(run: RunDir) -> None:
     done = evaluate(run)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert "test accuracy 0.7500 (3 errors in 12)" in done.stderr
@@ -206,12 +206,12 @@ def corrupt_shard(run: RunDir) -> str:
 
 
 @pytest.mark.parametrize("spoil", [change_model, remove_model, corrupt_shard])
-def test_what_is_not_as_it_was_written_is_refused(run: RunDir, spoil: Callable[[RunDir], str]) -> None:
+def test_a_changed_model_or_shard_is_refused(run: RunDir, spoil: Callable[[RunDir], str]) -> None:
     expected = spoil(run)
     assert_refused(run, expected)
 
 
-def test_an_image_that_is_there_twice_is_refused(tmp_path: Path, models: Path) -> None:
+def test_an_image_that_occurs_twice_is_refused(tmp_path: Path, models: Path) -> None:
     twice = [1 if index == 2 else index for index in ORDER]  # of the same class, so that the label counts still fit
     run = make_run(tmp_path, models / "3.keras", twice)
     assert_refused(run, "index 2 is not there (1 in all), expected each of 0 to 11 once")
@@ -222,7 +222,7 @@ def test_a_model_for_other_classes_is_refused(tmp_path: Path, models: Path) -> N
     assert_refused(run, "puts out float32 [batch, 4], but the dataset needs float32 [batch, 3]")
 
 
-def test_a_training_by_an_older_version_is_refused_in_one_line(run: RunDir) -> None:
+def test_the_training_record_of_an_older_version_is_refused_in_one_line(run: RunDir) -> None:
     path = run.record_file("train")
     record = json.loads(path.read_text())
     del record["sha256"], record["outputs"]["precision"]
@@ -230,7 +230,7 @@ def test_a_training_by_an_older_version_is_refused_in_one_line(run: RunDir) -> N
     assert_refused(run, f"{path}: found no precision, expected what this version's training records; remove {path} and")
 
 
-def test_more_test_images_than_memory_are_refused_before_any_is_read(run: RunDir) -> None:
+def test_test_images_beyond_memory_are_refused_before_reading(run: RunDir) -> None:
     file = run.work.datasets / "0123456789abcdef" / MANIFEST
     manifest = json.loads(file.read_text())
     del manifest["sha256"]

@@ -29,7 +29,7 @@ PREDICTED = [0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 0, 1]
 
 
 @pytest.mark.parametrize("row", [[0.5, 0.6], [1.5, -0.5], [float("nan"), 1.0], [0.0, 0.0]])
-def test_what_is_no_probability_is_refused(row: list[float]) -> None:
+def test_a_row_that_is_not_probabilities_is_refused(row: list[float]) -> None:
     check_probabilities(np.array([[1, 0], [0.3, 0.7]], np.float32))
     with pytest.raises(InputError, match="test row 1 is not a probability for each class"):
         check_probabilities(np.array([[1, 0], row], np.float32))
@@ -40,7 +40,7 @@ def test_what_is_no_probability_is_refused(row: list[float]) -> None:
     # Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17 (1998), table I.
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
-def test_wilson_interval_as_published(successes: int, count: int, low: float, high: float) -> None:
+def test_wilson_interval_agrees_with_published_values(successes: int, count: int, low: float, high: float) -> None:
     assert wilson_interval(successes, count) == pytest.approx((low, high), abs=5e-5)
 
 
@@ -64,14 +64,14 @@ def test_undefined_figures_are_null() -> None:
     json.dumps(test, allow_nan=False)
 
 
-def test_a_vanished_probability_costs_a_finite_loss() -> None:
+def test_a_probability_of_zero_has_a_finite_loss() -> None:
     test = summarize(np.array([[1, 0]], np.float32), np.array([1], np.int32))
     assert test["loss"] == pytest.approx(126 * math.log(2))
 
 
 @settings(deadline=None)  # a busy machine is no error
 @given(classes=st.integers(1, 12), data=st.data())
-def test_confusion_counts_every_row_once(classes: int, data: st.DataObject) -> None:
+def test_the_confusion_matrix_counts_every_row_once(classes: int, data: st.DataObject) -> None:
     label = st.integers(0, classes - 1)
     pairs = data.draw(st.lists(st.tuples(label, label), min_size=1, max_size=50))
     labels, predicted = np.array(pairs, np.int32).T
@@ -91,7 +91,7 @@ def test_worst_confusions_come_first() -> None:
     assert worst_confusions(read_confusions(test), 3) == [Confusion(1, 2, 4), Confusion(0, 1, 2), Confusion(2, 0, 2)]
 
 
-def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(StringIO):
         def isatty(self) -> bool:
             return True
@@ -104,7 +104,7 @@ def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "test accuracy 0.7500 (3 errors in 12), 95 % interval 0.4677 to 0.9111" in terminal.getvalue()
 
 
-def test_of_many_classes_only_the_worst_are_shown() -> None:
+def test_only_the_worst_of_many_classes_are_shown() -> None:
     labels = np.arange(40, dtype=np.int32)
     predicted = np.where(labels < 5, labels + 1, labels)
     lines = table.lines(summarize(np.eye(40, dtype=np.float32)[predicted], labels))
@@ -112,7 +112,7 @@ def test_of_many_classes_only_the_worst_are_shown() -> None:
     assert [line.split()[0] for line in lines[2:7]] == ["0", "1", "2", "3", "4"]
 
 
-def test_of_a_thousand_classes_there_is_a_matrix_and_of_more_a_list_of_what_occurs() -> None:
+def test_up_to_a_thousand_classes_have_a_matrix_and_more_have_a_list() -> None:
     labels, predicted = np.array([0, 999, 0, 999], np.int32), [0, 7, 0, 999]
     for classes in (1000, 1001):
         test = summarize(np.eye(classes, dtype=np.float32)[predicted], labels)
@@ -125,7 +125,7 @@ def test_of_a_thousand_classes_there_is_a_matrix_and_of_more_a_list_of_what_occu
         assert matrix or test["confusion"] == read_confusions(test).tolist()
 
 
-def test_many_classes_take_memory_and_metrics_by_their_number_not_its_square() -> None:
+def test_memory_and_metrics_grow_linearly_with_the_classes() -> None:
     labels = np.arange(100, dtype=np.int32) % 4
     probabilities = np.eye(5000, dtype=np.float32)[labels]
     tracemalloc.start()

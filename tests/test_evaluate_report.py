@@ -176,7 +176,7 @@ def test_png_of_colors_and_of_many_channels() -> None:
     assert decode_png(png.data_uri(np.ones((2, 3, 5), np.float32))).tolist() == np.full((2, 3, 1), 255).tolist()
 
 
-def test_a_torn_curve_is_read_as_far_as_it_goes(run: RunDir) -> None:
+def test_a_torn_curve_is_read_without_its_invalid_lines(run: RunDir) -> None:
     assert curve.read_curve(run.curve_file) == []
     write_curve(run)
     with run.curve_file.open("ab") as file:

@@ -31,7 +31,7 @@ def first() -> Evidence:
 
 
 def against(lost: int, gained: int, count: int = 10_000, **more: Any) -> Evidence:
-    paired = Paired(count - lost - gained, lost, gained, 0)
+    paired = Paired(both=count - lost - gained, only_champion=lost, only_challenger=gained, neither=0)
     return replace(first(), paired=paired, champion_data=DATA, **more)
 
 
@@ -143,9 +143,10 @@ def test_test_images_in_the_training_data_block() -> None:
 
 def test_small_losses_do_not_add_up_over_promotions() -> None:
     """Each challenger has 20 errors more than the champion: of 10,000, with 10 changes back, that passes each time."""
-    step = Paired(9_970, 25, 5, 0)
+    step = Paired(both=9_970, only_champion=25, only_challenger=5, neither=0)
     assert decide(GateConfig(), replace(first(), paired=step)).promote
-    third = Paired(9_910, 75, 15, 0)  # what the third one has lost against the first
+    # What the third one has lost against the first.
+    third = Paired(both=9_910, only_champion=75, only_challenger=15, neither=0)
     decision = decide(GateConfig(), replace(first(), paired=step, best=third, best_name="version 1"))
     assert failed(decision) == ["not worse than the best"]
     assert "75 only version 1 got right, 15 only the challenger" in decision.reason

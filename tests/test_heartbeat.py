@@ -27,7 +27,7 @@ def told(beat: Heartbeat, folder: Path) -> dict[str, Any]:
 
 def test_it_names_the_process(beat: Heartbeat, tmp_path: Path) -> None:
     found = told(beat, tmp_path)
-    assert ProcessId(*(found[name] for name in ("host", "machine", "pid", "began"))).runs() is True
+    assert ProcessId(**{name: found[name] for name in ("host", "machine", "pid", "began")}).runs() is True
 
 
 def test_a_piece_of_a_phase_is_progress_in_that_phase_alone(beat: Heartbeat, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_hostile_files_are_refused_in_one_line_and_do_nothing(good: Path, tmp_pa
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_each_architecture_of_ours_loads_with_its_weights(name: str, tmp_path: Path) -> None:
+def test_each_of_our_architectures_loads_with_its_weights(name: str, tmp_path: Path) -> None:
     import keras
 
     path = save(name, tmp_path / "model.keras")
@@ -95,7 +95,7 @@ def test_each_architecture_of_ours_loads_with_its_weights(name: str, tmp_path: P
     assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
-def test_a_model_of_anybodys_keras_loads_without_what_it_was_compiled_with(tmp_path: Path) -> None:
+def test_a_foreign_keras_model_loads_without_its_compile_config(tmp_path: Path) -> None:
     import keras
 
     images = keras.Input(SHAPE)
@@ -112,7 +112,7 @@ def test_a_model_of_anybodys_keras_loads_without_what_it_was_compiled_with(tmp_p
     assert np.abs(loaded.predict(some, verbose=0) - model.predict(some, verbose=0)).max() < 1e-6
 
 
-def test_the_bytes_that_were_hashed_are_loaded(good: Path, tmp_path: Path) -> None:
+def test_exactly_the_hashed_bytes_are_loaded(good: Path, tmp_path: Path) -> None:
     assert load_keras(good, "train it again", sha256_file(good))
     with pytest.raises(InputError, match=r"model\.keras: found SHA-256 .*expected 00000000.*; train it again"):
         load_keras(good, "train it again", "0" * 64)
@@ -153,7 +153,7 @@ def _register(path: Path, folder: Path) -> None:
     ids=["evaluate and compare", "warm start", "export", "register"],
 )
 @pytest.mark.usefixtures("still_free")
-def test_every_place_refuses_a_hostile_file(good: Path, tmp_path: Path, place: Callable[[Path, Path], Any]) -> None:
+def test_every_loader_refuses_a_hostile_file(good: Path, tmp_path: Path, place: Callable[[Path, Path], Any]) -> None:
     files = tmp_path / "files"
     files.mkdir()
     path = dict(hostile.corpus(good, files))["archive: pickle beside"]
@@ -163,7 +163,7 @@ def test_every_place_refuses_a_hostile_file(good: Path, tmp_path: Path, place: C
     assert not (tmp_path / "out.keras").exists()
 
 
-def test_no_other_place_loads_a_model() -> None:
+def test_only_one_module_loads_models() -> None:
     root = Path(__file__).parent.parent
     found = []
     for room in ("pipelines", "deploy", "jobs", "models"):

@@ -77,7 +77,9 @@ def archive_sets(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeAr
 
 @in_blocks
 @pytest.mark.parametrize("kind", ["archive", "gzip archive"])
-def test_archives(tmp_path: Path, archive_sets: list[dict[str, Archive]], kind: str, block: int) -> None:
+def test_mutated_archives_are_read_correctly_or_refused(
+    tmp_path: Path, archive_sets: list[dict[str, Archive]], kind: str, block: int
+) -> None:
     def check(random: Random) -> bool:
         archives = random.choice(archive_sets[kind == "gzip archive" :: 2])
         role = random.choice(ROLES)
@@ -158,7 +160,7 @@ def verified(directory: Path, manifest: Manifest) -> bool:
 
 
 @in_blocks
-def test_manifests(dataset: tuple[Path, dict[str, Any]], block: int) -> None:
+def test_mutated_manifests_are_refused_unless_equal(dataset: tuple[Path, dict[str, Any]], block: int) -> None:
     directory, raw = dataset
     original, written = Manifest.model_validate(raw), sealed(raw)
 
@@ -179,7 +181,7 @@ def test_manifests(dataset: tuple[Path, dict[str, Any]], block: int) -> None:
 
 
 @in_blocks
-def test_manifests_of_somebody_who_knows_how_to_seal_them(dataset: tuple[Path, dict[str, Any]], block: int) -> None:
+def test_forged_manifests_never_change_what_is_read(dataset: tuple[Path, dict[str, Any]], block: int) -> None:
     """Nothing tells these from ours but the files beside them: what is read is what lies there, or nothing."""
     directory, raw = dataset
 
@@ -207,7 +209,7 @@ def rows_of(manifest: Manifest, split: Split) -> NDArray[Any]:
 
 
 @in_blocks
-def test_shards(dataset: tuple[Path, dict[str, Any]], block: int) -> None:
+def test_mutated_shards_are_refused(dataset: tuple[Path, dict[str, Any]], block: int) -> None:
     directory, raw = dataset
     manifest = Manifest.model_validate(raw)
     paths = [directory / shard.path for split in SPLITS for shard in manifest.splits[split].shards]

@@ -48,7 +48,7 @@ def means(found: Any, given: Any) -> bool:
 
 
 @in_blocks
-def test_configs(tmp_path: Path, block: int) -> None:
+def test_mutated_configs_are_read_as_written_or_refused(tmp_path: Path, block: int) -> None:
     run = RunDir(tmp_path)
     original = compose("lecture", {"fetch.mirrors": ["https://example.org/mnist/"], "spark.properties": {"a": "1"}})
     written = original.to_json()
@@ -74,7 +74,7 @@ def same_when_written(config: Config) -> bool:
 
 
 @in_blocks
-def test_recipes(tmp_path: Path, block: int) -> None:
+def test_mutated_recipes_are_read_as_written_or_refused(tmp_path: Path, block: int) -> None:
     texts = [recipes.load(name).text for name in recipes.names()]
     path = tmp_path / "mine.toml"
 
@@ -96,7 +96,7 @@ def test_recipes(tmp_path: Path, block: int) -> None:
 
 
 @in_blocks
-def test_records(tmp_path: Path, block: int) -> None:
+def test_mutated_records_are_refused_unless_equal(tmp_path: Path, block: int) -> None:
     run = RunDir(tmp_path / "runs/r1")
     run.path.mkdir(parents=True)
     (run.config_file).write_text(json.dumps(stages.CONFIG))
@@ -131,7 +131,9 @@ def state(step: int) -> checkpoint.Checkpoint:
 
 
 @in_blocks
-def test_checkpoints(tmp_path: Path, caplog: pytest.LogCaptureFixture, block: int) -> None:
+def test_mutated_checkpoints_are_passed_over_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, block: int
+) -> None:
     """A newest checkpoint that is not whole is passed over with a warning, and the one before it used."""
     for step in (10, 20):
         newest = checkpoint.save(tmp_path, state(step), 3, accuracy=0.5 + step / 100)
@@ -212,12 +214,12 @@ def test_the_command_line_refuses_mutants_in_one_line(
     elif what == "config":
         write_json(run.config_file, compose("fast", {}).to_json())
         spoil(run.config_file, as_json, seed, lambda: read_config(run))
-        command = ["pipelines.cli.app", "run", "--work", str(work), "--run-id", run.run_id]
+        command = ["pipelines.cli", "run", "--work", str(work), "--run-id", run.run_id]
     elif what == "recipe":
         recipe = tmp_path / "mine.toml"
         recipe.write_text(recipes.load("fast").text)
         spoil(recipe, lambda data, random: mutate_toml(data.decode(), random), seed, lambda: compose(str(recipe), {}))
-        command = ["pipelines.cli.app", "run", "--work", str(work), "--recipe", str(recipe)]
+        command = ["pipelines.cli", "run", "--work", str(work), "--recipe", str(recipe)]
     ended = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
     assert ended.stderr.startswith("idxtrain: ")

@@ -42,9 +42,10 @@ def make_run(work: Work, day: int, *, is_own: bool = False, is_prepared: bool = 
             (dataset / split).mkdir(parents=True)
         if not is_own:
             made = [f"{number:016x}" for number in (1000, 1000 + day)]
-            segments.write_parts(dataset, made[0], [segments.PartInfo("a", made[1], 5, (5,), 0.5, 0.1)])
+            info = segments.SegmentInfo(tag="a", segment_id=made[1], rows=5, label_counts=(5,), mean=0.5, std=0.1)
+            segments.write_segments(dataset, made[0], [info])
             for part in made:
-                (work.parts / part).mkdir(parents=True, exist_ok=True)
+                (work.segments / part).mkdir(parents=True, exist_ok=True)
         run.record_file("prepare").parent.mkdir()
         record = {"key": "k", "outputs": {"dataset": str(dataset)}, "files": [], "seconds": 1.0}
         write_json(run.record_file("prepare"), sealed(record))
@@ -120,7 +121,7 @@ def test_old_runs_go_with_their_data_and_what_is_needed_stays(work: Work) -> Non
     assert removed == told
     assert days(work.runs) == STAY
     assert numbers(work.datasets) == [day for day in STAY if day != 6]
-    assert numbers(work.parts) == [1000, *(1000 + day for day in STAY if day not in (5, 6))]
+    assert numbers(work.segments) == [1000, *(1000 + day for day in STAY if day not in (5, 6))]
     assert summary(removed) == "1 registration, 4 runs, 4 datasets, 4 parts"
     assert not list(work.bin.iterdir())
     registry = Registry(work, "digits", {})
@@ -146,12 +147,12 @@ def test_a_run_in_use_stays_and_its_data(work: Work) -> None:
         Pruning(work, 2, {}).run()
     assert days(work.runs) == sorted([*STAY, 3])
     assert 3 in numbers(work.datasets)
-    assert 1003 in numbers(work.parts)
+    assert 1003 in numbers(work.segments)
 
 
 @pytest.mark.parametrize("why", ["under way", "unreadable"])
 def test_data_stay_while_it_is_not_known_who_uses_them(work: Work, why: str) -> None:
-    before = numbers(work.datasets), numbers(work.parts)
+    before = numbers(work.datasets), numbers(work.segments)
     run = make_run(work, 20, is_prepared=False)
     if why == "unreadable":
         run.config_file.write_text("{")
@@ -159,7 +160,7 @@ def test_data_stay_while_it_is_not_known_who_uses_them(work: Work, why: str) -> 
     else:
         with RunLock(run):
             Pruning(work, 2, {}).run()
-    assert (numbers(work.datasets), numbers(work.parts)) == before
+    assert (numbers(work.datasets), numbers(work.segments)) == before
     assert 3 not in days(work.runs)
 
 
@@ -203,7 +204,7 @@ def test_a_dataset_that_a_run_comes_to_use_meanwhile_stays(
     Pruning(work, 2, {}).run()
     assert 3 not in days(work.runs)
     assert 3 in numbers(work.datasets)
-    assert 1003 in numbers(work.parts)
+    assert 1003 in numbers(work.segments)
 
 
 def leftovers(work: Work) -> list[Path]:
@@ -216,7 +217,7 @@ def leftovers(work: Work) -> list[Path]:
         work.registry / ".new-77.db",
         work.scratch / "tmp1234",
         work.datasets / ".tmp-0123456789abcdef-0a1b2c3d",
-        work.parts / ".tmp-0123456789abcdef-0a1b2c3d",
+        work.segments / ".tmp-0123456789abcdef-0a1b2c3d",
         work.runs / "20260101-000000-fast-none",  # a run that was killed before it had a config
         work.bin / "0a1b2c3d-half-removed",
         work.runs / run_id(12) / ".0a1b2c3d.tmp-metrics.json",

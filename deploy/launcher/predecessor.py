@@ -93,7 +93,7 @@ def _left(folder: Path) -> dict[Path, ProcessId]:
     for path in [folder / _LAUNCHER, *sorted(folder.glob("rank-*.json"))]:
         try:
             raw = read_object(path, "remove it")
-            process = ProcessId(*(raw[name] for name in ("host", "machine", "pid", "began")))
+            process = ProcessId(**{name: raw[name] for name in ("host", "machine", "pid", "began")})
             runs = process.runs()
             is_left = _age(path) < _STALE_SECONDS if runs is None else runs
         except (InputError, OSError, KeyError, TypeError):  # gone by now, or torn by a power cut, which ended them all

@@ -135,7 +135,8 @@ def _not_obtained(data_set: KnownDataSet, roles: Sequence[Role], failures: Seque
 def _describe(role: Role, path: Path, dataset: str) -> Archive:
     try:
         identity = identify(path)
-        archive = Archive(role, path, path.stat().st_size, sha256_file(path), identity[0] if identity else None)
+        size, digest, known = path.stat().st_size, sha256_file(path), identity[0] if identity else None
+        archive = Archive(role=role, path=path, bytes=size, sha256=digest, known=known)
     except OSError as error:
         raise unreadable(path, error) from error
     if identity and identity[0] != dataset:

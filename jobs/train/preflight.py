@@ -6,7 +6,7 @@ import models
 from jobs import dataset
 from jobs.errors import InputError
 from jobs.run_dir import RunDir
-from jobs.stage import read_record
+from jobs.stage import dataset_of
 from jobs.train.config import TrainConfig
 
 
@@ -28,6 +28,6 @@ def check_config(config: TrainConfig, ranks: int) -> None:
 
 def check_dataset(run: RunDir) -> None:
     """Raise InputError where a run's dataset is not what prepare wrote."""
-    directory = Path(read_record(run, "prepare").outputs["dataset"])
+    directory = dataset_of(run)
     manifest = dataset.read_manifest(directory)
     dataset.verify(directory, manifest, "train", "validation")

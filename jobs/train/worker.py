@@ -20,7 +20,7 @@ from jobs.dataset import read_manifest
 from jobs.errors import IdxtrainError, InputError, PeerLostError, one_line
 from jobs.files import sha256_file, write_atomic
 from jobs.run_dir import RunDir
-from jobs.stage import read_record, stage_key, write_record
+from jobs.stage import dataset_of, stage_key, write_record
 from jobs.train import checkpoint
 from jobs.train.compute import devices, exact, precision
 from jobs.train.compute.collective import Collective, tells_of_a_lost_peer
@@ -65,7 +65,7 @@ class Training:
         self.stop = StopRequest()
         self.key = stage_key(run, "train")
         seed = int(run.read_config()["seed"])
-        dataset = Path(read_record(run, "prepare").outputs["dataset"])
+        dataset = dataset_of(run)
         manifest = read_manifest(dataset)
 
         self.collective = Collective()

@@ -13,7 +13,7 @@ from jobs.dataset import Manifest, read_manifest
 from jobs.evaluate.comparison import Paired
 from jobs.files import read_object
 from jobs.run_dir import RunDir
-from jobs.stage import read_record
+from jobs.stage import dataset_of, read_record
 from pipelines.config import Config, flat
 from pipelines.gate.decision import Decision, decide
 from pipelines.gate.facts import DataFacts, Evidence, ModelFacts
@@ -63,8 +63,8 @@ def data_facts(run: RunDir, known: frozenset[str]) -> list[DataFacts]:
     directory = _dataset(run)
     manifest = read_manifest(directory)
     whole = _whole(manifest)
-    found = segments.read_parts(directory)
-    new = [part for part in found if part.part_id not in known] if len(found) > 1 else []
+    found = segments.read_segments(directory)
+    new = [part for part in found if part.segment_id not in known] if len(found) > 1 else []
     return [
         whole,
         *(
@@ -81,7 +81,7 @@ def _whole(manifest: Manifest) -> DataFacts:
 
 
 def _dataset(run: RunDir) -> Path:
-    return Path(read_record(run, "prepare").outputs["dataset"])
+    return dataset_of(run)
 
 
 def training_data(run: RunDir) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def training_data(run: RunDir) -> dict[str, Any]:
     directory = _dataset(run)
     return {
         "training": _whole(read_manifest(directory)).to_json(),
-        "parts": [part.part_id for part in segments.read_parts(directory)],
+        "parts": [part.segment_id for part in segments.read_segments(directory)],
     }
 
 

@@ -24,7 +24,7 @@ from jobs.errors import IdxtrainError, InputError
 from jobs.files import read_object
 from jobs.lease import HeldError, Lease
 from jobs.run_dir import RunDir, Work
-from jobs.stage import read_record
+from jobs.stage import dataset_of
 from pipelines import leftovers
 from pipelines.leftovers import is_dead
 from pipelines.lock import RunLock
@@ -157,7 +157,7 @@ class Pruning:
         gone = []
         for folder in _folders(self._work.datasets):
             is_unfinished = folder.name.startswith(".tmp-")
-            is_old = is_unfinished or ((folder / segments.PARTS).exists() and folder not in used_by.values())
+            is_old = is_unfinished or ((folder / segments.SEGMENTS).exists() and folder not in used_by.values())
             if is_old and self._remove_dataset(folder, used_by):
                 gone.append(folder)
                 yield Removal("leftover" if is_unfinished else "dataset", folder.name)
@@ -200,10 +200,10 @@ class Pruning:
         """Remove the parts that no dataset is made of, unless a process that lives is making some."""
         done = []
         try:
-            with Lease(self._work.lease_file("parts"), "the parts"):
+            with Lease(self._work.lease_file("segments"), "the parts"):
                 left = [folder for folder in _folders(self._work.datasets) if folder not in datasets_gone]
-                used = set().union(*map(segments.part_ids, left))
-                for folder in _folders(self._work.parts):
+                used = set().union(*map(segments.segment_ids, left))
+                for folder in _folders(self._work.segments):
                     if folder.name not in used:
                         self._move_away(folder)
                         done.append(Removal("leftover" if folder.name.startswith(".tmp-") else "part", folder.name))
@@ -310,8 +310,8 @@ def _model_of(run: RunDir, config: Mapping[str, Any]) -> str:
 def _dataset(run: RunDir) -> Path | None:
     """Return the dataset a run was prepared with; None where it has come to none yet."""
     try:
-        return Path(read_record(run, "prepare").outputs["dataset"])
-    except (InputError, OSError, KeyError, TypeError):
+        return dataset_of(run)
+    except (InputError, OSError):
         return None
 
 

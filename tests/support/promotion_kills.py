@@ -14,7 +14,7 @@ from deploy.registry.registry import Registry
 from deploy.registry.tracking import tracking_uri
 from jobs import segments
 from jobs.run_dir import RunDir, Work
-from jobs.stage import read_record
+from jobs.stage import dataset_of
 from pipelines.retraining.retrain_dir import RetrainDir
 
 # Serving code, which knows nothing of this project: asks for the alias, and now and then loads it and predicts.
@@ -112,11 +112,13 @@ def orphans(work: Work, name: str) -> list[str]:
         if not run_dir.config_file.exists():
             found.append(str(run_dir.path))
         if run_dir.record_file("prepare").exists():
-            used.add(Path(read_record(run_dir, "prepare").outputs["dataset"]))
+            used.add(dataset_of(run_dir))
     datasets = set(work.datasets.iterdir()) if work.datasets.exists() else set()
     found += [str(path) for path in datasets - used]
-    known = set().union(*(segments.part_ids(dataset) for dataset in datasets))
-    found += [str(path) for path in (work.parts.iterdir() if work.parts.exists() else []) if path.name not in known]
+    known = set().union(*(segments.segment_ids(dataset) for dataset in datasets))
+    found += [
+        str(path) for path in (work.segments.iterdir() if work.segments.exists() else []) if path.name not in known
+    ]
     registry = Registry(work, name, {})
     found += registry.orphans()
     folders = list((work.registry / "artifacts" / name).iterdir())
