@@ -16,9 +16,9 @@ import pytest
 from jobs.errors import InputError
 from jobs.files import write_json
 from jobs.process import PARENT
-from jobs.records import OutputFile
+from jobs.records import OutputFile, PrepareOutputs
 from jobs.run_dir import RunDir
-from jobs.stage import STAGES, is_done, read_record, stage_key, write_record
+from jobs.stage import STAGES, dataset_of, is_done, read_outputs, read_record, stage_key, write_record
 
 CONFIG: dict[str, Any] = {"seed": 1} | {name: {"option": 1} for name in (*STAGES, "spark")}
 
@@ -170,6 +170,31 @@ def test_an_invalid_record_is_refused_in_one_line(run: RunDir) -> None:
         match=r"prepare\.json: is not a record of stage prepare \(key: Field required.*; fix: remove it to run prep",
     ):
         read_record(run, "prepare")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "problem"),
+    [
+        ({"dataset_id": "0123"}, "found no dataset, manifest_sha256"),
+        ({"dataset": 1, "dataset_id": "0123", "manifest_sha256": ""}, "dataset: Input is not a valid path"),
+    ],
+)
+def test_outputs_of_another_version_are_refused_in_one_line(run: RunDir, outputs: dict[str, Any], problem: str) -> None:
+    finish(run, "prepare", **outputs)
+    with pytest.raises(InputError) as caught:
+        read_outputs(run, PrepareOutputs)
+    path = run.record_file("prepare")
+    assert str(caught.value) == (
+        f"{path}: {problem}, expected the record of this version; fix: remove {path} and run prepare again"
+    )
+
+
+def test_the_dataset_of_a_run_is_read_from_its_record(run: RunDir) -> None:
+    finish(run, "prepare", dataset="/data/0123456789abcdef")
+    assert dataset_of(run) == Path("/data/0123456789abcdef")
+    finish(run, "prepare")
+    with pytest.raises(InputError, match=r"prepare\.json: found no dataset; fix: remove .* and run prepare again$"):
+        dataset_of(run)
 
 
 # --- the process

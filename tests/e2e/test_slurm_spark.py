@@ -92,7 +92,7 @@ def test_two_workers_make_the_same_dataset_as_one_machine(place: Place, small: M
     assert parquet_bytes(directory) == parquet_bytes(small.directory)
     # One line of Spark's own, how far it was, and else what prepare says on one machine.
     lines = [line for line in said.splitlines() if not re.search(r"^fetch: |\d+ of \d+ Spark tasks$", line)]
-    assert lines == ["prepare: Spark's master and 2 workers are up: n1, n2", *small.said.splitlines()[-1:]]
+    assert lines == ["prepare: Spark's master and 2 workers are up: n1, n2", *small.log.splitlines()[-1:]]
     assert place.processes(job) == []
     assert list(place.scratch.iterdir()) == []
 
