@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,8 +21,8 @@ from jobs.files import sealed, sha256_file, write_json
 from jobs.metrics import read_metrics
 from jobs.records import EvaluateOutputs
 from jobs.run_dir import RunDir
-from jobs.schemas import FOLDER
 from jobs.stage import read_outputs
+from tests.support.schemas import require_valid
 
 REPOSITORY = Path(__file__).parent.parent
 SHAPE = (4, 5, 1)
@@ -154,7 +153,7 @@ def test_the_stage_reports_exactly_the_models_predictions(run: RunDir) -> None:
     assert re.search(r"^ +2 +4 +1\.0000 +0\.5000$", done.stderr, re.MULTILINE)
 
     metrics = json.loads(run.metrics_file.read_text())
-    jsonschema.validate(metrics, json.loads((FOLDER / "metrics.schema.json").read_text()))
+    require_valid(run.metrics_file, "metrics")
     assert read_metrics(run).model_dump(mode="json") == metrics
     test = metrics["test"]
     assert {name: test[name] for name in ("accuracy", "errors", "count", "confusion")} == {

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import jobs.model_file.weights  # noqa: F401 (imported before the files are watched)
 import models
 from deploy.registry import export
 from deploy.registry.registry import Registry

