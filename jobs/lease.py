@@ -1,4 +1,4 @@
-"""A lease, held by one process at a time, which survives no dead owner and works on shared file systems."""
+"""A lease that one process at a time holds, which outlives no dead owner and works on shared file systems."""
 
 import json
 import os

@@ -156,7 +156,7 @@ def hush_py4j() -> None:
 
 
 def require_temporary_folder(path: str) -> None:
-    """Raise InputError if the folder of temporary files has a comma: Spark would split it and create each part."""
+    """Raise InputError if the folder of temporary files has a comma: Spark would split it into several folders."""
     if "," in path:
         raise InputError(f"TMPDIR: found {path}, expected no comma in the path; fix: export TMPDIR=/tmp")
 
