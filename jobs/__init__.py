@@ -1,1 +1,1 @@
-"""The stages of the pipeline: one stage a folder, one process a stage, files between them."""
+"""The stages of the pipeline: one folder and one process per stage, with files between them."""

@@ -1,4 +1,4 @@
-"""The contract between fetch and prepare: the four archives of a data set, as the fetch stage's record lists them."""
+"""The contract between fetch and prepare: the archives of a data set, as the fetch stage records them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -8,12 +8,14 @@ from typing import Any, Literal
 Role = Literal["train_images", "train_labels", "test_images", "test_labels"]
 ROLES: tuple[Role, ...] = ("train_images", "train_labels", "test_images", "test_labels")
 
+GZIP_MAGIC = b"\x1f\x8b"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Archive:
-    """One IDX archive, plain or gzip, with the size in bytes and the SHA-256 it had when it was checked.
+    """One IDX archive, plain or gzip. `bytes` and `sha256` are those of the file that fetch checked.
 
-    `known`: the catalog's name for the data set it belongs to by checksum, e.g. "mnist"; None if in no catalog.
+    `known`: the catalog's name of the data set whose checksum it has, e.g. "mnist"; None if no catalog lists it.
     """
 
     role: Role
@@ -30,3 +32,9 @@ class Archive:
     def from_json(cls, value: Mapping[str, Any]) -> "Archive":
         """Read what `to_json` wrote."""
         return cls(**(dict(value) | {"path": Path(value["path"])}))
+
+
+def is_gzip(path: Path) -> bool:
+    """Return whether a file is gzip, judged by its first two bytes."""
+    with path.open("rb") as file:
+        return file.read(2) == GZIP_MAGIC

@@ -2,20 +2,19 @@
 
     WORK/datasets/ID/
       manifest.json
-      train/part-00000.parquet …         one row group a file, equal in rows (± 1 where they do not divide)
+      train/part-00000.parquet …         one row group per file, equal in rows (± 1 if they do not divide)
       validation/part-00000.parquet …
       test/part-00000.parquet …
 
-manifest.json's last key, `sha256`, is the hash of all its others (`jobs.files.sealed`): an altered one is refused.
+The last key of manifest.json, `sha256`, is the hash of all others (`jobs.files.sealed`): an altered file is refused.
 
 Columns: `image` list<float32>[height × width × channels], row-major H·W·C, each value in [0, 1]; `label` int32 in
-[0, classes); `index` int64, the row's place in the archive it came from (of many training pairs: see `jobs.segments`,
-which tells of `parts.json`, too). Plain Parquet: any reader reads it.
-No Spark and no TensorFlow here.
+[0, classes); `index` int64, the row number in the archive. With several training pairs, `index` and `segments.json`
+are as in `jobs.segments`. Plain Parquet: any reader reads it. No Spark and no TensorFlow here.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +24,7 @@ from pydantic import Field
 from jobs.config import Section
 from jobs.errors import InputError, one_line
 from jobs.files import read_object, sha256_file, take_seal
+from jobs.segments import require_current
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 FORMAT = 1  # raised when a reader of the old contract would misread the new one
 SPLITS: tuple["Split", ...] = ("train", "validation", "test")
 MANIFEST = "manifest.json"
-_PICKLE = b"dataset-toolkit.unischema"  # the key under which Petastorm puts a schema, as a pickle
-_MOST_VALUES = 2**31 - 1  # of an image: what the 32-bit offsets of a list column can tell
+_PICKLE = b"dataset-toolkit.unischema"  # the key under which Petastorm stores a schema, as a pickle
+_MOST_VALUES = 2**31 - 1  # per image: the range of a list column's 32-bit offsets
 
 Split = Literal["train", "validation", "test"]
 
 
 class Shard(Section):
-    """One Parquet file, which is one row group. `first_index`: the archive row it begins with, which identifies it."""
+    """One Parquet file of one row group. `first_index`: the `index` of its first row, which identifies the shard."""
 
     path: str = Field(pattern=r"^(train|validation|test)/part-\d+\.parquet$")
     rows: int = Field(ge=1)
@@ -49,7 +49,7 @@ class Shard(Section):
 
 
 class SplitInfo(Section):
-    """One split: its shards in row order and how often each class occurs in it."""
+    """One split: its shards in row order, and the number of images of each class."""
 
     rows: int = Field(ge=0)
     label_counts: tuple[Annotated[int, Field(ge=0)], ...]
@@ -57,7 +57,7 @@ class SplitInfo(Section):
 
 
 class PixelStatistics(Section):
-    """Over all values of the training split, after normalization to [0, 1]. `std` is the population's."""
+    """Statistics of all values in the train split, after normalization to [0, 1]. `std` is the population's."""
 
     mean: float
     std: float = Field(ge=0)
@@ -68,8 +68,8 @@ class PixelStatistics(Section):
 class Normalization(Section):
     """value = clip((stored − offset) × scale, 0, 1).
 
-    "type-range": what the stored type can hold (uint8: value / 255). "train-range": the training archive's extremes,
-    for types whose own range says nothing about the pixels.
+    "type-range": by the range of the stored type (uint8: value / 255). "train-range": by the extremes of the training
+    archive, for types whose own range says nothing about the pixels.
     """
 
     rule: Literal["type-range", "train-range"]
@@ -78,14 +78,14 @@ class Normalization(Section):
 
 
 class Duplicates(Section):
-    """Images of the test archive that are also, bit for bit, in the training archive."""
+    """Images of the test archive that are also in the training archive, bit for bit."""
 
     test_images_in_train: int = Field(ge=0)
-    examples: tuple[tuple[int, int], ...]  # (test index, training-archive index), the first few
+    examples: tuple[tuple[int, int], ...]  # (test index, training index), at most ten
 
 
 class Source(Section):
-    """An archive the dataset was made from."""
+    """An archive that the dataset was made from."""
 
     name: str
     bytes: int = Field(ge=0)
@@ -93,7 +93,7 @@ class Source(Section):
 
 
 class Manifest(Section):
-    """manifest.json: all that a later stage knows about the data comes from here."""
+    """manifest.json: all that later stages know about the data."""
 
     format: int
     dataset_id: str = Field(pattern=r"^[0-9a-f]{16}$")
@@ -113,22 +113,39 @@ class Manifest(Section):
         return prod(self.shape)
 
 
+def shard_path(split: Split, number: int) -> str:
+    """Return the path of a split's shard in its dataset."""
+    return f"{split}/part-{number:05d}.parquet"
+
+
+def shards_of(split: Split, shards: Iterable[Shard]) -> list[Shard]:
+    """Return the shards that belong to a split."""
+    return [shard for shard in shards if shard.path.startswith(f"{split}/")]
+
+
 def read_manifest(directory: Path) -> Manifest:
-    """Read and check a dataset's manifest; raise InputError in one line where it does not hold together."""
+    """Read and check a dataset's manifest. Raises InputError if it is missing or contradicts itself."""
     path = directory / MANIFEST
-    mend = f"remove {directory} and prepare it again"
-    raw = read_object(path, mend)
-    intact = take_seal(raw)
+    fix = _fix(directory)
+    raw = read_object(path, fix)
+    require_current(directory)
+    is_intact = take_seal(raw)
     if raw.get("format") != FORMAT:
-        raise InputError(f"{path}: found format {raw.get('format')!r}, expected {FORMAT}; {mend}")
+        raise InputError(f"{path}: found format {raw.get('format')!r}, expected {FORMAT}; fix: {fix}")
     try:
         manifest = Manifest.model_validate(raw)
     except ValueError as error:
-        raise InputError(f"{path}: {one_line(error)}; {mend}") from error
-    problem = _contradiction(manifest) or (None if intact else "its content is not what was written (SHA-256)")
+        raise InputError(f"{path}: {one_line(error)}; fix: {fix}") from error
+    problem = _contradiction(manifest)
+    if problem is None and not is_intact:
+        problem = "found a SHA-256 that does not fit, expected unchanged content"
     if problem:
-        raise InputError(f"{path}: {problem}; {mend}")
+        raise InputError(f"{path}: {problem}; fix: {fix}")
     return manifest
+
+
+def _fix(directory: Path) -> str:
+    return f"remove {directory} and prepare it again"
 
 
 def _contradiction(manifest: Manifest) -> str | None:
@@ -137,50 +154,51 @@ def _contradiction(manifest: Manifest) -> str | None:
     if min(manifest.shape) < 1:
         return f"found shape {manifest.shape}, expected positive sizes"
     if manifest.values_per_image > _MOST_VALUES:
-        return f"found shape {manifest.shape}, expected at most {_MOST_VALUES} values an image"
+        return f"found shape {manifest.shape}, expected at most {_MOST_VALUES} values per image"
     for name, split in manifest.splits.items():
         if sum(shard.rows for shard in split.shards) != split.rows:
-            return f"the {name} shards hold {sum(s.rows for s in split.shards)} rows, expected {split.rows}"
-        if len({s.path for s in split.shards if s.path.startswith(f"{name}/")}) != len(split.shards):
-            return f"the {name} shards are {[s.path for s in split.shards]}, expected files in {name}/, each once"
+            return f"found {sum(s.rows for s in split.shards)} rows in the {name} shards, expected {split.rows}"
+        if len({shard.path for shard in shards_of(name, split.shards)}) != len(split.shards):
+            return f"found {name} shards {[s.path for s in split.shards]}, expected files in {name}/, each once"
         if len(split.label_counts) != manifest.classes or sum(split.label_counts) != split.rows:
-            return f"the {name} label counts {list(split.label_counts)} do not sum to {split.rows} rows of " + (
-                f"{manifest.classes} classes"
-            )
+            counts = f"found {name} label counts {list(split.label_counts)}"
+            return f"{counts}, expected the sum {split.rows} over {manifest.classes} classes"
     return None
 
 
 def verify(directory: Path, manifest: Manifest, *splits: Split) -> None:
-    """Check size and SHA-256 of each shard of the given splits, and that the data carry no pickle.
+    """Check size and SHA-256 of each shard of the given splits, and that the data hold no pickle. Raises InputError.
 
-    Petastorm's own metadata (`_common_metadata`) is a pickle that its readers would execute; ours has none, so a
-    dataset that carries one did not come from `prepare`.
+    Petastorm's own metadata (`_common_metadata`) is a pickle that its readers would execute. `prepare` writes none: a
+    dataset that has one comes from elsewhere.
     """
-    for carrier in ("_common_metadata", "_metadata"):
-        for found in sorted(directory.rglob(carrier)):
-            raise InputError(f"{found}: may carry a pickled schema, which is never loaded; remove the file")
+    for name in ("_common_metadata", "_metadata"):
+        for path in sorted(directory.rglob(name)):
+            raise InputError(
+                f"{path}: found a file that may hold a pickled schema, which is never loaded; fix: remove the file"
+            )
     for split in splits:
         for shard in manifest.splits[split].shards:
-            _verify_shard(directory / shard.path, shard, f"remove {directory} and prepare it again")
+            _verify_shard(directory / shard.path, shard, _fix(directory))
 
 
-def _verify_shard(path: Path, shard: Shard, mend: str) -> None:
+def _verify_shard(path: Path, shard: Shard, fix: str) -> None:
     try:
         size = path.stat().st_size
         if size != shard.bytes:
-            raise InputError(f"{path}: found {size} bytes, expected {shard.bytes}; {mend}")
+            raise InputError(f"{path}: found {size} bytes, expected {shard.bytes}; fix: {fix}")
         digest = sha256_file(path)
         footer = _footer(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {mend}") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); fix: {fix}") from error
     if digest != shard.sha256:
-        raise InputError(f"{path}: found SHA-256 {digest[:12]}…, expected {shard.sha256[:12]}…; {mend}")
-    if _PICKLE in footer:  # of a forged dataset, whose manifest fits
-        raise InputError(f"{path}: carries a pickled schema, which is never loaded; {mend}")
+        raise InputError(f"{path}: found SHA-256 {digest[:12]}…, expected {shard.sha256[:12]}…; fix: {fix}")
+    if _PICKLE in footer:  # a forged dataset whose manifest fits
+        raise InputError(f"{path}: found a pickled schema, which is never loaded; fix: {fix}")
 
 
 def _footer(path: Path) -> bytes:
-    """Return a Parquet file's metadata as it is: before its last 8 bytes, which are its length and a magic number."""
+    """Return a Parquet file's metadata unparsed. It lies before the last 8 bytes: its length and a magic number."""
     with path.open("rb") as file:
         end = file.seek(-8, os.SEEK_END)
         file.seek(max(0, end - int.from_bytes(file.read(4), "little")))
@@ -188,14 +206,14 @@ def _footer(path: Path) -> bytes:
 
 
 def read_split(directory: Path, manifest: Manifest, split: Split) -> "tuple[NDArray[Any], NDArray[Any], NDArray[Any]]":
-    """Read a whole split, in row order, with pyarrow alone.
+    """Read a whole split in row order, with pyarrow alone.
 
-    Returns images float32 [rows, height, width, channels], labels int32 [rows], indices int64 [rows].
+    Return images float32 [rows, height, width, channels], labels int32 [rows], indices int64 [rows].
     """
     import numpy as np
     import pyarrow.parquet as pq
 
-    for shard in manifest.splits[split].shards:  # before any memory is given to what the manifest promises
+    for shard in manifest.splits[split].shards:  # before any memory is allocated for the manifest's claims
         footer = pq.read_metadata(directory / shard.path)
         _check_size(directory, manifest, shard, footer.num_rows, _image_values(footer))
     images = np.empty((manifest.splits[split].rows, manifest.values_per_image), np.float32)
@@ -218,7 +236,7 @@ def _check_size(directory: Path, manifest: Manifest, shard: Shard, rows: int, va
     if (rows, values) != (shard.rows, shard.rows * manifest.values_per_image):
         raise InputError(
             f"{directory / shard.path}: found {rows} rows of {values} values in all, expected "
-            f"{shard.rows} of {manifest.values_per_image} each; remove {directory} and prepare it again"
+            f"{shard.rows} of {manifest.values_per_image} each; fix: {_fix(directory)}"
         )
 
 

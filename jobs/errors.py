@@ -1,19 +1,19 @@
-"""The errors a stage may end with, and the exit code each one means."""
+"""The errors a stage may end with, and the exit code of each."""
 
 _LONGEST = 2000  # characters of a message
 
 
 def printable(text: str) -> str:
-    """Return text as one line that a terminal shows as it is: what came from a file may hold anything, at any length.
+    """Return text as one line that is safe on a terminal: text from a file may hold anything, at any length.
 
-    Line breaks, control characters and the like are escaped; of a long text head and end are left.
+    Escapes line breaks and control characters. Cuts the middle out of a long text.
     """
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} … {line[3 - _LONGEST // 2 :]}"
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's text on one line; pydantic's errors as `key: what is wrong`, joined by semicolons."""
+    """Return an error's text on one line; pydantic's errors as `key: message`, joined by semicolons."""
     details = getattr(error, "errors", None)
     if callable(details):
         return printable("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in details()))
@@ -21,7 +21,7 @@ def one_line(error: BaseException) -> str:
 
 
 class IdxtrainError(Exception):
-    """Something failed that is not the user's input (exit code 1). The message is made one line."""
+    """A failure that the user's input did not cause (exit code 1). The message becomes one line."""
 
     exit_code = 1
 
@@ -32,14 +32,14 @@ class IdxtrainError(Exception):
 class InputError(IdxtrainError):
     """Bad input or usage (exit code 2).
 
-    The message is one line: the file, offset or option; what was found and what was expected; the mend.
+    The message is one line: file, offset or option; what was found and what was expected; the fix.
     """
 
     exit_code = 2
 
 
 class ReportedError(IdxtrainError):
-    """What went wrong stands on stderr already: only the exit code is left to pass on. `reason`: for other readers."""
+    """An error that stderr shows already: only the exit code is left to pass on. `reason`: for other readers."""
 
     def __init__(self, exit_code: int, reason: str = "") -> None:
         super().__init__(reason or f"ended with exit code {exit_code}")
@@ -47,18 +47,18 @@ class ReportedError(IdxtrainError):
 
 
 class ResumableError(IdxtrainError):
-    """Stopped as asked, with all that was done kept: the same command again goes on (exit code 75).
+    """Stopped on request with all work saved: the same command resumes it (exit code 75).
 
-    75 is EX_TEMPFAIL of sysexits.h, which batch systems take for "try again".
+    75 is EX_TEMPFAIL of sysexits.h, which batch systems read as "try again".
     """
 
     exit_code = 75
 
 
 class PeerLostError(IdxtrainError):
-    """A rank cannot go on because another one is gone (exit code 71): its launcher tells of that one alone."""
+    """A rank cannot continue because another one ended (exit code 71). The launcher reports only the other one."""
 
     exit_code = 71
 
 
-UNEXPECTED = 70  # exit code for what nobody foresaw, EX_SOFTWARE of sysexits.h: trying again may help
+UNEXPECTED = 70  # exit code of an unforeseen exception, EX_SOFTWARE of sysexits.h: a retry may help

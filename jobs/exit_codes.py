@@ -1,4 +1,4 @@
-"""How a program of ours ends: one line on stderr, and the exit code that fits the error. See `jobs.errors`."""
+"""How each program of the project ends: one line on stderr, and the exit code of the error. See `jobs.errors`."""
 
 import sys
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ from jobs.errors import IdxtrainError, ReportedError
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """End the process where its body raises one of our errors or an OSError, with one line on stderr.
+    """Turn the project's errors, and any OSError, into one line on stderr and the exit code.
 
-    A ReportedError has had its line already.
+    A ReportedError prints nothing: its line is on stderr already.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, and their checksums."""
+"""Files that appear whole or not at all, and their checksums."""
 
 import errno
 import hashlib
@@ -16,7 +16,7 @@ from jobs.errors import InputError, one_line
 _BLOCK = 1 << 20
 _SEAL = "sha256"
 _UNFINISHED = ".tmp-"
-_DEEPEST = 50  # levels of a JSON file; ours have ten at most
+_DEEPEST = 50  # levels of nesting in a JSON file; ours have at most ten
 
 
 def sha256_file(path: Path) -> str:
@@ -25,7 +25,7 @@ def sha256_file(path: Path) -> str:
 
 
 def digest_file(path: Path, algorithm: str) -> str:
-    """Return the digest of a file's bytes as hex digits. `algorithm`: a name hashlib knows, e.g. "md5"."""
+    """Return the digest of a file's bytes as hex digits. `algorithm`: a name known to hashlib, e.g. "md5"."""
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -34,14 +34,14 @@ def digest_file(path: Path, algorithm: str) -> str:
 
 
 class HashedFile(io.FileIO):
-    """A file opened for reading from its beginning on, whose bytes a hash is updated with as they are read."""
+    """A file that is read from its start and updates a hash with each byte read."""
 
     def __init__(self, path: Path, digest: "hashlib._Hash") -> None:
         super().__init__(path)
         self._digest = digest
 
     def readinto(self, buffer: Any) -> int:
-        """Read into `buffer`; return how many bytes that were, 0 at the file's end. A BufferedReader calls this."""
+        """Read into `buffer`; return the number of bytes read, 0 at the end of the file. BufferedReader calls this."""
         count = super().readinto(buffer)
         self._digest.update(memoryview(buffer)[:count])
         return count
@@ -53,22 +53,22 @@ def sha256_json(value: Any) -> str:
 
 
 def sealed(value: dict[str, Any]) -> dict[str, Any]:
-    """Return a JSON object with one key more: the SHA-256 of all others. It finds out what changed by mishap."""
+    """Return a JSON object with one more key, the SHA-256 of all others, which reveals accidental changes."""
     return value | {_SEAL: sha256_json(json.loads(json.dumps(value)))}
 
 
 def take_seal(value: dict[str, Any]) -> bool:
-    """Remove the seal from a JSON object and tell whether there was one and it holds."""
+    """Remove the seal from a JSON object; return whether it had one that fits."""
     return bool(value.pop(_SEAL, None) == sha256_json(value))
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it to `path`.
 
-    Whoever reads `path` sees the old file or the new one, also after a power cut. If `write` raises, nothing is left.
-    A full disk is an OSError that names `path`, whatever `write` makes of it.
+    A reader of `path` sees the old file or the new one, also after a power cut. If `write` raises, nothing is left.
+    A full disk raises an OSError that names `path`, whatever `write` raised.
     """
-    # The suffix stays last: Keras and others choose a format by it.
+    # The suffix stays last: Keras and others choose the format by it.
     temporary = path.with_name(f".{secrets.token_hex(4)}{_UNFINISHED}{path.name}")
     try:
         with naming_full_disk(path):
@@ -81,13 +81,13 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def unfinished(folder: Path) -> list[Path]:
-    """Return the files in a folder that `write_atomic` is writing, or that a process which was killed left."""
+    """Return the files in a folder that `write_atomic` is writing, or that a killed process left behind."""
     return list(folder.glob(f".*{_UNFINISHED}*"))
 
 
 @contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turn whatever is raised for a full disk into an OSError that names the file."""
+    """Turn any exception that a full disk causes into an OSError that names the file."""
     try:
         yield
     except Exception as error:
@@ -98,9 +98,9 @@ def naming_full_disk(path: Path) -> Iterator[None]:
 
 
 def full_disk(error: BaseException | None) -> int | None:
-    """Return ENOSPC or EDQUOT where an exception comes of a full disk or quota, else None.
+    """Return ENOSPC or EDQUOT if a full disk or quota caused an exception, else None.
 
-    Libraries that write through C++ or Rust raise what they like, with the system's words somewhere in it.
+    Libraries in C++ or Rust raise exceptions of their own, with the system's message somewhere in the text.
     """
     while error is not None:
         for number in (errno.ENOSPC, errno.EDQUOT):
@@ -111,12 +111,12 @@ def full_disk(error: BaseException | None) -> int | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value to `path`, atomically, indented, ending with a newline."""
+    """Write a JSON value to `path` atomically, indented, with a newline at the end."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text to `path`, atomically, as UTF-8."""
+    """Write text to `path` atomically, as UTF-8."""
 
     def write(temporary: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
@@ -133,23 +133,23 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_object(path: Path, mend: str) -> dict[str, Any]:
-    """Read a JSON object from a file; raise InputError, ending in `mend`, where there is none."""
+def read_object(path: Path, fix: str) -> dict[str, Any]:
+    """Read a JSON object from a file. Raises InputError, whose message ends with `fix`, if there is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; {mend}") from None
+        raise InputError(f"{path}: there is no such file; fix: {fix}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({one_line(error)}); {mend}") from error
+        raise InputError(f"{path}: cannot be read as JSON ({one_line(error)}); fix: {fix}") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path}: found {type(value).__name__}, expected a JSON object; {mend}")
+        raise InputError(f"{path}: found {type(value).__name__}, expected a JSON object; fix: {fix}")
     if _deeper_than(_DEEPEST, value):
-        raise InputError(f"{path}: found more than {_DEEPEST} levels of nesting, expected a few; {mend}")
+        raise InputError(f"{path}: found more than {_DEEPEST} levels of nesting, expected a few; fix: {fix}")
     return value
 
 
 def _deeper_than(levels: int, value: Any) -> bool:
-    """Python reads a deeper nesting than it can then print, compare or write."""
+    """Return whether a JSON value is nested deeper: Python can read more levels than it can compare or write."""
     if not isinstance(value, dict | list):
         return False
     below = value.values() if isinstance(value, dict) else value

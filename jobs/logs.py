@@ -1,4 +1,4 @@
-"""Where this project's log lines go: the terminal as they are, a file with the time."""
+"""Where log lines go: to the terminal as they are, to a file with the time."""
 
 import errno
 import io
@@ -14,7 +14,7 @@ _ERROR = re.compile(r"^\S+ \S+ ERROR (.*)$", re.MULTILINE)  # a line of a log fi
 
 
 def log_to_file(path: Path) -> None:
-    """Send this project's log lines to a file as well, with the time."""
+    """Send log lines to a file as well, with the time."""
     path.parent.mkdir(exist_ok=True)
     handler = _File(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -22,7 +22,7 @@ def log_to_file(path: Path) -> None:
 
 
 def log_to_file_only(message: str) -> None:
-    """Log an error to the files alone, as whoever calls says it on the terminal."""
+    """Log an error to the files alone, because the caller prints it on the terminal."""
     record = log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (), None)
     for handler in log.handlers:
         if isinstance(handler, logging.FileHandler):
@@ -30,14 +30,14 @@ def log_to_file_only(message: str) -> None:
 
 
 class Errors:
-    """The errors that come into a log file from now on."""
+    """The errors that a log file receives from now on."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._begin = path.stat().st_size if path.exists() else 0
 
     def last(self) -> str:
-        """Return the last one's message; empty where there is none."""
+        """Return the message of the last one; empty if there is none."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._begin)
@@ -48,12 +48,12 @@ class Errors:
 
 
 def keep_writing() -> None:
-    """Let what this process writes to stderr get lost where nobody can read it any more, without an error.
+    """Drop what this process writes to stderr, without an error, once nobody can read it any more.
 
     A closed terminal, or the end of the program at the other end of a pipe, must not end a training before it has
     written its checkpoint, nor keep a launcher from hearing its ranks.
     """
-    if not isinstance(sys.stderr, io.TextIOWrapper) or sys.stderr is not sys.__stderr__:  # closed, or another's
+    if not isinstance(sys.stderr, io.TextIOWrapper) or sys.stderr is not sys.__stderr__:  # closed or replaced
         return
     lossy = io.BufferedWriter(_Lossy(sys.stderr.fileno(), "w", closefd=False))
     sys.stderr = io.TextIOWrapper(lossy, sys.stderr.encoding, "backslashreplace", line_buffering=True)
@@ -70,7 +70,7 @@ class _Lossy(io.FileIO):
 
 
 def log_to_stderr() -> None:
-    """Send this project's log lines to stderr as they are, warnings marked."""
+    """Send log lines to stderr as they are, with a prefix for warnings."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_LineFormatter())
     log.handlers[:] = [handler]
@@ -80,7 +80,7 @@ def log_to_stderr() -> None:
 
 class _File(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        """Lose the line: the disk is full, and what matters is told elsewhere, without a traceback."""
+        """Drop the line without a traceback: the disk is full, and the error that matters is reported elsewhere."""
 
 
 class _LineFormatter(logging.Formatter):

@@ -1,4 +1,4 @@
-"""Pages for people, each one file that needs nothing but itself: from a Jinja template to HTML on disk."""
+"""HTML pages for people, each one self-contained file, from a Jinja template."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from jobs.files import write_atomic
 
 
 def template(path: Path, **filters: Any) -> Any:
-    """Return the template of that file; every text put into it is escaped, and a name it lacks is an error."""
+    """Return the Jinja template in a file. It escapes every text, and an unknown name in it is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -23,7 +23,7 @@ def template(path: Path, **filters: Any) -> Any:
 
 
 def write_private(path: Path, page: str) -> None:
-    """Write a page, whole or not at all, readable by its owner alone: it may show images of the data."""
+    """Write a page atomically, readable by its owner alone: it may show images of the data."""
 
     def write(temporary: Path) -> None:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

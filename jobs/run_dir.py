@@ -1,4 +1,4 @@
-"""The run directory: every path in it, and in the work directory around it."""
+"""The run directory and the work directory around it: every path in them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,38 +15,38 @@ S = TypeVar("S", bound="Section")
 
 @dataclass(frozen=True)
 class Work:
-    """The work directory: archives, datasets and runs, shared by all runs."""
+    """The work directory, shared by all runs: archives, datasets and runs."""
 
     path: Path
 
     @property
     def archives(self) -> Path:
-        """Archives that `fetch` downloaded or unpacked, a folder each data set."""
+        """Archives that `fetch` downloaded or unpacked, one folder per data set."""
         return self.path / "archives"
 
     @property
     def datasets(self) -> Path:
-        """Prepared datasets, a folder each dataset ID."""
+        """Prepared datasets, one folder per dataset ID."""
         return self.path / "datasets"
 
     @property
     def runs(self) -> Path:
-        """Run directories, one each run ID."""
+        """Run directories, one per run ID."""
         return self.path / "runs"
 
     @property
-    def parts(self) -> Path:
-        """Prepared archive pairs, a folder each part ID; datasets of several pairs are made of their files."""
-        return self.path / "parts"
+    def segments(self) -> Path:
+        """Decoded archive pairs, one folder per segment ID; datasets of several pairs link to their files."""
+        return self.path / "segments"
 
     @property
     def registry(self) -> Path:
-        """MLflow's database and artifacts, unless a server keeps them."""
+        """MLflow's database and artifacts, unless a server has them."""
         return self.path / "mlflow"
 
     @property
     def retrains(self) -> Path:
-        """What `idxtrain retrain` remembers, a folder each registered model."""
+        """The state of `idxtrain retrain`, one folder per registered model."""
         return self.path / "retrain"
 
     @property
@@ -56,48 +56,48 @@ class Work:
 
     @property
     def bin(self) -> Path:
-        """What is being removed: see `pipelines.retraining.prune`."""
+        """What `idxtrain prune` is removing: see `pipelines.retraining.prune`."""
         return self.path / ".removed"
 
     @property
     def sweeps(self) -> Path:
-        """What `idxtrain sweep` tried, a folder each sweep; its runs lie among the others."""
+        """The trials of `idxtrain sweep`, one folder per sweep; their runs are in `runs`."""
         return self.path / "sweeps"
 
     @property
     def locks(self) -> Path:
-        """Leases, which no dead process holds for ever: see `jobs.lease`."""
+        """Lease files: see `jobs.lease`."""
         return self.path / ".locks"
 
     def lease_file(self, name: str) -> Path:
-        """Return where the lease of something shared lies: of "dataset-ID", "parts", "prune" or "registry"."""
+        """Return the lease file of a shared resource: "dataset-ID", "segments", "prune" or "registry"."""
         return self.locks / f"{name}.json"
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """One run's directory, `WORK/runs/RUN_ID`. It is all that stages share: each reads and writes files in it."""
+    """One run's directory, `WORK/runs/RUN_ID`: the files in it are all that its stages share."""
 
     path: Path
 
     @property
     def run_id(self) -> str:
-        """The run's name, which is its directory's."""
+        """The run ID, which is the directory's name."""
         return self.path.name
 
     @property
     def work(self) -> Work:
-        """The work directory this run lies in."""
+        """The work directory that contains this run."""
         return Work(self.path.parent.parent)
 
     @property
     def config_file(self) -> Path:
-        """The whole config of the run, frozen when the run was made."""
+        """The whole config, frozen when the run was made."""
         return self.path / "config.json"
 
     @property
     def metrics_file(self) -> Path:
-        """What `evaluate` found: the run's result."""
+        """The result of the run, from `evaluate`: see `jobs.metrics`."""
         return self.path / "metrics.json"
 
     @property
@@ -112,17 +112,17 @@ class RunDir:
 
     @property
     def comparison_file(self) -> Path:
-        """What `evaluate` found out for the gate of a retraining: see `jobs.evaluate.compare`."""
+        """The comparison with the champion, for the gate of a retraining: see `jobs.evaluate.compare`."""
         return self.path / "comparison.json"
 
     @property
     def sample_file(self) -> Path:
-        """A few test images and the probabilities that `evaluate` saw for them, as NumPy's .npz."""
+        """A few test images and their probabilities in `evaluate`, as NumPy's .npz."""
         return self.path / "sample.npz"
 
     @property
     def decision_file(self) -> Path:
-        """What the gate of a retraining decided, and why."""
+        """The decision of a retraining's gate, with its reasons."""
         return self.path / "decision.json"
 
     @property
@@ -142,22 +142,22 @@ class RunDir:
 
     @property
     def logs(self) -> Path:
-        """What the stages wrote to stderr, and the training curve."""
+        """The stages' log lines, and the training curve."""
         return self.path / "logs"
 
     @property
     def curve_file(self) -> Path:
-        """One JSON line each measurement of the training: step, loss, accuracy, images/s."""
+        """One JSON line per measurement of the training: step, loss, accuracy, images/s."""
         return self.logs / "train.jsonl"
 
     @property
     def heartbeats(self) -> Path:
-        """The ranks' signs of life while they train: see `jobs.train.telemetry.heartbeat`."""
+        """The ranks' heartbeats while they train: see `jobs.train.telemetry.heartbeat`."""
         return self.path / "heartbeats"
 
     @property
     def restarts_file(self) -> Path:
-        """One JSON line each time that a training failed and what it failed of."""
+        """One JSON line per failed attempt of the training, with its cause."""
         return self.logs / "restarts.jsonl"
 
     @property
@@ -166,11 +166,11 @@ class RunDir:
         return self.path / "slurm"
 
     def record_file(self, stage: str) -> Path:
-        """Return where a finished stage leaves its record: see `jobs.stage`."""
+        """Return the file of a finished stage's record: see `jobs.stage`."""
         return self.path / "stages" / f"{stage}.json"
 
     def read_config(self) -> dict[str, Any]:
-        """Return config.json as a dict; raise InputError where it is missing or no JSON object."""
+        """Return config.json as a dict. Raises InputError if it is missing or not a JSON object."""
         return read_object(self.config_file, "make the run with `idxtrain run`")
 
     def section(self, name: str, kind: type[S]) -> S:
@@ -178,4 +178,5 @@ class RunDir:
         try:
             return kind.model_validate(self.read_config()[name])
         except (KeyError, ValueError) as error:
-            raise InputError(f"{self.config_file}: section {name!r} is not valid: {one_line(error)}") from error
+            problem = f"section {name!r} is not valid: {one_line(error)}"
+            raise InputError(f"{self.config_file}: {problem}; fix: make a new run with `idxtrain run`") from error

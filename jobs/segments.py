@@ -1,10 +1,10 @@
-"""The contract of datasets made of many archive pairs: which archives make a part, and what each part holds.
+"""The contract of datasets made of many archive pairs: which archives make a segment, and what each segment holds.
 
-A data folder may hold more training pairs than one, each with a tag of its own. `fetch` then lists archives under
-`train_images@TAG` and `train_labels@TAG` (the pair without a tag: `train_images@`), beside one test pair. `prepare`
-decodes each pair once, into `WORK/parts/PART_ID`, and makes the dataset of hard links to the parts' files, so that
-later stages see one dataset like any other, and `parts.json` beside its manifest. In the column `index`, bits 32 to 62
-tell the part and bits 0 to 31 the row of its archive.
+A data folder may hold several training pairs, each with its own tag. `fetch` then lists archives under
+`train_images@TAG` and `train_labels@TAG` (`train_images@` for the pair without a tag), beside one test pair. `prepare`
+decodes each pair once into a segment, `WORK/segments/SEGMENT_ID`. The dataset consists of hard links to the segments'
+files, so later stages see it as any other dataset. `segments.json` beside its manifest lists the segments. In the
+column `index`, bits 32 to 62 identify the segment and bits 0 to 31 the row in its archive.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,61 +15,76 @@ from typing import Any
 from jobs.errors import InputError
 from jobs.files import read_object, sealed, take_seal, write_json
 
-PARTS = "parts.json"
+SEGMENTS = "segments.json"
 MARK = "@"
-_ROW_BITS, _PART_BITS = 32, 31
+_OLD_NAME = "parts.json"  # of versions before 0.1.0
+_ROW_BITS, _SEGMENT_BITS = 32, 31
 
 
 def key(role: str, tag: str) -> str:
-    """Return the name of a tagged pair's archive among a data set's archives."""
+    """Return the name of a tagged pair's archive among the archives of a data set."""
     return f"{role}{MARK}{tag}"
 
 
 def tags(archives: Iterable[str]) -> list[str]:
-    """Return the tags of the training pairs among archives' names, sorted; none for a data set of one plain pair."""
+    """Return the sorted tags of the training pairs among archive names; empty for a data set of one plain pair."""
     return sorted({name.partition(MARK)[2] for name in archives if MARK in name})
 
 
-def first_index(part_id: str) -> int:
-    """Return the `index` of a training part's first archive row."""
-    return (int(part_id, 16) % (1 << _PART_BITS)) << _ROW_BITS
+def first_index(segment_id: str) -> int:
+    """Return the `index` of the first archive row of a training segment."""
+    return (int(segment_id, 16) % (1 << _SEGMENT_BITS)) << _ROW_BITS
 
 
-@dataclass(frozen=True)
-class PartInfo:
-    """One training pair of a dataset. `rows`: of its archive; `label_counts`, `mean`, `std`: of those trained on."""
+@dataclass(frozen=True, kw_only=True)
+class SegmentInfo:
+    """One training pair of a dataset.
+
+    `rows`: of its archive. `label_counts`, `mean`, `std`: of the rows in the train split; pixels in [0, 1].
+    """
 
     tag: str
-    part_id: str
+    segment_id: str
     rows: int
     label_counts: tuple[int, ...]
     mean: float
     std: float
 
 
-def write_parts(directory: Path, test_part: str, parts: Iterable[PartInfo]) -> None:
-    """Write parts.json into a dataset."""
-    write_json(directory / PARTS, sealed({"test": test_part, "train": [asdict(part) for part in parts]}))
+def write_segments(directory: Path, test_segment: str, segments: Iterable[SegmentInfo]) -> None:
+    """Write segments.json into a dataset. `test_segment`: the ID of the test pair's segment."""
+    write_json(directory / SEGMENTS, sealed({"test": test_segment, "train": [asdict(each) for each in segments]}))
 
 
-def read_parts(directory: Path) -> list[PartInfo]:
-    """Return a dataset's training parts, in its order; none for one of a plain pair. Raises InputError."""
+def read_segments(directory: Path) -> list[SegmentInfo]:
+    """Return a dataset's training segments in order; empty for a dataset of one plain pair. Raises InputError."""
     return [
-        PartInfo(**(dict(part) | {"label_counts": tuple(part["label_counts"])})) for part in _read(directory)["train"]
+        SegmentInfo(**(dict(each) | {"label_counts": tuple(each["label_counts"])}))
+        for each in _read(directory)["train"]
     ]
 
 
-def part_ids(directory: Path) -> set[str]:
-    """Return the IDs of all parts a dataset is made of."""
+def segment_ids(directory: Path) -> set[str]:
+    """Return the IDs of all segments of a dataset."""
     raw = _read(directory)
-    return {part["part_id"] for part in raw["train"]} | ({raw["test"]} if raw["test"] else set())
+    return {each["segment_id"] for each in raw["train"]} | ({raw["test"]} if raw["test"] else set())
+
+
+def require_current(directory: Path) -> None:
+    """Raise InputError for a dataset that lists its segments as versions before 0.1.0 did."""
+    if (directory / _OLD_NAME).exists():
+        raise InputError(
+            f"{directory / _OLD_NAME}: found a dataset of an older version, expected {SEGMENTS}; fix: remove "
+            f"{directory} and prepare it again"
+        )
 
 
 def _read(directory: Path) -> Mapping[str, Any]:
-    path, mend = directory / PARTS, f"remove {directory} and prepare it again"
+    path, fix = directory / SEGMENTS, f"remove {directory} and prepare it again"
+    require_current(directory)
     if not path.exists():
         return {"train": [], "test": ""}
-    raw = read_object(path, mend)
+    raw = read_object(path, fix)
     if not take_seal(raw):
-        raise InputError(f"{path}: its content is not what was written (SHA-256); {mend}")
+        raise InputError(f"{path}: found a SHA-256 that does not fit, expected unchanged content; fix: {fix}")
     return raw

@@ -1,8 +1,8 @@
 """One stage as one process: its record, its exit code, its log lines.
 
-A finished stage leaves `RUN/stages/NAME.json`. The record names a key, which is a hash of all that went into the
-stage (its config section and what the stages before it put out), and the files that came out. The stage is done as
-long as the key is the same and the files are as they were: nothing else decides it, so nothing can disagree.
+A finished stage leaves `RUN/stages/NAME.json`. The record holds a key, the hash of all that went into the stage: its
+config section and the outputs of the stages before it. The record also lists the output files. A stage is done while
+its key and its files are unchanged. Nothing else decides it, so nothing can disagree.
 """
 
 import os
@@ -10,41 +10,31 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import psutil
+from pydantic import ValidationError
 
 from jobs import stop_signals
 from jobs.errors import UNEXPECTED, IdxtrainError, InputError, PeerLostError, ResumableError, one_line
 from jobs.files import full_disk, read_object, sealed, sha256_json, take_seal, write_json
 from jobs.logs import keep_writing, log_to_file, log_to_file_only, log_to_stderr
 from jobs.process import die_with_parent
+from jobs.records import OutputFile, Outputs, Record
 from jobs.run_dir import RunDir
 from jobs.umask import keep_others_from_writing
 
+K = TypeVar("K", bound=Outputs)
+
 STAGES = ("fetch", "prepare", "train", "evaluate")
-# What of the config goes into a stage, beside what the stage before it put out. `seed` decides weights and order.
+# The config keys that go into a stage, beside the outputs of earlier stages. `seed` decides weights and order.
 _CONFIG_KEYS = {"fetch": ("fetch",), "prepare": ("prepare",), "train": ("train", "seed"), "evaluate": ("evaluate",)}
-# Where a rank finds its number before Horovod is there: from Horovod's launchers, from mpirun, from srun --mpi=pmix.
+# Where a rank finds its number before Horovod runs: from Horovod's launchers, from mpirun, from srun --mpi=pmix.
 _RANK_VARIABLES = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a finished stage left: JSON values only.
-
-    `outputs`: facts that later stages use (paths, IDs, figures). `files`: path, size and modification time of each
-    file the stage answers for. `seconds`: wall time of the process, its start-up included.
-    """
-
-    key: str
-    outputs: dict[str, Any]
-    files: list[dict[str, Any]]
-    seconds: float
 
 
 def stage_key(run: RunDir, stage: str) -> str:
@@ -56,63 +46,83 @@ def stage_key(run: RunDir, stage: str) -> str:
         options = {key: config[key] for key in _CONFIG_KEYS[stage]}
     except KeyError as error:
         raise InputError(
-            f"{run.config_file}: found no section {error}; make the run anew with `idxtrain run`"
+            f"{run.config_file}: found no section {error}; fix: make a new run with `idxtrain run`"
         ) from None
     return sha256_json({"stage": stage, "config": options, "before": before})
 
 
 def read_record(run: RunDir, stage: str) -> Record:
-    """Return a stage's record; raise InputError where the stage has not finished."""
+    """Return a stage's record. Raises InputError if the stage has not finished."""
     path = run.record_file(stage)
     raw = read_object(path, f"run `idxtrain {stage} --run-id {run.run_id}` first")
     try:
-        intact = take_seal(raw)
-        record = Record(raw["key"], dict(raw["outputs"]), list(raw["files"]), float(raw["seconds"]))
-        if not intact:
-            raise ValueError("its content is not what was written")
-        return record
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{path}: is not a stage's record ({error!r}); remove it to run {stage} again") from error
+        is_intact = take_seal(raw)
+        record = Record.model_validate(raw)
+        if not is_intact:
+            raise ValueError("its SHA-256 does not fit")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{path}: is not a record of stage {stage} ({one_line(error)}); fix: remove it to run {stage} again"
+        ) from error
+    return record
+
+
+def read_outputs(run: RunDir, kind: type[K]) -> K:
+    """Return what a finished stage recorded for later stages, e.g. `read_outputs(run, TrainOutputs)`.
+
+    Raises InputError if the stage has not finished, or if an older version recorded less.
+    """
+    record, path = read_record(run, kind.stage), run.record_file(kind.stage)
+    try:
+        return kind.model_validate(record.outputs)
+    except ValidationError as error:
+        missing = [".".join(map(str, each["loc"])) for each in error.errors() if each["type"] == "missing"]
+        problem = f"found no {', '.join(missing)}" if missing else one_line(error)
+        raise InputError(
+            f"{path}: {problem}, expected the record of this version; fix: remove {path} and run {kind.stage} again"
+        ) from error
+
+
+def dataset_of(run: RunDir) -> Path:
+    """Return the dataset directory of a run. Raises InputError if prepare has not finished."""
+    outputs = read_record(run, "prepare").outputs
+    try:
+        return Path(outputs["dataset"])
+    except (KeyError, TypeError) as error:
+        path = run.record_file("prepare")
+        raise InputError(f"{path}: found no dataset; fix: remove {path} and run prepare again") from error
 
 
 def is_done(run: RunDir, stage: str) -> bool:
-    """Tell whether a stage need not run: same inputs as recorded, output files untouched."""
+    """Return whether a stage need not run: its inputs are as recorded and its output files untouched."""
     try:
         record = read_record(run, stage)
-        return record.key == stage_key(run, stage) and all(_untouched(file) for file in record.files)
-    except (InputError, KeyError, TypeError, ValueError):  # ValueError: a path that no file can have
+        return record.key == stage_key(run, stage) and all(file.is_untouched() for file in record.files)
+    except (InputError, ValueError):  # ValueError: a number too long to write
         return False
 
 
-def _untouched(file: dict[str, Any]) -> bool:
-    try:
-        status = Path(file["path"]).stat()
-    except OSError:
-        return False
-    return status.st_size == file["bytes"] and status.st_mtime_ns == file["mtime_ns"]
-
-
-def write_record(run: RunDir, stage: str, key: str, outputs: dict[str, Any], files: Iterable[Path]) -> None:
-    """Record a stage as finished. `key` was taken when the stage began. Call it last: it is what makes it done."""
-    seen = []
+def write_record(run: RunDir, stage: str, key: str, outputs: Mapping[str, Any], files: Iterable[Path]) -> None:
+    """Record a stage as finished. `key`: taken when the stage began. Call it last: the record makes the stage done."""
+    states = []
     for path in files:
         status = path.stat()
-        seen.append({"path": str(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns})
+        states.append(OutputFile(path=str(path), bytes=status.st_size, mtime_ns=status.st_mtime_ns))
+    record = Record(key=key, outputs=dict(outputs), files=tuple(states), seconds=round(seconds_since_start(), 3))
     path = run.record_file(stage)
     path.parent.mkdir(exist_ok=True)
-    record = {"key": key, "outputs": outputs, "files": seen, "seconds": round(seconds_since_start(), 3)}
-    write_json(path, sealed(record))
+    write_json(path, sealed(record.model_dump()))
 
 
 def seconds_since_start() -> float:
-    """Wall time since this process began, in seconds: imports and all."""
+    """Return the wall time since this process began, in seconds, imports included."""
     return max(0.0, time.time() - psutil.Process().create_time())
 
 
 def run_as_process(stage: str, work: Callable[[RunDir], None], argv: Sequence[str] | None = None) -> None:
-    """Be the process `python -m jobs.STAGE RUN_DIR`: do the work, then end with the exit code that tells how it went.
+    """Run the process `python -m jobs.STAGE RUN_DIR` and end it with the exit code of its outcome.
 
-    0 done; 2 bad input; 75 stopped as asked; 71 another rank is gone; 1 what else can go wrong; 70 what nobody foresaw.
+    0 done; 2 bad input; 75 stopped on request; 71 another rank ended; 1 another known failure; 70 an unforeseen one.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     keep_others_from_writing()
@@ -123,52 +133,67 @@ def run_as_process(stage: str, work: Callable[[RunDir], None], argv: Sequence[st
         print(f"idxtrain: usage: python -m jobs.{stage} RUN_DIR", file=sys.stderr)
         sys.exit(InputError.exit_code)
     run = RunDir(Path(arguments[0]).resolve())
-    # Asked to end, a stage tidies up first. Training stops in its own way: see jobs.train.stop.
+    _clean_up_when_asked_to_stop()
+    with _exit_codes(run, stage):
+        run.read_config()
+        log_to_file(run.logs / f"{stage}{_rank_suffix()}.log")
+        work(run)
+
+
+def _clean_up_when_asked_to_stop() -> None:
+    """Turn a request to stop into KeyboardInterrupt. Training has its own way: see `jobs.train.stop`."""
     requests = stop_signals.Requests()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if not requests.note():
             return
-        if requests.count > 1:  # asked again: end without tidying up
+        if requests.count > 1:  # asked again: end without cleaning up
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         raise KeyboardInterrupt
 
     stop_signals.handle(interrupt)
+
+
+@contextmanager
+def _exit_codes(run: RunDir, stage: str) -> Iterator[None]:
+    """End the process with one line on stderr and the exit code of the exception.
+
+    Unlike `jobs.exit_codes` it also writes to the run's log, keeps the traceback of a bug, and lets one rank speak for
+    all.
+    """
+    resume = f"`idxtrain run --run-id {run.run_id}` resumes it"
     try:
-        run.read_config()
-        log_to_file(run.logs / f"{stage}{_rank_suffix()}.log")
-        work(run)
+        yield
     except PeerLostError as error:
         log_to_file_only(str(error))
         sys.exit(error.exit_code)
     except IdxtrainError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail(f"{stage}: stopped as asked; `idxtrain run --run-id {run.run_id}` goes on", ResumableError.exit_code)
+        _fail(f"{stage}: stopped on request; {resume}", ResumableError.exit_code)
     except Exception as error:
         if full_disk(error):
-            text = f"{stage}: {one_line(error)[:300]}; make room, then `idxtrain run --run-id {run.run_id}` goes on"
-            _fail(text, IdxtrainError.exit_code)
+            _fail(f"{stage}: {one_line(error)[:300]}; fix: free some space, then {resume}", IdxtrainError.exit_code)
         if isinstance(error, OSError):  # a lost file system, a missing permission: the system's words, no traceback
             _fail(f"{stage}: {error}", IdxtrainError.exit_code)
-        # A bug of ours: one line for the user, the traceback for whoever mends it.
+        # A bug of ours: one line for the user, the traceback for whoever fixes it.
         log_to_file_only(traceback.format_exc())
         _fail(f"{stage}: {type(error).__name__}: {one_line(error)[:300]}; the traceback is in {run.logs}", UNEXPECTED)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    """Say what went wrong, on the terminal and in the run's log, and end."""
+    """Print the error on stderr, log it in the run, and end the process."""
     log_to_file_only(message)
-    if not (exit_code == ResumableError.exit_code and rank_told()):  # all ranks stop at once: one of them says so
+    if not (exit_code == ResumableError.exit_code and launched_rank()):  # all ranks stop together: rank 0 prints it
         print(f"idxtrain: {message}", file=sys.stderr)
     sys.exit(exit_code)
 
 
-def rank_told() -> int:
-    """Return this process's rank, as its launcher says; 0 where it is alone."""
+def launched_rank() -> int:
+    """Return the rank that a launcher gave this process; 0 if there is none."""
     return int(next((os.environ[name] for name in _RANK_VARIABLES if name in os.environ), "0"))
 
 
 def _rank_suffix() -> str:
-    return f".rank-{rank_told()}" if rank_told() else ""
+    return f".rank-{launched_rank()}" if launched_rank() else ""

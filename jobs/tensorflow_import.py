@@ -1,4 +1,4 @@
-"""Import TensorFlow and Keras without their chatter on the user's terminal."""
+"""Import TensorFlow and Keras without their messages on the user's terminal."""
 
 import os
 import sys
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def import_tensorflow(log: Path) -> None:
-    """Import TensorFlow and Keras for the first time in this process; what they print meanwhile goes to `log`.
+    """Import TensorFlow and Keras for the first time in this process; send what they print meanwhile to `log`.
 
-    The CUDA libraries inside TensorFlow announce at each import that they are registered twice, in C++, before any
-    setting of the log level is read. What is really wrong is raised as an exception.
+    At each import the CUDA libraries inside TensorFlow report from C++ that they are registered twice, before any log
+    level is read. Real faults are raised as exceptions.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of the later C++ messages: none but fatal ones
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # later C++ messages: only fatal ones
     _configure_keras()
-    # TensorFlow takes oneDNN's kernels by itself only on CPUs with AVX-512 VNNI or the like (release notes of 2.9).
+    # TensorFlow enables oneDNN's kernels by itself only on CPUs with AVX-512 VNNI or the like (release notes of 2.9).
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     log.parent.mkdir(exist_ok=True)
     with native_stderr_to(log), _hidden("sklearn", "matplotlib"):
@@ -24,22 +24,22 @@ def import_tensorflow(log: Path) -> None:
 
 
 def _configure_keras() -> None:
-    """Keep what is set for Keras elsewhere out of this process: channels first, or steps cut short, is another model.
+    """Keep the user's Keras settings out of this process: channels first, or shortened epochs, make another model.
 
-    Keras reads `keras.json` in KERAS_HOME, by default `~/.keras`, and makes it where there is none.
+    Keras reads `keras.json` in KERAS_HOME, by default `~/.keras`, and creates it if it is missing.
     """
     for name in [name for name in os.environ if name.startswith("KERAS_")]:
         del os.environ[name]
-    os.environ["KERAS_HOME"] = os.devnull  # no folder, so no file in it is read or written
+    os.environ["KERAS_HOME"] = os.devnull  # not a folder, so Keras neither reads nor writes a file there
     os.environ["KERAS_BACKEND"] = "tensorflow"
 
 
 @contextmanager
 def _hidden(*modules: str) -> Iterator[None]:
-    """Make an import of these fail as if they were not installed.
+    """Make the import of these modules fail as if they were not installed.
 
-    Keras imports them for wrappers and pictures that no stage uses, and does without where they are not there: a third
-    of its import's time.
+    Keras imports them for wrappers and pictures that no stage uses, and works without them. They take a third of its
+    import time.
     """
     hidden = [module for module in modules if module not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is Python's own mark for this
@@ -53,12 +53,12 @@ def _hidden(*modules: str) -> Iterator[None]:
 @contextmanager
 def native_stderr_to(path: Path) -> Iterator[None]:
     """Send file descriptor 2, which C++ writes to, to a file."""
-    kept = os.dup(2)
+    stderr = os.dup(2)
     target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         os.dup2(target, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
         os.close(target)

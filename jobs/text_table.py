@@ -4,10 +4,10 @@ from collections.abc import Collection, Sequence
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[object]], right: Collection[int] = ()) -> list[str]:
-    """Return the lines of a table, two spaces between columns, without trailing spaces.
+    """Return the lines of a table, with two spaces between columns and no trailing spaces.
 
-    `header`: the columns' titles. `rows`: as many cells each. `right`: the numbers of columns that are aligned right,
-    from 0; the others are aligned left.
+    `header`: the column titles. `rows`: one cell per title each. `right`: numbers of the right-aligned columns, from 0;
+    the others are left-aligned.
     """
     cells = [tuple(map(str, row)) for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

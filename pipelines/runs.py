@@ -15,8 +15,9 @@ from jobs.dataset import read_manifest
 from jobs.errors import InputError
 from jobs.files import write_json
 from jobs.prepare.stage import dataset_id
+from jobs.records import FetchOutputs
 from jobs.run_dir import RunDir, Work
-from jobs.stage import read_record
+from jobs.stage import read_outputs, read_record
 from pipelines.config import Config, differences, validate
 from pipelines.names import safe_name
 
@@ -136,9 +137,9 @@ def require_safe(run: RunDir) -> None:
                 f"fix: chmod u+rwx {shlex.quote(str(folder))}, or give another --work"
             )
     # These may belong to another user, who alone may write them.
-    for folder in (work.archives, work.parts, work.retrains, work.sweeps, work.registry, work.bin):
+    for folder in (work.archives, work.segments, work.retrains, work.sweeps, work.registry, work.bin):
         _safe_mode(folder)
-    for folder in _folders_in(work.archives, work.datasets, work.parts):
+    for folder in _folders_in(work.archives, work.datasets, work.segments):
         _safe_mode(folder)
 
 
@@ -209,7 +210,7 @@ def require_same_dataset(run: RunDir, config: Config) -> None:
         made = read_record(run, "prepare").outputs
     except InputError:  # it has no dataset yet
         return
-    archives = {r: Archive.from_json(a) for r, a in read_record(run, "fetch").outputs["archives"].items()}
+    archives = read_outputs(run, FetchOutputs).archives
     if dataset_id(config.prepare, archives) != made.get("dataset_id"):
         raise InputError(
             f"--run-id {run.run_id}: was made from other archives ({_changed(made, archives)}); "

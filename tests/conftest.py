@@ -23,7 +23,7 @@ from jobs.fetch.offline import DATASET, OfflinePackage
 from jobs.files import sha256_file
 from jobs.prepare import idx
 from jobs.run_dir import Work
-from jobs.stage import read_record
+from jobs.stage import dataset_of
 from tests.support.prepared import VARIANTS, Archives, Made, new_run, start
 from tests.support.slurm_cluster import SlurmCluster, missing
 
@@ -131,7 +131,7 @@ def put_archive(folder: Path, role: Role, array: NDArray[Any], gz: bool = False)
 
 def describe(role: Role, path: Path) -> Archive:
     """Return the description of a file that `fetch` passes to `prepare`."""
-    return Archive(role, path, path.stat().st_size, sha256_file(path))
+    return Archive(role=role, path=path, bytes=path.stat().st_size, sha256=sha256_file(path))
 
 
 @pytest.fixture(scope="session")
@@ -147,9 +147,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) 
             add_oddities(archives)
         run = new_run(work.path, archives, config)
         with start(run) as process:
-            _, said = process.communicate()
-        assert process.returncode == 0, said
-        return Made(config, archives, work, Path(read_record(run, "prepare").outputs["dataset"]), said)
+            _, log = process.communicate()
+        assert process.returncode == 0, log
+        return Made(config=config, archives=archives, work=work, directory=dataset_of(run), log=log)
 
     return make
 

@@ -1,4 +1,4 @@
-"""The contract between stages: what a manifest may say, and that the files are what it says."""
+"""The contract between stages: what a manifest may contain, and that the files are as it states."""
 
 import subprocess
 import sys
@@ -83,12 +83,12 @@ def dataset(tmp_path: Path) -> tuple[Path, Manifest]:
 
 
 def refused(directory: Path) -> str:
-    """Return the text of the InputError that reading the manifest must raise: one line, file, mend."""
+    """Return the text of the InputError that reading the manifest must raise: one line with file and fix."""
     with pytest.raises(InputError) as caught:
         read_manifest(directory)
     text = str(caught.value)
     assert text.startswith(f"{directory / MANIFEST}: ")
-    assert text.endswith(f"; remove {directory} and prepare it again")
+    assert text.endswith(f"; fix: remove {directory} and prepare it again")
     assert "\n" not in text
     return text
 
@@ -96,7 +96,7 @@ def refused(directory: Path) -> str:
 # --- the manifest
 
 
-def test_a_manifest_survives_being_written_and_read(dataset: tuple[Path, Manifest]) -> None:
+def test_a_manifest_round_trips(dataset: tuple[Path, Manifest]) -> None:
     directory, manifest = dataset
     raw = valid(directory)
     assert manifest.model_dump(mode="json") == raw
@@ -125,13 +125,16 @@ def shard(raw: dict[str, Any]) -> dict[str, Any]:
         (lambda raw: raw["pixels"].update(mean=float("nan")), "pixels.mean: "),
         (lambda raw: raw["splits"].pop("validation"), "found splits ['test', 'train'], expected"),
         (lambda raw: raw["splits"].update(extra=raw["splits"]["test"]), "splits.extra"),
-        (lambda raw: raw["splits"]["train"].update(rows=8), "the train shards hold 7 rows, expected 8"),
-        (lambda raw: raw["splits"]["train"]["shards"].pop(), "the train shards hold 4 rows, expected 7"),
+        (lambda raw: raw["splits"]["train"].update(rows=8), "found 7 rows in the train shards, expected 8"),
+        (lambda raw: raw["splits"]["train"]["shards"].pop(), "found 4 rows in the train shards, expected 7"),
         (
             lambda raw: raw["splits"]["train"].update(label_counts=[3, 2]),
-            "label counts [3, 2] do not sum to 7 rows of 3",
+            "found train label counts [3, 2], expected the sum 7 over 3 classes",
         ),
-        (lambda raw: raw["splits"]["train"].update(label_counts=[3, 2, 1]), "label counts [3, 2, 1] do not sum to 7"),
+        (
+            lambda raw: raw["splits"]["train"].update(label_counts=[3, 2, 1]),
+            "found train label counts [3, 2, 1], expected the sum 7",
+        ),
         (lambda raw: shard(raw).update(path="../elsewhere/part-00000.parquet"), "splits.train.shards.0.path: "),
         (lambda raw: shard(raw).update(path="test/part-00000.parquet"), "expected files in train/, each once"),
         (lambda raw: shard(raw).update(path="train/part-00001.parquet"), "expected files in train/, each once"),
@@ -139,7 +142,7 @@ def shard(raw: dict[str, Any]) -> dict[str, Any]:
         (lambda raw: shard(raw).update(sha256="no"), "splits.train.shards.0.sha256: "),
     ],
 )
-def test_a_manifest_that_does_not_hold_together_is_refused(
+def test_an_invalid_or_contradictory_manifest_is_refused(
     tmp_path: Path, spoil: Callable[[dict[str, Any]], object], words: str
 ) -> None:
     raw = valid(tmp_path)
@@ -159,7 +162,7 @@ def test_a_manifest_that_does_not_hold_together_is_refused(
         (b"[]", "found list, expected a JSON object"),
     ],
 )
-def test_a_manifest_that_is_no_json_object_is_refused(tmp_path: Path, content: bytes | None, words: str) -> None:
+def test_a_manifest_that_is_not_a_json_object_is_refused(tmp_path: Path, content: bytes | None, words: str) -> None:
     if content is not None:
         (tmp_path / MANIFEST).write_bytes(content)
     assert words in refused(tmp_path)
@@ -169,11 +172,11 @@ def test_a_manifest_that_is_no_json_object_is_refused(tmp_path: Path, content: b
 
 
 def first_shard(directory: Path, manifest: Manifest) -> tuple[Path, Shard]:
-    found = manifest.splits["train"].shards[0]
-    return directory / found.path, found
+    shard = manifest.splits["train"].shards[0]
+    return directory / shard.path, shard
 
 
-def test_an_untouched_dataset_is_verified(dataset: tuple[Path, Manifest]) -> None:
+def test_an_untouched_dataset_passes_verification(dataset: tuple[Path, Manifest]) -> None:
     verify(*dataset, *SPLITS)
 
 
@@ -182,23 +185,25 @@ def test_a_changed_byte_is_found(dataset: tuple[Path, Manifest]) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(InputError, match=rf"^{path}: found SHA-256 \w{{12}}…, expected .*; remove .* again$"):
+    with pytest.raises(InputError, match=rf"^{path}: found SHA-256 \w{{12}}…, expected .*; fix: remove .* again$"):
         verify(*dataset, "train")
     verify(*dataset, "validation", "test")  # what was not asked for is not read
 
 
 def test_a_changed_size_is_found(dataset: tuple[Path, Manifest]) -> None:
-    path, found = first_shard(*dataset)
+    path, shard = first_shard(*dataset)
     with path.open("ab") as file:
         file.write(b"\0")
-    with pytest.raises(InputError, match=f"^{path}: found {found.bytes + 1} bytes, expected {found.bytes}; remove "):
+    with pytest.raises(
+        InputError, match=f"^{path}: found {shard.bytes + 1} bytes, expected {shard.bytes}; fix: remove "
+    ):
         verify(*dataset, "train")
 
 
 def test_a_missing_file_is_found(dataset: tuple[Path, Manifest]) -> None:
     path, _ = first_shard(*dataset)
     path.unlink()
-    with pytest.raises(InputError, match=rf"^{path}: cannot be read \(No such file or directory\); remove "):
+    with pytest.raises(InputError, match=rf"^{path}: cannot be read \(No such file or directory\); fix: remove "):
         verify(*dataset, "train")
 
 
@@ -206,36 +211,38 @@ def test_a_missing_file_is_found(dataset: tuple[Path, Manifest]) -> None:
 def test_metadata_that_may_hold_a_pickle_is_refused(dataset: tuple[Path, Manifest], carrier: str) -> None:
     path = dataset[0] / carrier
     path.write_bytes(b"PAR1")
-    with pytest.raises(InputError, match=f"^{path}: may carry a pickled schema.*; remove the file$"):
+    with pytest.raises(
+        InputError, match=f"^{path}: found a file that may hold a pickled schema.*; fix: remove the file$"
+    ):
         verify(*dataset, "train")
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_split_is_read_in_row_order(dataset: tuple[Path, Manifest], split: Split) -> None:
-    found = read_split(*dataset, split)
-    assert [array.dtype for array in found] == [np.float32, np.int32, np.int64]
-    for array, expected in zip(found, (images(split), labels(split), indices(split)), strict=True):
+    arrays = read_split(*dataset, split)
+    assert [array.dtype for array in arrays] == [np.float32, np.int32, np.int64]
+    for array, expected in zip(arrays, (images(split), labels(split), indices(split)), strict=True):
         assert array.shape == expected.shape
         assert (array == expected).all()
 
 
-def test_a_shard_of_other_rows_than_the_manifest_says_is_refused(tmp_path: Path) -> None:
+def test_a_shard_with_other_rows_than_in_the_manifest_is_refused(tmp_path: Path) -> None:
     raw = valid(tmp_path)
     first, second = raw["splits"]["train"]["shards"]
     first["rows"], second["rows"] = 5, 2
     write_json(tmp_path / MANIFEST, sealed(raw))
-    expected = r"part-00000\.parquet: found 4 rows of 48 values in all, expected 5 of 12 each; remove .* again$"
+    expected = r"part-00000\.parquet: found 4 rows of 48 values in all, expected 5 of 12 each; fix: remove .* again$"
     with pytest.raises(InputError, match=expected):
         read_split(tmp_path, read_manifest(tmp_path), "train")
 
 
-def test_images_of_another_size_than_the_manifest_says_are_refused(tmp_path: Path) -> None:
+def test_images_of_another_size_than_in_the_manifest_are_refused(tmp_path: Path) -> None:
     write_json(tmp_path / MANIFEST, sealed(valid(tmp_path) | {"shape": [2, 3, 3]}))
     with pytest.raises(InputError, match="found 4 rows of 48 values in all, expected 4 of 18 each"):
         read_split(tmp_path, read_manifest(tmp_path), "train")
 
 
-def test_the_contract_imports_nothing_heavy() -> None:
+def test_reading_a_manifest_imports_nothing_heavy() -> None:
     code = "import sys, jobs.dataset; print(*sys.modules)"
     imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "pyarrow", "pyspark", "petastorm", "tensorflow"} & set(imported)

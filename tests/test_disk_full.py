@@ -1,5 +1,4 @@
-"""A full disk, really full: one line, nothing that looks whole and is not, and the same command goes on once there is
-room."""
+"""A disk that is really full: one line, no file that only looks complete, and the same command resumes later."""
 
 import os
 import re
@@ -42,8 +41,8 @@ TRAINING = (
     "--set", "train.keep_checkpoints=2",
 )  # fmt: skip
 
-# Python runs this before a program. In each process of the pipeline it fills the disk as a certain file is to be
-# written, but for so many bytes.
+# Python runs this before a program. In each process of the pipeline it fills the disk, except for N bytes, just before
+# a certain file is written.
 FILL = """
 import os
 from contextlib import suppress
@@ -73,7 +72,7 @@ files.write_atomic = filling
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """Return the place of a small disk of its own."""
+    """Mount a small disk; return its folder."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
@@ -90,18 +89,18 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def filling(tmp_path: Path, disk: Path) -> Filling:
-    """Return the command line with which the disk fills up, but for `room` bytes, as that file is to be written."""
+    """Return a command line that fills the disk, except for `room` bytes, just before that file is written."""
     run = idxtrain_in(tmp_path, (python_with(tmp_path / "hook", FILL), "-m", "pipelines.cli"))
 
     def fill_up(command: Sequence[object], name: str, room: int) -> subprocess.CompletedProcess[str]:
-        told = {"FILL_DISK": str(disk), "FILL_AT": name, "FILL_ROOM": str(room)}
-        return run(*command, env={**os.environ, **told})
+        settings = {"FILL_DISK": str(disk), "FILL_AT": name, "FILL_ROOM": str(room)}
+        return run(*command, env={**os.environ, **settings})
 
     return fill_up
 
 
 def require_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    """Check that a command failed for want of room and said so in one line."""
+    """Check that a command failed for lack of disk space, in one line."""
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     assert "Error" not in done.stderr.replace("OSError: [Errno 28] ", "")
@@ -112,10 +111,10 @@ def require_one_line(done: subprocess.CompletedProcess[str], *words: str) -> Non
     assert done.stdout == ""
 
 
-# --- told before anything is written
+# --- refused before anything is written
 
 
-def test_too_little_room_is_refused_before_spark_starts(tmp_path: Path) -> None:
+def test_too_little_disk_space_is_refused_before_spark_starts(tmp_path: Path) -> None:
     archives: Archives = {role: promise(role, tmp_path / role) for role in ROLES}
     work = Work(tmp_path / "work")
     with pytest.raises(InputError) as caught:
@@ -126,17 +125,17 @@ def test_too_little_room_is_refused_before_spark_starts(tmp_path: Path) -> None:
 
 
 def promise(role: Role, path: Path) -> Archive:
-    """Return a plain archive that is all hole: 9 TB of images on no disk at all."""
+    """Return a plain archive that is a sparse file: 9 TB of images that take no disk space."""
     shape = (1 << 17, 1 << 13, 1 << 13) if role.endswith("images") else (1 << 17,)
     header = b"\0\0\x08" + bytes([len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
     path.write_bytes(header)
     os.truncate(path, len(header) + prod(shape))
-    return Archive(role, path, path.stat().st_size, "0" * 64)
+    return Archive(role=role, path=path, bytes=path.stat().st_size, sha256="0" * 64)
 
 
 @pytest.mark.parametrize("rows_per_shard", [1, 100, 2500])
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float64"])
-def test_no_dataset_takes_more_than_was_estimated(tmp_path: Path, dtype: str, rows_per_shard: int) -> None:
+def test_no_dataset_exceeds_its_estimated_size(tmp_path: Path, dtype: str, rows_per_shard: int) -> None:
     random, rows = np.random.default_rng(0), min(20 * rows_per_shard, 2500)
     noise = as_stored(random.random((rows, 16, 16)), np.dtype(dtype))  # nothing is harder to compress
     pair = put_pair(tmp_path, noise, random.integers(0, 10, rows, np.uint8))
@@ -144,7 +143,7 @@ def test_no_dataset_takes_more_than_was_estimated(tmp_path: Path, dtype: str, ro
     (tmp_path / "train").mkdir()
     rule = Normalization(rule="train-range", offset=noise.min(), scale=1 / (float(noise.max()) - float(noise.min())))
     train = [shard for shard in plan.shards if shard.split == "train"]
-    taken = sum(Decoder(plan, pair, pair).write(rule, tmp_path, shard).shard.bytes for shard in train)
+    taken = sum(Decoder(plan=plan, train=pair, test=pair).write(rule, tmp_path, shard).shard.bytes for shard in train)
     assert taken <= parquet_bytes(plan, pair.image_header) <= 4 * taken + 100_000
 
 
@@ -152,10 +151,17 @@ def put_pair(folder: Path, images: NDArray[Any], labels: NDArray[Any]) -> Pair:
     one, other = folder / "images", folder / "labels"
     idx.write(one, images)
     idx.write(other, labels)
-    return Pair(one, other, idx.read_header(one), idx.read_header(other), one, other)
+    return Pair(
+        images=one,
+        labels=other,
+        image_header=idx.read_header(one),
+        label_header=idx.read_header(other),
+        image_archive=one,
+        label_archive=other,
+    )
 
 
-# --- full while it works
+# --- full during the work
 
 
 def fill(disk: Path, room: int) -> None:
@@ -164,7 +170,9 @@ def fill(disk: Path, room: int) -> None:
 
 
 @pytest.mark.parametrize(("role", "room"), [("train_images", 0), ("train_images", 65536), ("test_labels", 0)], ids=str)
-def test_while_inflating(make_archives: MakeArchives, disk: Path, role: Role, room: int) -> None:
+def test_a_disk_that_fills_up_while_inflating_is_reported(
+    make_archives: MakeArchives, disk: Path, role: Role, room: int
+) -> None:
     archives = make_archives(disk.parent / "data")
     fill(disk, room)
     with pytest.raises(OSError, match=rf"^\[Errno 28\] No space left on device: '{disk}/{role}'$"):
@@ -172,13 +180,15 @@ def test_while_inflating(make_archives: MakeArchives, disk: Path, role: Role, ro
     assert [path.name for path in disk.iterdir()] == [BALLAST]
 
 
-def test_while_spark_writes(idxtrain: Idxtrain, make_archives: MakeArchives, disk: Path, filling: Filling) -> None:
+def test_prepare_succeeds_after_a_disk_filled_up_while_spark_wrote(
+    idxtrain: Idxtrain, make_archives: MakeArchives, disk: Path, filling: Filling
+) -> None:
     make_archives(disk.parent / "data")
     work = Work(disk / "work")
     command = ("prepare", "--data", disk.parent / "data", "--work", work.path, "--run-id", "r",
                "--set", "prepare.rows_per_shard=100")  # fmt: skip
     done = filling(command, "part-00003.parquet", 8192)
-    require_one_line(done, "/train/part-0000")  # the third, or the one that another task was writing beside it
+    require_one_line(done, "/train/part-0000")  # the third, or one that a concurrent task was writing
     assert list(work.datasets.iterdir()) == []
     assert not RunDir(work.runs / "r").record_file("prepare").exists()
     (disk / BALLAST).unlink()
@@ -188,13 +198,15 @@ def test_while_spark_writes(idxtrain: Idxtrain, make_archives: MakeArchives, dis
     verify(directory, read_manifest(directory), *SPLITS)
 
 
-def test_while_training(idxtrain: Idxtrain, make_archives: MakeArchives, disk: Path, filling: Filling) -> None:
+def test_training_resumes_after_a_disk_filled_up(
+    idxtrain: Idxtrain, make_archives: MakeArchives, disk: Path, filling: Filling
+) -> None:
     make_archives(disk.parent / "data", (8, 8), 2, train=130, test=20)
     run = RunDir(disk / "work/runs/r")
     command = ("train", "--data", disk.parent / "data", "--work", disk / "work", "--run-id", "r", *TRAINING)
     for name, room in (("step-00000016.safetensors", 0), ("model.keras", 8192)):
         done = filling(command, name, room)
-        require_one_line(done, name, "make room, then `idxtrain run --run-id r` goes on")
+        require_one_line(done, name, "fix: free some space, then `idxtrain run --run-id r` resumes it")
         assert unfinished(run.path) == []
         assert not run.record_file("train").exists()
         assert not run.model_file.exists()
@@ -210,7 +222,7 @@ def unfinished(folder: Path) -> list[str]:
     return [str(path) for path in folder.rglob("*") if ".tmp-" in path.name]
 
 
-def test_while_the_lock_is_taken(disk: Path) -> None:
+def test_a_disk_that_is_full_when_the_lock_is_taken_is_reported(disk: Path) -> None:
     fill(disk, 0)
     with (
         pytest.raises(OSError, match=rf"^\[Errno 28\] No space left on device: '{disk}/lock.json'$"),
@@ -220,7 +232,7 @@ def test_while_the_lock_is_taken(disk: Path) -> None:
     assert [path.name for path in disk.iterdir()] == [BALLAST]
 
 
-def test_a_checkpoint_without_its_checksum_is_none_and_displaces_none(
+def test_a_checkpoint_without_its_checksum_is_ignored_and_replaces_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def state(step: int) -> Checkpoint:
@@ -234,15 +246,15 @@ def test_a_checkpoint_without_its_checksum_is_none_and_displaces_none(
         patch.setattr("jobs.train.checkpoint.write_json", full)
         with pytest.raises(OSError, match=r"step-00000009\.json"):
             save(tmp_path, state(9), keep=1)
-    found = latest(tmp_path, "key")
-    assert found is not None
-    assert found.position.step == 1
-    save(tmp_path, state(4), keep=1)  # the training came by another way this time
+    newest = latest(tmp_path, "key")
+    assert newest is not None
+    assert newest.position.step == 1
+    save(tmp_path, state(4), keep=1)  # this time the training saves another step
     assert {path.stem for path in tmp_path.iterdir()} == {"step-00000004"}
 
 
 @pytest.mark.parametrize("number", [ENOSPC, EDQUOT])
-def test_whatever_a_library_raises_a_full_disk_is_told(tmp_path: Path, number: int) -> None:
+def test_a_full_disk_is_reported_whatever_a_library_raises(tmp_path: Path, number: int) -> None:
     def write(path: Path) -> None:
         path.write_bytes(b"half")
         try:
@@ -259,7 +271,7 @@ def test_whatever_a_library_raises_a_full_disk_is_told(tmp_path: Path, number: i
 
 
 @pytest.mark.parametrize("work", ["", "work", "new"])
-def test_a_disk_mounted_read_only_is_told_as_one(
+def test_a_read_only_disk_is_reported_as_such(
     idxtrain: Idxtrain, tmp_path: Path, disk: Path, make_archives: MakeArchives, work: str
 ) -> None:
     make_archives(tmp_path / "data", (4, 4), 2, train=20, test=4)

@@ -1,4 +1,4 @@
-"""The evaluate stage: figures against tables counted by hand, and the stage as a process on a tiny run."""
+"""The evaluate stage as a process on a tiny run, against figures counted by hand."""
 
 import json
 import math
@@ -18,16 +18,20 @@ from numpy.typing import NDArray
 
 from jobs.dataset import FORMAT, MANIFEST, Manifest, Shard, SplitInfo
 from jobs.files import sealed, sha256_file, write_json
+from jobs.metrics import read_metrics
+from jobs.records import EvaluateOutputs
 from jobs.run_dir import RunDir
+from jobs.stage import read_outputs
+from tests.support.schemas import require_valid
 
 REPOSITORY = Path(__file__).parent.parent
 SHAPE = (4, 5, 1)
-# What the tiny model is made to predict of twelve images, counted by hand: 3 errors.
+# The tiny model's predictions for twelve images, counted by hand: 3 errors.
 LABELS = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
 PREDICTED = [0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 0, 1]
 CONFUSION = [[3, 1, 0], [0, 4, 0], [1, 1, 2]]
-ORDER = [11, 3, 0, 7, 5, 1, 9, 2, 10, 4, 8, 6]  # in which the shards, of 7 and 5 rows, hold them
-STRENGTHS = [0.5 + i / 24 for i in range(12)]  # of the one bright pixel, so that no two images are alike
+ORDER = [11, 3, 0, 7, 5, 1, 9, 2, 10, 4, 8, 6]  # of the images in the shards, which have 7 and 5 rows
+STRENGTHS = [0.5 + i / 24 for i in range(12)]  # of the one bright pixel, so that all images differ
 GAIN = 8.0  # logit of a pixel of 1
 # A model whose logits are the first pixels, times GAIN.
 BUILD_MODELS = f"""
@@ -48,7 +52,7 @@ HOSTILE_ID = "<script>alert(1)&[bold]"
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with 3.keras and 4.keras, the tiny model for 3 and for 4 classes."""
     folder = tmp_path_factory.mktemp("models")
-    # In a process of its own: once TensorFlow is in this one, no other test can configure it.
+    # In a separate process: once this one has imported TensorFlow, no other test can configure it.
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"}
     subprocess.run([sys.executable, "-c", BUILD_MODELS, str(folder)], check=True, env=environment)
     return folder
@@ -60,7 +64,7 @@ def run(tmp_path: Path, models: Path) -> RunDir:
 
 
 def make_run(work: Path, model: Path, order: Sequence[int] = ORDER) -> RunDir:
-    """Make a run whose stages before evaluate are done, on a dataset of two test shards."""
+    """Make a run with all earlier stages done, on a dataset of two test shards."""
     dataset = work / "datasets" / "0123456789abcdef"
     write_json(made(dataset / MANIFEST), sealed(write_shards(dataset, order).model_dump(mode="json")))
     run = RunDir(work / "runs" / HOSTILE_ID)
@@ -94,7 +98,7 @@ def made(path: Path) -> Path:
 
 
 def write_shards(dataset: Path, order: Sequence[int]) -> Manifest:
-    """Write the twelve images in this order of index to two shards; return the manifest that fits."""
+    """Write the twelve images in this order to two shards; return their manifest."""
     images = np.zeros((12, math.prod(SHAPE)), np.float32)
     images[np.arange(12), PREDICTED] = STRENGTHS
     shards = []
@@ -142,13 +146,15 @@ def evaluate(run: RunDir) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
-def test_the_stage_tells_exactly_what_the_model_does(run: RunDir) -> None:
+def test_the_stage_reports_exactly_the_models_predictions(run: RunDir) -> None:
     done = evaluate(run)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert "test accuracy 0.7500 (3 errors in 12)" in done.stderr
     assert re.search(r"^ +2 +4 +1\.0000 +0\.5000$", done.stderr, re.MULTILINE)
 
     metrics = json.loads(run.metrics_file.read_text())
+    require_valid(run.metrics_file, "metrics")
+    assert read_metrics(run).model_dump(mode="json") == metrics
     test = metrics["test"]
     assert {name: test[name] for name in ("accuracy", "errors", "count", "confusion")} == {
         "accuracy": 0.75, "errors": 3, "count": 12, "confusion": CONFUSION,
@@ -168,10 +174,11 @@ def test_the_stage_tells_exactly_what_the_model_does(run: RunDir) -> None:
     assert metrics["train"] == {"images": 1280, "steps": 40, "images_per_second": 1234.5, "precision": "float32"}
     seconds = metrics["seconds"]
     assert list(seconds) == ["fetch", "prepare", "train", "evaluate", "total"]
-    assert seconds["evaluate"] > 0.5  # it has at least imported TensorFlow
+    assert seconds["evaluate"] > 0.5  # importing TensorFlow alone takes longer
     assert seconds["total"] == pytest.approx(1.5 + 2.5 + 4 + seconds["evaluate"])
 
     record = json.loads(run.record_file("evaluate").read_text())
+    assert read_outputs(run, EvaluateOutputs).test_count == 12
     assert record["outputs"] == {
         "metrics_sha256": sha256_file(run.metrics_file), "test_accuracy": 0.75, "test_errors": 3, "test_count": 12,
     }  # fmt: skip
@@ -182,7 +189,7 @@ def test_the_stage_tells_exactly_what_the_model_does(run: RunDir) -> None:
     assert "idxtrain run &lt;script&gt;alert(1)&amp;[bold]" in page
     assert "<script" not in page
     assert "46.77 % to 91.11 %" in page
-    assert re.findall(r"test image (\d+), of class (\d), taken for (\d)", page) == [  # the most confident first
+    assert re.findall(r"test image (\d+) of class (\d), predicted as (\d)", page) == [  # most confident first
         ("11", "2", "1"), ("10", "2", "0"), ("3", "0", "1"),
     ]  # fmt: skip
 
@@ -206,31 +213,31 @@ def corrupt_shard(run: RunDir) -> str:
 
 
 @pytest.mark.parametrize("spoil", [change_model, remove_model, corrupt_shard])
-def test_what_is_not_as_it_was_written_is_refused(run: RunDir, spoil: Callable[[RunDir], str]) -> None:
+def test_a_changed_model_or_shard_is_refused(run: RunDir, spoil: Callable[[RunDir], str]) -> None:
     expected = spoil(run)
     assert_refused(run, expected)
 
 
-def test_an_image_that_is_there_twice_is_refused(tmp_path: Path, models: Path) -> None:
-    twice = [1 if index == 2 else index for index in ORDER]  # of the same class, so that the label counts still fit
+def test_an_image_that_occurs_twice_is_refused(tmp_path: Path, models: Path) -> None:
+    twice = [1 if index == 2 else index for index in ORDER]  # of the same class, so that the label counts fit
     run = make_run(tmp_path, models / "3.keras", twice)
-    assert_refused(run, "index 2 is not there (1 in all), expected each of 0 to 11 once")
+    assert_refused(run, "found no index 2 (1 missing in all), expected each of 0 to 11 once")
 
 
 def test_a_model_for_other_classes_is_refused(tmp_path: Path, models: Path) -> None:
     run = make_run(tmp_path, models / "4.keras")
-    assert_refused(run, "puts out float32 [batch, 4], but the dataset needs float32 [batch, 3]")
+    assert_refused(run, "found a model that returns float32 [batch, 4], expected float32 [batch, 3] as in the dataset")
 
 
-def test_a_training_by_an_older_version_is_refused_in_one_line(run: RunDir) -> None:
+def test_the_training_record_of_an_older_version_is_refused_in_one_line(run: RunDir) -> None:
     path = run.record_file("train")
     record = json.loads(path.read_text())
     del record["sha256"], record["outputs"]["precision"]
     write_json(path, sealed(record))
-    assert_refused(run, f"{path}: found no precision, expected what this version's training records; remove {path} and")
+    assert_refused(run, f"{path}: found no precision, expected the record of this version; fix: remove {path} and run")
 
 
-def test_more_test_images_than_memory_are_refused_before_any_is_read(run: RunDir) -> None:
+def test_test_images_beyond_memory_are_refused_before_reading(run: RunDir) -> None:
     file = run.work.datasets / "0123456789abcdef" / MANIFEST
     manifest = json.loads(file.read_text())
     del manifest["sha256"]
@@ -239,11 +246,11 @@ def test_more_test_images_than_memory_are_refused_before_any_is_read(run: RunDir
     test["label_counts"][0] += 10**12
     test["shards"][1]["rows"] += 10**12
     write_json(file, sealed(manifest))
-    assert_refused(run, " GB of free memory, expected 264000.00 GB for 1,000,000,000,012 test images; end what else")
+    assert_refused(run, " GB of free memory, expected 264000.00 GB for 1,000,000,000,012 test images; fix: end other")
 
 
 def assert_refused(run: RunDir, expected: str) -> None:
-    """Exit code 2, one line, nothing written."""
+    """Check that evaluation ends with exit code 2 and one line, and writes nothing."""
     done = evaluate(run)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""What predictions are worth, against tables counted by hand and published figures; and how it is told on stderr."""
+"""The figures of predictions, against hand-counted tables and published values, and their text on stderr."""
 
 import json
 import math
@@ -23,15 +23,16 @@ from jobs.evaluate.metrics import (
     worst_confusions,
 )
 from jobs.evaluate.predict import check_probabilities
+from jobs.metrics import ClassMetrics
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2])
 PREDICTED = [0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 0, 1]
 
 
 @pytest.mark.parametrize("row", [[0.5, 0.6], [1.5, -0.5], [float("nan"), 1.0], [0.0, 0.0]])
-def test_what_is_no_probability_is_refused(row: list[float]) -> None:
+def test_a_row_that_is_not_probabilities_is_refused(row: list[float]) -> None:
     check_probabilities(np.array([[1, 0], [0.3, 0.7]], np.float32))
-    with pytest.raises(InputError, match="test row 1 is not a probability for each class"):
+    with pytest.raises(InputError, match=r"test row 1: found the sum .*, expected a probability for each class"):
         check_probabilities(np.array([[1, 0], row], np.float32))
 
 
@@ -40,11 +41,11 @@ def test_what_is_no_probability_is_refused(row: list[float]) -> None:
     # Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17 (1998), table I.
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
-def test_wilson_interval_as_published(successes: int, count: int, low: float, high: float) -> None:
+def test_wilson_interval_agrees_with_published_values(successes: int, count: int, low: float, high: float) -> None:
     assert wilson_interval(successes, count) == pytest.approx((low, high), abs=5e-5)
 
 
-@settings(deadline=None)  # a busy machine is no error
+@settings(deadline=None)  # a busy machine is not an error
 @given(count=st.integers(1, 10**7), data=st.data())
 def test_wilson_interval_contains_the_proportion(count: int, data: st.DataObject) -> None:
     successes = data.draw(st.integers(0, count))
@@ -56,22 +57,22 @@ def test_wilson_interval_contains_the_proportion(count: int, data: st.DataObject
 
 def test_undefined_figures_are_null() -> None:
     probabilities = np.array([[0.5, 0.5, 0], [0.25, 0.75, 0], [0, 1, 0]], np.float32)
-    test = summarize(probabilities, np.array([0, 0, 1], np.int32))  # no image of class 2, nobody predicted it
-    assert test["confusion"] == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]  # of equals, the lower label
-    assert test["classes"][2] == {"label": 2, "precision": None, "recall": None, "support": 0}
-    assert test["classes"][1] == {"label": 1, "precision": 0.5, "recall": 1.0, "support": 1}
-    assert test["loss"] == pytest.approx((math.log(2) + math.log(4)) / 3)
-    json.dumps(test, allow_nan=False)
+    test = summarize(probabilities, np.array([0, 0, 1], np.int32))  # class 2 has no images and was never predicted
+    assert test.confusion == ((1, 1, 0), (0, 1, 0), (0, 0, 0))  # of equal probabilities, the lower label
+    assert test.classes[2] == ClassMetrics(label=2, precision=None, recall=None, support=0)
+    assert test.classes[1] == ClassMetrics(label=1, precision=0.5, recall=1.0, support=1)
+    assert test.loss == pytest.approx((math.log(2) + math.log(4)) / 3)
+    json.dumps(test.model_dump(mode="json"), allow_nan=False)
 
 
-def test_a_vanished_probability_costs_a_finite_loss() -> None:
+def test_a_probability_of_zero_has_a_finite_loss() -> None:
     test = summarize(np.array([[1, 0]], np.float32), np.array([1], np.int32))
-    assert test["loss"] == pytest.approx(126 * math.log(2))
+    assert test.loss == pytest.approx(126 * math.log(2))
 
 
-@settings(deadline=None)  # a busy machine is no error
+@settings(deadline=None)  # a busy machine is not an error
 @given(classes=st.integers(1, 12), data=st.data())
-def test_confusion_counts_every_row_once(classes: int, data: st.DataObject) -> None:
+def test_the_confusion_matrix_counts_every_row_once(classes: int, data: st.DataObject) -> None:
     label = st.integers(0, classes - 1)
     pairs = data.draw(st.lists(st.tuples(label, label), min_size=1, max_size=50))
     labels, predicted = np.array(pairs, np.int32).T
@@ -87,11 +88,11 @@ def test_confusion_counts_every_row_once(classes: int, data: st.DataObject) -> N
 
 
 def test_worst_confusions_come_first() -> None:
-    test = {"confusion": [[9, 2, 1], [0, 5, 4], [2, 0, 7]], "classes": [{}, {}, {}]}
-    assert worst_confusions(read_confusions(test), 3) == [Confusion(1, 2, 4), Confusion(0, 1, 2), Confusion(2, 0, 2)]
+    confusions = read_confusions([[9, 2, 1], [0, 5, 4], [2, 0, 7]], 3)
+    assert worst_confusions(confusions, 3) == [Confusion(1, 2, 4), Confusion(0, 1, 2), Confusion(2, 0, 2)]
 
 
-def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(StringIO):
         def isatty(self) -> bool:
             return True
@@ -100,11 +101,11 @@ def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", "160")
     table.show(summarize(np.eye(3, dtype=np.float32)[PREDICTED], LABELS))
-    assert "most frequent errors: 0 taken for 1: 1, 2 taken for 0: 1, 2 taken for 1: 1" in terminal.getvalue()
+    assert "most frequent errors: 0 predicted as 1: 1, 2 predicted as 0: 1, 2 predicted as 1: 1" in terminal.getvalue()
     assert "test accuracy 0.7500 (3 errors in 12), 95 % interval 0.4677 to 0.9111" in terminal.getvalue()
 
 
-def test_of_many_classes_only_the_worst_are_shown() -> None:
+def test_only_the_worst_of_many_classes_are_shown() -> None:
     labels = np.arange(40, dtype=np.int32)
     predicted = np.where(labels < 5, labels + 1, labels)
     lines = table.lines(summarize(np.eye(40, dtype=np.float32)[predicted], labels))
@@ -112,30 +113,31 @@ def test_of_many_classes_only_the_worst_are_shown() -> None:
     assert [line.split()[0] for line in lines[2:7]] == ["0", "1", "2", "3", "4"]
 
 
-def test_of_a_thousand_classes_there_is_a_matrix_and_of_more_a_list_of_what_occurs() -> None:
+def test_up_to_a_thousand_classes_have_a_matrix_and_more_have_a_list() -> None:
     labels, predicted = np.array([0, 999, 0, 999], np.int32), [0, 7, 0, 999]
     for classes in (1000, 1001):
         test = summarize(np.eye(classes, dtype=np.float32)[predicted], labels)
-        assert read_confusions(test).tolist() == [[0, 0, 2], [999, 7, 1], [999, 999, 1]]
-        assert (test["errors"], test["count"], len(test["classes"])) == (1, 4, classes)
-        assert test["classes"][7] == {"label": 7, "precision": 0.0, "recall": None, "support": 0}
-        assert "most frequent errors: 999 taken for 7: 1" in "\n".join(table.lines(test))
-        matrix = np.array(test["confusion"]).shape == (1000, 1000)
-        assert matrix == (classes == 1000)
-        assert matrix or test["confusion"] == read_confusions(test).tolist()
+        confusions = read_confusions(test.confusion, classes).tolist()
+        assert confusions == [[0, 0, 2], [999, 7, 1], [999, 999, 1]]
+        assert (test.errors, test.count, len(test.classes)) == (1, 4, classes)
+        assert test.classes[7] == ClassMetrics(label=7, precision=0.0, recall=None, support=0)
+        assert "most frequent errors: 999 predicted as 7: 1" in "\n".join(table.lines(test))
+        is_matrix = np.array(test.confusion).shape == (1000, 1000)
+        assert is_matrix == (classes == 1000)
+        assert is_matrix or [list(row) for row in test.confusion] == confusions
 
 
-def test_many_classes_take_memory_and_metrics_by_their_number_not_its_square() -> None:
+def test_memory_and_metrics_grow_linearly_with_the_classes() -> None:
     labels = np.arange(100, dtype=np.int32) % 4
     probabilities = np.eye(5000, dtype=np.float32)[labels]
     tracemalloc.start()
     try:
         test = summarize(probabilities, labels)
-        lines, size = table.lines(test), len(json.dumps(test))
+        lines, size = table.lines(test), len(test.model_dump_json())
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert size < 1_000_000
     assert peak < 20_000_000
     assert len(lines) == 1 + 1 + 4 + 1
-    assert lines[-1] == "evaluate: of 5000 classes the 4 with the lowest recall; metrics.json has all"
+    assert lines[-1] == "evaluate: the 4 of 5000 classes with the lowest recall; metrics.json has all"

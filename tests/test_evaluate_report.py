@@ -1,4 +1,4 @@
-"""report.html: parsed as HTML, its images decoded, its charts within their frame."""
+"""report.html: it parses as HTML, its images decode, its charts stay within their frame."""
 
 import base64
 import json
@@ -19,6 +19,7 @@ from jobs.evaluate import curve, png, report
 from jobs.evaluate.metrics import summarize
 from jobs.evaluate.predict import Predictions
 from jobs.files import write_json
+from jobs.metrics import Metrics
 from jobs.run_dir import RunDir
 
 HOSTILE = "<script>alert(1)</script>&\"'"
@@ -32,32 +33,33 @@ def run(tmp_path: Path) -> RunDir:
 
 
 def page_of(run: RunDir, images: NDArray[Any], labels: list[int], predicted: list[int], classes: int) -> "Page":
-    """Return the report on predictions that are more confident the later their row; image n has index 100 + n."""
+    """Return the report on predictions whose confidence grows with the row; image n has index 100 + n."""
     confidence = np.linspace(0.6, 0.9, len(labels), dtype=np.float32)[:, None]
     chosen = np.eye(classes, dtype=np.float32)[predicted]
     probabilities = chosen * confidence + (1 - chosen) * (1 - confidence) / (classes - 1)
     true = np.array(labels, np.int32)
-    metrics: dict[str, Any] = {
+    raw: dict[str, Any] = {
         "run_id": HOSTILE,
         "recipe": "tiny",
         "seed": 7,
         "world_size": 2,
         "dataset_id": "0123456789abcdef",
-        "test": summarize(probabilities, true),
+        "test": summarize(probabilities, true).model_dump(),
         "validation": {"accuracy": None, "errors": None, "count": 0, "loss": None},
-        "train": {"images": 1280, "steps": 40, "images_per_second": 1234.6},
+        "train": {"images": 1280, "steps": 40, "images_per_second": 1234.6, "precision": "float32"},
         "seconds": {"fetch": 1.5, "prepare": 2.5, "train": 1204.0, "evaluate": 3.0, "total": 1211.0},
         "versions": {"tensorflow": HOSTILE},
     }
     shape, duplicates = images.shape[1:], Duplicates(test_images_in_train=3, examples=())
     manifest = Manifest.model_construct(shape=shape, classes=classes, duplicates=duplicates)
     indices = 100 + np.arange(len(labels))
-    report.write_report(run, metrics, manifest, Predictions(images, true, indices, probabilities))
+    predictions = Predictions(images=images, labels=true, indices=indices, probabilities=probabilities)
+    report.write_report(run, Metrics.model_validate(raw), manifest, predictions)
     return Page(run.report_file.read_text(encoding="utf-8"))
 
 
 class Page(HTMLParser):
-    """An HTML page taken apart; fails unless its tags are balanced and it loads nothing."""
+    """The parts of an HTML page; fails unless its tags are balanced and it loads nothing."""
 
     VOID = frozenset({"meta", "img"})
 
@@ -97,13 +99,13 @@ def decode_png(uri: str) -> NDArray[Any]:
     """Return the pixels, uint8 [height, width, channels], of an unfiltered 8-bit PNG; checks its checksums."""
     data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    chunks, place = {}, 8
-    while place < len(data):
-        length, kind = struct.unpack(">I4s", data[place : place + 8])
-        body = data[place + 8 : place + 8 + length]
-        assert struct.unpack(">I", data[place + 8 + length : place + 12 + length])[0] == zlib.crc32(kind + body)
+    chunks, offset = {}, 8
+    while offset < len(data):
+        length, kind = struct.unpack(">I4s", data[offset : offset + 8])
+        body = data[offset + 8 : offset + 8 + length]
+        assert struct.unpack(">I", data[offset + 8 + length : offset + 12 + length])[0] == zlib.crc32(kind + body)
         chunks[kind] = body
-        place += 12 + length
+        offset += 12 + length
     assert list(chunks) == [b"IHDR", b"IDAT", b"IEND"]
     width, height, depth, color = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
     assert depth == 8
@@ -131,10 +133,10 @@ def test_the_report_shows_what_was_measured(run: RunDir) -> None:
     assert {"1,204.0", "1,211.0", "tiny", "dots", "50.00 %", "100.00 %"} <= {*page.cells}
     matrix = page.cells.index("1", page.cells.index("1,211.0"))
     assert page.cells[matrix : matrix + 9] == ["1", "1", "·", "·", "2", "·", "·", "1", "1"]
-    assert page.tags.count("circle") == 2 * 40 + 1  # loss and accuracy of the training, one accuracy of the validation
+    assert page.tags.count("circle") == 2 * 40 + 1  # training loss and accuracy, one validation accuracy
     assert [image["alt"] for image in page.images] == [
-        "test image 104, of class 2, taken for 1",
-        "test image 101, of class 0, taken for 1",
+        "test image 104 of class 2, predicted as 1",
+        "test image 101 of class 0, predicted as 1",
     ]
     assert (decode_png(page.images[0]["src"]) == np.round(images[4] * 255)).all()
     assert run.report_file.stat().st_mode & 0o777 == 0o600
@@ -145,7 +147,7 @@ def test_the_report_escapes_every_text(run: RunDir) -> None:
     assert "script" not in page.tags
     assert page.text.count(HOSTILE) == 4  # the title, the heading, the model, a version
     assert "No training curve was recorded." in page.text
-    assert "every test image was predicted right" in page.text
+    assert "every test image was predicted correctly" in page.text
 
 
 def test_the_report_of_many_classes_lists_confusions_and_bounds_the_gallery(run: RunDir) -> None:
@@ -154,7 +156,7 @@ def test_the_report_of_many_classes_lists_confusions_and_bounds_the_gallery(run:
     page = page_of(run, images, labels, [(label + 1) % 40 for label in labels], 40)
     assert "Confusion matrix" not in page.text
     first = page.cells.index(HOSTILE, page.cells.index("1,211.0")) + 1
-    assert page.cells[first : first + 6] == ["0", "1", "2", "1", "2", "2"]  # 0 taken for 1 twice, 1 for 2 twice
+    assert page.cells[first : first + 6] == ["0", "1", "2", "1", "2", "2"]  # 0 predicted as 1 twice, 1 as 2 twice
     assert len(page.images) == 40
     assert (decode_png(page.images[0]["src"]) == np.round(images[79, ::3, ::3] * 255)).all()  # no side over 128
 
@@ -162,10 +164,10 @@ def test_the_report_of_many_classes_lists_confusions_and_bounds_the_gallery(run:
 def test_the_report_of_thousands_of_classes_stays_small_and_shows_the_worst(run: RunDir) -> None:
     labels = [*range(1500), 4999]
     page = page_of(run, np.zeros((1501, 1, 1, 1), np.float32), labels, [*range(1500), 7], 5000)
-    assert "Of 5,000 classes, the 1,000 with the lowest recall; metrics.json has all." in page.text
+    assert "Shown are the 1,000 of 5,000 classes with the lowest recall; metrics.json has all." in page.text
     first = page.cells.index(HOSTILE, page.cells.index("1,211.0")) + 1
     assert page.cells[first : first + 3] == ["4999", "7", "1"]  # the errors
-    assert page.cells[first + 3 : first + 6] == ["1", "–", "0.00 %"]  # of class 4999, whose recall is the lowest
+    assert page.cells[first + 3 : first + 6] == ["1", "–", "0.00 %"]  # of class 4999, which has the lowest recall
     assert page.tags.count("tr") < 1100
     assert run.report_file.stat().st_size < 300_000
 
@@ -176,7 +178,7 @@ def test_png_of_colors_and_of_many_channels() -> None:
     assert decode_png(png.data_uri(np.ones((2, 3, 5), np.float32))).tolist() == np.full((2, 3, 1), 255).tolist()
 
 
-def test_a_torn_curve_is_read_as_far_as_it_goes(run: RunDir) -> None:
+def test_a_torn_curve_is_read_without_its_invalid_lines(run: RunDir) -> None:
     assert curve.read_curve(run.curve_file) == []
     write_curve(run)
     with run.curve_file.open("ab") as file:
@@ -184,7 +186,7 @@ def test_a_torn_curve_is_read_as_far_as_it_goes(run: RunDir) -> None:
     points = curve.read_curve(run.curve_file)
     assert [point["step"] for point in points] == [*range(1, 41), 40]
     loss, accuracy = curve.charts(points)
-    assert [line.kind for line in loss.lines] == ["train"]  # the validation loss was no number
+    assert [line.kind for line in loss.lines] == ["train"]  # the validation loss was not a number
     assert [len(line.dots) for line in accuracy.lines] == [40, 1]
     assert accuracy.lines[1].dots[0].label == "step 40: 50 %"
 
@@ -204,7 +206,7 @@ def test_ticks_are_round_numbers(ticks: list[float], expected: list[float]) -> N
     assert ticks == pytest.approx(expected)
 
 
-@settings(deadline=None)  # a busy machine is no error
+@settings(deadline=None)  # a busy machine is not an error
 @given(values=st.lists(st.floats(0, 1e6), min_size=1, max_size=400), step=st.integers(1, 10**7))
 def test_charts_stay_within_their_frame(values: list[float], step: int) -> None:
     points = [

@@ -27,7 +27,7 @@ def written(beat: Heartbeat, folder: Path) -> dict[str, Any]:
 
 def test_a_heartbeat_identifies_its_process(beat: Heartbeat, tmp_path: Path) -> None:
     content = written(beat, tmp_path)
-    assert ProcessId(*(content[name] for name in ("host", "machine", "pid", "began"))).runs() is True
+    assert ProcessId(**{name: content[name] for name in ("host", "machine", "pid", "began")}).runs() is True
 
 
 def test_progress_counts_only_in_its_own_phase(beat: Heartbeat, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The IDX reader and writer: the format itself, and every fault a download can have."""
+"""The IDX reader and writer: the format itself, and every fault that a download can have."""
 
 import gzip
 import os
@@ -62,7 +62,7 @@ def test_golden_values_of_each_type(tmp_path: Path, data: str, dtype: str, value
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
-def test_header_properties() -> None:
+def test_header_sizes_follow_from_shape_and_type() -> None:
     images = idx.Header(np.dtype(">i2"), (7, 2, 3, 5))
     assert (images.rows, images.row_shape, images.row_bytes, images.header_bytes) == (7, (2, 3, 5), 60, 20)
     assert (images.data_bytes, images.file_bytes) == (420, 440)
@@ -76,7 +76,7 @@ def test_sizes_beyond_64_bits_do_not_overflow() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(array=arrays(), compress=st.booleans())
-def test_round_trip(folder: Path, array: NDArray[Any], compress: bool) -> None:
+def test_any_array_round_trips(folder: Path, array: NDArray[Any], compress: bool) -> None:
     path = folder / "round-trip"
     idx.write(path, array, compress=compress)
     assert (path.read_bytes()[:2] == b"\x1f\x8b") == compress
@@ -90,7 +90,7 @@ def test_round_trip(folder: Path, array: NDArray[Any], compress: bool) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(array=arrays(), data=st.data())
-def test_a_range_is_a_slice(folder: Path, array: NDArray[Any], data: st.DataObject) -> None:
+def test_read_rows_equals_a_slice_of_the_array(folder: Path, array: NDArray[Any], data: st.DataObject) -> None:
     path = folder / "range"
     idx.write(path, array)
     start = data.draw(st.integers(0, len(array)))
@@ -107,7 +107,7 @@ def test_any_memory_layout_is_written(tmp_path: Path, array: NDArray[Any]) -> No
     assert np.array_equal(idx.read(tmp_path / "archive"), array)
 
 
-def test_many_blocks_come_back(tmp_path: Path) -> None:
+def test_an_array_of_many_blocks_round_trips(tmp_path: Path) -> None:
     array = np.random.default_rng(0).integers(0, 9, (1300, 1000), np.int16)
     for name in ("archive", "archive.gz"):
         idx.write(tmp_path / name, array)
@@ -144,19 +144,19 @@ def test_write_refuses_what_the_format_cannot_hold(tmp_path: Path, array: NDArra
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 1), (1, 0), (0, 3), (3, 3)])
-def test_bad_range(tmp_path: Path, start: int, stop: int) -> None:
+def test_read_rows_refuses_a_range_outside_the_archive(tmp_path: Path, start: int, stop: int) -> None:
     path = put(tmp_path / "archive", GOLDEN)
     with pytest.raises(ValueError, match=f"rows {start} to {stop}.*0 to 2"):
         idx.read_rows(path, idx.read_header(path), start, stop)
 
 
-def test_no_rows(tmp_path: Path) -> None:
+def test_an_archive_without_rows_is_read_as_an_empty_array(tmp_path: Path) -> None:
     path = put(tmp_path / "archive", header(0x0C, 0, 28, 28))
     assert idx.read(path).shape == (0, 28, 28)
     assert idx.read_rows(path, idx.check(path), 0, 0).shape == (0, 28, 28)
 
 
-def test_gzip_members_may_follow_each_other_and_be_padded_with_zeros(tmp_path: Path) -> None:
+def test_gzip_may_have_several_members_and_zero_padding(tmp_path: Path) -> None:
     members = [GOLDEN[:2], b"", GOLDEN[2:17], GOLDEN[17:]]
     path = put(tmp_path / "archive.gz", b"".join(map(gzip.compress, members)) + bytes(20_000))
     assert idx.read(path).tolist() == GOLDEN_ROWS
@@ -174,7 +174,7 @@ def test_gzip_members_may_follow_each_other_and_be_padded_with_zeros(tmp_path: P
         (b"", 0, ["the end of the file"]),
         (b"\0\0\x08", 3, ["the end of the file", "header"]),
         (b"\0\0\x08\x03\0\0\0\x01\0", 9, ["the end of the file", "header"]),
-        (b"\x89PNG and more", 0, ["89 50", "00 00", "is this an IDX file?"]),
+        (b"\x89PNG and more", 0, ["89 50", "00 00", "check that this is an IDX file"]),
         (b"\x89", 0, ["89", "00 00"]),
         (b"\0\x01\x08\x01\0\0\0\0", 0, ["00 01", "00 00"]),
         (header(0x0A, 1) + b"a", 2, ["0x0a", "0x08 (uint8)", "0x09 (int8)", "0x0b (int16)", "0x0e (float64)"]),
@@ -186,13 +186,13 @@ def test_gzip_members_may_follow_each_other_and_be_padded_with_zeros(tmp_path: P
         (GOLDEN[:-5], 23, ["end of the data", "28 bytes", "2 x 2 x 3 of uint8", "download it again"]),
     ],
 )
-def test_bad_plain_bytes(
+def test_malformed_bytes_are_refused_with_their_position(
     tmp_path: Path, pack: Callable[[bytes], bytes], data: bytes, offset: int, words: list[str]
 ) -> None:
     path = put(tmp_path / "archive", pack(data))
     text = faults(path, idx.check, idx.read)
-    place = f"byte {offset} of the inflated data:" if pack is gzip.compress else f"byte {offset}:"
-    for word in [place, *words]:
+    position = f"byte {offset} of the inflated data:" if pack is gzip.compress else f"byte {offset}:"
+    for word in [position, *words]:
         assert word in text
 
 
@@ -207,7 +207,7 @@ def test_a_plain_file_of_the_wrong_length_is_refused_by_its_header(tmp_path: Pat
     assert f"byte 8: found rows of {8 * (2**32 - 1) ** 3} bytes" in wide
 
 
-def test_gzip_that_cannot_hold_what_its_header_promises_is_refused_unread(tmp_path: Path) -> None:
+def test_gzip_too_short_for_its_header_is_refused_before_inflating(tmp_path: Path) -> None:
     path = put(tmp_path / "archive.gz", gzip.compress(header(0x08, 2**32 - 1, 1024) + bytes(100)))
     text = faults(path, *READERS)
     size = path.stat().st_size
@@ -215,7 +215,7 @@ def test_gzip_that_cannot_hold_what_its_header_promises_is_refused_unread(tmp_pa
         assert word in text
 
 
-def test_the_densest_possible_gzip_is_not_refused(tmp_path: Path) -> None:
+def test_the_densest_possible_gzip_is_accepted(tmp_path: Path) -> None:
     data = header(0x08, 4 * MB) + bytes(4 * MB)
     path = put(tmp_path / "archive.gz", gzip.compress(data, compresslevel=9))
     assert len(data) / path.stat().st_size > 1000
@@ -224,7 +224,7 @@ def test_the_densest_possible_gzip_is_not_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extra", [b"z", b"z" * 3 * MB])
-def test_gzip_that_holds_more_than_its_header_promises(tmp_path: Path, extra: bytes) -> None:
+def test_gzip_longer_than_its_header_promises_is_refused(tmp_path: Path, extra: bytes) -> None:
     path = put(tmp_path / "archive.gz", gzip.compress(GOLDEN + extra, compresslevel=1))
     assert idx.read_header(path).shape == (2, 2, 3)
     text = faults(path, idx.check, idx.read)
@@ -232,7 +232,7 @@ def test_gzip_that_holds_more_than_its_header_promises(tmp_path: Path, extra: by
 
 
 def noise(rows: int) -> bytes:
-    """Return an archive that gzip cannot make smaller, so that its deflate stream spans many buffers."""
+    """Return an archive that gzip cannot compress, so that its deflate stream spans many buffers."""
     return header(0x08, rows) + np.random.default_rng(1).bytes(rows)
 
 
@@ -251,20 +251,20 @@ def noise(rows: int) -> bytes:
         (lambda packed: packed[:10] + b"\xff" * 100 + packed[110:], "block type"),
     ],
 )
-def test_damaged_gzip(tmp_path: Path, damage: Callable[[bytes], bytes], reason: str) -> None:
+def test_damaged_gzip_is_refused_with_the_reason(tmp_path: Path, damage: Callable[[bytes], bytes], reason: str) -> None:
     packed = damage(gzip.compress(noise(300_000)))
     path = put(tmp_path / "archive.gz", packed)
     text = faults(path, idx.check, idx.read)
-    found = re.search(r"byte (\d+) of the compressed file", text)
-    assert found
-    assert int(found[1]) <= len(packed)
+    position = re.search(r"byte (\d+) of the compressed file", text)
+    assert position
+    assert int(position[1]) <= len(packed)
     assert "damaged gzip stream" in text
     assert reason in text
     assert "download it again" in text
 
 
 def stored_gz(data: bytes, size: int) -> bytearray:
-    """Return `data` as gzip by hand: after the 10 bytes of its header, blocks that store `size` bytes behind 5."""
+    """Return `data` as hand-made gzip: a 10-byte header, then stored blocks of a 5-byte header and `size` bytes."""
     packed = bytearray(b"\x1f\x8b\x08\0\0\0\0\0\0\xff")
     for start in range(0, len(data), size):
         block = data[start : start + size]
@@ -272,21 +272,21 @@ def stored_gz(data: bytes, size: int) -> bytearray:
     return packed + struct.pack("<II", zlib.crc32(data), len(data))
 
 
-def test_where_gzip_damage_lies(tmp_path: Path) -> None:
+def test_gzip_damage_is_located_to_within_a_buffer(tmp_path: Path) -> None:
     packed = stored_gz(noise(300_000), 10_000)
     assert idx.check(put(tmp_path / "archive.gz", packed)).rows == 300_000
     fault_at = 10 + 17 * 10_005 + 3
-    # A block says its length twice; here the two differ.
+    # A block has its length twice; here the two differ.
     packed[fault_at] ^= 1
     text = fault(put(tmp_path / "archive.gz", packed), idx.check)
-    found = re.search(r"byte (\d+) of the compressed file", text)
-    assert found
-    assert fault_at <= int(found[1]) <= fault_at + 20_000
+    position = re.search(r"byte (\d+) of the compressed file", text)
+    assert position
+    assert fault_at <= int(position[1]) <= fault_at + 20_000
     cut = fault(put(tmp_path / "cut.gz", packed[:150_000]), idx.check)
     assert "byte 150000 of the compressed file" in cut
 
 
-def test_what_is_not_a_file(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
     assert "No such file" in fault(tmp_path / "missing", idx.read)
     assert "directory" in fault(tmp_path, idx.read_header)
     assert "Not a directory" in fault(put(tmp_path / "file", GOLDEN) / "below", idx.check)
@@ -297,10 +297,10 @@ def test_what_is_not_a_file(tmp_path: Path) -> None:
     assert not (tmp_path / "plain").exists()
 
 
-def test_a_file_without_permission(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
     path = put(tmp_path / "archive", GOLDEN)
     path.chmod(0)
-    root = os.geteuid() == 0  # who may read every file, and so becomes nobody for a moment
+    root = os.geteuid() == 0  # root may read every file, so the test becomes nobody for a moment
     if root:
         os.seteuid(65534)
     try:
@@ -310,7 +310,7 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
             os.seteuid(0)
 
 
-def test_errors_are_one_line_whatever_the_name(tmp_path: Path) -> None:
+def test_errors_are_one_line_for_any_file_name(tmp_path: Path) -> None:
     for name in ("two\nlines", os.fsdecode(b"not\xffutf-8")):
         with pytest.raises(InputError) as caught:
             idx.read(put(tmp_path / name, b"PNG"))
@@ -318,7 +318,7 @@ def test_errors_are_one_line_whatever_the_name(tmp_path: Path) -> None:
         assert caught.value.exit_code == 2
 
 
-def test_inflate_onto_itself_is_refused_and_harmless(tmp_path: Path) -> None:
+def test_inflating_a_file_onto_itself_is_refused_and_harmless(tmp_path: Path) -> None:
     path = put(tmp_path / "archive", GOLDEN)
     (tmp_path / "link").symlink_to(path)
     for destination in (path, tmp_path / "link"):
@@ -327,13 +327,13 @@ def test_inflate_onto_itself_is_refused_and_harmless(tmp_path: Path) -> None:
     assert path.read_bytes() == GOLDEN
 
 
-def test_inflate_reports_a_destination_that_cannot_be_written_as_such(tmp_path: Path) -> None:
+def test_inflate_raises_oserror_for_an_unwritable_destination(tmp_path: Path) -> None:
     path = put(tmp_path / "archive", GOLDEN)
     with pytest.raises(OSError, match="No such file"):
         idx.inflate(path, tmp_path / "missing" / "plain")
 
 
-def test_read_rows_of_a_file_that_changed(tmp_path: Path) -> None:
+def test_read_rows_refuses_a_file_that_changed(tmp_path: Path) -> None:
     path = put(tmp_path / "archive", GOLDEN)
     known = idx.check(path)
     put(path, GOLDEN[:-1])
@@ -354,7 +354,7 @@ def describe(dtype: str, *shape: int) -> idx.Header:
 
 @pytest.mark.parametrize("images", [describe("u1", 5, 28, 28), describe("u1", 5, 32, 32, 3), describe(">f4", 5, 784)])
 @pytest.mark.parametrize("labels", [describe("u1", 5), describe("i1", 5), describe(">i4", 5)])
-def test_good_pairs(images: idx.Header, labels: idx.Header) -> None:
+def test_matching_images_and_labels_make_a_pair(images: idx.Header, labels: idx.Header) -> None:
     idx.check_pair(Path("images"), images, Path("labels"), labels)
 
 
@@ -367,7 +367,9 @@ def test_good_pairs(images: idx.Header, labels: idx.Header) -> None:
         (describe("u1", 5, 2, 2), describe(">f4", 5), "l.gz", 2, ["float32", "integer"]),
     ],
 )
-def test_bad_pairs(images: idx.Header, labels: idx.Header, at_fault: str, offset: int, words: list[str]) -> None:
+def test_a_mismatched_pair_is_refused_with_the_faulty_file(
+    images: idx.Header, labels: idx.Header, at_fault: str, offset: int, words: list[str]
+) -> None:
     with pytest.raises(idx.IdxError) as caught:
         idx.check_pair(Path("i.gz"), images, Path("l.gz"), labels)
     text = str(caught.value)

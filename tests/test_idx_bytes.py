@@ -1,4 +1,4 @@
-"""The IDX reader on any bytes at all, in bounded memory."""
+"""The IDX reader on arbitrary bytes, in bounded memory."""
 
 import gzip
 import zlib
@@ -30,11 +30,11 @@ from tests.support.idx_faults import (
 __all__ = ["folder"]  # a fixture
 
 
-# --- any bytes at all
+# --- arbitrary bytes
 
 
 def agrees(path: Path, expected: NDArray[Any] | None = None) -> None:
-    """Every reader must give the same answer: all the same array, or all an IdxError of one line."""
+    """Check that all readers agree: they return the same array, or all raise an IdxError of one line."""
     destination = path.with_name("any-plain")
     destination.unlink(missing_ok=True)
     try:
@@ -49,13 +49,13 @@ def agrees(path: Path, expected: NDArray[Any] | None = None) -> None:
     assert expected is None or array.tobytes() == expected.tobytes()
 
 
-# Most would fail at byte 0: these start like an archive, so that the later checks meet arbitrary bytes too.
+# Most bytes fail at byte 0. These start like an archive, so that later checks see arbitrary bytes too.
 BEGINNINGS = [b"", b"\0\0", b"\0\0\x08\x01", b"\0\0\x0b\x02\0\0\0", header(0x08, 3), b"\x1f\x8b", b"\x1f\x8b\x08\0"]
 
 
 @settings(max_examples=200, deadline=None)
 @given(start=st.sampled_from(BEGINNINGS), rest=st.binary(max_size=60), pack=st.booleans())
-def test_arbitrary_bytes(folder: Path, start: bytes, rest: bytes, pack: bool) -> None:
+def test_all_readers_agree_on_arbitrary_bytes(folder: Path, start: bytes, rest: bytes, pack: bool) -> None:
     agrees(put(folder / "any", gzip.compress(start + rest) if pack else start + rest))
 
 
@@ -66,7 +66,7 @@ EDITS = st.lists(
 
 @settings(max_examples=200, deadline=None)
 @given(array=arrays(min_rows=1), edits=EDITS, cut=st.integers(0, 3), pack=st.sampled_from(["", "before", "after"]))
-def test_mutated_archives(
+def test_all_readers_agree_on_mutated_archives(
     folder: Path, array: NDArray[Any], edits: list[tuple[str, int, bytes]], cut: int, pack: str
 ) -> None:
     path = folder / "mutated"
@@ -77,7 +77,7 @@ def test_mutated_archives(
         at = where % (len(data) + 1)
         data[at : at + (0 if kind == "i" else len(new))] = b"" if kind == "d" else new
     del data[len(data) - cut :]
-    # gzip holds a checksum: whatever still passes must be the array itself.
+    # gzip has a checksum: what still passes must be the array itself.
     checked = pack == "before" and data[:2] == b"\x1f\x8b"
     put(path, gzip.compress(data) if pack == "after" else bytes(data))
     agrees(path, array.astype(array.dtype.newbyteorder("=")) if checked or data == valid else None)
@@ -87,13 +87,13 @@ def test_mutated_archives(
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_a_header_that_promises_terabytes_gets_no_memory(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+def test_a_header_that_promises_terabytes_allocates_nothing(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     path = put(tmp_path / "archive", pack(header(0x08, 2**32 - 1, 1024) + bytes(MB)))
     with peak_memory(4 * MB):
         faults(path, *READERS)
 
 
-def test_read_rows_gives_no_memory_to_rows_the_file_does_not_have(tmp_path: Path) -> None:
+def test_read_rows_allocates_nothing_for_missing_rows(tmp_path: Path) -> None:
     path = put(tmp_path / "archive", header(0x08, 2**32 - 1, 1024) + bytes(MB))
     known = idx.Header(np.dtype("u1"), (2**32 - 1, 1024))
     with peak_memory(4 * MB):
@@ -101,15 +101,17 @@ def test_read_rows_gives_no_memory_to_rows_the_file_does_not_have(tmp_path: Path
     assert f"byte {MB + 12}: found the end of the data" in text
 
 
-def test_a_header_within_gzips_expansion_gets_only_what_really_comes(tmp_path: Path) -> None:
-    really = 2 * MB
-    path = put(tmp_path / "archive.gz", gzip.compress(header(0x08, 1900 * MB) + np.random.default_rng(2).bytes(really)))
+def test_memory_grows_only_with_the_bytes_that_gzip_delivers(tmp_path: Path) -> None:
+    delivered = 2 * MB
+    path = put(
+        tmp_path / "archive.gz", gzip.compress(header(0x08, 1900 * MB) + np.random.default_rng(2).bytes(delivered))
+    )
     assert idx.read_header(path).rows == 1900 * MB
-    with peak_memory(really + 64 * MB):
+    with peak_memory(delivered + 64 * MB):
         assert "end of the data" in fault(path, idx.read)
 
 
-def test_a_bomb_behind_a_small_header_is_stopped_at_its_first_byte_too_many(tmp_path: Path) -> None:
+def test_a_gzip_bomb_is_stopped_at_its_first_extra_byte(tmp_path: Path) -> None:
     path = zeros_gz(tmp_path / "bomb.gz", GOLDEN, 200 * MB)
     assert path.stat().st_size < MB
     with peak_memory(4 * MB):
@@ -117,7 +119,7 @@ def test_a_bomb_behind_a_small_header_is_stopped_at_its_first_byte_too_many(tmp_
     assert "byte 28 of the inflated data: found more data" in text
 
 
-def test_legal_zeros_are_inflated_in_bounded_memory(tmp_path: Path) -> None:
+def test_valid_zeros_are_inflated_in_bounded_memory(tmp_path: Path) -> None:
     path = zeros_gz(tmp_path / "zeros.gz", header(0x08, 100 * MB), 100 * MB)
     assert path.stat().st_size < MB
     with peak_memory(8 * MB):
@@ -130,7 +132,7 @@ def test_legal_zeros_are_inflated_in_bounded_memory(tmp_path: Path) -> None:
     (tmp_path / "plain").unlink()
 
 
-def test_writing_holds_a_block_at_a_time(tmp_path: Path) -> None:
+def test_writing_needs_memory_for_one_block_at_a_time(tmp_path: Path) -> None:
     with peak_memory(8 * MB):
         idx.write(tmp_path / "archive.gz", np.broadcast_to(np.float32(1), (10_000, 1000)))
     assert zlib.crc32((idx.read(tmp_path / "archive.gz") == 1).tobytes()) == zlib.crc32(b"\x01" * 10 * MB)

@@ -1,4 +1,4 @@
-"""Leases: waited for, never held by the dead, and independent of the kernel's file locks."""
+"""Leases: processes wait for them, no dead process holds them, and they need no kernel file locks."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from jobs.run_dir import Work
 from tests.support.prepared import Made, new_run, start
 from tests.test_lock import wait_for
 
-# Holds a lease, says so, and lets it go when its standard input ends.
+# Takes a lease, reports it, and releases it when its standard input ends.
 HOLDER = """
 import sys
 from pathlib import Path
@@ -44,8 +44,8 @@ def line_of(stream: Any) -> str:
     return line.strip()
 
 
-@pytest.mark.parametrize("ends", ["lets it go", "is killed"])
-def test_who_waits_says_for_whom_once_and_comes_next(tmp_path: Path, ends: str) -> None:
+@pytest.mark.parametrize("ends", ["releases it", "is killed"])
+def test_a_waiting_process_logs_the_owner_once_and_comes_next(tmp_path: Path, ends: str) -> None:
     with hold(tmp_path / "it.json") as first, hold(tmp_path / "it.json") as second:
         for process, other in ((first, second), (second, first)):
             if not (tmp_path / "it.json").exists():
@@ -53,27 +53,29 @@ def test_who_waits_says_for_whom_once_and_comes_next(tmp_path: Path, ends: str) 
             if json.loads((tmp_path / "it.json").read_text())["pid"] == process.pid:
                 holder, waiting = process, other
         assert line_of(holder.stdout) == "taken"
-        said = f"dataset 7: process {holder.pid} on {os.uname().nodename} is at work on it; waiting"
-        assert line_of(waiting.stderr) == said
+        message = f"dataset 7: process {holder.pid} on {os.uname().nodename} is at work on it; waiting"
+        assert line_of(waiting.stderr) == message
         if ends == "is killed":
             holder.send_signal(signal.SIGKILL)
         else:
             holder.communicate()
         assert line_of(waiting.stdout) == "taken"
-        assert waiting.communicate()[1] == ""  # it was said once
+        assert waiting.communicate()[1] == ""  # it was logged once
     assert list(tmp_path.iterdir()) == []
 
 
-def test_who_does_not_wait_is_refused(tmp_path: Path) -> None:
+def test_a_process_that_does_not_wait_is_refused(tmp_path: Path) -> None:
     with hold(tmp_path / "it.json") as process:
         assert line_of(process.stdout) == "taken"
-        said = rf"^dataset 7: process {process.pid} on \S+ is at work on it \(seen running just now\); wait for it$"
-        with pytest.raises(HeldError, match=said), Lease(tmp_path / "it.json", "dataset 7"):
+        message = (
+            rf"^dataset 7: process {process.pid} on \S+ is at work on it \(seen running just now\); fix: wait for it$"
+        )
+        with pytest.raises(HeldError, match=message), Lease(tmp_path / "it.json", "dataset 7"):
             pass
         process.communicate()
 
 
-def test_others_may_read_who_holds_it_whatever_the_umask(tmp_path: Path) -> None:
+def test_everyone_may_read_the_owner_whatever_the_umask(tmp_path: Path) -> None:
     umask = os.umask(0o077)
     try:
         with Lease(tmp_path / "it.json", "it"):
@@ -82,7 +84,9 @@ def test_others_may_read_who_holds_it_whatever_the_umask(tmp_path: Path) -> None
         os.umask(umask)
 
 
-def test_an_owner_whom_proc_hides_is_judged_by_the_files_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_owner_hidden_from_proc_is_judged_by_the_age_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, pid = tmp_path / "it.json", 0x7FFFFFF0
 
     def kill(number: int, _: int) -> None:
@@ -98,7 +102,7 @@ def test_an_owner_whom_proc_hides_is_judged_by_the_files_age(tmp_path: Path, mon
         pass
 
 
-def test_two_prepares_of_one_dataset_where_flock_does_nothing(
+def test_two_prepares_of_one_dataset_take_turns_without_flock(
     small: Made, tmp_path: Path, without_flock: Mapping[str, str]
 ) -> None:
     config, work = PrepareConfig(rows_per_shard=20), Work(tmp_path)
@@ -106,32 +110,32 @@ def test_two_prepares_of_one_dataset_where_flock_does_nothing(
     with start(runs[0], without_flock) as first:
         wait_for(lambda: list(work.datasets.glob(".tmp-*")))
         with start(runs[1], without_flock) as second:
-            said = [process.communicate()[1] for process in (first, second)]
-    assert [first.returncode, second.returncode] == [0, 0], said
+            logs = [process.communicate()[1] for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], logs
     name = dataset_id(config, small.archives)
     who = f"process {first.pid} on {os.uname().nodename}"
-    assert said[1].splitlines() == [
+    assert logs[1].splitlines() == [
         f"prepare: dataset {name}: {who} is at work on it; waiting",
-        f"prepare: dataset {name} is there already",
+        f"prepare: dataset {name} already exists",
     ]
     assert [path.name for path in work.datasets.iterdir()] == [name]
     assert list(work.locks.iterdir()) == []
     verify(work.datasets / name, read_manifest(work.datasets / name), *SPLITS)
 
 
-def test_whether_a_dataset_is_there_is_asked_with_its_lease(
+def test_whether_a_dataset_exists_is_checked_under_its_lease(
     small: Made, tmp_path: Path, as_made: Callable[[Path], Work]
 ) -> None:
-    """`idxtrain prune`, which holds it, may be about to remove the dataset."""
+    """`idxtrain prune` may hold the lease to remove the dataset."""
     work = as_made(tmp_path)
     name, run = small.directory.name, new_run(tmp_path, small.archives, small.config)
     with Lease(work.lease_file(f"dataset-{name}"), "it"):
         process = start(run)
         assert process.stderr
         assert line_of(process.stderr).endswith("is at work on it; waiting")
-    said = process.communicate()[1]
-    assert process.returncode == 0, said
-    assert said == f"prepare: dataset {name} is there already\n"
+    stderr = process.communicate()[1]
+    assert process.returncode == 0, stderr
+    assert stderr == f"prepare: dataset {name} already exists\n"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Model files that come from others: what is no plain model is refused in one line, and nothing of it is run."""
+"""Model files from other sources: anything but a plain model is refused in one line, and none of it is run."""
 
 import ast
 import os
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import jobs.model_file.weights  # noqa: F401 (imported before the files are watched)
 import models
 from deploy.registry import export
 from deploy.registry.registry import Registry
@@ -31,17 +32,17 @@ _FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "soc
 _watched: list[tuple[str, str]] | None = None
 
 
-def _note(event: str, arguments: tuple[Any, ...]) -> None:
+def _record(event: str, arguments: tuple[Any, ...]) -> None:
     if _watched is not None and (event == "open" or event in _FORBIDDEN):
         _watched.append((event, os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes) else ""))
 
 
-sys.addaudithook(_note)  # stays for the process's life
+sys.addaudithook(_record)  # for the life of the process
 
 
 @contextmanager
 def nothing_but(path: Path) -> Iterator[None]:
-    """Fail where Python opens another file than this one, starts a process, connects, or reads a pickle meanwhile."""
+    """Fail if Python opens any other file, starts a process, connects, or reads a pickle meanwhile."""
     global _watched
     own = (str(path), f"{tempfile.gettempdir()}/idxtrain-model-", sys.prefix, sys.base_prefix, "/proc/", "/sys/")
     _watched = []
@@ -70,13 +71,13 @@ def test_hostile_files_are_refused_in_one_line_and_do_nothing(good: Path, tmp_pa
             try:
                 load_keras(path, "train it again")
             except InputError as error:
-                said = str(error)
+                message = str(error)
             else:
                 pytest.fail(f"{name}: loaded")
-        assert said.startswith(f"{path}: "), name
-        assert said.endswith("; train it again"), name
-        assert "\n" not in said, name
-        assert len(said) < 800, name
+        assert message.startswith(f"{path}: "), name
+        assert message.endswith("; fix: train it again"), name
+        assert "\n" not in message, name
+        assert len(message) < 800, name
         assert {each.name for each in tmp_path.iterdir()} == there, name
         names.append(name)
     assert len(names) > 45
@@ -85,17 +86,17 @@ def test_hostile_files_are_refused_in_one_line_and_do_nothing(good: Path, tmp_pa
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_each_architecture_of_ours_loads_with_its_weights(name: str, tmp_path: Path) -> None:
+def test_each_of_our_architectures_loads_with_its_weights(name: str, tmp_path: Path) -> None:
     import keras
 
     path = save(name, tmp_path / "model.keras")
     with nothing_but(path):
-        found = load_keras(path, "", sha256_file(path)).get_weights()
+        weights = load_keras(path, "", sha256_file(path)).get_weights()
     expected = keras.models.load_model(path, compile=False).get_weights()
-    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert all(np.array_equal(one, other) for one, other in zip(weights, expected, strict=True))
 
 
-def test_a_model_of_anybodys_keras_loads_without_what_it_was_compiled_with(tmp_path: Path) -> None:
+def test_a_foreign_keras_model_loads_without_its_compile_config(tmp_path: Path) -> None:
     import keras
 
     images = keras.Input(SHAPE)
@@ -112,9 +113,9 @@ def test_a_model_of_anybodys_keras_loads_without_what_it_was_compiled_with(tmp_p
     assert np.abs(loaded.predict(some, verbose=0) - model.predict(some, verbose=0)).max() < 1e-6
 
 
-def test_the_bytes_that_were_hashed_are_loaded(good: Path, tmp_path: Path) -> None:
+def test_exactly_the_hashed_bytes_are_loaded(good: Path, tmp_path: Path) -> None:
     assert load_keras(good, "train it again", sha256_file(good))
-    with pytest.raises(InputError, match=r"model\.keras: found SHA-256 .*expected 00000000.*; train it again"):
+    with pytest.raises(InputError, match=r"model\.keras: found SHA-256 .*expected 00000000.*; fix: train it again"):
         load_keras(good, "train it again", "0" * 64)
     os.mkfifo(tmp_path / "fifo.keras")
     for path, words in ((tmp_path / "fifo.keras", "no regular file"), (tmp_path, "no regular file|cannot be read")):
@@ -126,14 +127,14 @@ def test_the_bytes_that_were_hashed_are_loaded(good: Path, tmp_path: Path) -> No
 
 @pytest.fixture
 def still_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let evaluation not bind this very process, and with it later tests, to deterministic operations: for good."""
+    """Keep evaluation from making this process deterministic for good, which would affect later tests."""
     monkeypatch.setattr("tensorflow.config.experimental.enable_op_determinism", lambda: None)
 
 
 def _warm_start(path: Path, folder: Path) -> None:
     from jobs.train.compute.network import Network
 
-    network = Network.__new__(Network)  # its model is not looked at before the file is
+    network = Network.__new__(Network)  # it reads the file before it uses its model
     network.warm_start(path)
 
 
@@ -143,7 +144,7 @@ def _register(path: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "place",
+    "load",
     [
         lambda path, folder: predict.load_model(path, SHAPE, CLASSES),
         _warm_start,
@@ -153,22 +154,22 @@ def _register(path: Path, folder: Path) -> None:
     ids=["evaluate and compare", "warm start", "export", "register"],
 )
 @pytest.mark.usefixtures("still_free")
-def test_every_place_refuses_a_hostile_file(good: Path, tmp_path: Path, place: Callable[[Path, Path], Any]) -> None:
+def test_every_loader_refuses_a_hostile_file(good: Path, tmp_path: Path, load: Callable[[Path, Path], Any]) -> None:
     files = tmp_path / "files"
     files.mkdir()
     path = dict(hostile.corpus(good, files))["archive: pickle beside"]
     with pytest.raises(InputError, match=r"archive__pickle_beside|archive:_pickle_beside\.keras: .*found members"):
-        place(path, tmp_path)
+        load(path, tmp_path)
     assert not (files / hostile.RAN).exists()
     assert not (tmp_path / "out.keras").exists()
 
 
-def test_no_other_place_loads_a_model() -> None:
+def test_only_one_module_loads_models() -> None:
     root = Path(__file__).parent.parent
-    found = []
+    loaders = []
     for room in ("pipelines", "deploy", "jobs", "models"):
         for path in (root / room).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Attribute) and node.attr in ("load_model", "load_weights", "load_context"):
-                    found.append(str(path.relative_to(root)))
-    assert found == ["jobs/model_file/load.py"]
+                    loaders.append(str(path.relative_to(root)))
+    assert loaders == ["jobs/model_file/load.py"]

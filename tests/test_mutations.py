@@ -1,7 +1,7 @@
 """10,000 mutated archives, manifests, configs, recipes, records, checkpoints and shards.
 
-Each is accepted and right, or refused in one line; nothing else gets out, nothing hangs, no size in a file decides how
-much memory is taken. A quarter of the cases runs with the quick tests. A failing case tells its number.
+Each is read correctly or refused in one line. Nothing else is raised, nothing hangs, and no size in a file decides how
+much memory is used. A quarter of the cases runs with the fast tests. A failing case shows its number.
 """
 
 import gzip
@@ -9,6 +9,7 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,7 +22,7 @@ from jobs.archive import ROLES, Archive, Role
 from jobs.dataset import MANIFEST, SPLITS, Manifest, Split, read_manifest, read_split, verify
 from jobs.files import sealed
 from jobs.prepare import idx
-from jobs.prepare.archives import Pair, inflate, read_headers
+from jobs.prepare.archives import inflate, pair_of, read_headers
 from jobs.prepare.survey import survey
 from tests import test_dataset as tiny
 from tests.conftest import MakeArchives, describe
@@ -49,7 +50,7 @@ def test_there_are_ten_thousand_cases() -> None:
 
 
 def decode(data: bytes) -> NDArray[Any] | None:
-    """Read an archive from its bytes, by the book and nothing of ours; None where it is none."""
+    """Read an archive from its bytes, by the specification and without our code; None if it is not valid."""
     try:
         plain = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
         zeros, code, dimensions = struct.unpack_from(">HBB", plain)
@@ -77,12 +78,14 @@ def archive_sets(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeAr
 
 @in_blocks
 @pytest.mark.parametrize("kind", ["archive", "gzip archive"])
-def test_archives(tmp_path: Path, archive_sets: list[dict[str, Archive]], kind: str, block: int) -> None:
+def test_mutated_archives_are_read_correctly_or_refused(
+    tmp_path: Path, archive_sets: list[dict[str, Archive]], kind: str, block: int
+) -> None:
     def check(random: Random) -> bool:
         archives = random.choice(archive_sets[kind == "gzip archive" :: 2])
         role = random.choice(ROLES)
         path, original = tmp_path / role, archives[role].path.read_bytes()
-        if kind == "gzip archive" and random.random() < 0.3:  # what is inside is wrong, its packing is whole
+        if kind == "gzip archive" and random.random() < 0.3:  # the content is faulty, the gzip stream is whole
             path.write_bytes(gzip.compress(mutate_bytes(gzip.decompress(original), random), 1))
         else:
             path.write_bytes(mutate_bytes(original, random))
@@ -94,45 +97,44 @@ def test_archives(tmp_path: Path, archive_sets: list[dict[str, Archive]], kind: 
 
 
 def check_one(path: Path, expected: NDArray[Any] | None) -> None:
-    """An archive is read as `decode` reads it, or refused by everything that reads it whole."""
-    found, header = outcome(lambda: idx.read(path)), outcome(lambda: idx.read_header(path))
+    """Check that an archive is read as `decode` reads it, or refused by every reader."""
+    array, header = outcome(lambda: idx.read(path)), outcome(lambda: idx.read_header(path))
     plain = path.with_suffix(".plain")
     checked, inflated = outcome(lambda: idx.check(path)), outcome(lambda: idx.inflate(path, plain))
     if expected is None:
-        assert found is None
+        assert array is None
         assert checked is None
         assert inflated is None
         assert not plain.exists()
         return
-    assert found is not None
+    assert array is not None
     assert header == checked == inflated == idx.Header(expected.dtype, expected.shape)
-    assert (found.shape, found.dtype) == (expected.shape, expected.dtype.newbyteorder("="))
-    assert found.astype(expected.dtype).tobytes() == expected.tobytes()  # bits: NaN is equal to itself
+    assert (array.shape, array.dtype) == (expected.shape, expected.dtype.newbyteorder("="))
+    assert array.astype(expected.dtype).tobytes() == expected.tobytes()  # bits: NaN is equal to itself
     assert decode(plain.read_bytes()).tobytes() == expected.tobytes()  # type: ignore[union-attr]
 
 
 def check_set(archives: Mapping[str, Archive], role: Role, path: Path, expected: NDArray[Any]) -> bool:
-    """A whole archive beside three good ones: refused as none of theirs, or all rows are read as they are."""
+    """Check a valid archive beside three good ones: it is refused as not matching, or read as it is; return which."""
     scratch = path.parent / "scratch"
     scratch.mkdir(exist_ok=True)
-    before = Archive(role, path, archives[role].bytes, archives[role].sha256)
+    before = replace(archives[role], path=path)
     if describe(role, path).sha256 != before.sha256:
-        assert outcome(lambda: inflate({role: before}, scratch)) is None  # fetch has seen another
+        assert outcome(lambda: inflate({role: before}, scratch)) is None  # not the file that fetch saw
     changed = {**archives, role: describe(role, path)}
     headers = outcome(lambda: read_headers(changed))
     if headers is None:
         return False
     plain = inflate(changed, scratch)
     split = role.split("_")[0]
-    images, labels = f"{split}_images", f"{split}_labels"
-    pair = Pair(plain[images], plain[labels], headers[images], headers[labels], path, path)
+    pair = pair_of(split, changed, plain, headers)
     rows = np.arange(len(expected))
     if not len(rows):
         return True  # the plan refuses it
-    assert pair.read(rows)[role == labels].astype(expected.dtype).tobytes() == expected.tobytes()
-    found = outcome(lambda: survey(pair, rows))
-    assert found is None or found.label_counts.sum() == len(rows)
-    return found is not None
+    assert pair.read(rows)[role.endswith("labels")].astype(expected.dtype).tobytes() == expected.tobytes()
+    surveyed = outcome(lambda: survey(pair, rows))
+    assert surveyed is None or surveyed.label_counts.sum() == len(rows)
+    return surveyed is not None
 
 
 # --- the dataset
@@ -158,18 +160,18 @@ def verified(directory: Path, manifest: Manifest) -> bool:
 
 
 @in_blocks
-def test_manifests(dataset: tuple[Path, dict[str, Any]], block: int) -> None:
+def test_mutated_manifests_are_refused_unless_equal(dataset: tuple[Path, dict[str, Any]], block: int) -> None:
     directory, raw = dataset
     original, written = Manifest.model_validate(raw), sealed(raw)
 
     def check(random: Random) -> bool:
-        found = check_manifest(directory, mutate_json(written, random))
-        if found is None:
+        manifest = check_manifest(directory, mutate_json(written, random))
+        if manifest is None:
             return False
-        assert found == original
-        verify(directory, found, *SPLITS)
+        assert manifest == original
+        verify(directory, manifest, *SPLITS)
         for split in SPLITS:
-            images, labels, indices = read_split(directory, found, split)
+            images, labels, indices = read_split(directory, manifest, split)
             assert (images == tiny.images(split)).all()
             assert (labels == tiny.labels(split)).all()
             assert (indices == tiny.indices(split)).all()
@@ -179,19 +181,19 @@ def test_manifests(dataset: tuple[Path, dict[str, Any]], block: int) -> None:
 
 
 @in_blocks
-def test_manifests_of_somebody_who_knows_how_to_seal_them(dataset: tuple[Path, dict[str, Any]], block: int) -> None:
-    """Nothing tells these from ours but the files beside them: what is read is what lies there, or nothing."""
+def test_forged_manifests_never_change_what_is_read(dataset: tuple[Path, dict[str, Any]], block: int) -> None:
+    """Only the files beside them distinguish these from ours: either the files are read as they are, or nothing."""
     directory, raw = dataset
 
     def check(random: Random) -> bool:
-        found = check_manifest(directory, dump(sealed(mutate_value(raw, random)), random))
-        if found is None or not verified(directory, found):
+        manifest = check_manifest(directory, dump(sealed(mutate_value(raw, random)), random))
+        if manifest is None or not verified(directory, manifest):
             return False
         for split in SPLITS:
-            arrays = outcome(lambda: read_split(directory, found, split))  # noqa: B023 (called at once)
+            arrays = outcome(lambda: read_split(directory, manifest, split))  # noqa: B023 (called at once)
             if arrays is None:
                 return False
-            rows = rows_of(found, split)
+            rows = rows_of(manifest, split)
             assert (arrays[0].reshape(-1) == tiny.images(split)[rows].reshape(-1)).all()
             assert (arrays[1] == tiny.labels(split)[rows]).all()
         return True
@@ -200,14 +202,14 @@ def test_manifests_of_somebody_who_knows_how_to_seal_them(dataset: tuple[Path, d
 
 
 def rows_of(manifest: Manifest, split: Split) -> NDArray[Any]:
-    """Return the rows of a split that the manifest's shards hold, in its order."""
+    """Return the rows of a split's shards, in the order of the manifest."""
     stops = np.cumsum(tiny.ROWS[split], dtype=int)
     numbers = [int(shard.path.removesuffix(".parquet")[-5:]) for shard in manifest.splits[split].shards]
     return np.concatenate([np.arange(0), *(np.arange(stops[n] - tiny.ROWS[split][n], stops[n]) for n in numbers)])
 
 
 @in_blocks
-def test_shards(dataset: tuple[Path, dict[str, Any]], block: int) -> None:
+def test_mutated_shards_are_refused(dataset: tuple[Path, dict[str, Any]], block: int) -> None:
     directory, raw = dataset
     manifest = Manifest.model_validate(raw)
     paths = [directory / shard.path for split in SPLITS for shard in manifest.splits[split].shards]
@@ -216,7 +218,7 @@ def test_shards(dataset: tuple[Path, dict[str, Any]], block: int) -> None:
         path = random.choice(paths)
         original = path.read_bytes()
         try:
-            # Now and then it is only written again, which changes nothing that counts.
+            # A few times it is only rewritten, which must change nothing.
             path.write_bytes(mutate_bytes(original, random) if random.random() < 0.97 else original)
             accepted = verified(directory, manifest)
             assert accepted == (path.read_bytes() == original)

@@ -1,4 +1,4 @@
-"""The second half of the 10,000: what lies in a run directory, and recipes; then a sample through the command line."""
+"""The second half of the 10,000: files of a run directory, recipes, and a sample through the command line."""
 
 import json
 import subprocess
@@ -38,17 +38,17 @@ pytestmark = pytest.mark.timeout(120)
 # --- configs and recipes
 
 
-def means(found: Any, given: Any) -> bool:
-    """Tell whether a config holds what a file says; keys that the file leaves out have their defaults."""
+def means(value: Any, given: Any) -> bool:
+    """Return whether a config has the values of a file; keys missing from the file have their defaults."""
     if isinstance(given, dict):
-        return isinstance(found, dict) and all(key in found and means(found[key], given[key]) for key in given)
+        return isinstance(value, dict) and all(key in value and means(value[key], given[key]) for key in given)
     if isinstance(given, list):
-        return len(found) == len(given) and all(map(means, found, given))
-    return bool(found == given or found == TypeAdapter(type(found)).validate_python(given))  # "3" is 3
+        return len(value) == len(given) and all(map(means, value, given))
+    return bool(value == given or value == TypeAdapter(type(value)).validate_python(given))  # "3" is 3
 
 
 @in_blocks
-def test_configs(tmp_path: Path, block: int) -> None:
+def test_mutated_configs_are_read_as_written_or_refused(tmp_path: Path, block: int) -> None:
     run = RunDir(tmp_path)
     original = compose("lecture", {"fetch.mirrors": ["https://example.org/mnist/"], "spark.properties": {"a": "1"}})
     written = original.to_json()
@@ -56,14 +56,14 @@ def test_configs(tmp_path: Path, block: int) -> None:
 
     def check(random: Random) -> bool:
         run.config_file.write_bytes(mutate_json(written, random))
-        parts = {name: outcome(lambda: run.section(name, kind)) for name, kind in sections.items()}  # noqa: B023
+        read = {name: outcome(lambda: run.section(name, kind)) for name, kind in sections.items()}  # noqa: B023
         outcome(lambda: stage_key(run, "fetch"))
         config = outcome(lambda: read_config(run))
         if config is None:
             return False
         given = json.loads(run.config_file.read_text())
         assert means(config.to_json(), given)
-        assert all(part == getattr(config, name) for name, part in parts.items() if name in given)
+        assert all(section == getattr(config, name) for name, section in read.items() if name in given)
         return same_when_written(config)
 
     check_each("config", block, check)
@@ -74,9 +74,9 @@ def same_when_written(config: Config) -> bool:
 
 
 @in_blocks
-def test_recipes(tmp_path: Path, block: int) -> None:
+def test_mutated_recipes_are_read_as_written_or_refused(tmp_path: Path, block: int) -> None:
     texts = [recipes.load(name).text for name in recipes.names()]
-    path = tmp_path / "mine.toml"
+    path = tmp_path / "own.toml"
 
     def check(random: Random) -> bool:
         path.write_bytes(mutate_toml(random.choice(texts), random))
@@ -96,7 +96,7 @@ def test_recipes(tmp_path: Path, block: int) -> None:
 
 
 @in_blocks
-def test_records(tmp_path: Path, block: int) -> None:
+def test_mutated_records_are_refused_unless_equal(tmp_path: Path, block: int) -> None:
     run = RunDir(tmp_path / "runs/r1")
     run.path.mkdir(parents=True)
     (run.config_file).write_text(json.dumps(stages.CONFIG))
@@ -109,13 +109,13 @@ def test_records(tmp_path: Path, block: int) -> None:
         original, record = path.read_bytes(), read_record(run, stage)
         try:
             path.write_bytes(mutate_json(json.loads(original), random))
-            found = outcome(lambda: read_record(run, stage))
+            mutated = outcome(lambda: read_record(run, stage))
             done = stages.done(run)
         finally:
             path.write_bytes(original)
-        assert done == list(STAGES if found else STAGES[:position])
-        assert found in (None, record)
-        return found is not None
+        assert done == list(STAGES if mutated else STAGES[:position])
+        assert mutated in (None, record)
+        return mutated is not None
 
     check_each("record", block, check)
 
@@ -131,15 +131,17 @@ def state(step: int) -> checkpoint.Checkpoint:
 
 
 @in_blocks
-def test_checkpoints(tmp_path: Path, caplog: pytest.LogCaptureFixture, block: int) -> None:
-    """A newest checkpoint that is not whole is passed over with a warning, and the one before it used."""
+def test_mutated_checkpoints_are_passed_over_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, block: int
+) -> None:
+    """If the newest checkpoint is not whole, a warning is logged and the one before it is used."""
     for step in (10, 20):
         newest = checkpoint.save(tmp_path, state(step), 3, accuracy=0.5 + step / 100)
     files = {path: path.read_bytes() for path in (newest, newest.with_suffix(".json"), tmp_path / "best.json")}
 
     def spoil(random: Random) -> None:
         path = random.choice([None, *files])
-        if path is None:  # where it belongs, with a checksum that says it was written so
+        if path is None:  # at its place, with a checksum that fits
             position = mutate_json(asdict(state(20).position), random).decode("utf-8", "replace")
             save_file(dict(state(20).arrays), newest, {"position": position})
             write_json(newest.with_suffix(".json"), {"sha256": sha256_file(newest), "bytes": newest.stat().st_size})
@@ -151,18 +153,18 @@ def test_checkpoints(tmp_path: Path, caplog: pytest.LogCaptureFixture, block: in
     def check(random: Random) -> bool:
         caplog.clear()
         spoil(random)
-        found, best = checkpoint.latest(tmp_path, "our key"), checkpoint.read_best(tmp_path)
+        newest_whole, best = checkpoint.latest(tmp_path, "our key"), checkpoint.read_best(tmp_path)
         for path, data in files.items():
             path.write_bytes(data)
         assert best in (None, (newest.name, 0.7))
-        assert found is not None
-        expected = state(found.position.step)
-        assert found.position == expected.position
-        assert found.arrays.keys() == expected.arrays.keys()
-        assert all((found.arrays[name] == expected.arrays[name]).all() for name in expected.arrays)
-        assert len(caplog.messages) == (found.position.step == 10)
+        assert newest_whole is not None
+        expected = state(newest_whole.position.step)
+        assert newest_whole.position == expected.position
+        assert newest_whole.arrays.keys() == expected.arrays.keys()
+        assert all((newest_whole.arrays[name] == expected.arrays[name]).all() for name in expected.arrays)
+        assert len(caplog.messages) == (newest_whole.position.step == 10)
         assert all(message.isprintable() for message in caplog.messages)
-        return found.position.step == 20
+        return newest_whole.position.step == 20
 
     check_each("checkpoint", block, check)
 
@@ -170,12 +172,12 @@ def test_checkpoints(tmp_path: Path, caplog: pytest.LogCaptureFixture, block: in
 # --- the command line
 
 
-def spoil(path: Path, mutate: Callable[[bytes, Random], bytes], seed: str, *uses: Callable[[], object]) -> None:
-    """Put the first mutant in place of a file that one of its uses refuses."""
+def spoil(path: Path, mutate: Callable[[bytes, Random], bytes], seed: str, *readers: Callable[[], object]) -> None:
+    """Replace a file by its first mutant that one of its readers refuses."""
     original = path.read_bytes()
     for number in count():
         path.write_bytes(mutate(original, random_of(f"{seed} {number}")))
-        if any(outcome(use) is None for use in uses):
+        if any(outcome(read) is None for read in readers):
             return
 
 
@@ -214,7 +216,7 @@ def test_the_command_line_refuses_mutants_in_one_line(
         spoil(run.config_file, as_json, seed, lambda: read_config(run))
         command = ["pipelines.cli", "run", "--work", str(work), "--run-id", run.run_id]
     elif what == "recipe":
-        recipe = tmp_path / "mine.toml"
+        recipe = tmp_path / "own.toml"
         recipe.write_text(recipes.load("fast").text)
         spoil(recipe, lambda data, random: mutate_toml(data.decode(), random), seed, lambda: compose(str(recipe), {}))
         command = ["pipelines.cli", "run", "--work", str(work), "--recipe", str(recipe)]

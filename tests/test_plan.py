@@ -62,7 +62,9 @@ def test_shards_cover_each_split_once_in_order_and_evenly(plan: DatasetPlan) -> 
 @given(st.integers(2, 400), st.data())
 def test_spread_validation_rows_are_evenly_spaced(train: int, data: st.DataObject) -> None:
     held_out = data.draw(st.integers(1, train - 1))
-    plan = DatasetPlan(train, 1, held_out, "spread", 10)
+    plan = DatasetPlan(
+        train_archive_rows=train, test_rows=1, validation_rows=held_out, validation_from="spread", rows_per_shard=10
+    )
     gaps = np.diff(plan.archive_rows("validation", 0, held_out))
     assume(len(gaps))
     assert set(gaps) <= {train // held_out, -(-train // held_out)}

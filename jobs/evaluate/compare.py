@@ -1,6 +1,6 @@
-"""The challenger's file, and former champions on the same images: what the gate of a retraining judges by.
+"""Compare the challenger with former champions on the same images: the evidence for the gate of a retraining.
 
-Writes `comparison.json` and `sample.npz` (a few test images and the probabilities evaluation saw) into the run.
+Writes `comparison.json` and `sample.npz` (a few test images and their probabilities) into the run.
 """
 
 import time
@@ -19,14 +19,12 @@ from jobs.evaluate.predict import Predictions, load_model, predict
 from jobs.files import sha256_file, write_atomic, write_json
 from jobs.run_dir import RunDir
 
-_SAMPLE = 64  # images
-_TIMED = 20  # passes of one image
+_SAMPLE_IMAGES = 64
+_TIMED_PASSES = 20  # of one image each
 
 
 def write_comparison(run: RunDir, config: EvaluateConfig, manifest: Manifest, predictions: Predictions) -> None:
-    """Load the model again and compare it with what evaluation saw; evaluate the champion and the best champion so far,
-    where there are such.
-    """
+    """Load the model again and compare it with `predictions`; evaluate the champion and the best former champion."""
     comparison: dict[str, Any] = {
         "model": _examine(run.model_file, manifest, predictions),
         "champion": None,
@@ -48,20 +46,23 @@ def write_comparison(run: RunDir, config: EvaluateConfig, manifest: Manifest, pr
         except InputError as error:
             comparison["incomparable"] = f"{who} cannot be compared: {error}"
             break
-    sample = {"images": predictions.images[:_SAMPLE], "probabilities": predictions.probabilities[:_SAMPLE]}
+    sample = {
+        "images": predictions.images[:_SAMPLE_IMAGES],
+        "probabilities": predictions.probabilities[:_SAMPLE_IMAGES],
+    }
     write_atomic(run.sample_file, lambda temporary: np.savez(temporary, **sample))
     write_json(run.comparison_file, comparison)
 
 
 def _examine(path: Path, manifest: Manifest, predictions: Predictions) -> dict[str, Any]:
-    """Return size, latency of one image in ms (median), and the largest difference of any probability."""
+    """Return the file's size, the median latency of one image in ms, and the largest difference of a probability."""
     facts: dict[str, Any] = {"bytes": path.stat().st_size, "latency_ms": None, "difference": None, "fault": ""}
     try:
         model = load_model(path, manifest.shape, manifest.classes)
-        again = predict(model, predictions.images[:_SAMPLE], _SAMPLE)
+        again = predict(model, predictions.images[:_SAMPLE_IMAGES], _SAMPLE_IMAGES)
     except InputError as error:
         return facts | {"fault": str(error)}
-    difference = float(np.abs(again - predictions.probabilities[:_SAMPLE]).max())
+    difference = float(np.abs(again - predictions.probabilities[:_SAMPLE_IMAGES]).max())
     return facts | {"latency_ms": _latency(model, predictions.images[:1]), "difference": difference}
 
 
@@ -71,7 +72,7 @@ def _latency(model: Any, image: NDArray[Any]) -> float:
     forward = tf.function(lambda batch: model(batch, training=False))
     forward(image).numpy()  # builds the graph
     seconds = []
-    for _ in range(_TIMED):
+    for _ in range(_TIMED_PASSES):
         begin = time.perf_counter()
         forward(image).numpy()
         seconds.append(time.perf_counter() - begin)
@@ -81,28 +82,29 @@ def _latency(model: Any, image: NDArray[Any]) -> float:
 def _against(
     path: Path, digest: str, batch_size: int, manifest: Manifest, predictions: Predictions
 ) -> tuple[dict[str, Any], Paired]:
-    """Return a champion's `test` object, as metrics.json has it, and the table of who got which image right.
+    """Return a champion's `test` object, as in metrics.json, and the table of correct predictions.
 
-    Raises InputError where its file is not that of the SHA-256 `digest`, or takes other images.
+    Raises InputError if its file does not have the SHA-256 `digest`, or if the model takes other images.
     """
     try:
-        found = sha256_file(path)
+        actual = sha256_file(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); promote another version") from error
-    if found != digest:
-        raise InputError(f"{path}: found SHA-256 {found[:12]}…, expected {digest[:12]}…")
+        raise InputError(f"{path}: cannot be read ({error.strerror}); fix: promote another version") from error
+    if actual != digest:
+        raise InputError(f"{path}: found SHA-256 {actual[:12]}…, expected {digest[:12]}…; fix: promote another version")
     champion = predict(load_model(path, manifest.shape, manifest.classes), predictions.images, batch_size)
-    return summarize(champion, predictions.labels), pair_up(
+    paired = pair_up(
         champion.argmax(axis=1) == predictions.labels,
         predictions.probabilities.argmax(axis=1) == predictions.labels,
     )
+    return summarize(champion, predictions.labels).model_dump(mode="json"), paired
 
 
 def pair_up(champion: NDArray[Any], challenger: NDArray[Any]) -> Paired:
-    """Count images by who got them right: bool [rows] each."""
+    """Count images by which model predicts them correctly: bool [rows] each."""
     return Paired(
-        int((champion & challenger).sum()),
-        int((champion & ~challenger).sum()),
-        int((~champion & challenger).sum()),
-        int((~champion & ~challenger).sum()),
+        both=int((champion & challenger).sum()),
+        only_champion=int((champion & ~challenger).sum()),
+        only_challenger=int((~champion & challenger).sum()),
+        neither=int((~champion & ~challenger).sum()),
     )

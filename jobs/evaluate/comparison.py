@@ -1,13 +1,13 @@
-"""What two models' predictions on the same images say of each other. No TensorFlow, no NumPy: the gate reads it too."""
+"""Two models' predictions on the same images. No TensorFlow and no NumPy, as the gate reads it too."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Paired:
-    """Images by which of two models got them right."""
+    """Numbers of images by which of two models predicts them correctly."""
 
     both: int
     only_champion: int
@@ -16,7 +16,7 @@ class Paired:
 
     @property
     def count(self) -> int:
-        """All images."""
+        """Number of all images."""
         return self.both + self.only_champion + self.only_challenger + self.neither
 
     def to_json(self) -> dict[str, int]:

@@ -1,4 +1,8 @@
-"""The training curve: read from its JSON lines, laid out as charts in pixels for the report to draw."""
+"""Lay out the training curve as charts, in SVG units, for the report to draw.
+
+Hand-rolled rather than drawn by matplotlib: SVG in the page follows dark mode by CSS, has tooltips, obeys the page's
+content security policy, and spares the import of matplotlib.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,16 +16,16 @@ from numpy.typing import NDArray
 from jobs import training_log
 
 WIDTH, HEIGHT = 480, 270  # of a chart, in SVG units
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 44  # margins around the plot, which axis labels need
-_MOST_POINTS = 300  # of a line; more would not be seen
-_MOST_DOTS = 40  # a line of more points is drawn without dots
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 44  # margins around the plot, for axis labels
+_MOST_POINTS = 300  # of a line; more would not be visible
+_MOST_DOTS = 40  # a line of more points has no dots
 _TICKS = 5
-_SMALLEST_LOSS = 1e-6  # stands for 0, which a logarithmic axis has not
+_SMALLEST_LOSS = 1e-6  # replaces 0, which a logarithmic axis lacks
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A mark on an axis, in SVG units, and what it says."""
+    """A mark on an axis, in SVG units, and its label."""
 
     position: float
     label: str
@@ -29,7 +33,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Dot:
-    """One measurement, in SVG units, and what it says."""
+    """One measurement, in SVG units, and its tooltip."""
 
     x: float
     y: float
@@ -38,16 +42,16 @@ class Dot:
 
 @dataclass(frozen=True)
 class Line:
-    """The measurements of one kind, "train" or "validation", in order of steps; dots only where they are few."""
+    """The measurements of one kind, "train" or "validation", in order of steps; dots only if they are few."""
 
     kind: str
     points: str
     dots: tuple[Dot, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Chart:
-    """One figure over the steps of the training."""
+    """One figure over the training steps."""
 
     title: str
     x_ticks: tuple[Tick, ...]
@@ -68,14 +72,14 @@ def _is_number(value: Any) -> bool:
 
 
 def charts(curve: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """Lay out loss (logarithmic) and accuracy over the steps; a figure that nothing was measured of has no chart."""
+    """Lay out loss (logarithmic) and accuracy over the steps; without measurements there is no chart."""
     loss, accuracy = _series(curve, "loss"), _series(curve, "accuracy")
     laid_out = []
     if loss:
         loss = {kind: np.maximum(values, [0, _SMALLEST_LOSS]) for kind, values in loss.items()}
         laid_out.append(_chart("Loss (logarithmic)", loss, log_ticks(*_range(loss)), log10, lambda v: f"{v:.4g}"))
     if accuracy:
-        # The first steps lie far below; an axis that reached down to them would flatten all that follows.
+        # The first steps have far lower accuracies; an axis down to them would flatten the rest.
         low = float(np.quantile(np.concatenate([values[:, 1] for values in accuracy.values()]), 0.05))
         ticks = linear_ticks(min(low, 0.999), 1.0)
         laid_out.append(_chart("Accuracy", accuracy, ticks, lambda v: v, lambda v: f"{100 * v:.4g} %"))
@@ -94,7 +98,7 @@ def _series(curve: Sequence[Mapping[str, Any]], name: str) -> Series:
 
 
 def _thin_out(points: NDArray[Any]) -> NDArray[Any]:
-    """Average neighbours where there are more points than can be seen."""
+    """Average neighboring points if there are more than are visible."""
     if len(points) <= _MOST_POINTS:
         return points
     return np.array([group.mean(axis=0) for group in np.array_split(points, _MOST_POINTS)])
@@ -106,16 +110,16 @@ def _range(series: Series) -> tuple[float, float]:
 
 
 def linear_ticks(low: float, high: float, smallest: float = 0.0) -> list[float]:
-    """Return about five round numbers that enclose [low, high], `low` < `high`, at least `smallest` apart."""
-    wanted = max((high - low) / _TICKS, smallest)
-    power = 10.0 ** floor(log10(wanted))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= wanted * (1 - 1e-9))
+    """Return about five round numbers that enclose [low, high], at least `smallest` apart; `low` < `high`."""
+    least = max((high - low) / _TICKS, smallest)
+    power = 10.0 ** floor(log10(least))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
     first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
     return [n * step for n in range(first, last + 1)]
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return powers of ten that enclose [low, high], both positive; 2 and 5 times them too where they are few."""
+    """Return powers of ten that enclose [low, high], both positive; 2 and 5 times them too if they are few."""
     first, last = floor(log10(low)), floor(log10(high)) + 1
     factors = (1, 2, 5) if last - first <= 2 else (1,)
     ticks = [factor * 10.0**power for power in range(first, last + 1) for factor in factors]
@@ -125,9 +129,9 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def _chart(
-    title: str, series: Series, y_ticks: list[float], scale: Callable[[float], float], say: Callable[[float], str]
+    title: str, series: Series, y_ticks: list[float], scale: Callable[[float], float], label: Callable[[float], str]
 ) -> Chart:
-    """Lay out a chart whose y axis spans its ticks; `scale` makes it linear, `say` puts a value into words."""
+    """Lay out a chart whose y axis spans its ticks. `scale`: makes the axis linear. `label`: formats a value."""
     last_step = max(float(points[-1, 0]) for points in series.values())
     x_ticks = linear_ticks(0, max(last_step, 1), smallest=1)
     low, high = scale(y_ticks[0]), scale(y_ticks[-1])
@@ -140,12 +144,12 @@ def _chart(
         return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share, 1)
 
     def line(kind: str, points: NDArray[Any]) -> Line:
-        dots = tuple(Dot(x(step), y(value), f"step {step:,.0f}: {say(value)}") for step, value in points.tolist())
+        dots = tuple(Dot(x(step), y(value), f"step {step:,.0f}: {label(value)}") for step, value in points.tolist())
         return Line(kind, " ".join(f"{dot.x},{dot.y}" for dot in dots), dots if len(dots) <= _MOST_DOTS else ())
 
     return Chart(
-        title,
-        tuple(Tick(x(step), f"{step:,.0f}") for step in x_ticks),
-        tuple(Tick(y(value), say(value)) for value in y_ticks),
-        tuple(line(kind, points) for kind, points in series.items()),
+        title=title,
+        x_ticks=tuple(Tick(x(step), f"{step:,.0f}") for step in x_ticks),
+        y_ticks=tuple(Tick(y(value), label(value)) for value in y_ticks),
+        lines=tuple(line(kind, points) for kind, points in series.items()),
     )

@@ -1,4 +1,4 @@
-"""The test images through the trained model: the stage's only use of TensorFlow, imported when it is needed."""
+"""Run the test images through the trained model: the stage's only use of TensorFlow, imported when needed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +11,15 @@ from jobs.errors import InputError
 from jobs.model_file.load import load_keras
 from jobs.progress import Progress
 
-_SUM_TOLERANCE = 1e-3  # of a row of probabilities: float32 sums of many classes are not exactly 1
+_SUM_TOLERANCE = 1e-3  # of a row of probabilities: sums of many float32 values are not exactly 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """The test set and what the model makes of it, one row an image, in shard order.
+    """The test split and the model's predictions, one row per image, in shard order.
 
     `images`: float32 [rows, height, width, channels] in [0, 1]. `labels`: int32 [rows]. `indices`: int64 [rows], the
-    image's place in its archive. `probabilities`: float32 [rows, classes].
+    row number in the archive. `probabilities`: float32 [rows, classes].
     """
 
     images: NDArray[Any]
@@ -29,7 +29,7 @@ class Predictions:
 
 
 def load_model(path: Path, shape: tuple[int, int, int], classes: int) -> Any:
-    """Return the keras.Model of a file, without running any code that the file may carry.
+    """Return the keras.Model of a file, without running any code in it.
 
     Raises InputError unless it maps float32 [batch, *shape] to float32 [batch, classes].
     """
@@ -37,36 +37,37 @@ def load_model(path: Path, shape: tuple[int, int, int], classes: int) -> Any:
 
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
-    # The same model must give the same figures each time, and float32 ones: no TF32, no order that varies.
+    # The same model must give the same float32 figures each time: no TF32, no varying order of operations.
     tf.config.experimental.enable_tensor_float_32_execution(False)
     tf.config.experimental.enable_op_determinism()
     model = load_keras(path, "train it again")
-    _check_ends(path, "takes", getattr(model, "inputs", None), (None, *shape))
-    _check_ends(path, "puts out", getattr(model, "outputs", None), (None, classes))
+    _check_interface(path, "takes", getattr(model, "inputs", None), (None, *shape))
+    _check_interface(path, "returns", getattr(model, "outputs", None), (None, classes))
     return model
 
 
-def _check_ends(path: Path, verb: str, tensors: Any, shape: tuple[int | None, ...]) -> None:
-    found = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors or ()]
-    if found != [(shape, "float32")]:
-        has = " and ".join(f"{dtype} {_in_words(dims)}" for dims, dtype in found) or "nothing known"
+def _check_interface(path: Path, verb: str, tensors: Any, shape: tuple[int | None, ...]) -> None:
+    actual = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors or ()]
+    if actual != [(shape, "float32")]:
+        listed = " and ".join(f"{dtype} {_shown(dims)}" for dims, dtype in actual) or "nothing known"
         raise InputError(
-            f"{path}: {verb} {has}, but the dataset needs float32 {_in_words(shape)}; train it again on this dataset"
+            f"{path}: found a model that {verb} {listed}, expected float32 {_shown(shape)} as in the dataset; "
+            "fix: train it again on this dataset"
         )
 
 
-def _in_words(shape: tuple[int | None, ...]) -> str:
+def _shown(shape: tuple[int | None, ...]) -> str:
     return f"[{', '.join('batch' if size is None else str(size) for size in shape)}]"
 
 
 def predict(model: Any, images: NDArray[Any], batch_size: int) -> NDArray[Any]:
     """Return a model's probabilities, float32 [rows, classes], for images float32 [rows, height, width, channels].
 
-    Each image goes through once, in order, nothing padded. Raises InputError where what comes out are no probabilities.
+    Evaluates each image once, in order, without padding. Raises InputError if the output is not probabilities.
     """
     import tensorflow as tf
 
-    # One graph for every batch, the last and smaller one too.
+    # One graph for every batch, the smaller last one too.
     signature = tf.TensorSpec([None, *images.shape[1:]], tf.float32)
     forward = tf.function(lambda batch: model(batch, training=False), input_signature=[signature])
     probabilities = np.empty((len(images), model.output_shape[-1]), np.float32)
@@ -82,11 +83,12 @@ def predict(model: Any, images: NDArray[Any], batch_size: int) -> NDArray[Any]:
 def check_probabilities(probabilities: NDArray[Any]) -> None:
     """Raise InputError unless each row, float32 [rows, classes], holds probabilities that sum to 1."""
     sums = probabilities.sum(axis=1, dtype=np.float64)
-    # Written so that NaN, which fails every comparison, counts as bad.
-    good = (probabilities >= 0).all(axis=1) & (np.abs(sums - 1) <= _SUM_TOLERANCE)
-    if not good.all():
-        row = int(np.argmin(good))
+    # NaN fails every comparison, so it counts as not valid.
+    is_valid = (probabilities >= 0).all(axis=1) & (np.abs(sums - 1) <= _SUM_TOLERANCE)
+    if not is_valid.all():
+        row = int(np.argmin(is_valid))
         raise InputError(
-            f"the model's output for test row {row} is not a probability for each class (sum {sums[row]:.6g}, lowest "
-            f"{probabilities[row].min():.6g}); a trained model ends with a softmax: train it again"
+            f"the model's output for test row {row}: found the sum {sums[row]:.6g} and the lowest value "
+            f"{probabilities[row].min():.6g}, expected a probability for each class, as from a softmax; fix: train it "
+            "again"
         )

@@ -1,4 +1,4 @@
-"""report.html: a run's result as one page for people, that needs nothing but itself."""
+"""Write report.html: a run's result as one self-contained page for people."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,11 @@ from jobs.dataset import Manifest
 from jobs.evaluate import curve, png
 from jobs.evaluate.metrics import read_confusions, worst_classes, worst_confusions
 from jobs.evaluate.predict import Predictions
+from jobs.metrics import Metrics, StageSeconds
 from jobs.run_dir import RunDir
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
-_MOST_CLASSES = 30  # a larger confusion matrix is not readable; its most frequent errors are listed instead
+_MOST_CLASSES = 30  # a larger confusion matrix is unreadable: the page lists the most frequent errors instead
 _MOST_CONFUSIONS = 40
 _MOST_ERRORS = 40  # in the gallery
 _MOST_ROWS = 1000  # of the table of classes
@@ -25,50 +26,50 @@ _UNKNOWN = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the confusion matrix. `strength`: of its colour, in [0, 1]."""
+    """One cell of the confusion matrix. `strength`: of its color, in [0, 1]."""
 
     count: int
-    right: bool
+    correct: bool
     strength: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """An image the model took for another class, with the probability it gave to that class."""
+    """An image predicted to be of another class, with that class's probability. `picture`: a data: URI."""
 
     index: int
     true: int
     predicted: int
     probability: float
-    picture: str  # a data: URI
+    picture: str
 
 
-def write_report(run: RunDir, metrics: Mapping[str, Any], manifest: Manifest, predictions: Predictions) -> None:
-    """Write report.html, whole or not at all, readable by its owner alone: it shows images of the data."""
+def write_report(run: RunDir, metrics: Metrics, manifest: Manifest, predictions: Predictions) -> None:
+    """Write report.html atomically, readable by its owner alone: it shows images of the data."""
     page.write_private(run.report_file, render(run, metrics, manifest, predictions))
 
 
-def render(run: RunDir, metrics: Mapping[str, Any], manifest: Manifest, predictions: Predictions) -> str:
-    """Return the page. `metrics`: what metrics.json holds. Every text in it is escaped."""
-    test = metrics["test"]
-    readable = len(test["classes"]) <= _MOST_CLASSES
+def render(run: RunDir, metrics: Metrics, manifest: Manifest, predictions: Predictions) -> str:
+    """Return the page. Every text in it is escaped."""
+    test = metrics.test
+    is_readable = len(test.classes) <= _MOST_CLASSES
     html: str = page.template(_TEMPLATE, percent=percent, number=number).render(
         metrics=metrics,
         test=test,
         facts=_facts(run.read_config(), metrics, manifest),
-        stages=_stages(metrics["seconds"]),
+        stages=_stages(metrics.seconds),
         charts=curve.charts(curve.read_curve(run.curve_file)),
         frame=curve,
-        matrix=_matrix(np.array(test["confusion"])) if readable else None,
-        confusions=worst_confusions(read_confusions(test), _MOST_CONFUSIONS),
-        classes=worst_classes(test["classes"], _MOST_ROWS),
+        matrix=_matrix(np.array(test.confusion)) if is_readable else None,
+        confusions=worst_confusions(read_confusions(test.confusion, len(test.classes)), _MOST_CONFUSIONS),
+        classes=worst_classes(test.classes, _MOST_ROWS),
         mistakes=most_confident_mistakes(predictions, _MOST_ERRORS),
     )
     return html
 
 
 def percent(share: float | None, digits: int = 2) -> str:
-    """Return a share in [0, 1] as people read it: 0.9924 as "99.24 %"; None as a dash."""
+    """Return a share in [0, 1] in percent, e.g. 0.9924 as "99.24 %"; None as a dash."""
     return _UNKNOWN if share is None else f"{100 * share:.{digits}f} %"
 
 
@@ -77,36 +78,37 @@ def number(value: float | None, digits: int = 0) -> str:
     return _UNKNOWN if value is None else f"{value:,.{digits}f}"
 
 
-def _facts(config: Mapping[str, Any], metrics: Mapping[str, Any], manifest: Manifest) -> Sequence[tuple[str, str]]:
+def _facts(config: Mapping[str, Any], metrics: Metrics, manifest: Manifest) -> Sequence[tuple[str, str]]:
     height, width, channels = manifest.shape
-    train, validation = metrics["train"], metrics["validation"]
+    train, validation = metrics.train, metrics.validation
     return [
-        ("Recipe", str(metrics["recipe"])),
+        ("Recipe", metrics.recipe),
         ("Model", str(config["train"].get("model", _UNKNOWN))),
-        ("Seed", str(metrics["seed"])),
+        ("Seed", str(metrics.seed)),
         ("Data set", str(config["fetch"].get("dataset", _UNKNOWN))),
-        ("Dataset ID", metrics["dataset_id"]),
+        ("Dataset ID", metrics.dataset_id),
         ("Images", f"{height} × {width} × {channels}, {manifest.classes} classes"),
         ("Test images also in training data", number(manifest.duplicates.test_images_in_train)),
-        ("World size (ranks)", number(metrics["world_size"])),
-        ("Steps", number(train["steps"])),
-        ("Images trained on", number(train["images"])),
-        ("Training speed", f"{number(train['images_per_second'])} images/s"),
-        ("Validation accuracy", f"{percent(validation['accuracy'])} of {number(validation['count'])}"),
-        ("Test loss (cross-entropy)", number(metrics["test"]["loss"], 4)),
+        ("World size (ranks)", number(metrics.world_size)),
+        ("Precision", train.precision),
+        ("Steps", number(train.steps)),
+        ("Images trained on", number(train.images)),
+        ("Training speed", f"{number(train.images_per_second)} images/s"),
+        ("Validation accuracy", f"{percent(validation.accuracy)} of {number(validation.count)}"),
+        ("Test loss (cross-entropy)", number(metrics.test.loss, 4)),
     ]
 
 
-def _stages(seconds: Mapping[str, float]) -> list[tuple[str, float, float]]:
-    """Name, seconds and share of the total, in percent, of each stage."""
-    total = seconds["total"] or 1.0
-    return [(name, value, round(100 * value / total, 1)) for name, value in seconds.items() if name != "total"]
+def _stages(seconds: StageSeconds) -> list[tuple[str, float, float]]:
+    """Return name, seconds and share of the total, in percent, of each stage."""
+    stages = seconds.model_dump(exclude={"total"})
+    return [(name, value, round(100 * value / (seconds.total or 1.0), 1)) for name, value in stages.items()]
 
 
 def _matrix(confusion: NDArray[Any]) -> list[list[Cell]]:
-    """Lay out the matrix. A colour's strength goes with the root of a cell's share of its true class.
+    """Lay out the matrix. The strength of a color is the square root of the cell's share of its true class.
 
-    Errors are rare, so they have a scale of their own, which ends at the largest of them.
+    Errors are rare, so they have their own scale, up to the largest of them.
     """
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     largest_error = (shares * (1 - np.eye(len(shares)))).max() or 1.0
@@ -118,18 +120,18 @@ def _matrix(confusion: NDArray[Any]) -> list[list[Cell]]:
 
 
 def most_confident_mistakes(predictions: Predictions, limit: int) -> list[Mistake]:
-    """Return the wrong predictions with the highest probability, highest first, then by index."""
+    """Return the incorrect predictions with the highest probability, highest first, then by index."""
     predicted = predictions.probabilities.argmax(axis=1)
     confidence = predictions.probabilities.max(axis=1)
-    wrong = np.flatnonzero(predicted != predictions.labels)
-    order = np.lexsort((predictions.indices[wrong], -confidence[wrong]))
+    incorrect = np.flatnonzero(predicted != predictions.labels)
+    order = np.lexsort((predictions.indices[incorrect], -confidence[incorrect]))
     return [
         Mistake(
-            int(predictions.indices[row]),
-            int(predictions.labels[row]),
-            int(predicted[row]),
-            float(confidence[row]),
-            png.data_uri(predictions.images[row]),
+            index=int(predictions.indices[row]),
+            true=int(predictions.labels[row]),
+            predicted=int(predicted[row]),
+            probability=float(confidence[row]),
+            picture=png.data_uri(predictions.images[row]),
         )
-        for row in wrong[order][:limit]
+        for row in incorrect[order][:limit]
     ]

@@ -1,7 +1,8 @@
 """The config section of the fetch stage: which data set, and where its archives may come from."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
@@ -48,6 +49,8 @@ def _folder(data: str) -> str:
 class FetchConfig(Section):
     """Which archives to use, and where to get them."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"parts": "segments"}
+
     dataset: str = Field(
         default="mnist",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
@@ -71,7 +74,7 @@ class FetchConfig(Section):
     offline: bool = Field(
         default=False, description="Ask no mirror: use local archives or the offline package, else fail."
     )
-    parts: bool = Field(
+    segments: bool = Field(
         default=False,
         description=(
             "Decode each training pair as a segment of its own, even if there is only one. A pair added later is then "

@@ -51,7 +51,7 @@ def fetch(config: FetchConfig, archives_dir: Path, lock_dir: Path) -> Archives:
         with Lease(lock_dir / f"archives-{data_set.name}.json", f"fetch: {data_set.name}", waits=True):
             paths |= _obtain(data_set, lacking, config, archives_dir / data_set.name)
     plain: Archives = {role: _describe(role, paths[role], config.dataset) for role in ROLES if role in paths}
-    if not tagged and not config.parts:
+    if not tagged and not config.segments:
         return plain
     return {
         **{role if role.startswith("test") else segments.key(role, ""): archive for role, archive in plain.items()},

@@ -1,1 +1,1 @@
-"""Keras model files that may come from anybody: checked whole, then loaded, and nothing they carry is run."""
+"""Load Keras model files from any source: check the whole file first, and run nothing that it contains."""

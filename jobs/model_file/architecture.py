@@ -1,17 +1,17 @@
-"""What a model's config may name: Keras's own classes that compute, and nothing that holds code or opens a file."""
+"""What a model's config may name: Keras's own computing classes, and nothing that contains code or opens a file."""
 
 import sys
 from typing import Any
 
-# Where a config may look for a class. Modules without a name of the public API, as Keras itself writes them, are those
-# of `x + y` and of the model.
+# The modules in which a config may look up a class. Keras itself writes those outside the public API, for `x + y` and
+# for the model.
 _MODULES = frozenset(
     {"keras", "keras.layers", "keras.initializers", "keras.regularizers", "keras.constraints", "keras.dtype_policies"}
     | {"keras.src.models.functional", "keras.src.models.sequential"}
     | {f"keras.src.ops.{name}" for name in ("numpy", "nn", "math", "image", "linalg", "einops")}
 )
-# Where such a class is defined. Left out: Lambda (marshalled code), layers around SavedModels, JAX and Torch (code and
-# pickles), lookups (a vocabulary is the path of a file), and operations that take a function.
+# The modules that define such classes. Excluded: Lambda (marshalled code), layers around SavedModels, JAX and Torch
+# (code and pickles), lookups (their vocabulary may be a file path), and operations that take a function.
 _DEFINED_IN = (
     *(
         f"keras.src.layers.{kind}."
@@ -25,15 +25,15 @@ _DEFINED_IN = (
     *(f"keras.src.models.{name}." for name in ("functional", "sequential")),
     *(f"keras.src.ops.{name}." for name in ("numpy", "nn", "math", "image", "linalg", "einops")),
 )
-# Values that Keras writes as if they were objects.
+# Values that Keras writes as objects.
 _VALUES = frozenset({"__keras_tensor__", "__tensor__", "__numpy__", "__slice__", "__ellipsis__"})
 
 
 def require_plain(config: Any) -> None:
-    """Raise ValueError unless a model's config names nothing but Keras's own classes that compute.
+    """Raise ValueError unless a model's config names only Keras's own computing classes.
 
-    Takes out how the model was compiled, optimizer and losses: nobody here needs it. RecursionError where it is nested
-    too deep. Keras is to be imported before.
+    Removes how the model was compiled, its optimizer and losses, which no caller needs. Raises RecursionError if it is
+    nested too deeply. Keras must have been imported.
     """
     if not isinstance(config, dict) or config.get("class_name") not in ("Functional", "Sequential"):
         raise ValueError("found no model of layers in config.json")
@@ -57,9 +57,9 @@ def _require_known(value: dict[str, Any]) -> None:
     if isinstance(name, str) and name in _VALUES:
         return
     if isinstance(name, str) and isinstance(module, str) and module in _MODULES and registered in (None, name):
-        found = getattr(sys.modules.get(module), name, None)
-        if isinstance(found, type) and f"{found.__module__}.".startswith(_DEFINED_IN):
+        kind = getattr(sys.modules.get(module), name, None)
+        if isinstance(kind, type) and f"{kind.__module__}.".startswith(_DEFINED_IN):
             return
-    # Keras takes a registered name before the class.
+    # Keras prefers a registered name to the class.
     shown = f"{module}.{name}" if registered in (None, name) else f"{module}.{name} registered as {registered}"
-    raise ValueError(f"found {shown[:200]}, expected Keras's own layers without code of their own")
+    raise ValueError(f"found {shown[:200]}, expected Keras's own layers without custom code")

@@ -1,4 +1,4 @@
-"""What a model's HDF5 file may hold: groups and plain arrays, each once, all inside this file."""
+"""What a model's HDF5 file may contain: groups and plain arrays, each once, all inside the file."""
 
 import io
 import math
@@ -8,10 +8,10 @@ import h5py
 
 
 def stored_values(content: bytes) -> int:
-    """Return how many numbers an HDF5 file's arrays hold, all together.
+    """Return the number of values in all arrays of an HDF5 file.
 
-    Raises ValueError for links to elsewhere, arrays that lie in other files, compressed or not stored at all: of those
-    a small file may ask for any amount of memory.
+    Raises ValueError for links to elsewhere, and for arrays that are in other files, compressed or not stored: with
+    these a small file could demand any amount of memory.
     """
     with h5py.File(io.BytesIO(content), "r") as file:
         return _values(file, "", len(content), {h5py.h5o.get_info(file.id).addr})
@@ -39,12 +39,13 @@ def _values(group: Any, where: str, most_bytes: int, seen: set[int]) -> int:
 
 def _length(array: Any, path: str, most_bytes: int) -> int:
     if array.external or array.is_virtual:
-        raise ValueError(f"weights {path}: found an array that lies in another file")
+        raise ValueError(f"weights {path}: found an array in another file, expected it in this one")
     if array.dtype.kind not in "fiub":
         raise ValueError(f"weights {path}: found type {array.dtype}, expected numbers")
     count = math.prod(array.shape)
     size = count * array.dtype.itemsize
     is_filtered = array.id.get_create_plist().get_nfilters()
     if is_filtered or size > most_bytes or array.id.get_storage_size() != size:
-        raise ValueError(f"weights {path}: found {list(array.shape)} of which not all is stored as it is")
+        problem = f"found an array {list(array.shape)} that is compressed or not wholly stored"
+        raise ValueError(f"weights {path}: {problem}, expected plain values")
     return count

@@ -1,4 +1,4 @@
-"""The four archives of a dataset as one thing: their headers agree, and their rows can be read in ranges."""
+"""The archives of a dataset: their headers fit each other, and their rows can be read in ranges."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -10,17 +10,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from jobs.archive import Archive
+from jobs.archive import Archive, is_gzip
 from jobs.errors import InputError
 from jobs.files import sha256_file
 from jobs.prepare import idx
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pair:
     """Images and labels, both plain IDX files on a file system that all executors see.
 
-    `image_archive`, `label_archive`: the files they came from, which are what a person knows and errors name.
+    `image_archive`, `label_archive`: the files that they came from, which people know and errors name.
     """
 
     images: Path
@@ -33,7 +33,7 @@ class Pair:
     def read(self, rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return images [n, *row shape] and labels [n] as stored, for increasing int64 row numbers [n], n ≥ 1.
 
-        One contiguous read, then the rows wanted: the shards' rows lie close together.
+        Reads one contiguous range and selects the rows: those of a shard lie close together.
         """
         low, high = int(rows[0]), int(rows[-1]) + 1
         images = idx.read_rows(self.images, self.image_header, low, high)
@@ -41,23 +41,45 @@ class Pair:
         return images[rows - low], labels[rows - low]
 
 
+def pair_of(
+    split: str, archives: Mapping[str, Archive], plain: Mapping[str, Path], headers: Mapping[str, idx.Header]
+) -> Pair:
+    """Return the pair of a "train" or "test" split. All three mappings are by role; `plain`: from `inflate`."""
+    images, labels = f"{split}_images", f"{split}_labels"
+    return Pair(
+        images=plain[images],
+        labels=plain[labels],
+        image_header=headers[images],
+        label_header=headers[labels],
+        image_archive=archives[images].path,
+        label_archive=archives[labels].path,
+    )
+
+
+def read_pair_headers(images: Path, labels: Path) -> tuple[idx.Header, idx.Header]:
+    """Return the headers of an image and a label archive. Raises InputError unless they make a pair."""
+    image_header, label_header = idx.read_header(images), idx.read_header(labels)
+    idx.check_pair(images, image_header, labels, label_header)
+    return image_header, label_header
+
+
 def read_headers(archives: Mapping[str, Archive]) -> dict[str, idx.Header]:
-    """Read and check the header of each archive, and that they fit each other. Raises InputError."""
-    headers = {role: idx.read_header(archive.path) for role, archive in archives.items()}
+    """Read the header of each archive, by role. Raises InputError unless they fit each other."""
+    headers = {}
     for split in ("train", "test"):
         images, labels = f"{split}_images", f"{split}_labels"
-        idx.check_pair(archives[images].path, headers[images], archives[labels].path, headers[labels])
+        headers[images], headers[labels] = read_pair_headers(archives[images].path, archives[labels].path)
     train, test = headers["train_images"], headers["test_images"]
     if train.row_shape != test.row_shape or train.dtype != test.dtype:
         raise InputError(
             f"{archives['test_images'].path}: found images {test}, expected the shape and type of the training "
-            f"archive's, {train}; give archives of one data set"
+            f"archive's, {train}; fix: give archives of one data set"
         )
     return headers
 
 
 def image_shape(header: idx.Header) -> tuple[int, int, int]:
-    """Return height, width, channels of an image archive: idx2 has rows of pixels, idx3 one channel, idx4 many."""
+    """Return height, width, channels of an image archive: idx2 has rows of pixels, idx3 one channel, idx4 several."""
     if len(header.row_shape) == 1:
         return 1, header.row_shape[0], 1
     height, width, *channels = header.row_shape
@@ -66,10 +88,10 @@ def image_shape(header: idx.Header) -> tuple[int, int, int]:
 
 @contextmanager
 def inflated(archives: Mapping[str, Archive], scratch: Path) -> Iterator[dict[str, Path]]:
-    """Give what `inflate` returns, and make sure that what is read inside are the bytes that fetch hashed.
+    """Yield what `inflate` returns, and ensure that the body reads the bytes that fetch hashed.
 
-    A gzip archive is read once. A plain one is read where it lies, as often as it takes: at the end it must have the
-    same SHA-256, and nobody may have written to it meanwhile. Raises InputError where an archive changed.
+    A gzip archive is read once. A plain archive is read in place, repeatedly: at the end it must have the same SHA-256,
+    and no process may have written to it meanwhile. Raises InputError if an archive changed.
     """
     before = {role: _last_change(archive.path) for role, archive in archives.items()}
     plain = inflate(archives, scratch)
@@ -79,8 +101,8 @@ def inflated(archives: Mapping[str, Archive], scratch: Path) -> Iterator[dict[st
         archive = archives[role]
         if (_last_change(archive.path), sha256_file(archive.path)) != (before[role], archive.sha256):
             raise InputError(
-                f"{archive.path}: changed while it was read, expected the bytes that were fetched (SHA-256 "
-                f"{archive.sha256[:12]}…); wait until nobody writes to it, then run again"
+                f"{archive.path}: changed while it was read, expected the fetched bytes (SHA-256 "
+                f"{archive.sha256[:12]}…); fix: wait until no process writes to it, then run again"
             )
 
     def require_all_unchanged() -> None:
@@ -91,7 +113,7 @@ def inflated(archives: Mapping[str, Archive], scratch: Path) -> Iterator[dict[st
     try:
         yield plain
     except InputError:
-        require_all_unchanged()  # which may be why
+        require_all_unchanged()  # a change may be the cause
         raise
     require_all_unchanged()
 
@@ -101,14 +123,14 @@ def _last_change(path: Path) -> tuple[int, int, int]:
     try:
         status = path.stat()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); put it back, then run again") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); fix: restore it, then run again") from error
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def inflate(archives: Mapping[str, Archive], scratch: Path) -> dict[str, Path]:
-    """Return a plain file for each archive: its own where it is plain, else inflated into `scratch`, all at once.
+    """Return a plain file for each archive: a plain archive itself, else a copy in `scratch`. Works in parallel.
 
-    Each is checked against the SHA-256 that fetch saw: a gzip archive in the pass that inflates it. Raises InputError.
+    Checks each archive against the SHA-256 of fetch, a gzip archive in the pass that inflates it. Raises InputError.
     """
 
     def inflate_one(role: str) -> Path:
@@ -120,7 +142,7 @@ def inflate(archives: Mapping[str, Archive], scratch: Path) -> dict[str, Path]:
         try:
             idx.inflate(archive.path, scratch / role, digest)
         except idx.IdxError:
-            _require_hash(archive, sha256_file(archive.path))  # another file than fetch saw may be any
+            _require_hash(archive, sha256_file(archive.path))  # if the file changed, report that instead
             raise
         _require_hash(archive, digest.hexdigest())
         return scratch / role
@@ -129,15 +151,9 @@ def inflate(archives: Mapping[str, Archive], scratch: Path) -> dict[str, Path]:
         return dict(zip(archives, pool.map(inflate_one, archives), strict=True))
 
 
-def _require_hash(archive: Archive, found: str) -> None:
-    if found != archive.sha256:
+def _require_hash(archive: Archive, digest: str) -> None:
+    if digest != archive.sha256:
         raise InputError(
-            f"{archive.path}: found SHA-256 {found[:12]}…, expected {archive.sha256[:12]}… as fetched; "
-            "it changed since, so run again"
+            f"{archive.path}: found SHA-256 {digest[:12]}…, expected {archive.sha256[:12]}… as fetched; "
+            "fix: run again, as it changed since"
         )
-
-
-def is_gzip(path: Path) -> bool:
-    """Tell whether a file is gzip, by its first bytes."""
-    with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"

@@ -1,6 +1,5 @@
-"""A dataset of many archive pairs: only pairs that were never decoded are, the rest are links to their files."""
+"""Make a dataset of many archive pairs: decode only new pairs, and link to the files of all their segments."""
 
-import logging
 import os
 import secrets
 import shutil
@@ -10,222 +9,212 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs import dataset, segments
+from jobs import segments
 from jobs.archive import Archive
-from jobs.dataset import SPLITS, Manifest, PixelStatistics, Shard, Split, SplitInfo
+from jobs.dataset import SPLITS, Duplicates, Shard, Split, shard_path
 from jobs.errors import IdxtrainError, InputError
-from jobs.files import sealed, sync, write_json
+from jobs.files import sync
 from jobs.lease import Lease
-from jobs.prepare import idx
-from jobs.prepare.archives import image_shape
-from jobs.prepare.build import report
+from jobs.logs import log
+from jobs.prepare.archives import read_pair_headers
 from jobs.prepare.config import PrepareConfig, SparkConfig
-from jobs.prepare.segment import ArchivePair, Part, make_part, read_part
+from jobs.prepare.manifest import write_manifest
+from jobs.prepare.segment import ArchivePair, Segment, make_segment, read_segment
 from jobs.prepare.spark import Spark
-from jobs.prepare.survey import NORMALIZATION_OF_BYTES, NOTHING, Moments, duplicates
+from jobs.prepare.survey import (
+    NORMALIZATION_OF_BYTES,
+    NOTHING,
+    Findings,
+    Moments,
+    count_classes,
+    duplicates,
+    padded,
+    pixel_statistics,
+)
 from jobs.run_dir import Work
 
-log = logging.getLogger("idxtrain")
 
-
-def build_of_parts(
+def build_of_segments(
     config: PrepareConfig, spark: SparkConfig, archives: Mapping[str, Archive], directory: Path, name: str, work: Work
 ) -> None:
     """Fill `directory` (empty, not yet under its final name) with the dataset. Raises InputError for bad archives."""
     test, training = read_pairs(config, archives)
-    # Whoever holds it alone makes and removes parts. It is held until the dataset's own list says which it is made of.
-    with Lease(work.lease_file("parts"), "prepare: the parts", waits=True):
-        found = _parts(config, spark, [test, *training], work.parts)
-        _link(directory, found)
-        manifest = _manifest(config, archives, directory, name, (test, *training), found)
-        segments.write_parts(
+    # Segments are made and removed only under this lease. It is held until the dataset's own list names its segments.
+    with Lease(work.lease_file("segments"), "prepare: the segments", waits=True):
+        made = _segments(config, spark, [test, *training], work.segments)
+        _link(directory, made)
+        findings = _findings(config, (test, *training), made)
+        segments.write_segments(
             directory,
-            found[0].directory.name,
-            (_info(pair, part, manifest.classes) for pair, part in zip(training, found[1:], strict=True)),
+            made[0].directory.name,
+            (_info(pair, each, findings.classes) for pair, each in zip(training, made[1:], strict=True)),
         )
-    write_json(directory / dataset.MANIFEST, sealed(manifest.model_dump(mode="json")))
-    report(manifest)
+    rows_per_shard = training[0].plan(config).rows_per_shard
+    write_manifest(
+        directory,
+        dataset_id=name,
+        images=test.image_header,
+        findings=findings,
+        shards={split: _linked_shards(made, split) for split in SPLITS},
+        archives=archives,
+        options={
+            "validation_from": config.validation_from,
+            "rows_per_shard": rows_per_shard,
+            "segments": len(training),
+        },
+        versions=made[-1].versions,
+    )
 
 
 def read_pairs(config: PrepareConfig, archives: Mapping[str, Archive]) -> tuple[ArchivePair, list[ArchivePair]]:
-    """Return the test pair and the training pairs, sorted by tag, each content once; their headers are checked.
+    """Return the test pair and the training pairs, sorted by tag, each content once.
 
-    Raises InputError where they do not fit each other.
+    Raises InputError unless their headers fit each other.
     """
     test = _pair(None, archives["test_images"], archives["test_labels"])
     training: dict[str, ArchivePair] = {}
     for tag in segments.tags(archives):
         pair = _pair(tag, archives[segments.key("train_images", tag)], archives[segments.key("train_labels", tag)])
-        same = training.setdefault(pair.part_id(config), pair)
+        same = training.setdefault(pair.segment_id(config), pair)
         if same is not pair:
-            log.warning("prepare: %s holds what %s holds; it counts once", pair.name, same.name)
+            log.warning("prepare: %s has the same content as %s; it counts once", pair.name, same.name)
     if not training:
-        raise InputError(f"{test.images.path.parent}: found no training pair beside the test pair; add one")
+        raise InputError(f"{test.images.path.parent}: found no training pair beside the test pair; fix: add one")
     first = next(iter(training.values()))
     for pair in (test, *training.values()):
-        if (pair.image_header.row_shape, pair.image_header.dtype) != (
-            first.image_header.row_shape,
-            first.image_header.dtype,
-        ):
-            raise InputError(
-                f"{pair.images.path}: found images {pair.image_header}, expected the shape and type of "
-                f"{first.images.path.name}, {first.image_header}; move that pair out"
-            )
-        if pair.image_header.dtype != np.uint8:
-            raise InputError(
-                f"{pair.images.path}: found images {pair.image_header}, expected ubyte in a data set of several pairs: "
-                "other types are normalized by the extremes of all; give one pair"
-            )
+        _check_pair(pair, first)
     return test, list(training.values())
 
 
 def _pair(tag: str | None, images: Archive, labels: Archive) -> ArchivePair:
-    image_header, label_header = idx.read_header(images.path), idx.read_header(labels.path)
-    idx.check_pair(images.path, image_header, labels.path, label_header)
-    return ArchivePair(tag, images, labels, image_header, label_header)
+    image_header, label_header = read_pair_headers(images.path, labels.path)
+    return ArchivePair(tag=tag, images=images, labels=labels, image_header=image_header, label_header=label_header)
 
 
-def _parts(config: PrepareConfig, spark_config: SparkConfig, pairs: Sequence[ArchivePair], folder: Path) -> list[Part]:
-    """Return the pairs' parts, in order; decode those that are not there whole."""
+def _check_pair(pair: ArchivePair, first: ArchivePair) -> None:
+    """Raise InputError unless a pair has the image shape and type of the first one, and the type uint8."""
+    header, expected = pair.image_header, first.image_header
+    if (header.row_shape, header.dtype) != (expected.row_shape, expected.dtype):
+        raise InputError(
+            f"{pair.images.path}: found images {header}, expected the shape and type of {first.images.path.name}, "
+            f"{expected}; fix: move that pair out"
+        )
+    if header.dtype != np.uint8:
+        raise InputError(
+            f"{pair.images.path}: found images {header}, expected uint8 in a data set of several pairs, as other types "
+            "are normalized by the extremes of all pairs; fix: give one pair"
+        )
+
+
+def _segments(
+    config: PrepareConfig, spark_config: SparkConfig, pairs: Sequence[ArchivePair], folder: Path
+) -> list[Segment]:
+    """Return the pairs' segments in order; decode the pairs that have no complete segment yet."""
     folder.mkdir(mode=0o775, parents=True, exist_ok=True)
-    for abandoned in folder.glob(".tmp-*"):  # of a process that died: the lease is ours
+    for abandoned in folder.glob(".tmp-*"):  # of a dead process, as this one holds the lease
         shutil.rmtree(abandoned)
-    places = [folder / pair.part_id(config) for pair in pairs]
-    _require_distinct(places[1:])
-    missing = [(pair, place) for pair, place in zip(pairs, places, strict=True) if read_part(place) is None]
+    directories = [folder / pair.segment_id(config) for pair in pairs]
+    _require_distinct(directories[1:])
+    wanted = list(zip(pairs, directories, strict=True))
+    missing = [(pair, directory) for pair, directory in wanted if read_segment(directory) is None]
     log.info("prepare: %d archive pairs, %d of them new", len(pairs), len(missing))
     if missing:
         with Spark(spark_config) as spark:
-            for pair, place in missing:
-                shutil.rmtree(place, ignore_errors=True)  # what is not whole
-                unfinished = folder / f".tmp-{place.name}-{secrets.token_hex(4)}"
+            for pair, directory in missing:
+                shutil.rmtree(directory, ignore_errors=True)  # an incomplete or damaged segment
+                unfinished = folder / f".tmp-{directory.name}-{secrets.token_hex(4)}"
                 unfinished.mkdir()
                 try:
-                    make_part(spark, config, pair, place, unfinished)
+                    make_segment(spark, config, pair, directory, unfinished)
                 finally:
                     shutil.rmtree(unfinished, ignore_errors=True)
-    made = [read_part(place) for place in places]
-    for place, part in zip(places, made, strict=True):
-        if part is None:
-            raise IdxtrainError(f"{place}: is not what was written into it just now; check the disk")
-    return [part for part in made if part is not None]
+    return [_require_segment(directory) for directory in directories]
 
 
-def _require_distinct(places: Iterable[Path]) -> None:
+def _require_segment(directory: Path) -> Segment:
+    segment = read_segment(directory)
+    if segment is None:
+        raise IdxtrainError(f"{directory}: found other content than was just written; fix: check the disk")
+    return segment
+
+
+def _require_distinct(directories: Iterable[Path]) -> None:
+    """Raise InputError if two segments would use the same `index` values."""
     seen: dict[int, Path] = {}
-    for place in places:
-        other = seen.setdefault(segments.first_index(place.name), place)
-        if other is not place:
+    for directory in directories:
+        other = seen.setdefault(segments.first_index(directory.name), directory)
+        if other is not directory:
             raise InputError(
-                f"{place.name} and {other.name}: found two parts whose rows go by the same numbers (one chance in two "
-                "thousand million a pair); set prepare.rows_per_shard to another value"
+                f"{directory.name} and {other.name}: found two segments with the same row numbers (one chance in 2 "
+                "billion per pair); fix: set prepare.rows_per_shard to another value"
             )
 
 
-def _link(directory: Path, found: Sequence[Part]) -> None:
+def _link(directory: Path, made: Sequence[Segment]) -> None:
     for split in SPLITS:
         (directory / split).mkdir()
-        for number, (part, shard) in enumerate(_shards(found, split)):
-            _same_file(part.directory / shard.path, directory / _name(split, number))
+        for number, (segment, shard) in enumerate(_shards(made, split)):
+            _link_or_copy(segment.directory / shard.path, directory / shard_path(split, number))
         sync(directory / split)
 
 
-def _shards(found: Sequence[Part], split: Split) -> list[tuple[Part, Shard]]:
-    return [(part, shard) for part in found for shard in part.of(split)]
+def _linked_shards(made: Sequence[Segment], split: Split) -> list[Shard]:
+    return [
+        shard.model_copy(update={"path": shard_path(split, number)})
+        for number, (_, shard) in enumerate(_shards(made, split))
+    ]
 
 
-def _name(split: Split, number: int) -> str:
-    return f"{split}/part-{number:05d}.parquet"
+def _shards(made: Sequence[Segment], split: Split) -> list[tuple[Segment, Shard]]:
+    return [(segment, shard) for segment in made for shard in segment.of(split)]
 
 
-def _same_file(source: Path, target: Path) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # a file system without links, or with too many of them
+    except OSError:  # a file system without links, or a file with too many
         shutil.copyfile(source, target)
         sync(target)
 
 
-def _manifest(
-    config: PrepareConfig,
-    archives: Mapping[str, Archive],
-    directory: Path,
-    name: str,
-    pairs: Sequence[ArchivePair],
-    found: Sequence[Part],
-) -> Manifest:
-    test, training = found[0], found[1:]
-    classes = max(len(part.label_counts[split]) for part in training for split in ("train", "validation"))
-    if len(test.label_counts["test"]) > classes:
-        raise InputError(
-            f"{pairs[0].labels.path}: found label {len(test.label_counts['test']) - 1}, expected 0 to {classes - 1} as "
-            "in the training labels; give archives of one data set"
-        )
-    return Manifest(
-        format=dataset.FORMAT,
-        dataset_id=name,
-        shape=image_shape(pairs[0].image_header),
+def _findings(config: PrepareConfig, pairs: Sequence[ArchivePair], made: Sequence[Segment]) -> Findings:
+    test, training = made[0], made[1:]
+    counts = [segment.label_counts[split] for segment in training for split in ("train", "validation")]
+    classes = count_classes(counts, test.label_counts["test"], pairs[0].labels.path)
+    return Findings(
         classes=classes,
-        splits={split: _split(split, found, classes) for split in SPLITS},
-        pixels=_pixels([part.moments for part in training]),
+        label_counts={
+            split: tuple(map(sum, zip(*(padded(each.label_counts[split], classes) for each in made), strict=True)))
+            for split in SPLITS
+        },
+        pixels=pixel_statistics(
+            reduce(Moments.__add__, [segment.moments for segment in training], NOTHING), NORMALIZATION_OF_BYTES
+        ),
         normalization=NORMALIZATION_OF_BYTES,
         duplicates=_duplicates(config, pairs[1:], training, test),
-        sources={
-            role: dataset.Source(name=archive.path.name, bytes=archive.bytes, sha256=archive.sha256)
-            for role, archive in archives.items()
-        },
-        options={
-            "validation_from": config.validation_from,
-            "rows_per_shard": pairs[1].plan(config).rows_per_shard,
-            "parts": len(training),
-        },
-        versions=training[-1].versions,
-    )
-
-
-def _split(split: Split, found: Sequence[Part], classes: int) -> SplitInfo:
-    shards = [
-        shard.model_copy(update={"path": _name(split, number)})
-        for number, (_, shard) in enumerate(_shards(found, split))
-    ]
-    counts = [_padded(part.label_counts[split], classes) for part in found]
-    return SplitInfo(
-        rows=sum(shard.rows for shard in shards),
-        label_counts=tuple(sum(column) for column in zip(*counts, strict=True)),
-        shards=tuple(shards),
-    )
-
-
-def _padded(counts: Sequence[int], classes: int) -> list[int]:
-    return [*counts, *[0] * (classes - len(counts))]
-
-
-def _pixels(moments: Sequence[Moments]) -> PixelStatistics:
-    total, rule = reduce(Moments.__add__, moments, NOTHING), NORMALIZATION_OF_BYTES
-    return PixelStatistics(
-        mean=total.mean * rule.scale,
-        std=float(np.sqrt(total.squares / total.count)) * rule.scale,
-        min=total.min * rule.scale,
-        max=total.max * rule.scale,
     )
 
 
 def _duplicates(
-    config: PrepareConfig, pairs: Sequence[ArchivePair], training: Sequence[Part], test: Part
-) -> dataset.Duplicates:
+    config: PrepareConfig, pairs: Sequence[ArchivePair], training: Sequence[Segment], test: Segment
+) -> Duplicates:
     rows: list[int] = []
     digests = b""
-    for pair, part in zip(pairs, training, strict=True):
-        plan, first = pair.plan(config), segments.first_index(part.directory.name)
+    for pair, segment in zip(pairs, training, strict=True):
+        plan, first = pair.plan(config), segments.first_index(segment.directory.name)
         for split in ("train", "validation"):
             rows += (plan.archive_rows(split, 0, plan.rows[split]) + first).tolist()
-            digests += part.digests(split)
+            digests += segment.digests(split)
     return duplicates(rows, digests, test.digests("test"))
 
 
-def _info(pair: ArchivePair, part: Part, classes: int) -> segments.PartInfo:
-    pixels = _pixels([part.moments])
-    counts = tuple(_padded(part.label_counts["train"], classes))
-    return segments.PartInfo(
-        pair.tag or "", part.directory.name, pair.image_header.rows, counts, pixels.mean, pixels.std
+def _info(pair: ArchivePair, segment: Segment, classes: int) -> segments.SegmentInfo:
+    pixels = pixel_statistics(segment.moments, NORMALIZATION_OF_BYTES)
+    return segments.SegmentInfo(
+        tag=pair.tag or "",
+        segment_id=segment.directory.name,
+        rows=pair.image_header.rows,
+        label_counts=padded(segment.label_counts["train"], classes),
+        mean=pixels.mean,
+        std=pixels.std,
     )

@@ -1,7 +1,7 @@
-"""What Spark's executors run: survey a range of an archive, decode a shard's rows and write them as Parquet.
+"""The work of Spark's executors: survey a range of an archive, and write the rows of a shard as Parquet.
 
-pyarrow writes the files, not Spark's DataFrame writer: that one takes every pixel through a Java row and is five times
-slower, and cannot be told how many rows make a row group.
+pyarrow writes the files. Spark's DataFrame writer takes every pixel through a Java row, which is five times slower, and
+has no option for the number of rows in a row group.
 """
 
 from collections.abc import Iterator
@@ -21,23 +21,23 @@ from jobs.prepare.archives import Pair
 from jobs.prepare.plan import DatasetPlan, ShardPlan
 from jobs.prepare.survey import Survey, survey
 
-_BATCH_BYTES = 4 << 20  # of float32 pixels: bounds what lies between the archive and the shard's Arrow columns
+_BATCH_BYTES = 4 << 20  # of float32 pixels: limits the memory between the archive and the shard's Arrow columns
 _PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "write_statistics": ["label", "index"]}
 
 
 @dataclass(frozen=True)
 class Written:
-    """A shard, and how often each label was put into it: int64 [highest label + 1]."""
+    """A shard, and the number of its rows with each label: int64 [highest label + 1]."""
 
     shard: Shard
     label_counts: NDArray[Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decoder:
-    """All an executor needs to survey and decode any rows of the dataset; small, pickled once with a job.
+    """All that an executor needs to survey and decode any rows of the dataset; small, pickled once per Spark job.
 
-    `first_index`: the `index` of archive row 0, other than 0 only in parts (`jobs.segments`).
+    `first_index`: the `index` of archive row 0, nonzero only in segments (`jobs.segments`).
     """
 
     plan: DatasetPlan
@@ -46,7 +46,7 @@ class Decoder:
     first_index: int = 0
 
     def pair(self, split: Split) -> Pair:
-        """Return the archives that a split comes from."""
+        """Return the archives of a split."""
         return self.test if split == "test" else self.train
 
     def survey(self, task: tuple[Split, int, int]) -> Survey:
@@ -55,23 +55,22 @@ class Decoder:
         return survey(self.pair(split), self.plan.archive_rows(split, start, stop))
 
     def write(self, normalization: Normalization, directory: Path, shard: ShardPlan) -> Written:
-        """Write one shard as a Parquet file of one row group; return what was written.
+        """Write one shard as a Parquet file of one row group.
 
-        A repeated or doubled task writes the same bytes under the same name, and the name appears by a rename: Spark
-        may retry as it likes.
+        Spark may retry a task or run it twice: it writes the same bytes under the same name, by a rename.
         """
         batches = list(self._batches(normalization, shard))
         table = pa.Table.from_batches(batches)
         path = directory / shard.path
         write_atomic(path, lambda temporary: pq.write_table(table, temporary, row_group_size=len(table), **_PARQUET))
-        written = Shard(
+        result = Shard(
             path=shard.path,
             rows=len(table),
             first_index=table["index"][0].as_py(),
             bytes=path.stat().st_size,
             sha256=sha256_file(path),
         )
-        return Written(written, np.bincount(table["label"].to_numpy()))
+        return Written(result, np.bincount(table["label"].to_numpy()))
 
     def _batches(self, normalization: Normalization, shard: ShardPlan) -> Iterator[pa.RecordBatch]:
         pair = self.pair(shard.split)
@@ -99,7 +98,7 @@ def to_batch(images: NDArray[Any], labels: NDArray[Any], rows: NDArray[Any]) -> 
 def normalize(stored: NDArray[Any], rule: Normalization) -> NDArray[Any]:
     """Return float32 values in [0, 1], of the same shape."""
     if stored.dtype == np.uint8 and rule.rule == "type-range":
-        # 256 levels: a table gives each its correctly rounded quotient, and is faster than the division.
+        # A table of the 256 levels gives each its correctly rounded quotient, and is faster than the division.
         return (np.arange(256) / 255.0).astype(np.float32)[stored]
     scaled = (stored.astype(np.float64) - rule.offset) * rule.scale
     return np.clip(scaled, 0.0, 1.0).astype(np.float32)

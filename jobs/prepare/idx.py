@@ -1,11 +1,11 @@
 """Read and write IDX archives, the format of the MNIST family (source: http://yann.lecun.com/exdb/mnist).
 
 An archive is the bytes 0, 0, TYPE, NDIM, then NDIM sizes (big-endian uint32), then the values (big-endian, the last
-dimension fastest), plain or gzip. This module takes 1 to 4 dimensions; a row is one index of the first.
+dimension fastest), plain or gzip. This module supports 1 to 4 dimensions; a row is one index of the first.
 
-Archives are downloads, so nothing in them is believed: sizes are weighed against the file before any memory is given
-to them, and every fault is an `IdxError`. In its text a bare "byte N" counts from the start of the file; a gzip
-archive's text says whether N counts in the compressed file or in the inflated data. N starts at 0.
+Archives are downloads, so nothing in them is trusted. Sizes are checked against the file before any memory is allocated
+for them, and every fault is an `IdxError`. In its text a bare "byte N" counts from the start of the file. For a gzip
+archive the text states whether N counts in the compressed file or in the inflated data. N starts at 0.
 """
 
 import gzip
@@ -25,6 +25,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.archive import GZIP_MAGIC
 from jobs.errors import InputError
 from jobs.files import HashedFile, write_atomic
 
@@ -39,26 +40,25 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 _CODES: dict[np.dtype[Any], int] = {dtype: code for code, dtype in _DTYPES.items()}
 _MAX_DIMENSIONS = 4
 _MAX_SIZE = 2**32 - 1
-_MAX_ROW_BYTES = 2**63 - 1  # what numpy can index, which matters even for an archive of no rows
+_MAX_ROW_BYTES = 2**63 - 1  # the range of numpy's indices, which matters even for an archive without rows
 
-_GZIP_MAGIC = b"\x1f\x8b"
 # The densest deflate code is 258 bytes in 2 bits (source: zlib's "Technical Details", Maximum Expansion Factor).
 _MAX_EXPANSION = 1032
 
-_BLOCK = 1 << 20  # plain bytes held at a time
-_GROWTH = 32 << 20  # how far a buffer may run ahead of the bytes that have really come
+_BLOCK = 1 << 20  # plain bytes in memory at a time
+_GROWTH = 32 << 20  # how far a buffer may exceed the bytes that have arrived
 
 _AGAIN = "download it again"
-_NOT_IDX = "is this an IDX file? If so, download it again"
+_NOT_IDX = "check that this is an IDX file, then download it again"
 
 
 class IdxError(InputError):
-    """An IDX archive is not what it should be (exit code 2). One line: file, byte, found, expected, mend."""
+    """A fault in an IDX archive (exit code 2). One line: file, byte, found, expected, fix."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an archive says about its data.
+    """The header of an archive.
 
     `dtype` is the type in the file (big-endian; one of uint8, int8, int16, int32, float32, float64). `shape` holds
     1 to 4 sizes: the first from 0, the others from 1, all at most 2**32 - 1.
@@ -79,22 +79,22 @@ class Header:
 
     @property
     def row_bytes(self) -> int:
-        """The bytes of one row."""
+        """The size of one row in bytes."""
         return math.prod(self.row_shape) * self.dtype.itemsize
 
     @property
     def header_bytes(self) -> int:
-        """The bytes before the first value."""
+        """The number of bytes before the first value."""
         return 4 + 4 * len(self.shape)
 
     @property
     def data_bytes(self) -> int:
-        """The bytes of all rows."""
+        """The size of all rows in bytes."""
         return self.rows * self.row_bytes
 
     @property
     def file_bytes(self) -> int:
-        """The length of the plain file in bytes: header and data."""
+        """The size of the plain file in bytes: header and data."""
         return self.header_bytes + self.data_bytes
 
     def __str__(self) -> str:
@@ -102,17 +102,17 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read and check an archive's header, plain or gzip; allocates nothing that a size in it asks for.
+    """Read and check an archive's header, plain or gzip. Allocates no memory by the sizes in it.
 
-    A plain file's length must be exactly what the header promises. A gzip file must be long enough to inflate to
-    that (1032 : 1 at most); `check` tells whether it does. Raises IdxError.
+    A plain file must have exactly the length that the header promises. A gzip file must be long enough to inflate to
+    it (at most 1032 : 1); `check` verifies that it does. Raises IdxError.
     """
     with _open(path) as source:
         return _take_header(source)
 
 
 def check(path: Path) -> Header:
-    """Verify a whole archive, plain or gzip: header, length, gzip checksums. Holds 1 MiB at a time. Raises IdxError."""
+    """Verify a whole archive, plain or gzip: header, length, gzip checksums. Needs 1 MiB of memory. Raises IdxError."""
     with _open(path) as source:
         header = _take_header(source)
         for _ in _data_blocks(source, header):
@@ -121,12 +121,12 @@ def check(path: Path) -> Header:
 
 
 def inflate(source: Path, destination: Path, digest: "hashlib._Hash | None" = None) -> Header:
-    """Verify an archive, plain or gzip, like `check` and write it as a plain IDX file, 1 MiB at a time.
+    """Verify an archive, plain or gzip, like `check`, and write it as a plain IDX file, 1 MiB at a time.
 
-    Writes at most the bytes the header promises, whatever the stream goes on to hold. A file already at
-    `destination` is removed first and the new one appears when it is complete, so after an error there is none.
-    `digest` is updated with the archive as it is stored, in the same pass: these bytes made the plain file.
-    Raises IdxError for the archive; ValueError where both paths are one file; OSError where writing fails.
+    Writes at most the bytes that the header promises, however long the stream is. A file at `destination` is removed
+    first, and the new one appears when it is complete, so after an error there is none. `digest` is updated in the same
+    pass with the archive's stored bytes, so it covers exactly the bytes that made the plain file. Raises IdxError for
+    the archive, ValueError if both paths are one file, OSError if writing fails.
     """
     with _open(source, digest) as archive:
         if destination.exists() and destination.samefile(source):
@@ -140,7 +140,7 @@ def inflate(source: Path, destination: Path, digest: "hashlib._Hash | None" = No
 def read(path: Path) -> NDArray[Any]:
     """Return a whole archive, plain or gzip, verified like `check`, in native byte order; shape as in its header.
 
-    Holds the data that really is in the file and at most 64 MB more. Raises IdxError.
+    Needs memory for the data that are really in the file, and at most 64 MB more. Raises IdxError.
     """
     with _open(path) as source:
         header = _take_header(source)
@@ -151,15 +151,14 @@ def read(path: Path) -> NDArray[Any]:
 def read_rows(path: Path, header: Header, start: int, stop: int) -> NDArray[Any]:
     """Return rows [start, stop) of a plain archive: shape (stop - start, *row_shape), native byte order.
 
-    `header` is the one `read_header`, `check` or `inflate` gave for this file. Reads and holds only these rows.
-    Raises IdxError where the file no longer has this header or ends before `stop`; ValueError unless
-    0 <= start <= stop <= rows.
+    `header`: from `read_header`, `check` or `inflate` of this file. Reads only these rows. Raises IdxError if the file
+    no longer has this header or ends before `stop`; ValueError unless 0 <= start <= stop <= rows.
     """
     if not 0 <= start <= stop <= header.rows:
         raise ValueError(f"rows {start} to {stop}: expected a range within 0 to {header.rows}")
     end = header.header_bytes + stop * header.row_bytes
     with _open(path) as source:
-        # Before anything is allocated: the header may be another file's, or the file cut since it was read.
+        # Before allocating: the header may be another file's, or the file may have been cut since.
         if source.compressed or source.read(header.header_bytes) != _encode(header):
             raise source.error(
                 0, "gzip or another header", f"a plain IDX file of {header}", "run the preparation again"
@@ -174,10 +173,10 @@ def read_rows(path: Path, header: Header, start: int, stop: int) -> NDArray[Any]
 
 
 def write(path: Path, array: NDArray[Any], compress: bool | None = None) -> None:
-    """Write an array as an IDX archive, atomically; the same array always gives the same bytes.
+    """Write an array as an IDX archive, atomically. The same array always gives the same bytes.
 
     `array`: 1 to 4 dimensions, of which only the first may be 0; uint8, int8, int16, int32, float32 or float64 in
-    any byte order and memory layout. `compress`: gzip or not; None means gzip where the name ends in ".gz".
+    any byte order and memory layout. `compress`: gzip or not; None means gzip if the name ends with ".gz".
     Raises ValueError for any other array.
     """
     header = _header_of(array)
@@ -186,7 +185,7 @@ def write(path: Path, array: NDArray[Any], compress: bool | None = None) -> None
 
 
 def check_pair(images: Path, image_header: Header, labels: Path, label_header: Header) -> None:
-    """Check by their headers that two archives are images and their labels; raises IdxError naming both files.
+    """Check by their headers that two archives are images and their labels. Raises IdxError, which names both files.
 
     Images need at least 2 dimensions (usually 3, or 4 with channels), labels 1 dimension of an integer type, and
     both the same number of rows.
@@ -201,29 +200,29 @@ def check_pair(images: Path, image_header: Header, labels: Path, label_header: H
     for holds, path, offset, found, expected in rules:
         if not holds:
             expected += f" for the pair {_name(images)} and {_name(labels)}"
-            mend = "are they images and labels, in this order, of one set? If so, download both again"
-            raise _error(path, f"byte {offset} of the IDX header", found, expected, mend)
+            fix = "give images and labels, in this order, of one data set, or download both again"
+            raise _error(path, f"byte {offset} of the IDX header", found, expected, fix)
 
 
 class _Source:
-    """An archive's plain bytes in order, whether the file is gzip or not. Every fault is an IdxError."""
+    """The plain bytes of an archive in order, gzip or not. Every fault is an IdxError."""
 
     def __init__(self, path: Path, file: BufferedReader) -> None:
         self.path = path
         self.size = os.fstat(file.fileno()).st_size
         with _reading(path):
-            self.compressed = file.peek(2)[:2] == _GZIP_MAGIC
+            self.compressed = file.peek(2)[:2] == GZIP_MAGIC
         self._file = file
         self._plain: IO[bytes] | gzip.GzipFile = gzip.GzipFile(fileobj=file) if self.compressed else file
         self._inflated = 0
 
-    def error(self, offset: int, found: str, expected: str, mend: str = _NOT_IDX) -> IdxError:
+    def error(self, offset: int, found: str, expected: str, fix: str = _NOT_IDX) -> IdxError:
         """Return the error of a fault at `offset` in the plain bytes."""
-        place = f"byte {offset} of the inflated data" if self.compressed else f"byte {offset}"
-        return _error(self.path, place, found, expected, mend)
+        position = f"byte {offset} of the inflated data" if self.compressed else f"byte {offset}"
+        return _error(self.path, position, found, expected, fix)
 
     def read(self, size: int) -> bytes:
-        """Return `size` plain bytes; fewer only at the end, where gzip's checksums have been verified."""
+        """Return `size` plain bytes; fewer only at the end, after gzip's checksums have been verified."""
         with _reading(self.path):
             try:
                 data = self._plain.read(size)
@@ -235,24 +234,26 @@ class _Source:
         return data
 
     def read_into(self, offset: int, data: NDArray[Any]) -> int:
-        """Fill `data` (uint8) from the file's byte `offset` on; return how many bytes came before the file's end."""
+        """Fill `data` (uint8) from byte `offset` of the file; return the number of bytes read before its end."""
         with _reading(self.path):
             self._file.seek(offset)
             return self._file.readinto(data.data)
 
     def _damaged(self, reason: str) -> IdxError:
-        # The position is where reading had come to: past the fault by a buffer of a few KiB at most.
-        place = f"byte {self._file.tell()} of the compressed file or shortly before"
+        # The position of reading is past the fault by at most a buffer of a few KiB.
+        position = f"byte {self._file.tell()} of the compressed file or shortly before"
         found = f"a damaged gzip stream ({reason}) after {self._inflated} or more inflated bytes"
-        return _error(self.path, place, found, "a whole one and nothing after it", _AGAIN)
+        return _error(self.path, position, found, "a complete stream and nothing after it", _AGAIN)
 
 
 @contextmanager
 def _open(path: Path, digest: "hashlib._Hash | None" = None) -> Iterator[_Source]:
     with _reading(path):
-        # Asked before opening: to open a named pipe would wait for its writer.
+        # Before opening: opening a named pipe would wait for its writer.
         if not stat.S_ISREG(path.stat().st_mode):
-            raise _error(path, "byte 0", "a directory or a device", "a regular file", "name the archive itself")
+            raise _error(
+                path, "byte 0", "a directory or a device", "a regular file", "give the path of the archive itself"
+            )
         file: BufferedReader = BufferedReader(HashedFile(path, digest)) if digest else path.open("rb")
     with file:
         yield _Source(path, file)
@@ -305,7 +306,7 @@ def _check_sizes(source: _Source, header: Header) -> None:
 
 
 def _data_blocks(source: _Source, header: Header) -> Iterator[bytes]:
-    """Yield the data after the header in blocks of at most 1 MiB, then verify that nothing follows it."""
+    """Yield the data after the header in blocks of at most 1 MiB, then verify that nothing follows."""
     left = header.data_bytes
     while left:
         block = source.read(min(_BLOCK, left))
@@ -313,7 +314,7 @@ def _data_blocks(source: _Source, header: Header) -> Iterator[bytes]:
             raise _too_short(source, header, header.file_bytes - left + len(block))
         left -= len(block)
         yield block
-    # Also where the data is complete: only the stream's end verifies its checksum.
+    # Even if the data are complete: only the end of the stream verifies its checksum.
     if source.read(1):
         raise _too_long(source, header, "more data")
 
@@ -324,7 +325,7 @@ def _collect(blocks: Iterable[bytes], size: int) -> NDArray[Any]:
     for block in blocks:
         end = filled + len(block)
         if end > data.size:
-            # In place, and not to `size` at once: the header's promise is not yet kept.
+            # In place, and not to `size` at once: the header's promise is not verified yet.
             data.resize(min(size, data.size + _GROWTH), refcheck=False)
         data[filled:end] = np.frombuffer(block, np.uint8)
         filled = end
@@ -332,7 +333,7 @@ def _collect(blocks: Iterable[bytes], size: int) -> NDArray[Any]:
 
 
 def _native(data: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """View bytes as values of `dtype`, swapped in place where it is not the machine's byte order."""
+    """Return bytes as values of `dtype`, swapped in place if that is not the machine's byte order."""
     values = data.view(dtype)
     return values if dtype.isnative else values.byteswap(inplace=True).view(dtype.newbyteorder("="))
 
@@ -364,24 +365,24 @@ def _write_file(path: Path, header: Header, blocks: Iterable[bytes], gzipped: bo
     with ExitStack() as stack:
         file: IO[bytes] | gzip.GzipFile = stack.enter_context(path.open("wb"))
         if gzipped:
-            # No name and no time in the gzip header: the bytes depend on the array alone.
+            # The gzip header gets no name and no time, so the bytes depend on the array alone.
             file = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0))
         file.write(_encode(header))
         for block in blocks:
             file.write(block)
 
 
-def _error(path: Path, place: str, found: str, expected: str, mend: str) -> IdxError:
-    return IdxError(f"{_name(path)}: {place}: found {found}, expected {expected}; {mend}")
+def _error(path: Path, position: str, found: str, expected: str, fix: str) -> IdxError:
+    return IdxError(f"{_name(path)}: {position}: found {found}, expected {expected}; fix: {fix}")
 
 
 def _name(path: Path) -> str:
-    """Return a path as one line of text, even where its name holds a newline or is not UTF-8."""
+    """Return a path as one line of text, even if its name has a newline or is not UTF-8."""
     return str(path) if str(path).isprintable() else ascii(str(path))
 
 
 def _too_short(source: _Source, header: Header, size: int) -> IdxError:
-    expected = f"{header.file_bytes} bytes in all, which the header promises ({header})"
+    expected = f"{header.file_bytes} bytes in all, as the header promises ({header})"
     return source.error(size, "the end of the data", expected, _AGAIN)
 
 

@@ -1,4 +1,4 @@
-"""Spark: started in the background, given tasks, watched, stopped. The only pyspark import."""
+"""Start Spark in the background, run tasks on it, watch it, stop it. The only import of pyspark."""
 
 import logging
 import os
@@ -29,18 +29,18 @@ T = TypeVar("T")
 _POLL_SECONDS = 0.2
 _PARTITIONS_PER_CORE = 4
 _STANDALONE = "spark://"
-_LOCAL = re.compile(r"local(\[([0-9]+|\*)(\s*,\s*[0-9]+)?\])?")  # what Spark takes for local, to the letter
+_LOCAL = re.compile(r"local(\[([0-9]+|\*)(\s*,\s*[0-9]+)?\])?")  # what Spark itself treats as local
 _CONNECT_SECONDS = 3.0
-# What a call ends with when Spark stops its context meanwhile, by itself.
+# The errors of a call while Spark stops its context by itself.
 _STOPPED = re.compile("masters are unresponsive|stopped SparkContext|SparkContext (has been shutdown|was shut down)")
 _JAVA_GONE = "JAVA_GATEWAY_EXITED"
-_WORKER_GONE = "Python worker exited unexpectedly"  # Spark's words for one that was killed
+_WORKER_GONE = "Python worker exited unexpectedly"  # Spark's message for a killed worker
 _JAVA_END_SECONDS = 0.5
 _LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
 class Spark(AbstractContextManager["Spark"]):
-    """A Spark context that starts in the background and is stopped, its Java process with it, at the end."""
+    """A Spark context that starts in the background and stops at the end, together with its Java process."""
 
     def __init__(self, config: SparkConfig) -> None:
         require_temporary_folder(tempfile.gettempdir())
@@ -48,7 +48,7 @@ class Spark(AbstractContextManager["Spark"]):
         self._config = config
         self._memory = OutOfMemory()
         hush_py4j()
-        # The Java runtime takes seconds to start: meanwhile the caller inflates archives.
+        # The Java runtime takes seconds to start. Meanwhile the caller inflates archives.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="spark-start")
         self._started = self._starter.submit(self._start)
 
@@ -58,7 +58,7 @@ class Spark(AbstractContextManager["Spark"]):
         os.environ.update(own_variables(os.environ))
         from pyspark import SparkConf, SparkContext, accumulators
 
-        # Where Java is gone, this would print a traceback beside our one line.
+        # If Java is gone, the default handler prints a traceback beside our one line.
         accumulators.AccumulatorServer.handle_error = _ignore
         properties = spark_properties(self._config)
         # No SparkSession: its SQL engine costs a second of start-up, and nothing here is SQL.
@@ -68,7 +68,7 @@ class Spark(AbstractContextManager["Spark"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._starter.shutdown(wait=True)
-        # Of a Java process that is gone already, Spark's and Py4J's own ends only complain.
+        # If the Java process is gone already, stopping Spark and Py4J would only print errors.
         if self._started.exception() is None and _java_end(0.0) is None:
             self._started.result().stop()
         _stop_java()
@@ -79,10 +79,10 @@ class Spark(AbstractContextManager["Spark"]):
         except Exception as error:
             if self._gave_up(error):
                 raise _no_answer(self._config.master, "Spark gave up waiting") from error
-            raise self._fault(error, f"Spark did not start on master {self._config.master!r}") from error
+            raise self._failure(error, f"Spark did not start on master {self._config.master!r}") from error
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of what made the dataset."""
+        """Return the versions of the software that makes the dataset."""
         import pyarrow
 
         context = self._context()
@@ -95,25 +95,25 @@ class Spark(AbstractContextManager["Spark"]):
         }
 
     def collect(self, what: str, function: Callable[[Any], T], tasks: Sequence[Any]) -> list[T]:
-        """Return function(task) of each task, in order."""
+        """Return function(task) for each task, in order."""
         if not tasks:
             return []
         context = self._context()
         try:
-            parts = _split(tasks, self._partitions(context, len(tasks)))
-            rdd = context.parallelize(parts, len(parts)).flatMap(lambda part: map(function, part))
-            return self._watch(context, what, len(parts), rdd.collect)
+            batches = _split(tasks, self._partitions(context, len(tasks)))
+            rdd = context.parallelize(batches, len(batches)).flatMap(lambda batch: map(function, batch))
+            return self._watch(context, what, len(batches), rdd.collect)
         except Exception as error:
             if self._gave_up(error, context):
                 raise _no_answer(self._config.master, "Spark gave up waiting") from error
-            raise self._fault(error, f"Spark failed while {what}") from error
+            raise self._failure(error, f"Spark failed while {what}") from error
 
-    def _fault(self, error: Exception, what: str) -> IdxtrainError:
-        """Return what to raise for what Spark raised, which says little of a process of its that was killed."""
-        code = _java_end(_JAVA_END_SECONDS)  # its connections break before its end is heard of
+    def _failure(self, error: Exception, what: str) -> IdxtrainError:
+        """Return the error to raise for Spark's own, which explains little about a killed process."""
+        code = _java_end(_JAVA_END_SECONDS)  # its connections break before its exit code is known
         if code is not None and code < 0:
-            how = f"was killed by {signal.Signals(-code).name}{self._memory.likely_cause(-code)}"
-            return IdxtrainError(f"prepare: Spark's Java process {how}")
+            death = f"was killed by {signal.Signals(-code).name}{self._memory.likely_cause(-code)}"
+            return IdxtrainError(f"prepare: Spark's Java process {death}")
         maybe_killed = self._memory.likely_cause(signal.SIGKILL)
         if _JAVA_GONE in str(error):
             return IdxtrainError(f"prepare: Spark's Java process ended before it was up{maybe_killed}")
@@ -122,25 +122,25 @@ class Spark(AbstractContextManager["Spark"]):
         return _readable(error, what)
 
     def _partitions(self, context: Any, tasks: int) -> int:
-        """Return how many Spark tasks shall do the work of so many of ours, as each costs about 80 ms of its own."""
+        """Return the number of Spark tasks for N tasks of ours: each Spark task costs about 80 ms."""
         if not _is_local(self._config.master):
-            # Executors register after the context has started: until then a cluster of any size says it has 2 cores.
+            # Executors register after the context has started. Until then a cluster of any size reports 2 cores.
             return tasks
         return min(tasks, _PARTITIONS_PER_CORE * int(context.defaultParallelism))
 
     def _watch(self, context: Any, what: str, spark_tasks: int, action: Callable[[], list[T]]) -> list[T]:
-        """Run a Spark action in a thread and show its progress meanwhile."""
+        """Run a Spark action in a thread and show its progress."""
         tracker = context.statusTracker()
-        shown = Progress(what, spark_tasks, "Spark tasks")
-        with ThreadPoolExecutor(1, thread_name_prefix="spark-action") as pool, shown:
+        progress = Progress(what, spark_tasks, "Spark tasks")
+        with ThreadPoolExecutor(1, thread_name_prefix="spark-action") as pool, progress:
             running = pool.submit(action)
             while not wait([running], timeout=_POLL_SECONDS).done:
                 stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
-                shown.update(max((stage.numCompletedTasks for stage in stages if stage), default=0))
+                progress.update(max((stage.numCompletedTasks for stage in stages if stage), default=0))
             return running.result()
 
     def _gave_up(self, error: Exception, context: Any = None) -> bool:
-        """Tell whether Spark failed because no master answered: it says so nowhere but in its own log."""
+        """Return whether Spark failed because no master answered, which only its own log states."""
         text = str(error)
         if not self._config.master.startswith(_STANDALONE) or "Master removed our application" in text:
             return False
@@ -148,27 +148,27 @@ class Spark(AbstractContextManager["Spark"]):
 
 
 def hush_py4j() -> None:
-    """Keep off the terminal what Py4J logs when a signal interrupts a call: tracebacks, through the root logger.
+    """Keep Py4J's tracebacks off the terminal, which it logs when a signal interrupts a call.
 
-    Python makes that logger write to stderr where it has no handler yet.
+    It uses the root logger, and Python lets that write to stderr unless it has a handler.
     """
     logging.getLogger().addHandler(logging.NullHandler())
 
 
 def require_temporary_folder(path: str) -> None:
-    """Raise InputError where Spark would take the folder of temporary files for several: it would make them all."""
+    """Raise InputError if the folder of temporary files has a comma: Spark would split it into several folders."""
     if "," in path:
         raise InputError(f"TMPDIR: found {path}, expected no comma in the path; fix: export TMPDIR=/tmp")
 
 
 def require_master(url: str) -> None:
-    """Raise InputError where no host of a spark:// URL listens: Spark would try for a minute and say little."""
+    """Raise InputError if no host of a spark:// URL listens: Spark would try for a minute and explain little."""
     if not url.startswith(_STANDALONE):
         return
     addresses = [_address(url, host) for host in url.removeprefix(_STANDALONE).split(",")]
     with ThreadPoolExecutor(len(addresses)) as pool:
         faults = list(pool.map(_connection_fault, addresses))
-    if all(faults):  # of several masters one leads and the rest stand by
+    if all(faults):  # of several masters, one leads and the others stand by
         raise _no_answer(url, ", ".join(faults))
 
 
@@ -177,39 +177,41 @@ def _address(url: str, host: str) -> tuple[str, int]:
         parts = urlsplit(f"//{host}")
         if parts.hostname and parts.port:
             return parts.hostname, parts.port
-    except ValueError:  # a port that is no number, or a bracket too many
+    except ValueError:  # a port that is not a number, or an extra bracket
         pass
-    raise InputError(f"--spark-master {url}: found {host!r}, expected HOST:PORT, e.g. spark://localhost:7077")
+    raise InputError(
+        f"--spark-master {url}: found {host!r}, expected HOST:PORT; fix: give it as in spark://localhost:7077"
+    )
 
 
 def _connection_fault(address: tuple[str, int]) -> str:
-    """Return why nothing can be reached there, or an empty text."""
+    """Return why a TCP connection fails; empty if it works."""
     try:
         with socket.create_connection(address, timeout=_CONNECT_SECONDS):
             return ""
-    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that no DNS can hold
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that DNS cannot have
         return f"{address[0]}:{address[1]}: {getattr(error, 'strerror', None) or error}"
 
 
 def _no_answer(url: str, why: str) -> InputError:
     return InputError(
-        f"--spark-master: the Spark master at {url} does not answer ({why}); start it, or give the URL its log shows"
+        f"--spark-master: the Spark master at {url} does not answer ({why}); fix: start it, or give the URL in its log"
     )
 
 
 def _is_stopped(context: Any) -> bool:
     try:
         return context is not None and bool(context._jsc.sc().isStopped())
-    except Exception:  # Java itself is gone, which is another fault
+    except Exception:  # Java itself is gone, which `_failure` reports
         return False
 
 
 def _ignore(server: Any, request: Any, client_address: Any) -> None:
-    """Print nothing: `_fault` says what happened."""
+    """Print nothing: `_failure` reports what happened."""
 
 
 def _java_end(seconds: float) -> int | None:
-    """Wait that long for the Java process to end; return its exit code, None while it runs or is not up yet."""
+    """Wait for the Java process to end; return its exit code, None if it still runs or has not started."""
     from pyspark import SparkContext
 
     gateway = SparkContext._gateway
@@ -224,42 +226,42 @@ def _is_local(master: str) -> bool:
     return bool(_LOCAL.fullmatch(master))
 
 
-def _split(tasks: Sequence[Any], parts: int) -> list[Sequence[Any]]:
-    """Return the tasks in order as so many runs of equal length (± 1)."""
-    bounds = [len(tasks) * part // parts for part in range(parts + 1)]
+def _split(tasks: Sequence[Any], count: int) -> list[Sequence[Any]]:
+    """Return the tasks in order, as N batches of equal length (± 1)."""
+    bounds = [len(tasks) * number // count for number in range(count + 1)]
     return [tasks[begin:end] for begin, end in pairwise(bounds)]
 
 
 def _stop_java() -> None:
-    """End the Java process, which SparkContext.stop() leaves behind, and let the next context start its own."""
+    """End the Java process, which SparkContext.stop() leaves behind, so that the next context starts its own."""
     from pyspark import SparkContext
 
     gateway, SparkContext._gateway, SparkContext._jvm = SparkContext._gateway, None, None
     if gateway is not None:
         if gateway.proc.poll() is None:
             gateway.shutdown()
-        gateway.proc.stdin.close()  # it lives as long as its standard input
+        gateway.proc.stdin.close()  # Java ends when its standard input closes
         gateway.proc.wait()
 
 
 def spark_properties(config: SparkConfig) -> dict[str, str]:
-    """Return the Spark properties of the job, as values: https://spark.apache.org/docs/3.5.6/configuration.html.
+    """Return the Spark properties of the job: https://spark.apache.org/docs/3.5.6/configuration.html.
 
-    No `spark.local.dir`, a list that Spark splits at commas: it stays Java's folder of temporary files.
+    Without `spark.local.dir`, which Spark splits at commas: the default is Java's folder of temporary files.
     """
     properties = {
         "spark.master": config.master,
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        # Spark starts its Python workers itself, in a folder that may be the user's.
+        # Spark starts its Python workers in a folder that may be the user's.
         **{f"spark.executorEnv.{name}": value for name, value in SAFE_PATH.items()},
-        # The Java side only hands out tasks, so the quickest compiler and collector to start are the best ones.
+        # The Java side only hands out tasks, so the compiler and collector that start fastest are best.
         "spark.driver.extraJavaOptions": " ".join(
             [
                 "-XX:TieredStopAtLevel=1",
                 "-XX:+UseSerialGC",
-                f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}",  # a list, too, which is split at commas
-                _quoted(f"-Djava.io.tmpdir={tempfile.gettempdir()}"),  # TMPDIR, which Java does not look at
+                f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}",  # split at commas too
+                _quoted(f"-Djava.io.tmpdir={tempfile.gettempdir()}"),  # TMPDIR, which Java ignores
             ]
         ),
     }
@@ -267,8 +269,8 @@ def spark_properties(config: SparkConfig) -> dict[str, str]:
         if config.master == "local":
             properties["spark.master"] = f"local[{len(os.sched_getaffinity(0))}]"
         properties |= {
-            # Any user of this machine can connect to the driver, which deserializes what it is sent. With this, it
-            # answers only clients that know a secret, which Spark makes for each local context.
+            # Any user of this machine can connect to the driver, which deserializes what it receives. With this, it
+            # answers only clients that know a secret, which Spark generates for each local context.
             "spark.authenticate": "true",
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.driver.host": "127.0.0.1",
@@ -277,15 +279,15 @@ def spark_properties(config: SparkConfig) -> dict[str, str]:
 
 
 def _quoted(option: str) -> str:
-    """Return one of Java's options as Spark reads it from a list of them."""
+    """Return a Java option with quotes as Spark expects them in a list of options."""
     return '"' + option.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _readable(error: Exception, what: str) -> IdxtrainError:
-    """Turn what Spark raised into one line; bad input that an executor found stays bad input."""
+    """Turn Spark's error into one line. An InputError of an executor stays an InputError."""
     text = str(error)
     for line in text.splitlines():
-        # A Python exception of an executor ends its traceback with "module.Class: message".
+        # The traceback of a Python exception in an executor ends with "module.Class: message".
         name, _, message = line.strip().partition(": ")
         if name.endswith(("jobs.errors.InputError", "idx.IdxError")) and message:
             return InputError(message)
@@ -294,7 +296,7 @@ def _readable(error: Exception, what: str) -> IdxtrainError:
 
 def _first_cause(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
-    # The end of an executor's Python traceback: the first line behind its start that is not indented.
+    # The end of an executor's Python traceback: the first line after its start that is not indented.
     _, start, traceback = text.rpartition("Traceback (most recent call last):\n")
     ends = [line for line in traceback.splitlines() if line[:1].strip()] if start else []
     causes = [line.strip() for line in lines if line.startswith("Caused by:")]

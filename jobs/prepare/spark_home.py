@@ -1,4 +1,4 @@
-"""Which Spark, Java and Python a Spark of ours is: those installed with this Python, whatever the shell has loaded."""
+"""The Spark, Java and Python of our Spark: those installed with this Python, whatever the shell has loaded."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from jobs.prepare.java import find_java_home
 
 
 def spark_home() -> Path:
-    """Return the folder of the Spark that is installed with this Python."""
+    """Return the folder of the Spark that was installed with this Python."""
     spec = find_spec("pyspark")
     return Path((spec and spec.origin) or "pyspark").parent
 
@@ -25,10 +25,10 @@ def own_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def foreign_variables(environment: Mapping[str, str], local: bool) -> Iterator[str]:
-    """Yield the names of a shell's variables that would make another Spark of ours.
+    """Yield the names of a shell's variables that would change our Spark.
 
-    `local`: it runs on this machine alone, so no SPARK_* variable has anything to say. Elsewhere they say how the
-    cluster is reached (SPARK_CONF_DIR).
+    `local`: Spark runs on this machine alone, so every SPARK_* variable is foreign. Otherwise they describe the cluster
+    (SPARK_CONF_DIR).
     """
     prefixes = ("PYSPARK_", "SPARK_") if local else ("PYSPARK_",)
     yield from (name for name in environment if name.startswith(prefixes))

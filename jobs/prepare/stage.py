@@ -1,6 +1,5 @@
-"""The prepare stage: a dataset by its ID, made once and appearing whole."""
+"""The prepare stage: a dataset named by its ID, made once, which appears whole."""
 
-import logging
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -11,14 +10,13 @@ from jobs.archive import Archive
 from jobs.errors import InputError
 from jobs.files import sha256_json, sync
 from jobs.lease import Lease
+from jobs.logs import log
 from jobs.prepare.config import PrepareConfig, SparkConfig
 from jobs.run_dir import Work
 
-log = logging.getLogger("idxtrain")
-
 
 def dataset_id(config: PrepareConfig, archives: Mapping[str, Archive]) -> str:
-    """Return the 16 hex digits that name the dataset these archives and options make."""
+    """Return the 16 hex digits that name the dataset of these archives and options."""
     identity = {
         "format": dataset.FORMAT,
         "archives": {role: archive.sha256 for role, archive in archives.items()},
@@ -28,30 +26,32 @@ def dataset_id(config: PrepareConfig, archives: Mapping[str, Archive]) -> str:
 
 
 def prepare(config: PrepareConfig, spark: SparkConfig, archives: Mapping[str, Archive], work: Work) -> Path:
-    """Make the dataset, unless it is there, and return its directory. It appears whole, by one rename."""
+    """Make the dataset unless it exists, and return its directory. It appears whole, by one rename."""
     name = dataset_id(config, archives)
     directory = work.datasets / name
     work.locks.mkdir(mode=0o775, parents=True, exist_ok=True)
-    # Also whether it is there is asked with the lease: `idxtrain prune` removes a dataset with it only.
+    # The check whether it exists needs the lease too: `idxtrain prune` removes a dataset only under its lease.
     with Lease(work.lease_file(f"dataset-{name}"), f"prepare: dataset {name}", waits=True):
-        if _is_there(directory):
-            log.info("prepare: dataset %s is there already", name)
+        if _exists(directory):
+            log.info("prepare: dataset %s already exists", name)
             return directory
 
-        # These bring Spark, Arrow and NumPy.
+        # These import Spark, Arrow and NumPy.
         from jobs.prepare.build import build
-        from jobs.prepare.compose import build_of_parts
+        from jobs.prepare.compose import build_of_segments
 
         if directory.exists():
-            raise InputError(f"{directory}: found no {dataset.MANIFEST} in it; remove {directory} to prepare it again")
-        work.datasets.mkdir(mode=0o775, parents=True, exist_ok=True)  # never for everybody, whatever the umask
-        for abandoned in work.datasets.glob(f".tmp-{name}-*"):  # of a process that died: the lease is ours
+            raise InputError(
+                f"{directory}: found no {dataset.MANIFEST} in it; fix: remove {directory} to prepare it again"
+            )
+        work.datasets.mkdir(mode=0o775, parents=True, exist_ok=True)  # never writable by all, whatever the umask
+        for abandoned in work.datasets.glob(f".tmp-{name}-*"):  # of a dead process, as this one holds the lease
             shutil.rmtree(abandoned)
         unfinished = work.datasets / f".tmp-{name}-{secrets.token_hex(4)}"
         unfinished.mkdir()
         try:
             if segments.tags(archives):
-                build_of_parts(config, spark, archives, unfinished, name, work)
+                build_of_segments(config, spark, archives, unfinished, name, work)
             else:
                 build(config, spark, archives, unfinished, name)
             unfinished.rename(directory)
@@ -61,13 +61,14 @@ def prepare(config: PrepareConfig, spark: SparkConfig, archives: Mapping[str, Ar
     return directory
 
 
-def _is_there(directory: Path) -> bool:
+def _exists(directory: Path) -> bool:
     try:
         if not (directory / dataset.MANIFEST).exists():
             return False
     except OSError as error:
         raise InputError(
-            f"{directory}: cannot be read ({error.strerror}); mend its permissions, or remove it to prepare it again"
+            f"{directory}: cannot be read ({error.strerror}); fix: correct its permissions, or remove it to prepare it "
+            "again"
         ) from error
     dataset.read_manifest(directory)
     return True

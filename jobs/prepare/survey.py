@@ -1,10 +1,10 @@
-"""What Spark's executors find out about a range of an archive, before anything is written.
+"""Survey the rows of an archive before anything is written.
 
-Ranges are surveyed where they lie and merged in order on the driver, so the figures do not depend on who ran what.
+Executors survey ranges of rows. The driver merges them in order, so no figure depends on which executor ran what.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -13,22 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.dataset import Duplicates, Normalization, PixelStatistics, Split
+from jobs.dataset import SPLITS, Duplicates, Normalization, PixelStatistics, Split
 from jobs.errors import InputError
 from jobs.prepare.archives import Pair
 from jobs.prepare.plan import DatasetPlan
 
 NORMALIZATION_OF_BYTES = Normalization(rule="type-range", offset=0.0, scale=1 / 255)
 
-_DIGEST_BYTES = 16  # 128 bits: no two different images collide by chance
+_DIGEST_BYTES = 16  # 128 bits: two different images never collide by chance
 _EXAMPLES = 10
 _LARGEST_VALUE = 1e100  # its square, summed over any archive, is still a float64
-_MOST_CLASSES = 100_000  # a label beyond it is a wrong file, not a class; it bounds the histogram
+_MOST_CLASSES = 100_000  # a larger label means the wrong file; this limits the histogram
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Moments:
-    """Count, mean, sum of squared deviations and extremes of stored values."""
+    """Count, mean, sum of squared differences from the mean, and extremes of stored values."""
 
     count: int
     mean: float
@@ -43,20 +43,20 @@ class Moments:
         count = self.count + other.count
         delta = other.mean - self.mean
         return Moments(
-            count,
-            self.mean + delta * other.count / count,
-            self.squares + other.squares + delta * delta * self.count * other.count / count,
-            min(self.min, other.min),
-            max(self.max, other.max),
+            count=count,
+            mean=self.mean + delta * other.count / count,
+            squares=self.squares + other.squares + delta * delta * self.count * other.count / count,
+            min=min(self.min, other.min),
+            max=max(self.max, other.max),
         )
 
 
-NOTHING = Moments(0, 0.0, 0.0, np.inf, -np.inf)
+NOTHING = Moments(count=0, mean=0.0, squares=0.0, min=np.inf, max=-np.inf)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a range of rows holds. `digests`: bytes, 16 for each row. `label_counts`: int64 [highest label + 1]."""
+    """The survey of a range of rows. `digests`: 16 bytes per row. `label_counts`: int64 [highest label + 1]."""
 
     moments: Moments
     label_counts: NDArray[Any]
@@ -64,14 +64,14 @@ class Survey:
 
 
 def survey(pair: Pair, rows: NDArray[Any]) -> Survey:
-    """Survey rows (int64 [n], n ≥ 1) of a pair; raise InputError naming file and row for what cannot be trained on."""
+    """Survey rows (int64 [n], n ≥ 1) of a pair. Raises InputError, with file and row, for unusable values."""
     images, labels = pair.read(rows)
     bad = (labels < 0) | (labels >= _MOST_CLASSES)
     if bad.any():
         at = int(np.argmax(bad))
         raise InputError(
             f"{pair.label_archive}: row {rows[at]}: found label {labels[at]}, expected 0 to {_MOST_CLASSES - 1}; "
-            "number the classes from 0"
+            "fix: number the classes from 0"
         )
     values = np.ascontiguousarray(images).reshape(len(images), -1)
     if values.dtype.kind == "f":
@@ -79,7 +79,7 @@ def survey(pair: Pair, rows: NDArray[Any]) -> Survey:
         if not usable.all():
             raise InputError(
                 f"{pair.image_archive}: row {rows[int(np.argmin(usable))]}: found a value that is not finite or beyond "
-                f"±{_LARGEST_VALUE:g}, expected numbers; mend or leave out that image"
+                f"±{_LARGEST_VALUE:g}, expected numbers; fix: correct or leave out that image"
             )
     digests = b"".join(hashlib.blake2b(row, digest_size=_DIGEST_BYTES).digest() for row in values)
     return Survey(_moments(values), np.bincount(labels.astype(np.int64)), digests)
@@ -89,20 +89,22 @@ def _moments(values: NDArray[Any]) -> Moments:
     if values.size == 0:
         return NOTHING
     if values.dtype == np.uint8:
-        # A histogram is exact and several times faster than float arithmetic over every pixel.
+        # A histogram is exact, and several times faster than float arithmetic over every pixel.
         histogram = np.bincount(values.reshape(-1), minlength=256).astype(np.float64)
         levels = np.arange(256.0)
         mean = float(histogram @ levels) / values.size
         squares = float(histogram @ (levels - mean) ** 2)
-        return Moments(values.size, mean, squares, float(values.min()), float(values.max()))
+        low, high = float(values.min()), float(values.max())
+        return Moments(count=values.size, mean=mean, squares=squares, min=low, max=high)
     wide = values.astype(np.float64)
     mean = float(wide.mean())
-    return Moments(wide.size, mean, float(((wide - mean) ** 2).sum()), float(wide.min()), float(wide.max()))
+    squares = float(((wide - mean) ** 2).sum())
+    return Moments(count=wide.size, mean=mean, squares=squares, min=float(wide.min()), max=float(wide.max()))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Findings:
-    """The surveys of a whole dataset, merged: what the manifest says of the data."""
+    """The merged surveys of a whole dataset: what its manifest states about the data."""
 
     classes: int
     label_counts: dict[Split, tuple[int, ...]]
@@ -117,38 +119,56 @@ def merge(
     """Merge the surveys of each split, given in row order. `stored`: the images' dtype in the archive.
     `test_labels`: the archive that an error names.
 
-    Classes are counted by the training archive (train and validation). Raises InputError for a test label beyond.
+    The training archive (train and validation) determines the classes. Raises InputError for a test label beyond them.
     """
-    counts = {split: add_counts([part.label_counts for part in parts]) for split, parts in surveys.items()}
-    classes = max(len(counts["train"]), len(counts["validation"]))
-    if len(counts["test"]) > classes:
-        raise InputError(
-            f"{test_labels}: found label {len(counts['test']) - 1}, expected 0 to {classes - 1} as in the training "
-            "labels; give archives of one data set"
-        )
-    moments = {split: reduce(Moments.__add__, [p.moments for p in parts], NOTHING) for split, parts in surveys.items()}
+    counts = {split: add_counts([each.label_counts for each in surveys[split]]) for split in SPLITS}
+    moments = {split: reduce(Moments.__add__, [each.moments for each in surveys[split]], NOTHING) for split in SPLITS}
+    digests = {split: b"".join(each.digests for each in surveys[split]) for split in SPLITS}
+    classes = count_classes([counts["train"], counts["validation"]], counts["test"], test_labels)
     rule = _normalization(stored, moments["train"] + moments["validation"])
-    digests = {split: b"".join(part.digests for part in parts) for split, parts in surveys.items()}
-    train = moments["train"]
     return Findings(
-        classes,
-        {split: tuple(int(n) for n in np.pad(found, (0, classes - len(found)))) for split, found in counts.items()},
-        PixelStatistics(
-            mean=(train.mean - rule.offset) * rule.scale,
-            std=float(np.sqrt(train.squares / train.count)) * rule.scale,
-            min=(train.min - rule.offset) * rule.scale,
-            max=(train.max - rule.offset) * rule.scale,
-        ),
-        rule,
-        find_duplicates(plan, digests),
+        classes=classes,
+        label_counts={split: padded(counts[split].tolist(), classes) for split in SPLITS},
+        pixels=pixel_statistics(moments["train"], rule),
+        normalization=rule,
+        duplicates=find_duplicates(plan, digests),
     )
 
 
-def add_counts(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Add label counts, int64 [highest label + 1] each, as long as the longest of them; [0] where there are none."""
-    total = np.zeros(max((len(part) for part in parts), default=0), np.int64)
-    for part in parts:
-        total[: len(part)] += part
+def count_classes(training: Iterable[Sized], test: Sized, test_labels: Path) -> int:
+    """Return the number of classes of a dataset: the length of its longest training label counts.
+
+    `test`: label counts of the test split. Raises InputError, naming the archive `test_labels`, if they are longer.
+    """
+    classes = max(map(len, training))
+    if len(test) > classes:
+        raise InputError(
+            f"{test_labels}: found label {len(test) - 1}, expected 0 to {classes - 1} as in the training labels; "
+            "fix: give archives of one data set"
+        )
+    return classes
+
+
+def pixel_statistics(moments: Moments, rule: Normalization) -> PixelStatistics:
+    """Return the statistics of normalized pixels from the moments of the stored values."""
+    return PixelStatistics(
+        mean=(moments.mean - rule.offset) * rule.scale,
+        std=float(np.sqrt(moments.squares / moments.count)) * rule.scale,
+        min=(moments.min - rule.offset) * rule.scale,
+        max=(moments.max - rule.offset) * rule.scale,
+    )
+
+
+def padded(counts: Sequence[int], classes: int) -> tuple[int, ...]:
+    """Return label counts with zeros up to the number of classes."""
+    return (*counts, *[0] * (classes - len(counts)))
+
+
+def add_counts(counts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Add label counts, int64 [highest label + 1] each; return a sum as long as the longest of them."""
+    total = np.zeros(max(map(len, counts), default=0), np.int64)
+    for each in counts:
+        total[: len(each)] += each
     return total
 
 
@@ -167,10 +187,10 @@ def find_duplicates(plan: DatasetPlan, digests: Mapping[Split, bytes]) -> Duplic
 
 def duplicates(rows: Sequence[int], training: bytes, test: bytes) -> Duplicates:
     """Find test images among training images by digest. `rows`: the training images' `index`, in `training`'s order."""
-    wanted = set(_split(test))
+    in_test = set(_split(test))
     first_seen: dict[bytes, int] = {}
     for row, digest in zip(rows, _split(training), strict=True):
-        if digest in wanted:
+        if digest in in_test:
             first_seen.setdefault(digest, row)
     pairs = [(row, first_seen[digest]) for row, digest in enumerate(_split(test)) if digest in first_seen]
     return Duplicates(test_images_in_train=len(pairs), examples=tuple(pairs[:_EXAMPLES]))

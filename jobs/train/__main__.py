@@ -3,7 +3,7 @@
 import os
 
 from jobs.run_dir import RunDir
-from jobs.stage import rank_told, run_as_process
+from jobs.stage import launched_rank, run_as_process
 from jobs.tensorflow_import import import_tensorflow
 from jobs.train.telemetry.heartbeat import Heartbeat
 
@@ -11,7 +11,7 @@ from jobs.train.telemetry.heartbeat import Heartbeat
 def main(run: RunDir) -> None:
     """Run the stage; see `jobs.train.worker`."""
     # First of all: a launcher that trains the run next sees by the heartbeat that this process still runs.
-    heartbeat = Heartbeat(rank_told(), os.environ, (run.path, run.checkpoints))
+    heartbeat = Heartbeat(launched_rank(), os.environ, (run.path, run.checkpoints))
     import_tensorflow(run.logs / "tensorflow.log")
     from jobs.train.worker import train
 

@@ -1,12 +1,10 @@
 """Checks before any rank starts: an error here is one line and costs no allocation."""
 
-from pathlib import Path
-
 import models
 from jobs import dataset
 from jobs.errors import InputError
 from jobs.run_dir import RunDir
-from jobs.stage import read_record
+from jobs.stage import dataset_of
 from jobs.train.config import TrainConfig
 
 
@@ -28,6 +26,6 @@ def check_config(config: TrainConfig, ranks: int) -> None:
 
 def check_dataset(run: RunDir) -> None:
     """Raise InputError if a run's dataset is not as prepare wrote it."""
-    directory = Path(read_record(run, "prepare").outputs["dataset"])
+    directory = dataset_of(run)
     manifest = dataset.read_manifest(directory)
     dataset.verify(directory, manifest, "train", "validation")

@@ -18,7 +18,7 @@ from jobs.dataset import Split, read_manifest
 from jobs.errors import IdxtrainError, InputError, PeerLostError, one_line
 from jobs.files import sha256_file, write_atomic
 from jobs.run_dir import RunDir
-from jobs.stage import read_record, stage_key, write_record
+from jobs.stage import dataset_of, stage_key, write_record
 from jobs.train import checkpoint
 from jobs.train.compute import devices
 from jobs.train.compute.collective import Collective, is_lost_peer
@@ -69,7 +69,7 @@ class Training:
         self.stop = StopRequest()
         self.key = stage_key(run, "train")
         seed = int(run.read_config()["seed"])
-        self.dataset = Path(read_record(run, "prepare").outputs["dataset"])
+        self.dataset = dataset_of(run)
         self.manifest = read_manifest(self.dataset)
 
         self.collective = Collective()

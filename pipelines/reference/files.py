@@ -3,7 +3,7 @@
 WORK = {
     "archives/NAME/": "Archives that fetch downloaded or unpacked, a folder per data set.",
     "datasets/ID/": "Prepared datasets, a folder per dataset ID: see below.",
-    "parts/ID/": "Decoded segments, a folder per archive pair. Datasets of several pairs are made of them.",
+    "segments/ID/": "Decoded segments, a folder per archive pair. Datasets of several pairs are made of them.",
     "runs/ID/": "Runs, a folder per run ID: see below.",
     "retrain/NAME/": "State of `idxtrain retrain`, a folder per registered model: see below.",
     "retrain/.scratch/": "Temporary files of the registry's client.",
@@ -23,7 +23,7 @@ DATASET = {
     ),
     "validation/part-N.parquet": "Rows held out from the training archive.",
     "test/part-N.parquet": "Rows of the test archive.",
-    "parts.json": "The segments it is made of, if its data have several training pairs.",
+    "segments.json": "The segments it is made of, if its data have several training pairs.",
 }
 
 RUN = {

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from jobs import segments
 from jobs.dataset import Manifest, read_manifest
 from jobs.files import read_object
 from jobs.run_dir import RunDir
-from jobs.stage import read_record
+from jobs.stage import dataset_of
 from pipelines.config import Config
 from pipelines.gate.decision import Decision, decide
 from pipelines.gate.facts import DataFacts, EvaluationFacts, Evidence
@@ -56,17 +55,12 @@ def evaluation_facts(test: Mapping[str, Any]) -> EvaluationFacts:
     )
 
 
-def dataset_of(run: RunDir) -> Path:
-    """Return the folder of the dataset that a run was prepared with; raise InputError before that."""
-    return Path(read_record(run, "prepare").outputs["dataset"])
-
-
 def data_facts(run: RunDir, known: frozenset[str]) -> list[DataFacts]:
     """Return the facts of a run's training split and, if it has several segments, of each whose ID is not `known`."""
     directory = dataset_of(run)
     manifest = read_manifest(directory)
-    infos = segments.read_parts(directory)
-    new = [info for info in infos if info.part_id not in known] if len(infos) > 1 else []
+    infos = segments.read_segments(directory)
+    new = [info for info in infos if info.segment_id not in known] if len(infos) > 1 else []
     return [
         _training_split(manifest),
         *(
@@ -99,5 +93,5 @@ def training_data(run: RunDir) -> TrainingData:
     directory = dataset_of(run)
     return TrainingData(
         training=_training_split(read_manifest(directory)),
-        segments=tuple(info.part_id for info in segments.read_parts(directory)),
+        segments=tuple(info.segment_id for info in segments.read_segments(directory)),
     )

@@ -23,10 +23,10 @@ from jobs.errors import IdxtrainError, InputError
 from jobs.files import read_object
 from jobs.lease import HeldError, Lease
 from jobs.run_dir import RunDir, Work
+from jobs.stage import dataset_of
 from pipelines import leftovers
 from pipelines.leftovers import is_dead
 from pipelines.lock import RunLock
-from pipelines.retraining.evidence import dataset_of
 from pipelines.retraining.records import BestChampion, Champion, Pending, Promotion, State
 from pipelines.retraining.register import read_decision
 from pipelines.retraining.retrain_dir import RetrainDir
@@ -165,7 +165,7 @@ class Pruning:
         removed = []
         for folder in _folders(self._work.datasets):
             is_unfinished = folder.name.startswith(".tmp-")
-            is_old = is_unfinished or ((folder / segments.PARTS).exists() and folder not in used_by.values())
+            is_old = is_unfinished or ((folder / segments.SEGMENTS).exists() and folder not in used_by.values())
             if is_old and self._remove_dataset(folder, used_by):
                 removed.append(folder)
                 yield Removal("leftover" if is_unfinished else "dataset", folder.name)
@@ -208,10 +208,10 @@ class Pruning:
         """Remove the segments that no dataset consists of, unless a living process is making some."""
         removals = []
         try:
-            with Lease(self._work.lease_file("parts"), "the segments"):
+            with Lease(self._work.lease_file("segments"), "the segments"):
                 left = [folder for folder in _folders(self._work.datasets) if folder not in removed_datasets]
-                used = set().union(*map(segments.part_ids, left))
-                for folder in _folders(self._work.parts):
+                used = set().union(*map(segments.segment_ids, left))
+                for folder in _folders(self._work.segments):
                     if folder.name not in used:
                         self._move_away(folder)
                         kind = "leftover" if folder.name.startswith(".tmp-") else "segment"

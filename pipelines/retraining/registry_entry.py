@@ -7,10 +7,10 @@ from pathlib import Path
 from deploy.registry.versions import Entry
 from jobs.dataset import read_manifest
 from jobs.run_dir import RunDir
-from jobs.stage import read_record
+from jobs.stage import dataset_of, read_record
 from pipelines.config import Config, flat
 from pipelines.retraining.code_identity import code_identity
-from pipelines.retraining.evidence import dataset_of, read_metrics, training_data
+from pipelines.retraining.evidence import read_metrics, training_data
 
 
 def entry_of(run: RunDir, config: Config) -> Entry:

@@ -67,7 +67,7 @@ def retrain(wanted: RetrainOptions) -> RetrainOutcome:
 def config_and_retrain_dir(wanted: RetrainOptions) -> tuple[Config, RetrainDir]:
     """Return the config of a retraining, and the folder of its registered model."""
     values = request.config_of(wanted.options, None).to_json()
-    values["fetch"]["parts"] = True
+    values["fetch"]["segments"] = True
     values["evaluate"]["compare"] = True
     config = validate(values, "retrain")
     name = wanted.name or config.fetch.dataset

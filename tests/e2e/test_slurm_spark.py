@@ -92,7 +92,7 @@ def test_two_workers_make_the_same_dataset_as_one_machine(workspace: Workspace, 
     assert parquet_bytes(directory) == parquet_bytes(small.directory)
     # One line about Spark, lines of progress, and the lines that prepare logs on one machine.
     lines = [line for line in output.splitlines() if not re.search(r"^fetch: |\d+ of \d+ Spark tasks$", line)]
-    assert lines == ["prepare: Spark's master and 2 workers are up: n1, n2", *small.said.splitlines()[-1:]]
+    assert lines == ["prepare: Spark's master and 2 workers are up: n1, n2", *small.log.splitlines()[-1:]]
     assert workspace.processes(job) == []
     assert list(workspace.scratch.iterdir()) == []
 

@@ -1,6 +1,6 @@
-"""A Python that runs a hook before every program: for tests that reach into the processes of the pipeline.
+"""A Python that runs a hook before every program, for tests that change processes of the pipeline.
 
-PYTHONPATH with a `sitecustomize.py` does not reach them, as they read no variable of Python's.
+A `sitecustomize.py` on PYTHONPATH does not work, as those processes ignore Python's variables.
 """
 
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def python_with(folder: Path, hook: str) -> str:
-    """Make an environment like this process's, whose programs run `hook` first; return its interpreter."""
+    """Make an environment like that of this process, whose programs run `hook` first; return its interpreter."""
     packages = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     packages.mkdir(parents=True)
     (folder / "bin").mkdir()

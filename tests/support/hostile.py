@@ -1,4 +1,4 @@
-"""Keras files as an attacker would write them, made from a good one. None may run, open or write anything."""
+"""Keras files as an attacker would write them, made from a good file. None may run, open or write anything."""
 
 import io
 import json
@@ -13,15 +13,15 @@ from typing import Any
 import h5py
 import numpy as np
 
-RAN = "ran"  # the file that each of them would leave, were its code run
-PRIVATE = "private.h5"  # a file of its reader's: valid HDF5, so that reading it would work
+RAN = "ran"  # the file that each would create if its code ran
+PRIVATE = "private.h5"  # a file of the victim: valid HDF5, so that reading it would work
 
 Members = dict[str, bytes]
 Config = dict[str, Any]
 
 
 def corpus(good: Path, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Write all of them into `folder`, from a good file of a functional model; yield each one's name and path."""
+    """Write all files into `folder`, from a good file of a functional model; yield the name and path of each."""
     with h5py.File(folder / PRIVATE, "w") as file:
         file["kernel"] = np.ones(4, np.float32)
     files = {**_configs(good, folder), **_weights(good, folder), **_archives(good, folder), **_no_archives(good)}
@@ -44,7 +44,7 @@ def archive_of(members: Members) -> bytes:
     return target.getvalue()
 
 
-# --- config.json: what is to be built
+# --- config.json: the layers to build
 
 
 def _configs(good: Path, folder: Path) -> dict[str, bytes]:
@@ -92,8 +92,8 @@ def _layers(config: Config) -> list[Config]:
 
 def _dense(config: Config) -> Config:
     (last,) = [layer for layer in _layers(config) if layer["config"]["name"] == "logits"]
-    found: Config = last["config"]
-    return found
+    config_of_layer: Config = last["config"]
+    return config_of_layer
 
 
 def _activation(good: Path, value: Config) -> bytes:
@@ -101,12 +101,12 @@ def _activation(good: Path, value: Config) -> bytes:
 
 
 def _layer(good: Path, name: str, module: str = "keras.layers", registered: str | None = None, **values: Any) -> bytes:
-    """Put a layer in the place of the first one behind the input."""
+    """Replace the first layer after the input."""
 
     def change(config: Config) -> None:
         layer = _layers(config)[1]
-        kept = {key: layer["config"][key] for key in ("name", "dtype")}
-        layer.update(class_name=name, module=module, registered_name=registered, config=kept | values)
+        common = {key: layer["config"][key] for key in ("name", "dtype")}
+        layer.update(class_name=name, module=module, registered_name=registered, config=common | values)
         layer.pop("build_config", None)
 
     return _changed(good, change)
@@ -126,7 +126,7 @@ def _code(folder: Path) -> Config:
 
 @contextmanager
 def custom_object(folder: Path) -> Iterator[None]:
-    """Let this process know a custom object meanwhile, as a library that it imports might."""
+    """Register a custom object in this process, as an imported library might."""
     import keras
 
     @keras.saving.register_keras_serializable("evil", "Evil")
@@ -243,7 +243,7 @@ def _compressed(members: Members) -> bytes:
     return target.getvalue()
 
 
-# --- other files by that name
+# --- other files with that suffix
 
 
 def _no_archives(good: Path) -> dict[str, bytes]:

@@ -1,6 +1,6 @@
-"""A seeded mutator: what a bad disk, a torn copy, a slip in an editor or a malicious sender makes of a file.
+"""A seeded mutator of files: bad disks, torn copies, slips in an editor, malicious senders.
 
-The same random generator gives the same mutant, so the number of a case is all that is needed to see it again.
+The same random generator gives the same mutant, so the number of a case suffices to reproduce it.
 """
 
 import json
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 _SIZES = (0, 1, 2, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1)
 
-# JSON that no Python value gives: these strings are replaced after it is written.
+# JSON that no Python value produces: these strings are replaced after writing.
 _RAW = {
     "@beyond float@": "1e999",
     "@beyond the digits int() takes@": "9" * 5000,
@@ -47,14 +47,14 @@ _ODD_TOML_LINES = (
 
 
 def mutate_bytes(data: bytes, random: Random) -> bytes:
-    """Return the data changed in one place, or in a few."""
+    """Return the data with one change, or a few."""
     for _ in range(random.choice((1, 1, 1, 2, 5))):
         data = random.choice(_ON_BYTES)(data, random)
     return data
 
 
 def _range(data: bytes, random: Random) -> tuple[int, int]:
-    """Return start and stop of a piece of the data, more often a small one."""
+    """Return start and stop of a range of the data, more often a small one."""
     start = random.randrange(len(data) + 1)
     return start, min(len(data), start + int(2 ** random.uniform(0, 10)))
 
@@ -98,7 +98,7 @@ def _swap(data: bytes, random: Random) -> bytes:
 
 
 def _size_field(data: bytes, random: Random) -> bytes:
-    """Overwrite four or eight bytes near the start, where formats keep their sizes."""
+    """Overwrite a few bytes near the start, where formats have their sizes."""
     at = random.choice((0, 2, 3, *range(4, 24, 4), random.randrange(len(data) + 1)))
     form = random.choice((">I", "<I", "<Q", "B"))
     field = struct.pack(form, random.choice(_SIZES) % 256 ** struct.calcsize(form))
@@ -119,7 +119,7 @@ def mutate_json(value: Any, random: Random) -> bytes:
 
 
 def dump(value: Any, random: Random) -> bytes:
-    """Return a document as JSON, in one of the ways to write it."""
+    """Return a document as JSON, in one of several notations."""
     text = json.dumps(value, indent=random.choice((None, 2)), ensure_ascii=random.random() < 0.7)
     for token, raw in _RAW.items():
         text = text.replace(json.dumps(token), raw)
@@ -127,7 +127,7 @@ def dump(value: Any, random: Random) -> bytes:
 
 
 def mutate_value(value: Any, random: Random) -> Any:
-    """Return a copy of a JSON object in which one value or key is another, or a few are."""
+    """Return a copy of a JSON object in which one value or key is changed, or a few are."""
     value = json.loads(json.dumps(value))
     for _ in range(random.choice((1, 1, 1, 2, 5))):
         places = list(_places(value))
@@ -138,7 +138,7 @@ def mutate_value(value: Any, random: Random) -> Any:
 
 
 def _places(value: Any) -> Any:
-    """Yield (container, key) of everything within."""
+    """Yield (container, key) of everything inside."""
     for key in list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
         yield value, key
         yield from _places(value[key])
@@ -150,7 +150,7 @@ def _change_at(container: Any, key: Any, random: Random, places: list[tuple[Any,
         del container[key]
     elif change == 1 and isinstance(container, list):
         container.insert(random.randrange(len(container) + 1), container[key])
-    elif change == 1:  # a key more, or the same value under another
+    elif change == 1:  # an extra key, or the same value under another key
         container[random.choice((*_TEXTS, *_TRAVERSALS, f"{key}x", "sha256"))] = random.choice((container[key], 1))
     elif change == 2:
         other, name = random.choice(places)
@@ -169,7 +169,7 @@ def _has(container: Any, key: Any) -> bool:
 
 
 def _nudge(value: Any, random: Random) -> Any:
-    """Return a value of the same type that is a little off: the kind that no type check finds."""
+    """Return a slightly different value of the same type, which no type check finds."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
@@ -211,12 +211,12 @@ in_blocks = pytest.mark.parametrize("block", [0, *(pytest.param(n, marks=pytest.
 
 
 def random_of(case: str) -> Random:
-    """Return the generator of a case, known by its name."""
+    """Return the random generator of a case, seeded by its name."""
     return Random(case)  # noqa: S311
 
 
 def check_each(kind: str, block: int, check: Callable[[Random], bool]) -> None:
-    """Run one block of the cases of a kind. `check` tells whether the mutant was accepted."""
+    """Run one block of the cases of a kind. `check`: returns whether the mutant was accepted."""
     count, accepted = CASES[kind] // BLOCKS, 0
     with bounded_memory():
         for number in range(block * count, (block + 1) * count):
@@ -225,12 +225,12 @@ def check_each(kind: str, block: int, check: Callable[[Random], bool]) -> None:
             except Exception as error:
                 error.add_note(f"{kind}: case {number}")
                 raise
-    assert 0 < accepted < count  # a mutator that breaks everything, or nothing, would test little
+    assert 0 < accepted < count  # a mutator that breaks everything, or nothing, tests little
 
 
 @contextmanager
 def bounded_memory(more: int = 1 << 30) -> Iterator[None]:
-    """Let an allocation beyond what these small files need fail with MemoryError."""
+    """Make an allocation beyond the needs of these small files fail with MemoryError."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + more, hard))
     try:
@@ -240,7 +240,7 @@ def bounded_memory(more: int = 1 << 30) -> Iterator[None]:
 
 
 def outcome(call: Callable[[], T]) -> T | None:
-    """Return what the call returns; None where it refuses with an InputError, which must be one line."""
+    """Return the result of a call; None if it raises an InputError, which must be one line."""
     try:
         return call()
     except InputError as error:

@@ -1,9 +1,9 @@
-"""What of a folder other users may do something with, by its permissions."""
+"""Which files other users may access, by their permissions."""
 
 from pathlib import Path
 
 
 def allowed(folder: Path, bits: int) -> list[str]:
-    """Return the folder, and all below it, whose mode has one of these bits; links count for nothing."""
-    found = [path for path in (folder, *folder.rglob("*")) if not path.is_symlink()]
-    return [f"{path.lstat().st_mode & 0o7777:04o} {path}" for path in found if path.lstat().st_mode & bits]
+    """Return mode and path of the folder and everything below whose mode has one of these bits; links are skipped."""
+    paths = [path for path in (folder, *folder.rglob("*")) if not path.is_symlink()]
+    return [f"{path.lstat().st_mode & 0o7777:04o} {path}" for path in paths if path.lstat().st_mode & bits]

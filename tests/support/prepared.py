@@ -15,15 +15,16 @@ from jobs.dataset import FORMAT, Manifest, Split, read_manifest
 from jobs.files import write_json
 from jobs.prepare import idx
 from jobs.prepare.config import PrepareConfig, SparkConfig
+from jobs.records import FetchOutputs
 from jobs.run_dir import RunDir, Work
 from jobs.stage import stage_key, write_record
 
 Archives = dict[str, Archive]
 
-# No master listens there, which is an error as soon as Spark is to start: any other error was found before.
+# No master listens there, so starting Spark is an error: any other error was found before that.
 NO_SPARK = SparkConfig(master="spark://127.0.0.1:1")
 
-# For each data set: how the archives are made, and the options.
+# For each data set: the arguments of its archives, and the options.
 VARIANTS: dict[str, tuple[dict[str, Any], PrepareConfig]] = {
     "uint8-gz": ({}, PrepareConfig(rows_per_shard=64)),
     "int16": ({"dtype": "int16", "gz": False}, PrepareConfig(rows_per_shard=600, validation_from="spread")),
@@ -31,33 +32,33 @@ VARIANTS: dict[str, tuple[dict[str, Any], PrepareConfig]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Made:
-    """A dataset, and what it was made from."""
+    """A dataset and what it was made from. `log`: the stderr of the process that made it."""
 
     config: PrepareConfig
     archives: Archives
     work: Work
     directory: Path
-    said: str  # on stderr, by the process that made it
+    log: str
 
     @property
     def manifest(self) -> Manifest:
-        """Its manifest, as later stages read it."""
+        """The manifest, as later stages read it."""
         return read_manifest(self.directory)
 
     def stored(self, split: Split) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Return the split's images, labels and row numbers as they are in the archives."""
+        """Return the split's images, labels and row numbers from the archives."""
         images, labels = self.archive_arrays("test" if split == "test" else "train")
         total, held_out = len(images), len(images) // 12
         if self.config.validation_rows is not None:
             held_out = self.config.validation_rows
         rows = np.arange(total)
         if split != "test":
-            wanted = np.isin(rows, [i * total // held_out for i in range(held_out)])  # spread
+            is_held_out = np.isin(rows, [i * total // held_out for i in range(held_out)])  # spread
             if self.config.validation_from == "first":
-                wanted = rows < held_out
-            rows = rows[wanted if split == "validation" else ~wanted]
+                is_held_out = rows < held_out
+            rows = rows[is_held_out if split == "validation" else ~is_held_out]
         return images[rows], labels[rows], rows
 
     def archive_arrays(self, which: str) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -73,8 +74,8 @@ def new_run(
     run = RunDir(work / "runs" / run_id)
     run.path.mkdir(parents=True)
     write_json(run.config_file, {"fetch": {}, "prepare": config.model_dump(), "spark": spark})
-    found = {role: archive.to_json() for role, archive in archives.items()}
-    write_record(run, "fetch", stage_key(run, "fetch"), {"archives": found}, [])
+    outputs = FetchOutputs(archives=archives).model_dump(mode="json")
+    write_record(run, "fetch", stage_key(run, "fetch"), outputs, [])
     return run
 
 
@@ -88,7 +89,7 @@ def parquet_bytes(directory: Path) -> dict[str, bytes]:
 
 
 def bare_manifest(shape: tuple[int, int, int], classes: int, train: Mapping[str, Any] | None = None) -> Manifest:
-    """Return the manifest of a dataset that has no rows but those of the training split described, if any."""
+    """Return the manifest of a dataset without rows, except for a train split if one is given."""
     empty = {"rows": 0, "label_counts": (0,) * classes, "shards": ()}
     return Manifest.model_validate(
         {

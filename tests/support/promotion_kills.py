@@ -14,7 +14,7 @@ from deploy.registry.registry import Registry
 from deploy.registry.tracking import tracking_uri
 from jobs import segments
 from jobs.run_dir import RunDir, Work
-from pipelines.retraining.evidence import dataset_of
+from jobs.stage import dataset_of
 from pipelines.retraining.records import Champion, Pending, Promotion
 from pipelines.retraining.retrain_dir import RetrainDir
 
@@ -116,8 +116,10 @@ def orphans(work: Work, name: str) -> list[str]:
             used.add(dataset_of(run_dir))
     datasets = set(work.datasets.iterdir()) if work.datasets.exists() else set()
     names += [str(path) for path in datasets - used]
-    known = set().union(*(segments.part_ids(dataset) for dataset in datasets))
-    names += [str(path) for path in (work.parts.iterdir() if work.parts.exists() else []) if path.name not in known]
+    known = set().union(*(segments.segment_ids(dataset) for dataset in datasets))
+    names += [
+        str(path) for path in (work.segments.iterdir() if work.segments.exists() else []) if path.name not in known
+    ]
     registry = Registry(work, name, {})
     names += registry.orphans()
     folders = list((work.registry / "artifacts" / name).iterdir())

@@ -1,0 +1,94 @@
+"""The contract of metrics.json, the result of a run: what `evaluate` writes and everything else reads.
+
+The JSON schema in `jobs/schemas/metrics.schema.json` is made from these models. No NumPy and no TensorFlow here.
+"""
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from jobs.errors import InputError, one_line
+from jobs.files import read_object
+from jobs.run_dir import RunDir
+
+
+class Document(BaseModel):
+    """A frozen JSON object of a run. Keys that a newer version adds are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ClassMetrics(Document):
+    """The figures of one class."""
+
+    label: int = Field(ge=0)
+    precision: float | None = Field(description="null if the class was never predicted")
+    recall: float | None = Field(description="null if the class has no images")
+    support: int = Field(ge=0, description="number of test images of the class")
+
+
+class TestMetrics(Document):
+    """The figures of the test split, each image evaluated exactly once."""
+
+    accuracy: float = Field(ge=0, le=1)
+    errors: int = Field(ge=0)
+    count: int = Field(ge=1, description="number of test images")
+    ci95: tuple[float, float] = Field(description="95 % Wilson interval of the accuracy")
+    loss: float = Field(ge=0, description="mean cross-entropy in nats")
+    classes: tuple[ClassMetrics, ...] = Field(description="one entry per class, by label")
+    confusion: tuple[tuple[int, ...], ...] = Field(
+        description="matrix of image counts, rows by true class, columns by predicted class; for more than 1,000 "
+        "classes a list of [true, predicted, count]"
+    )
+
+
+class ValidationMetrics(Document):
+    """The figures of the validation split after the last step; null if it has no rows."""
+
+    accuracy: float | None
+    errors: int | None
+    loss: float | None = Field(description="mean cross-entropy in nats")
+    count: int = Field(ge=0, description="number of validation images")
+
+
+class TrainMetrics(Document):
+    """What the training did."""
+
+    images: int = Field(ge=0, description="images trained on, repeated ones included")
+    steps: int = Field(ge=0)
+    images_per_second: float | None
+    precision: str = Field(description="type of the computation: float32 or bfloat16")
+
+
+class StageSeconds(Document):
+    """Wall time of each stage's process in seconds, start-up included."""
+
+    fetch: float
+    prepare: float
+    train: float
+    evaluate: float
+    total: float
+
+
+class Metrics(Document):
+    """metrics.json."""
+
+    run_id: str
+    recipe: str
+    seed: int
+    world_size: int = Field(ge=1, description="number of ranks")
+    dataset_id: str
+    test: TestMetrics
+    validation: ValidationMetrics
+    train: TrainMetrics
+    seconds: StageSeconds
+    versions: Mapping[str, str] = Field(description="of Python and the libraries that trained")
+
+
+def read_metrics(run: RunDir) -> Metrics:
+    """Read a run's metrics.json. Raises InputError if it is missing or not valid."""
+    fix = f"run `idxtrain evaluate --run-id {run.run_id}`"
+    try:
+        return Metrics.model_validate(read_object(run.metrics_file, fix))
+    except ValueError as error:
+        raise InputError(f"{run.metrics_file}: {one_line(error)}; fix: {fix}") from error
