@@ -1,6 +1,5 @@
 """The pipeline: fetch, prepare, train, evaluate. Each stage is a process; finished stages are skipped."""
 
-import json
 import logging
 import os
 import sys
@@ -9,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from deploy.launcher.launch import Launch, launch, visible_gpus
 from jobs.errors import ReportedError, ResumableError
 from jobs.logs import Errors
+from jobs.metrics import read_metrics
 from jobs.run_dir import RunDir
 from jobs.stage import STAGES, is_done
 from jobs.train.preflight import check_config, check_dataset
@@ -79,5 +79,5 @@ def _run_stage(run: RunDir, stage: str, how: Launch) -> bool:
 
 def result_line(run: RunDir) -> str:
     """Return a run's result: `test accuracy 0.9924 (76 errors in 10000)`."""
-    test = json.loads(run.metrics_file.read_text(encoding="utf-8"))["test"]
-    return f"test accuracy {test['accuracy']:.4f} ({test['errors']} errors in {test['count']})"
+    test = read_metrics(run).test
+    return f"test accuracy {test.accuracy:.4f} ({test.errors} errors in {test.count})"

@@ -2,11 +2,14 @@
 
 from typing import Any
 
+from jobs import metrics
 from pipelines.gate.check import Check, at_most, failure
 from pipelines.retraining.decision_page import render
 from pipelines.retraining.records import ComparedModel, DecisionRecord
 
-TEST = {"accuracy": 0.9934, "count": 10_000, "errors": 66}
+TEST = metrics.TestMetrics(
+    accuracy=0.9934, errors=66, count=10_000, ci95=(0.9916, 0.9948), loss=0.02, classes=(), confusion=()
+)
 DRIFT = at_most("drift of labels", 0.3, 0.2, "label shares differ by 0.3", blocks=False)
 
 

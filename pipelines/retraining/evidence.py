@@ -1,12 +1,10 @@
 """From a finished run to the gate's evidence and decision."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from jobs import segments
 from jobs.dataset import Manifest, read_manifest
-from jobs.files import read_object
+from jobs.metrics import TestMetrics, read_metrics
 from jobs.run_dir import RunDir
 from jobs.stage import dataset_of
 from pipelines.config import Config
@@ -26,7 +24,7 @@ def decide_on(run: RunDir, config: Config, rivals: Rivals, difference: float = 0
     if model.difference is not None:
         model = replace(model, difference=max(model.difference, difference))
     evidence = Evidence(
-        test=evaluation_facts(read_metrics(run)["test"]),
+        test=evaluation_facts(read_metrics(run).test),
         model=model,
         data=data_facts(run, frozenset(champion.data.segments if champion else ())),
         champion_data=champion.data.training if champion else None,
@@ -39,19 +37,13 @@ def decide_on(run: RunDir, config: Config, rivals: Rivals, difference: float = 0
     return decide(config.gate, evidence)
 
 
-def read_metrics(run: RunDir) -> dict[str, Any]:
-    """Return metrics.json."""
-    return read_object(run.metrics_file, "fix: run `idxtrain retrain` again")
-
-
-def evaluation_facts(test: Mapping[str, Any]) -> EvaluationFacts:
+def evaluation_facts(test: TestMetrics) -> EvaluationFacts:
     """Return the gate's facts from the `test` object of metrics.json."""
-    low, high = test["ci95"]
     return EvaluationFacts(
-        accuracy=float(test["accuracy"]),
-        ci95=(low, high),
-        count=int(test["count"]),
-        recalls={each["label"]: each["recall"] for each in test["classes"]},
+        accuracy=test.accuracy,
+        ci95=test.ci95,
+        count=test.count,
+        recalls={each.label: each.recall for each in test.classes},
     )
 
 

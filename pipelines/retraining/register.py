@@ -3,13 +3,13 @@
 import logging
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from deploy.registry.registry import Registry
 from deploy.registry.tracking import RegistryDownError
 from deploy.registry.versions import CHALLENGER, Version
 from jobs.errors import IdxtrainError, printable
 from jobs.files import read_object, write_json
+from jobs.metrics import read_metrics
 from jobs.run_dir import RunDir
 from pipelines import runs
 from pipelines.config import Config
@@ -17,7 +17,7 @@ from pipelines.gate.decision import Decision
 from pipelines.retraining.best_champion import best_after
 from pipelines.retraining.comparison import read_comparison
 from pipelines.retraining.decision_page import write_page
-from pipelines.retraining.evidence import decide_on, read_metrics
+from pipelines.retraining.evidence import decide_on
 from pipelines.retraining.promotion import promote, record_champion
 from pipelines.retraining.records import (
     ComparedModel,
@@ -70,7 +70,7 @@ def decide_and_register(
         retrain_dir.add_waiting(run.run_id, rivals)
         return record
     try:
-        accuracy = float(read_metrics(run)["test"]["accuracy"])
+        accuracy = read_metrics(run).test.accuracy
         best = best_after(version, accuracy, read_comparison(run), rivals) if decision.promote else None
         registry.attach(version, run.decision_file, run.decision_page)
         registry.set_tag(version, "decision", "promoted" if decision.promote else "not promoted")
@@ -137,7 +137,7 @@ def _compared(model: RegisteredModel | None, accuracy: float | None) -> Compared
 
 def _write_decision(run: RunDir, record: DecisionRecord) -> None:
     write_json(run.decision_file, record.model_dump(mode="json"))
-    write_page(run, record, read_metrics(run)["test"])
+    write_page(run, record, read_metrics(run).test)
 
 
 def read_decision(run: RunDir) -> DecisionRecord:
@@ -209,7 +209,7 @@ def record_outcome(retrain_dir: RetrainDir, run: RunDir, decision: DecisionRecor
 
 
 def _notification(retrain_dir: RetrainDir, run: RunDir, decision: DecisionRecord, event: RetrainEvent) -> Notification:
-    test: dict[str, Any] = read_metrics(run)["test"]
+    test = read_metrics(run).test
     return Notification(
         id=f"{run.run_id}-{event}",
         event=event,
@@ -219,9 +219,9 @@ def _notification(retrain_dir: RetrainDir, run: RunDir, decision: DecisionRecord
         version=decision.version,
         champion=decision.champion,
         checks=decision.checks,
-        accuracy=test["accuracy"],
-        errors=test["errors"],
-        count=test["count"],
+        accuracy=test.accuracy,
+        errors=test.errors,
+        count=test.count,
         report=str(run.decision_page),
     )
 

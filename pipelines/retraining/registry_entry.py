@@ -1,16 +1,17 @@
 """From a finished run to its entry in the model registry."""
 
-import json
 import math
 from pathlib import Path
 
 from deploy.registry.versions import Entry
+from jobs import training_log
 from jobs.dataset import read_manifest
+from jobs.metrics import read_metrics
 from jobs.run_dir import RunDir
 from jobs.stage import dataset_of, read_record
 from pipelines.config import Config, flat
 from pipelines.retraining.code_identity import code_identity
-from pipelines.retraining.evidence import read_metrics, training_data
+from pipelines.retraining.evidence import training_data
 
 
 def entry_of(run: RunDir, config: Config) -> Entry:
@@ -18,15 +19,15 @@ def entry_of(run: RunDir, config: Config) -> Entry:
     metrics, directory = read_metrics(run), dataset_of(run)
     manifest = read_manifest(directory)
     figures = {
-        "test_accuracy": metrics["test"]["accuracy"],
-        "test_errors": metrics["test"]["errors"],
-        "test_loss": metrics["test"]["loss"],
-        "validation_accuracy": metrics["validation"]["accuracy"],
-        "images_per_second": metrics["train"]["images_per_second"],
-        "train_steps": metrics["train"]["steps"],
-        **{f"seconds_{stage}": seconds for stage, seconds in metrics["seconds"].items()},
+        "test_accuracy": metrics.test.accuracy,
+        "test_errors": metrics.test.errors,
+        "test_loss": metrics.test.loss,
+        "validation_accuracy": metrics.validation.accuracy,
+        "images_per_second": metrics.train.images_per_second,
+        "train_steps": metrics.train.steps,
+        **{f"seconds_{stage}": seconds for stage, seconds in metrics.seconds.model_dump().items()},
     }
-    parameters = flat(config.to_json()) | {"world_size": metrics["world_size"], "dataset_id": metrics["dataset_id"]}
+    parameters = flat(config.to_json()) | {"world_size": metrics.world_size, "dataset_id": metrics.dataset_id}
     return Entry(
         run_id=run.run_id,
         model=run.model_file,
@@ -38,20 +39,16 @@ def entry_of(run: RunDir, config: Config) -> Entry:
         curve=tuple(_curve(run.curve_file)),
         dataset_id=manifest.dataset_id,
         data=training_data(run).model_dump(mode="json"),
-        code={"code_sha256": code_identity(), **{f"version.{k}": str(v) for k, v in metrics["versions"].items()}},
+        code={"code_sha256": code_identity(), **{f"version.{name}": text for name, text in metrics.versions.items()}},
         files=(run.report_file, run.metrics_file, run.config_file, run.comparison_file, directory / "manifest.json"),
     )
 
 
 def _curve(path: Path) -> list[tuple[str, float, int]]:
-    """Return (key, value, step) of each finite figure in the training log; skip a line cut off by a kill."""
-    points = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            point = json.loads(line)
-            kind, step = str(point.pop("kind")), int(point.pop("step"))
-            values = {name: float(value) for name, value in point.items() if isinstance(value, int | float)}
-        except (ValueError, KeyError, AttributeError, TypeError):
-            continue
-        points += [(f"{kind}/{name}", value, step) for name, value in values.items() if math.isfinite(value)]
-    return points
+    """Return (key, value, step) of each finite figure in a training log."""
+    return [
+        (f"{entry['kind']}/{name}", float(value), entry["step"])
+        for entry in training_log.read(path)
+        for name, value in entry.items()
+        if name not in ("kind", "step") and isinstance(value, int | float) and math.isfinite(value)
+    ]
