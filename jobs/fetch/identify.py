@@ -6,10 +6,10 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from jobs.archive import is_gzip
 from jobs.fetch.catalog import CATALOG, KnownArchive
 from jobs.files import digest_file
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _BLOCK = 1 << 20
 
 
@@ -38,12 +38,6 @@ def identify(path: Path) -> tuple[str, str] | None:
                 if digest in (archive.gz_md5, archive.md5):
                     return data_set.name, archive.name
     return None
-
-
-def is_gzip(path: Path) -> bool:
-    """Return whether a file is gzip, judged by its first bytes, whatever its name."""
-    with path.open("rb") as file:
-        return file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
 
 
 def _digests(path: Path) -> Iterator[str]:

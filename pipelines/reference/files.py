@@ -58,7 +58,7 @@ RUN = {
 RETRAIN = {
     "state.json": "The last finished retraining.",
     "pending.json": "The retraining in progress, which the next call resumes.",
-    "news.json": "The last outcome, until its notification is delivered.",
+    "notification.json": "The last outcome, until it is delivered.",
     "promotion.json": "Journal of a promotion, so that a killed one is completed.",
     "champion.json": "The champion, for when the registry does not answer.",
     "best.json": "The best champion so far.",

@@ -30,7 +30,7 @@ class Comparison:
 
 def read_comparison(run: RunDir) -> Comparison:
     """Return a run's comparison; raise InputError if its file is missing or no JSON object."""
-    raw = read_object(run.comparison_file, "fix: run `idxtrain retrain` again")
+    raw = read_object(run.comparison_file, "run `idxtrain retrain` again")
     return Comparison(
         model=ModelFacts(**raw["model"]),
         champion_accuracy=_accuracy(raw["champion"]),

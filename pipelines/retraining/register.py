@@ -142,7 +142,7 @@ def _write_decision(run: RunDir, record: DecisionRecord) -> None:
 
 def read_decision(run: RunDir) -> DecisionRecord:
     """Return a run's decision; raise InputError if decision.json is missing or of another format."""
-    raw = read_object(run.decision_file, f"fix: {_AGAIN}")
+    raw = read_object(run.decision_file, _AGAIN)
     return validated(DecisionRecord, raw, str(run.decision_file), _AGAIN)
 
 

@@ -77,7 +77,7 @@ class RetrainDir:
         if not path.exists():
             return None
         try:
-            raw = read_object(path, f"fix: {kind.fix}")
+            raw = read_object(path, kind.fix)
         except InputError:
             return None
         return validated(kind, raw, str(path), kind.fix) if take_seal(raw) else None
@@ -98,7 +98,7 @@ class RetrainDir:
     def read_waiting(self, run_id: str) -> Rivals:
         """Return what a waiting run was compared with; raise InputError if its file is damaged or of another format."""
         path, fix = self._waiting_file(run_id), "remove it; the run then stays unregistered"
-        raw = read_object(path, f"fix: {fix}")
+        raw = read_object(path, fix)
         if not take_seal(raw):
             raise InputError(f"{path}: found other content than was written, expected that of its SHA-256; fix: {fix}")
         return validated(Rivals, raw, str(path), fix)
