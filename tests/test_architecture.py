@@ -65,6 +65,18 @@ def test_no_import_is_renamed(path: Path) -> None:
     assert not renamed
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_dataclasses_of_more_than_three_fields_take_keywords_only(path: Path) -> None:
+    """Positional fields of one type can be swapped without any error."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for decorator in map(ast.unparse, node.decorator_list):
+            if decorator.startswith("dataclass"):
+                fields = [each for each in node.body if isinstance(each, ast.AnnAssign)]
+                assert len(fields) <= 3 or "kw_only=True" in decorator, f"{path}: {node.name}"
+
+
 def test_stages_share_files_not_code() -> None:
     stages = {"fetch", "prepare", "train", "evaluate"}
     for path in SOURCES:
