@@ -204,7 +204,8 @@ def golden(root: Path) -> Iterator[tuple[str, Any]]:
     """Yield every number of the golden files, in their order."""
     for path in sorted((root / "golden").rglob("*")):
         if path.is_file() and path.parent.name != "bench":
-            yield f"golden {_NEW_NAMES.get(path.name, path.name)}", re.findall(r"\d+", _NAMES.sub(" ", path.read_text()))
+            name = _NEW_NAMES.get(path.name, path.name)
+            yield f"golden {name}", re.findall(r"\d+", _NAMES.sub(" ", path.read_text()))
 
 
 def compare(before: Path, after: Path) -> int:
