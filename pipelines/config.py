@@ -3,6 +3,7 @@
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +162,14 @@ def _put(values: dict[str, Any], key: str, value: Any, option: str = "--set") ->
 
 
 def _parse(text: str) -> Any:
-    """Return a TOML value; `none` is None; anything else is a string, so that quotes are seldom needed."""
+    """Return a TOML value; `none` is None; anything else is a string, so that quotes are seldom needed.
+
+    A time is a string, too: no key is of that type, and a site's time limit reads like one, e.g. 00:30:00.
+    """
     if text.lower() == "none":
         return None
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):  # not TOML, too many digits, or nested too deep
         return text
+    return text if isinstance(value, date | time) else value  # a datetime is a date

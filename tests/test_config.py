@@ -3,6 +3,7 @@
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from jobs.errors import InputError
 from jobs.run_dir import RunDir, Work
 from jobs.train.config import TrainConfig
 from pipelines import recipes, runs
-from pipelines.config import compose, data_set_name, differences
+from pipelines.config import assign, compose, data_set_name, differences
 from pipelines.plan import lines, plan_training
 from tests.conftest import Idxtrain, MakeArchives
 
@@ -49,6 +50,13 @@ def test_recipe_lecture_has_the_settings_of_the_lecture() -> None:
 )
 def test_an_assignment_sets_a_key_to_a_toml_value(assignment: str, key: str, value: object) -> None:
     assert getattr(compose("fast", {}, [assignment]).train, key) == value
+
+
+@pytest.mark.parametrize("limit", ["00:30:00", "2026-11-27", "2026-11-27T00:30:00"])
+def test_a_time_in_an_assignment_is_a_string_without_quotes(limit: str) -> None:
+    values: dict[str, Any] = {}
+    assign(values, [f"train.time={limit}"], "--site-set", "train.nodes=4")
+    assert values == {"train": {"time": limit}}
 
 
 @pytest.mark.parametrize(
