@@ -34,7 +34,7 @@ class TestMetrics(Document):
     errors: int = Field(ge=0)
     count: int = Field(ge=1, description="number of test images")
     ci95: tuple[float, float] = Field(description="95 % Wilson interval of the accuracy")
-    loss: float = Field(ge=0, description="mean cross-entropy in nats")
+    loss: float = Field(description="mean cross-entropy in nats; below 0 only by rounding")
     classes: tuple[ClassMetrics, ...] = Field(description="one entry per class, by label")
     confusion: tuple[tuple[int, ...], ...] = Field(
         description="matrix of image counts, rows by true class, columns by predicted class; for more than 1,000 "
@@ -57,7 +57,7 @@ class TrainMetrics(Document):
     images: int = Field(ge=0, description="images trained on, repeated ones included")
     steps: int = Field(ge=0)
     images_per_second: float | None
-    precision: str = Field(description="type of the computation: float32 or bfloat16")
+    precision: str = Field(description="type of the computation: float32, bfloat16 or float16")
 
 
 class StageSeconds(Document):

@@ -17,7 +17,7 @@ from jobs.files import read_object, sealed, take_seal, write_json
 
 SEGMENTS = "segments.json"
 MARK = "@"
-_OLD_NAME = "parts.json"  # of versions before 0.1.0
+_OLD_NAME = "parts.json"  # of development versions
 _ROW_BITS, _SEGMENT_BITS = 32, 31
 
 
@@ -71,7 +71,7 @@ def segment_ids(directory: Path) -> set[str]:
 
 
 def require_current(directory: Path) -> None:
-    """Raise InputError for a dataset that lists its segments as versions before 0.1.0 did."""
+    """Raise InputError for a dataset that lists its segments as development versions did."""
     if (directory / _OLD_NAME).exists():
         raise InputError(
             f"{directory / _OLD_NAME}: found a dataset of an older version, expected {SEGMENTS}; fix: remove "

@@ -1,6 +1,7 @@
 """The config of a run: a recipe and the options of the command line, as one frozen value."""
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import date, time
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from deploy.launcher.config import LaunchConfig
 from jobs.config import Section, explain
@@ -102,7 +104,7 @@ def validate(values: Mapping[str, Any], origin: str, options: Mapping[str, str] 
             raise ValueError("found text that is not Unicode")
     except ValidationError as error:
         first = error.errors()[0]
-        option = _option_of(first["loc"], options or {})
+        option = _option_of(first, options or {})
         raise InputError((f"{option} " if option else f"{origin}: ") + explain(Config, first)) from error
     except ValueError as error:
         raise InputError(
@@ -111,12 +113,14 @@ def validate(values: Mapping[str, Any], origin: str, options: Mapping[str, str] 
     return config
 
 
-def _option_of(location: Sequence[Any], options: Mapping[str, str]) -> str | None:
-    """Return the option that set the key at a location, or a key above or below it; None if none did."""
-    at = f"{'.'.join(map(str, location))}."
-    return next(
-        (option for key, option in options.items() if at.startswith(f"{key}.") or f"{key}.".startswith(at)), None
-    )
+def _option_of(error: ErrorDetails, options: Mapping[str, str]) -> str | None:
+    """Return the option that set an error's key or a key above it or, for a section, a key that the message names."""
+    at = f"{'.'.join(map(str, error['loc']))}."
+    for key, option in options.items():
+        is_named = re.search(rf"\b{re.escape(key.rpartition('.')[2])}\b", error["msg"])
+        if at.startswith(f"{key}.") or (f"{key}.".startswith(at) and is_named):
+            return option
+    return None
 
 
 def data_set_name(data: Path) -> str:

@@ -83,7 +83,7 @@ def test_the_same_option_has_the_same_words_in_every_command() -> None:
         for parameter in command.params:
             for name in shared & set(parameter.opts):
                 texts[name].add(parameter.help)
-    assert {name: len(found) for name, found in texts.items()} == dict.fromkeys(shared, 1)
+    assert {name: len(helps) for name, helps in texts.items()} == dict.fromkeys(shared, 1)
 
 
 def test_help_lists_the_data_sets_of_the_catalog() -> None:

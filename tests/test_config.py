@@ -1,6 +1,7 @@
 """Recipes and options make a config; runs are found by their ID."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,16 @@ def test_recipe_lecture_has_the_settings_of_the_lecture() -> None:
 )
 def test_an_assignment_sets_a_key_to_a_toml_value(assignment: str, key: str, value: object) -> None:
     assert getattr(compose("fast", {}, [assignment]).train, key) == value
+
+
+def test_a_sections_own_error_is_blamed_on_an_option_only_if_it_names_the_options_key(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    text = (Path(recipes.__file__).with_name("recipes") / "fast.toml").read_text()
+    recipe.write_text(text.replace("[train]\n", "[train]\nmicrobatches = 2\ndeterministic = true\n"))
+    with pytest.raises(InputError, match=re.escape(f"{recipe}: train: found microbatches=2")):
+        compose(str(recipe), {}, ["train.epochs=2"])
+    with pytest.raises(InputError, match="--set train: found microbatches=2"):
+        compose("fast", {}, ["train.epochs=2", "train.deterministic=true", "train.microbatches=2"])
 
 
 @pytest.mark.parametrize("limit", ["00:30:00", "2026-11-27", "2026-11-27T00:30:00"])

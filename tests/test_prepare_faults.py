@@ -194,7 +194,9 @@ def test_failures_in_spark_are_reported_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(IdxtrainError) as full:
             spark.collect("writing", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")), [1, 2])
         with pytest.raises(InputError) as bad:
-            spark.collect("reading", lambda _: (_ for _ in ()).throw(InputError("a.gz: row 4: bad; fix: it")), [1, 2])
+            spark.collect(
+                "reading", lambda _: (_ for _ in ()).throw(InputError("a.gz: row 4: bad; fix: correct it")), [1, 2]
+            )
         with pytest.raises(IdxtrainError) as crashed:
             spark.collect("writing", lambda _: os._exit(7), [1, 2])
         # Spark itself has survived them all.
@@ -202,7 +204,7 @@ def test_failures_in_spark_are_reported_in_one_line(tmp_path: Path) -> None:
     assert str(full.value) == "Spark failed while writing: OSError: [Errno 28] No space left on device"
     assert str(crashed.value).startswith("Spark failed while writing: ")
     assert "a Python worker crashed or was killed; was there enough memory?" in str(crashed.value)
-    assert str(bad.value) == "a.gz: row 4: bad; fix: it"
+    assert str(bad.value) == "a.gz: row 4: bad; fix: correct it"
     for each in (unstarted, full, crashed):
         assert "\n" not in str(each.value)
         assert each.value.exit_code == 1

@@ -29,12 +29,13 @@ from pipelines.retraining.records import (
     FileStamp,
     Inputs,
     Notification,
+    Pending,
     Promotion,
     Record,
     Rivals,
     State,
 )
-from pipelines.retraining.retrain import RetrainOptions, _Retraining
+from pipelines.retraining.retrain import RetrainOptions, _Retraining, retrain
 from pipelines.retraining.retrain_dir import RetrainDir
 from tests.support.champions import TRAINING_DATA, champion_entry
 from tests.test_registry import model
@@ -237,6 +238,24 @@ def test_a_kill_during_a_promotion_does_not_lose_the_best_champion(
 def test_a_config_without_a_best_champion_leaves_its_key_out() -> None:
     """So the stages of runs from before that key stay done."""
     assert "best" not in compose("fast", {}).to_json()["evaluate"]
+
+
+def test_without_a_champion_a_users_champion_is_not_compared_with(retrain_dir: RetrainDir) -> None:
+    config = compose("fast", {"evaluate.champion": "/strange.keras", "evaluate.champion_sha256": "0" * 64})
+    retraining = _Retraining(RetrainOptions(options=Options()), config, retrain_dir)
+    inputs = Inputs(settings="settings", content="content", seen=())
+    pending = Pending(run_id="r1", inputs=inputs, rivals=Rivals(champion=None, best=None), warm_start=False)
+    assert retraining._config_for(pending).evaluate.champion == ""
+
+
+def test_a_lock_torn_by_a_power_cut_lets_a_scheduled_retraining_do_nothing(
+    retrain_dir: RetrainDir, make_archives: Any, tmp_path: Path
+) -> None:
+    make_archives(tmp_path / "digits", (6, 5), 4, train=20, test=40)
+    (retrain_dir.path / "lock.json").write_text("{")
+    outcome = retrain(RetrainOptions(options=Options(data=tmp_path / "digits", work=retrain_dir.work.path)))
+    assert outcome.event == "busy"
+    assert "names no process" in outcome.text
 
 
 def test_a_test_set_too_small_for_delta_is_reported_before_the_training(

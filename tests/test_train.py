@@ -210,9 +210,12 @@ def test_a_training_resumes_from_the_last_intact_checkpoint(idxtrain: Idxtrain, 
         ),
         (
             ("--set", "train.deterministic=true", "--set", "train.microbatches=2"),
-            "microbatches is for training without",
+            "train: found microbatches=2 with deterministic, expected 1",
         ),
-        (("--set", "train.deterministic=true", "--set", "train.compression=float16"), "nor compression to 16 bits"),
+        (
+            ("--set", "train.deterministic=true", "--set", "train.compression=float16"),
+            "train: found compression=float16 with deterministic, expected float32",
+        ),
         (
             ("--set", "train.deterministic=true", "--set", "train.model=residual"),
             "train.deterministic: found model residual, whose batch normalization",

@@ -118,5 +118,5 @@ def allreduce(
 
 
 def _some_run(work: Path) -> Path:
-    """Return a path from which `inside` derives the work directory that it binds into a container."""
+    """Return a path from which `commands.site_command` derives the work directory that it binds into a container."""
     return Work(work).runs / "doctor"

@@ -15,7 +15,7 @@ from jobs.errors import IdxtrainError
 
 _GRACE_SECONDS = 5
 _LONGEST_CAUSE = 200
-_RANK_PREFIX = re.compile(r"^\[rank \d+\] ")  # what deploy.launcher.launcher writes before a rank's lines
+_RANK_PREFIX = re.compile(r"^\[rank \d+\] ")  # what deploy.launcher.ranks writes before a rank's lines
 _NOISE = re.compile(r"^(?:[IWE]\d{4} |\d{4}-\d\d-\d\d .*: [IWE] |WARNING: )")  # TensorFlow's log lines
 _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception): ")
 

@@ -173,7 +173,7 @@ def _load(path: Path, step: int) -> Checkpoint:
     with safe_open(path, "numpy") as file:
         metadata = file.metadata()
         position = json.loads(metadata["position"])
-        # 0.1.0 wrote neither format nor validated.
+        # Development versions of 0.1.0 wrote neither format nor validated.
         version, validated = int(metadata.get("format", "1")), metadata.get("validated") == "true"
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     checkpoint = Checkpoint(

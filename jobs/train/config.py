@@ -246,7 +246,7 @@ class TrainConfig(Section):
         if self.deterministic and self.microbatches > 1:
             raise ValueError(
                 f"found microbatches={self.microbatches} with deterministic, expected 1; "
-                "fix: set train.slices, which splits a batch as well"
+                "fix: leave it at 1, and raise train.slices to need less memory"
             )
         if self.deterministic and self.precision == "float16":
             raise ValueError(

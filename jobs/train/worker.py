@@ -76,8 +76,9 @@ class Training:
         self.rank, self.world_size = self.collective.rank, self.collective.world_size
         self.precision = self._configure_tensorflow()
 
-        self.store = self._store("train", "input")
-        self.validation = Validation(self._store("validation", "validation"))
+        keep = keeps_all_rows(config, self.manifest, self.collective.local_size)  # counts both splits
+        self.store = self._store("train", "input", keep)
+        self.validation = Validation(self._store("validation", "validation", keep))
         self.order = RowOrder(
             shard_rows=self.store.shard_rows,
             batch_size=config.batch_size,
@@ -111,9 +112,8 @@ class Training:
             log.info("train: %s on %s, in %s", ranks, device, precision)
         return precision
 
-    def _store(self, split: Split, phase: Phase) -> ShardStore:
-        """Return a split's rows; each shard read is progress in `phase`."""
-        keep = keeps_all_rows(self.config, self.manifest, self.collective.local_size)
+    def _store(self, split: Split, phase: Phase, keep: bool) -> ShardStore:
+        """Return a split's rows; each shard read is progress in `phase`. `keep`: in memory after the first epoch."""
         on_shard = partial(self.heartbeat.progressed, phase)
         return ShardStore(self.dataset, self.manifest, split, self.config.reader_threads, keep, on_shard)
 

@@ -36,7 +36,9 @@ def sweep(
         list[str] | None,
         typer.Option(metavar="SECTION.KEY=VALUE,VALUE…", help="Values of a config key to try; repeatable."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Sweep name. An existing sweep is resumed.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Sweep name. With the same --grid, an existing sweep is resumed.")
+    ] = None,
     site: OptionalSiteName = None,
     table: Annotated[bool, typer.Option("--table", help="Print the results so far and start nothing.")] = False,
     data: Data = None,

@@ -29,7 +29,7 @@ from pipelines.leftovers import is_dead
 from pipelines.lock import RunLock
 from pipelines.retraining.records import BestChampion, Champion, Pending, Promotion, State
 from pipelines.retraining.register import read_decision
-from pipelines.retraining.retrain_dir import RetrainDir
+from pipelines.retraining.retrain_dir import BusyError, RetrainDir
 from pipelines.runs import written
 
 log = logging.getLogger("idxtrain")
@@ -256,7 +256,7 @@ class Pruning:
             if self._locked is None or retrain_dir.name != self._locked.name:
                 try:
                     stack.enter_context(retrain_dir.lock())
-                except InputError as error:
+                except BusyError as error:
                     log.info("prune: %s", error)
                     yield False
                     return

@@ -215,6 +215,7 @@ class _Retraining:
     def _config_for(self, pending: Pending) -> Config:
         values = self._config.to_json()
         champion, best = pending.rivals.champion, pending.rivals.best
+        values["evaluate"] |= {"champion": "", "champion_sha256": ""}  # only the records name a champion
         if champion is not None:
             copy = str(self._dir.copy_of(champion))
             values["evaluate"] |= {"champion": copy, "champion_sha256": champion.model_sha256}

@@ -159,9 +159,11 @@ class RetrainLock(Lease):
         super().__init__(retrain_dir.path / "lock.json", f"model {retrain_dir.name}")
 
     def __enter__(self) -> "RetrainLock":
-        """Take the lock; raise BusyError if another, living process has it."""
+        """Take the lock; raise BusyError if another, living process has it, or if its file was torn a moment ago."""
         try:
             super().__enter__()
         except HeldError as error:
             raise BusyError(f"{self._name}: {error.why}; try again later") from error
+        except InputError as error:  # names no process: a power cut tore it, or a new owner is writing it
+            raise BusyError(f"{self._name}: {error}") from error
         return self

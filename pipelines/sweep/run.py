@@ -60,7 +60,7 @@ def run_here(sweep: Sweep, configs: Configs) -> int:
         run = runs.make(sweep.work, point.run_id)
         try:
             if run_stages(run, configs[point.run_id], "train"):
-                raise ResumableError(f"sweep: stopped on request; fix: resume it with --name {sweep.name}")
+                raise ResumableError(f"sweep: stopped on request; the same command with --name {sweep.name} resumes it")
         except ReportedError as error:
             if error.exit_code == ResumableError.exit_code:
                 raise
