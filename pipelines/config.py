@@ -117,7 +117,10 @@ def _option_of(error: ErrorDetails, options: Mapping[str, str]) -> str | None:
     """Return the option that set an error's key or a key above it or, for a section, a key that the message names."""
     at = f"{'.'.join(map(str, error['loc']))}."
     for key, option in options.items():
-        is_named = re.search(rf"\b{re.escape(key.rpartition('.')[2])}\b", error["msg"])
+        # A section's own check may concern other keys of the section than the option's.
+        is_named = error["type"] != "value_error" or re.search(
+            rf"\b{re.escape(key.rpartition('.')[2])}\b", error["msg"]
+        )
         if at.startswith(f"{key}.") or (f"{key}.".startswith(at) and is_named):
             return option
     return None
