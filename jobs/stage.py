@@ -84,7 +84,7 @@ def read_outputs(run: RunDir, kind: type[K]) -> K:
 
 
 def dataset_of(run: RunDir) -> Path:
-    """Return the dataset directory of a run. Raises InputError if prepare has not finished."""
+    """Return the dataset folder of a run. Raises InputError if prepare has not finished."""
     outputs = read_record(run, "prepare").outputs
     try:
         return Path(outputs["dataset"])

@@ -84,7 +84,7 @@ def date_last(run: RunDir, file_of: Callable[[RunDir], Path]) -> None:
 
 @contextmanager
 def reading(work: Work) -> Iterator[None]:
-    """Raise InputError where the body may not read the work directory."""
+    """Raise InputError where the body may not read the work folder."""
     try:
         yield
     except OSError as error:
@@ -92,7 +92,7 @@ def reading(work: Work) -> Iterator[None]:
 
 
 def make(work: Work, run_id: str) -> RunDir:
-    """Make a run's directory, private to its user, and the work directory, unless they exist; return the run.
+    """Make a run's folder, private to its user, and the work folder, unless they exist; return the run.
 
     Raises InputError where they cannot be made or are not safe.
     """

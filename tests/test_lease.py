@@ -140,7 +140,7 @@ def test_whether_a_dataset_exists_is_checked_under_its_lease(
 
 @pytest.fixture
 def as_made(small: Made) -> Callable[[Path], Work]:
-    """Return a function that puts the small dataset into another work directory."""
+    """Return a function that puts the small dataset into another work folder."""
 
     def put(folder: Path) -> Work:
         work = Work(folder)

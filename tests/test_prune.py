@@ -56,7 +56,7 @@ def make_run(work: Work, day: int, *, is_own: bool = False, is_prepared: bool = 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a work directory of twelve days of retraining, and its registry."""
+    """Return a work folder of twelve days of retraining, and its registry."""
     work = Work(tmp_path_factory.mktemp("prune") / "work")
     for day in range(1, 13):
         make_run(work, day, is_own=day == 5, is_prepared=day != 6)

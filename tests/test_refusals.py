@@ -33,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
-    """Return a work directory with run `r`, which is prepared but not trained."""
+    """Return a work folder with run `r`, which is prepared but not trained."""
     work = tmp_path_factory.mktemp("made") / "work"
     command = ["prepare", "--data", data, "--work", work, "--run-id", "r", "--set", "prepare.rows_per_shard=20"]
     done = subprocess.run(
@@ -45,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 
 @pytest.fixture
 def prepared(made: Path, tmp_path: Path) -> RunDir:
-    """Return a copy of that run in its own work directory."""
+    """Return a copy of that run in its own work folder."""
     work = tmp_path / "work"
     shutil.copytree(made, work)
     for record in work.glob("runs/r/stages/*.json"):  # they hold absolute paths

@@ -1,4 +1,4 @@
-"""Run directories: private, in a work directory that not everybody may write, and in the order of their creation."""
+"""Run folders: private, in a work folder that not everybody may write, and in the order of their creation."""
 
 import ctypes
 import os

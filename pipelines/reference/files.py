@@ -1,4 +1,4 @@
-"""The files of a work directory. WORK is `--work`; in a path, capitals and N stand for a name or number."""
+"""The files of a work folder. WORK is `--work`; in a path, capitals and N stand for a name or number."""
 
 WORK = {
     "archives/NAME/": "Archives that fetch downloaded or unpacked, a folder per data set.",

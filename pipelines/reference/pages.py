@@ -66,7 +66,7 @@ def _config() -> Iterator[str]:
     yield "## Files"
     yield "In these paths, capitals and N stand for a name or number."
     for title, entries in (
-        ("The work directory, `--work`", files.WORK),
+        ("The work folder, `--work`", files.WORK),
         ("A dataset, `WORK/datasets/ID/`", files.DATASET),
         ("A run, `WORK/runs/ID/`", files.RUN),
         ("A registered model, `WORK/retrain/NAME/`", files.RETRAIN),

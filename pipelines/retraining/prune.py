@@ -45,7 +45,7 @@ class Removal:
 
 @dataclass(frozen=True)
 class _Runs:
-    """All runs of a work directory: to be removed, to be kept, and unreadable."""
+    """All runs of a work folder: to be removed, to be kept, and unreadable."""
 
     old: tuple[RunDir, ...]
     kept: tuple[RunDir, ...]
@@ -53,7 +53,7 @@ class _Runs:
 
 
 class Pruning:
-    """One pruning of a work directory. `keep`: how many of the newest runs of each model always stay.
+    """One pruning of a work folder. `keep`: how many of the newest runs of each model always stay.
 
     `locked`: the folder whose lock this process already holds. `is_dry`: only list what would be removed. `versions`:
     also remove versions of the registry that have no alias and whose run is removed.
@@ -84,7 +84,7 @@ class Pruning:
         Raises RegistryDownError before anything is removed: only the registry knows which runs are needed.
         """
         if not self._work.path.is_dir():
-            raise InputError(f"--work {self._work.path}: found no such folder, expected the work directory to prune")
+            raise InputError(f"--work {self._work.path}: found no such folder, expected the work folder to prune")
         self._work.locks.mkdir(mode=0o775, exist_ok=True)
         try:
             with Lease(self._work.lease_file("prune"), f"prune: {self._work.path}"):
@@ -224,7 +224,7 @@ class Pruning:
     # --- the registry
 
     def _orphans(self, registries: Mapping[RetrainDir, Registry], runs: _Runs) -> Iterator[Removal]:
-        """Remove unfinished registrations of this work directory's runs."""
+        """Remove unfinished registrations of this work folder's runs."""
         own = frozenset(run.run_id for run in (*runs.old, *runs.kept))
         for retrain_dir, registry in registries.items():
             with self._lock(retrain_dir) as has_lock:

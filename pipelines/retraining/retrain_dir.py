@@ -145,7 +145,7 @@ def require_registry(retrain_dir: RetrainDir, environment: Mapping[str, str], *,
     work, fix = retrain_dir.work, "fix: give the --work of `idxtrain retrain`"
     is_local = tracking_uri(work, environment) == tracking_uri(work, {})
     if not work.path.is_dir() and (changes or is_local):
-        raise InputError(f"--work {work.path}: found no such folder, expected a work directory; {fix}")
+        raise InputError(f"--work {work.path}: found no such folder, expected a work folder; {fix}")
     # A local registry that was removed is made again for the runs that wait for it.
     if is_local and not work.registry.is_dir() and not retrain_dir.path.is_dir():
         raise InputError(f"--work {work.path}: found no model registry, expected {work.registry}; {fix}")

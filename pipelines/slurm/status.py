@@ -1,6 +1,6 @@
 """idxtrain status, cancel and logs: the state of a run's Slurm jobs.
 
-A job's state comes from the queue while Slurm keeps it there, else from Slurm's accounting or the run directory.
+A job's state comes from the queue while Slurm keeps it there, else from Slurm's accounting or the run folder.
 """
 
 import os
@@ -80,7 +80,7 @@ def _row(jobs: SlurmJobs, stage: JobStage, job: str, queued: Queued | None, fail
 
 
 def _facts(jobs: SlurmJobs, stage: str, job: str, queued: Queued | None) -> _JobFacts:
-    """Return what the first source that knows the job reports: the queue, the accounting, the run directory."""
+    """Return what the first source that knows the job reports: the queue, the accounting, the run folder."""
     if queued:
         return _JobFacts(state=queued.state, elapsed=queued.elapsed, nodes=queued.nodes, reason=queued.reason)
     accounted = queue.account(job)

@@ -38,7 +38,7 @@ cpus = 2
 
 
 class Workspace:
-    """A work directory with small archives and a site, and the command line on it."""
+    """A work folder with small archives and a site, and the command line on it."""
 
     def __init__(self, folder: Path, slurm: SlurmCluster, idxtrain: Idxtrain) -> None:
         self.folder, self.slurm, self._idxtrain = folder, slurm, idxtrain
