@@ -26,7 +26,7 @@ class Config(Section):
     """All options of a run: each job's own section, and what they share."""
 
     recipe: str = Field(
-        pattern=recipes.NAME, description="Name of the recipe, which `--recipe` sets. A recipe is named by its file."
+        pattern=recipes.NAME, description="Name of the recipe, set by `--recipe`. A recipe has the name of its file."
     )
     seed: int = Field(
         default=0,
