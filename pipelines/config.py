@@ -130,10 +130,10 @@ def data_set_name(data: Path) -> str:
 
 
 def differences(one: Config, other: Config) -> list[str]:
-    """Return each key in which two configs differ, as `key: one's value there, other's value here`."""
+    """Return each key in which two configs differ, as `key: one's value in the run, other's value now`."""
     left, right = flat(one.to_json()), flat(other.to_json())
     return [
-        f"{key}: {left.get(key)!r} there, {right.get(key)!r} here"
+        f"{key}: {left.get(key)!r} in the run, {right.get(key)!r} now"
         for key in sorted(left.keys() | right.keys())
         if left.get(key) != right.get(key)
     ]

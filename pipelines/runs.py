@@ -100,7 +100,7 @@ def make(work: Work, run_id: str) -> RunDir:
     require_safe(run)
     try:
         for folder in (work.path, work.runs):
-            folder.mkdir(mode=0o775, parents=True, exist_ok=True)  # never writable by everybody, whatever the umask
+            folder.mkdir(mode=0o775, parents=True, exist_ok=True)  # never writable by everyone, whatever the umask
         run.path.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise InputError(
@@ -161,7 +161,7 @@ def _safe_mode(folder: Path, to_write: bool = False) -> int | None:
         raise InputError(f"{folder}: found a disk mounted read-only, expected a writable one; fix: give another --work")
     if mode & stat.S_IWOTH:
         raise InputError(
-            f"{folder}: found mode {mode:04o}, writable by everybody, expected 0775 or less; "
+            f"{folder}: found mode {mode:04o}, writable by everyone, expected 0775 or less; "
             f"fix: chmod -R o-w {shlex.quote(str(folder))}"
         )
     return mode
@@ -224,7 +224,7 @@ def _changed(made: Mapping[str, Any], archives: Mapping[str, Archive]) -> str:
     except (InputError, KeyError, TypeError):
         return "its dataset is missing, so the differences are unknown"
     return "; ".join(
-        f"{role}: {sources[role].name} {sources[role].sha256[:12]}… there, {now.path.name} {now.sha256[:12]}… here"
+        f"{role}: {sources[role].name} {sources[role].sha256[:12]}… in the run, {now.path.name} {now.sha256[:12]}… now"
         for role, now in archives.items()
         if role in sources and sources[role].sha256 != now.sha256
     )

@@ -79,7 +79,9 @@ def test_another_config_under_the_same_run_id_is_refused_with_the_differences(
     before = prepared.config_file.read_text()
     options = ("--data", data, "--set", "prepare.rows_per_shard=20", "--set", "train.epochs=9", "--seed", "5")
     done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r", *options)
-    require_refusal(done, "--run-id r: was made with another config (seed: 0 there, 5 here; train.epochs: 3 there, 9")
+    require_refusal(
+        done, "--run-id r: was made with another config (seed: 0 in the run, 5 now; train.epochs: 3 in the run, 9"
+    )
     assert prepared.config_file.read_text() == before
 
 
@@ -97,7 +99,7 @@ def test_other_archives_under_the_same_run_id_are_refused_by_name(
     for _ in range(2):  # the second time, fetch is already done
         done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r")
         name, now = new.name, sha256_file(copy / new.name)
-        changed = f"(train_labels: {name} {old[:12]}… there, {name} {now[:12]}… here)"
+        changed = f"(train_labels: {name} {old[:12]}… in the run, {name} {now[:12]}… now)"
         require_refusal(done, f"--run-id r: was made from other archives {changed}; fix: restore them, or give another")
     assert len(list(prepared.work.datasets.iterdir())) == 1
 
@@ -106,7 +108,7 @@ def test_a_second_process_on_the_same_run_changes_nothing(idxtrain: Idxtrain, pr
     before = prepared.config_file.read_text()
     with RunLock(prepared):
         done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r", "--np", 2)
-    require_refusal(done, f"--run-id r: process {os.getpid()} on {os.uname().nodename} is at work on it")
+    require_refusal(done, f"--run-id r: process {os.getpid()} on {os.uname().nodename} is working on it")
     assert prepared.config_file.read_text() == before
 
 
@@ -184,9 +186,7 @@ def test_a_work_directory_that_everybody_may_write_is_refused(
     before = sorted(work.rglob("*"))
     done = idxtrain("run", "--data", data, "--work", work, "--run-id", "r")
     open_one = (work / folder).resolve()
-    require_refusal(
-        done, f"{open_one}: found mode {mode:04o}, writable by everybody", f"; fix: chmod -R o-w {open_one}"
-    )
+    require_refusal(done, f"{open_one}: found mode {mode:04o}, writable by everyone", f"; fix: chmod -R o-w {open_one}")
     assert sorted(work.rglob("*")) == before
 
 

@@ -40,7 +40,7 @@ def test_any_folder_of_the_work_directory_that_everybody_may_write_is_refused(wo
     runs.make(work, "r")
     (work.path / folder).mkdir(parents=True)
     (work.path / folder).chmod(0o777)
-    with pytest.raises(InputError, match=rf"{folder}: found mode 0777, writable by everybody.* fix: chmod -R o-w "):
+    with pytest.raises(InputError, match=rf"{folder}: found mode 0777, writable by everyone.* fix: chmod -R o-w "):
         runs.make(work, "r")
 
 

@@ -212,7 +212,7 @@ def read(name: str, environment: Mapping[str, str] = os.environ) -> dict[str, An
         ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"--site {path}: found no TOML ({one_line(error)}), expected a site; fix: see `idxtrain config site`"
+            f"--site {path}: found invalid TOML ({one_line(error)}), expected a site; fix: see `idxtrain config site`"
         ) from error
 
 

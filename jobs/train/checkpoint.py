@@ -220,5 +220,5 @@ def require_disk_space(path: Path, state_bytes: int, keep: int) -> None:
     if free < needed:
         raise InputError(
             f"{path}: found {free / 1e6:.0f} MB free on the disk, expected {needed / 1e6:.0f} MB for {keep} "
-            "checkpoints and the model; fix: make room or lower train.keep_checkpoints"
+            "checkpoints and the model; fix: free some space or lower train.keep_checkpoints"
         )

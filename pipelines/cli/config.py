@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.errors import reported
-from pipelines.cli.options import complete_recipe
+from pipelines.cli.options import Recipe
 
 app = typer.Typer()
 
@@ -28,12 +28,12 @@ def config(
             autocompletion=complete_key,
         ),
     ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="Show the values of this recipe: a name or .toml file.", autocompletion=complete_recipe),
-    ] = None,
+    recipe: Recipe = None,
 ) -> None:
-    """Show the config's keys: meaning, values and defaults."""
+    """Show the config's keys: meaning, values and defaults.
+
+    With --recipe, shows the values of that recipe.
+    """
     from pipelines.reference import keys, text
 
     if name is None:

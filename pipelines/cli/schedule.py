@@ -85,7 +85,7 @@ def _job(
 
     expression = parse(cron)
     if options["log"] is not None:
-        raise InputError("--log: found one, expected none; fix: leave it out, the log is work/retrain/NAME/retrain.log")
+        raise InputError("--log: found one, expected none; fix: leave it out; the log is work/retrain/NAME/retrain.log")
     shared = {key: options[key] for key in ("data", "dataset", "recipe", "np", "seed", "spark_master", "work")}
     settings = Options(**shared, assignments=tuple(options["assignments"] or ()))
     # Refuses now what would fail every night.

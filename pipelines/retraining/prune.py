@@ -75,7 +75,7 @@ class Pruning:
         folders = sorted(work.retrains.iterdir()) if work.retrains.exists() else []
         names = [each.name for each in folders if each.is_dir() and not each.name.startswith(".")]
         for odd in [name for name in names if not is_name(name)]:
-            log.warning("prune: %s: found no registered model's folder; it is kept", work.retrains / odd)
+            log.warning("prune: %s: not the folder of a registered model; it is kept", work.retrains / odd)
         self._retrain_dirs = [RetrainDir(work, name) for name in names if is_name(name)]
 
     def run(self) -> list[Removal]:
@@ -91,7 +91,7 @@ class Pruning:
                 return self._removals()
         except HeldError as error:
             raise InputError(
-                f"--work {self._work.path}: found another prune at work ({error.why}), expected none; fix: wait for it"
+                f"--work {self._work.path}: found another prune running ({error.why}), expected none; fix: wait for it"
             ) from error
 
     def _removals(self) -> list[Removal]:
@@ -159,7 +159,7 @@ class Pruning:
         under_way = [run.run_id for run in runs if _dataset(run) is None and not _is_idle(run)]
         if unknown or under_way:
             which = ", ".join([*unknown, *under_way][:3])
-            log.info("prune: all data are kept, as the data of these runs are unknown: %s", which)
+            log.info("prune: all data is kept, as the data of these runs is unknown: %s", which)
             return
         used_by = {run.run_id: _dataset(run) for run in runs}
         removed = []

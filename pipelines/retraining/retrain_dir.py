@@ -100,7 +100,9 @@ class RetrainDir:
         path, fix = self._waiting_file(run_id), "remove it; the run then stays unregistered"
         raw = read_object(path, f"fix: {fix}")
         if not take_seal(raw):
-            raise InputError(f"{path}: found other content than was written, expected that of its SHA-256; fix: {fix}")
+            raise InputError(
+                f"{path}: found other content than was written, expected content that matches its SHA-256; fix: {fix}"
+            )
         return validated(Rivals, raw, str(path), fix)
 
     def add_waiting(self, run_id: str, rivals: Rivals) -> None:

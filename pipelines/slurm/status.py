@@ -97,7 +97,7 @@ def _facts(jobs: SlurmJobs, stage: str, job: str, queued: Queued | None) -> _Job
 def _detail(jobs: SlurmJobs, stage: JobStage, job: str, facts: _JobFacts, failed: Row | None) -> tuple[str, int]:
     """Return what to show beside a job that is not done, and its exit code: 0 unless it failed."""
     if facts.state == "PENDING":
-        waits = {"Dependency": "waits for the stage before", "BeginTime": "restarts soon"}
+        waits = {"Dependency": "waits for the previous stage", "BeginTime": "restarts soon"}
         return waits.get(facts.reason, facts.reason), 0
     if facts.state in ("RUNNING", "COMPLETING", "CONFIGURING"):
         return _progress(jobs) if stage == "train" else "", 0
