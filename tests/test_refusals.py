@@ -139,7 +139,7 @@ def test_a_dataset_with_petastorms_own_metadata_is_refused(idxtrain: Idxtrain, p
     carrier = dataset_of(prepared) / where
     carrier.write_bytes(b"PAR1")
     done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r")
-    require_refusal(done, f"{carrier}: may carry a pickled schema, which is never loaded; remove the file")
+    require_refusal(done, f"{carrier}: found a file that may hold a pickled schema, which is never loaded; fix: ")
 
 
 def test_parquet_with_a_pickled_schema_is_refused_even_if_the_manifest_matches(
@@ -161,14 +161,14 @@ def test_parquet_with_a_pickled_schema_is_refused_even_if_the_manifest_matches(
     values.pop("sha256")
     record.write_text(json.dumps(sealed(values)))
     done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r")
-    require_refusal(done, f"{path}: carries a pickled schema, which is never loaded; remove {directory}")
+    require_refusal(done, f"{path}: found a pickled schema, which is never loaded; fix: remove {directory} and ")
 
 
 def test_a_dataset_with_a_missing_file_is_refused(idxtrain: Idxtrain, prepared: RunDir) -> None:
     shard = dataset_of(prepared) / "validation/part-00000.parquet"
     shard.unlink()
     done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r")
-    require_refusal(done, f"{shard}: cannot be read (No such file or directory); remove {dataset_of(prepared)}")
+    require_refusal(done, f"{shard}: cannot be read (No such file or directory); fix: remove {dataset_of(prepared)}")
 
 
 # --- directories
@@ -368,5 +368,5 @@ def test_no_registry_is_made_in_a_mistyped_work_directory(
         work.mkdir()
     done = CliRunner().invoke(app.app, ["models", *command, "--work", str(work)])
     assert done.exit_code == 2
-    assert ("found no model registry" if is_there else "there is no such folder") in done.stderr
+    assert ("found no model registry" if is_there else "found no such folder") in done.stderr
     assert list(tmp_path.rglob("*")) == [work] * is_there
