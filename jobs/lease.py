@@ -1,4 +1,4 @@
-"""A lease that one process at a time holds, which outlives no dead owner and works on shared file systems."""
+"""A lease that one process at a time holds. It does not outlive its owner, and works on shared file systems."""
 
 import json
 import os

@@ -124,7 +124,7 @@ def _make_private(run: RunDir) -> None:
 
 
 def require_safe(run: RunDir) -> None:
-    """Raise InputError for a folder that this user may not write, or everybody may.
+    """Raise InputError for a folder that this user may not write, or that everyone may.
 
     Whoever may write there could change data, weights and results.
     """
@@ -144,7 +144,7 @@ def require_safe(run: RunDir) -> None:
 
 
 def _safe_mode(folder: Path, to_write: bool = False) -> int | None:
-    """Return a folder's mode, or None where there is no folder; raise InputError where everybody may write into it.
+    """Return a folder's mode, or None where there is no folder; raise InputError where everyone may write into it.
 
     `to_write`: also raise InputError where its disk is mounted read-only.
     """

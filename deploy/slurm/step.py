@@ -1,4 +1,4 @@
-"""The ranks of one attempt as one srun in the job's allocation: started, heard, ended. See `deploy.launcher.ranks`."""
+"""The ranks of one attempt as one srun in an allocation: started, watched, ended. See `deploy.launcher.ranks`."""
 
 import json
 import secrets
