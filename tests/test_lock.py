@@ -1,4 +1,4 @@
-"""The lock of a run, with real processes: one owner at a time, never held for ever, never taken from a live owner."""
+"""The lock of a run, with real processes: one owner at a time, never held forever, never taken from a live owner."""
 
 import json
 import os

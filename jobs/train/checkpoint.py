@@ -129,7 +129,7 @@ def read_best(directory: Path) -> tuple[str, float] | None:
     try:
         best = json.loads((directory / _BEST).read_text(encoding="utf-8"))
         name, accuracy = str(best["file"]), float(best["accuracy"])
-        # No accuracy exceeds NaN, which would stay the best for ever.
+        # No accuracy exceeds NaN, which would stay the best forever.
         return (name, accuracy) if take_seal(best) and isfinite(accuracy) else None
     except _DAMAGED:
         return None

@@ -251,7 +251,7 @@ class Pruning:
 
     @contextmanager
     def _lock(self, retrain_dir: RetrainDir) -> Iterator[bool]:
-        """Take a folder's lock if it is free; give whether this process has it."""
+        """Take a folder's lock if it is free; yield whether this process has it."""
         with ExitStack() as stack:
             if self._locked is None or retrain_dir.name != self._locked.name:
                 try:

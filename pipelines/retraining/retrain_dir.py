@@ -106,11 +106,11 @@ class RetrainDir:
         return validated(Rivals, raw, str(path), fix)
 
     def add_waiting(self, run_id: str, rivals: Rivals) -> None:
-        """Let a run wait for the registry."""
+        """Put a run into the outbox, where it waits for the registry."""
         write_json(self._waiting_file(run_id), sealed(rivals.model_dump(mode="json")))
 
     def remove_waiting(self, run_id: str) -> None:
-        """Let a run wait no longer."""
+        """Take a run out of the outbox."""
         self._waiting_file(run_id).unlink(missing_ok=True)
 
     def _waiting_file(self, run_id: str) -> Path:
