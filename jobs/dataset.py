@@ -138,7 +138,7 @@ def read_manifest(directory: Path) -> Manifest:
         raise InputError(f"{path}: {one_line(error)}; fix: {fix}") from error
     problem = _contradiction(manifest)
     if problem is None and not is_intact:
-        problem = "found a SHA-256 that does not fit, expected unchanged content"
+        problem = "found a SHA-256 that does not match, expected unchanged content"
     if problem:
         raise InputError(f"{path}: {problem}; fix: {fix}")
     return manifest

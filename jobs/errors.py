@@ -39,7 +39,7 @@ class InputError(IdxtrainError):
 
 
 class ReportedError(IdxtrainError):
-    """An error that stderr shows already: only the exit code is left to pass on. `reason`: for other readers."""
+    """An error that stderr already shows: only its exit code is passed on. `reason`: for other readers."""
 
     def __init__(self, exit_code: int, reason: str = "") -> None:
         super().__init__(reason or f"ended with exit code {exit_code}")

@@ -138,7 +138,7 @@ def read_object(path: Path, fix: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; fix: {fix}") from None
+        raise InputError(f"{path}: found no such file; fix: {fix}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({one_line(error)}); fix: {fix}") from error
     if not isinstance(value, dict):

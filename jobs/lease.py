@@ -1,4 +1,4 @@
-"""A lease that one process at a time holds, which outlives no dead owner and works on shared file systems."""
+"""A lease that one process at a time holds. It does not outlive its owner, and works on shared file systems."""
 
 import json
 import os
@@ -108,11 +108,11 @@ class Lease(AbstractContextManager["Lease"]):
                     return
             tries += 1
             time.sleep(_RETRY_SECONDS)
-        raise HeldError(self._what, f"other processes are taking {self._path} at this moment")
+        raise HeldError(self._what, f"other processes are taking {self._path} right now")
 
     def _wait_for(self, holder: Owner, sign: str, is_new: bool) -> None:
         """Wait a moment for a live owner. Raises instead if this lease does not wait."""
-        who = f"process {holder.pid} on {holder.host} is at work on it"
+        who = f"process {holder.pid} on {holder.host} is working on it"
         if not self._waits:
             if holder.pid:
                 raise HeldError(self._what, f"{who} ({sign})")
@@ -175,7 +175,7 @@ class Lease(AbstractContextManager["Lease"]):
 
     def _stop(self, holder: Owner | None) -> None:
         """Stop this process: it slept for so long that another process holds its lease."""
-        event = f"process {holder.pid} on {holder.host} has taken" if holder else "somebody has removed"
+        event = f"process {holder.pid} on {holder.host} has taken" if holder else "someone has removed"
         print(f"warning: {event} the lock of {self._what}; stopping", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -48,7 +48,7 @@ class Errors:
 
 
 def keep_writing() -> None:
-    """Drop what this process writes to stderr, without an error, once nobody can read it any more.
+    """Drop what this process writes to stderr, without an error, once no one can read it any longer.
 
     A closed terminal, or the end of the program at the other end of a pipe, must not end a training before it has
     written its checkpoint, nor keep a launcher from hearing its ranks.

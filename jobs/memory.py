@@ -61,7 +61,9 @@ class OutOfMemory:
         """Return why a signal may have ended a process, as the end of a sentence; empty if nothing is known."""
         if number != signal.SIGKILL:
             return ""
-        return ", as memory ran out; give it more" if self._kills() != self._before else "; was there enough memory?"
+        return (
+            ", because memory ran out; give it more" if self._kills() != self._before else "; was there enough memory?"
+        )
 
 
 def _headroom(root: Path, name: str, limit: str, usage: str, cached: str) -> int:

@@ -1,4 +1,4 @@
-"""The run directory and the work directory around it: every path in them."""
+"""The run folder and the work folder around it: every path in them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ S = TypeVar("S", bound="Section")
 
 @dataclass(frozen=True)
 class Work:
-    """The work directory, shared by all runs: archives, datasets and runs."""
+    """The work folder, shared by all runs: archives, datasets and runs."""
 
     path: Path
 
@@ -31,7 +31,7 @@ class Work:
 
     @property
     def runs(self) -> Path:
-        """Run directories, one per run ID."""
+        """Run folders, one per run ID."""
         return self.path / "runs"
 
     @property
@@ -76,7 +76,7 @@ class Work:
 
 @dataclass(frozen=True)
 class RunDir:
-    """One run's directory, `WORK/runs/RUN_ID`: the files in it are all that its stages share."""
+    """One run's folder, `WORK/runs/RUN_ID`: the files in it are all that its stages share."""
 
     path: Path
 
@@ -87,7 +87,7 @@ class RunDir:
 
     @property
     def work(self) -> Work:
-        """The work directory that contains this run."""
+        """The work folder that contains this run."""
         return Work(self.path.parent.parent)
 
     @property

@@ -86,5 +86,5 @@ def _read(directory: Path) -> Mapping[str, Any]:
         return {"train": [], "test": ""}
     raw = read_object(path, fix)
     if not take_seal(raw):
-        raise InputError(f"{path}: found a SHA-256 that does not fit, expected unchanged content; fix: {fix}")
+        raise InputError(f"{path}: found a SHA-256 that does not match, expected unchanged content; fix: {fix}")
     return raw

@@ -59,7 +59,7 @@ def read_record(run: RunDir, stage: str) -> Record:
         is_intact = take_seal(raw)
         record = Record.model_validate(raw)
         if not is_intact:
-            raise ValueError("its SHA-256 does not fit")
+            raise ValueError("its SHA-256 does not match")
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"{path}: is not a record of stage {stage} ({one_line(error)}); fix: remove it to run {stage} again"
@@ -84,7 +84,7 @@ def read_outputs(run: RunDir, kind: type[K]) -> K:
 
 
 def dataset_of(run: RunDir) -> Path:
-    """Return the dataset directory of a run. Raises InputError if prepare has not finished."""
+    """Return the dataset folder of a run. Raises InputError if prepare has not finished."""
     outputs = read_record(run, "prepare").outputs
     try:
         return Path(outputs["dataset"])

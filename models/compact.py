@@ -1,4 +1,4 @@
-"""A small convolutional network that learns in few epochs: 24 and 32 filters, a dense layer of 256.
+"""A small convolutional network that learns in a few epochs: 24 and 32 filters, a dense layer of 256.
 
 Pooling before the ReLU gives the same result as after it, with a quarter of the ReLUs. The convolutions have no
 padding, as the border of a centered digit is empty. 215,194 parameters on MNIST.

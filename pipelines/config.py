@@ -29,7 +29,7 @@ class Config(Section):
     """All options of a run: each job's own section, and what they share."""
 
     recipe: str = Field(
-        pattern=recipes.NAME, description="Name of the recipe, which `--recipe` sets. A recipe is named by its file."
+        pattern=recipes.NAME, description="Name of the recipe, set by `--recipe`. A recipe has the name of its file."
     )
     seed: int = Field(
         default=0,
@@ -138,10 +138,10 @@ def data_set_name(data: Path) -> str:
 
 
 def differences(one: Config, other: Config) -> list[str]:
-    """Return each key in which two configs differ, as `key: one's value there, other's value here`."""
+    """Return each key in which two configs differ, as `key: one's value in the run, other's value now`."""
     left, right = flat(one.to_json()), flat(other.to_json())
     return [
-        f"{key}: {left.get(key)!r} there, {right.get(key)!r} here"
+        f"{key}: {left.get(key)!r} in the run, {right.get(key)!r} now"
         for key in sorted(left.keys() | right.keys())
         if left.get(key) != right.get(key)
     ]

@@ -1,4 +1,4 @@
-"""Names: the default work directory, and what file names become in run IDs, paths, job names and shells."""
+"""Names: the default work folder, and what file names become in run IDs, paths, job names and shells."""
 
 from pathlib import Path
 

@@ -31,7 +31,7 @@ class Options:
 
 
 def work_dir(options: Options) -> Work:
-    """Return the work directory, with an absolute path; raise InputError for a path that some tool cannot hold.
+    """Return the work folder, with an absolute path; raise InputError for a path that some tool cannot hold.
 
     A crontab or batch script allows no line break, JSON only UTF-8, and Keras reads a backslash as a slash.
     """

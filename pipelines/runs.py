@@ -84,7 +84,7 @@ def date_last(run: RunDir, file_of: Callable[[RunDir], Path]) -> None:
 
 @contextmanager
 def reading(work: Work) -> Iterator[None]:
-    """Raise InputError where the body may not read the work directory."""
+    """Raise InputError where the body may not read the work folder."""
     try:
         yield
     except OSError as error:
@@ -92,7 +92,7 @@ def reading(work: Work) -> Iterator[None]:
 
 
 def make(work: Work, run_id: str) -> RunDir:
-    """Make a run's directory, private to its user, and the work directory, unless they exist; return the run.
+    """Make a run's folder, private to its user, and the work folder, unless they exist; return the run.
 
     Raises InputError where they cannot be made or are not safe.
     """
@@ -100,7 +100,7 @@ def make(work: Work, run_id: str) -> RunDir:
     require_safe(run)
     try:
         for folder in (work.path, work.runs):
-            folder.mkdir(mode=0o775, parents=True, exist_ok=True)  # never writable by everybody, whatever the umask
+            folder.mkdir(mode=0o775, parents=True, exist_ok=True)  # never writable by everyone, whatever the umask
         run.path.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise InputError(
@@ -124,7 +124,7 @@ def _make_private(run: RunDir) -> None:
 
 
 def require_safe(run: RunDir) -> None:
-    """Raise InputError for a folder that this user may not write, or everybody may.
+    """Raise InputError for a folder that this user may not write, or that everyone may.
 
     Whoever may write there could change data, weights and results.
     """
@@ -144,7 +144,7 @@ def require_safe(run: RunDir) -> None:
 
 
 def _safe_mode(folder: Path, to_write: bool = False) -> int | None:
-    """Return a folder's mode, or None where there is no folder; raise InputError where everybody may write into it.
+    """Return a folder's mode, or None where there is no folder; raise InputError where everyone may write into it.
 
     `to_write`: also raise InputError where its disk is mounted read-only.
     """
@@ -161,7 +161,7 @@ def _safe_mode(folder: Path, to_write: bool = False) -> int | None:
         raise InputError(f"{folder}: found a disk mounted read-only, expected a writable one; fix: give another --work")
     if mode & stat.S_IWOTH:
         raise InputError(
-            f"{folder}: found mode {mode:04o}, writable by everybody, expected 0775 or less; "
+            f"{folder}: found mode {mode:04o}, writable by everyone, expected 0775 or less; "
             f"fix: chmod -R o-w {shlex.quote(str(folder))}"
         )
     return mode
@@ -224,7 +224,7 @@ def _changed(made: Mapping[str, Any], archives: Mapping[str, Archive]) -> str:
     except (InputError, KeyError, TypeError):
         return "its dataset is missing, so the differences are unknown"
     return "; ".join(
-        f"{role}: {sources[role].name} {sources[role].sha256[:12]}… there, {now.path.name} {now.sha256[:12]}… here"
+        f"{role}: {sources[role].name} {sources[role].sha256[:12]}… in the run, {now.path.name} {now.sha256[:12]}… now"
         for role, now in archives.items()
         if role in sources and sources[role].sha256 != now.sha256
     )

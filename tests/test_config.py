@@ -301,7 +301,7 @@ def test_a_run_is_resumed_only_with_its_own_config(tmp_path: Path) -> None:
     assert runs.find(work, "b") is None
     runs.require_same(made, compose("fast", {"launch.np": 3, "spark.master": "local[1]"}))
     with pytest.raises(
-        InputError, match=r"train\.epochs: 3 there, 4 here; seed|seed: 0 there, 1 here; train\.epochs: 3"
+        InputError, match=r"train\.epochs: 3 in the run, 4 now; seed|seed: 0 in the run, 1 now; train\.epochs: 3"
     ):
         runs.require_same(made, compose("fast", {"seed": 1, "train.epochs": 4}))
     assert differences(compose("fast", {}), compose("fast", {})) == []

@@ -154,7 +154,7 @@ def test_an_invalid_or_contradictory_manifest_is_refused(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "there is no such file"),
+        (None, "found no such file"),
         (b"", "cannot be read as JSON"),
         (b'{"format": 1', "cannot be read as JSON"),
         (b"\xff\xfe", "cannot be read as JSON"),

@@ -305,7 +305,7 @@ def test_doctor_passes_on_this_machine_and_loads_nothing_heavy(tmp_path: Path) -
             "disk for --work",
             "temporary files",
             "shared memory",
-            "work directory",
+            "work folder",
         ),
         *("horovod's build", "tensorflow's GPUs", "allreduce"),
     ]
@@ -314,7 +314,7 @@ def test_doctor_passes_on_this_machine_and_loads_nothing_heavy(tmp_path: Path) -
     assert "correct sums (per rank: " in rows["allreduce"]
     assert " MB/s, latency " in rows["allreduce"]
     assert "loads; Gloo" in rows["horovod's build"]
-    assert f"{work}, not created yet" in rows["work directory"]
+    assert f"{work}, not created yet" in rows["work folder"]
     assert last.startswith(f"{len(rows)} checks: ")
     assert done.stderr.splitlines() == [
         "doctor: loading TensorFlow and Horovod",

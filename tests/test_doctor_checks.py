@@ -276,7 +276,7 @@ def test_missing_temporary_folders_are_a_warning(tmp_path: Path) -> None:
 def test_a_writable_work_directory_is_ok_and_not_created(tmp_path: Path) -> None:
     work = tmp_path / "work"
     assert machine.check_work(work) == Finding(
-        name="work directory", found=f"{work}, not created yet", expected="writable by you or your group"
+        name="work folder", found=f"{work}, not created yet", expected="writable by you or your group"
     )
     assert not work.exists()
     work.mkdir(mode=0o770)

@@ -54,9 +54,9 @@ def test_a_good_node_is_ok() -> None:
         (None, "its task reported nothing: see the lines above"),
         (
             replace(OTHER, versions={**ONE.versions, "horovod": "none"}),
-            "other versions than n1 of horovod: put this environment",
+            "has other versions of horovod than n1: put this environment",
         ),
-        (replace(OTHER, python="3.11.2"), "other versions than n1 of python"),
+        (replace(OTHER, python="3.11.2"), "has other versions of python than n1"),
         (
             replace(OTHER, gpus=1),
             "found 1 GPUs, expected 4: request them (gpus_per_node, gpu_type, partition of the site)",

@@ -290,7 +290,7 @@ def test_a_download_has_a_progress_bar_on_a_terminal(
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a work directory with MNIST from the real package."""
+    """Return a work folder with MNIST from the real package."""
     work = tmp_path_factory.mktemp("offline")
     run(work, "mnist", offline=True)
     return work

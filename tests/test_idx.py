@@ -288,7 +288,7 @@ def test_gzip_damage_is_located_to_within_a_buffer(tmp_path: Path) -> None:
 
 def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
     assert "No such file" in fault(tmp_path / "missing", idx.read)
-    assert "directory" in fault(tmp_path, idx.read_header)
+    assert "a folder" in fault(tmp_path, idx.read_header)
     assert "Not a directory" in fault(put(tmp_path / "file", GOLDEN) / "below", idx.check)
     assert "File name too long" in fault(tmp_path / ("a" * 300), idx.check)
     os.mkfifo(tmp_path / "pipe")

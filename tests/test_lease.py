@@ -53,7 +53,7 @@ def test_a_waiting_process_logs_the_owner_once_and_comes_next(tmp_path: Path, en
             if json.loads((tmp_path / "it.json").read_text())["pid"] == process.pid:
                 holder, waiting = process, other
         assert line_of(holder.stdout) == "taken"
-        message = f"dataset 7: process {holder.pid} on {os.uname().nodename} is at work on it; waiting"
+        message = f"dataset 7: process {holder.pid} on {os.uname().nodename} is working on it; waiting"
         assert line_of(waiting.stderr) == message
         if ends == "is killed":
             holder.send_signal(signal.SIGKILL)
@@ -68,7 +68,7 @@ def test_a_process_that_does_not_wait_is_refused(tmp_path: Path) -> None:
     with hold(tmp_path / "it.json") as process:
         assert line_of(process.stdout) == "taken"
         message = (
-            rf"^dataset 7: process {process.pid} on \S+ is at work on it \(seen running just now\); fix: wait for it$"
+            rf"^dataset 7: process {process.pid} on \S+ is working on it \(seen running just now\); fix: wait for it$"
         )
         with pytest.raises(HeldError, match=message), Lease(tmp_path / "it.json", "dataset 7"):
             pass
@@ -115,7 +115,7 @@ def test_two_prepares_of_one_dataset_take_turns_without_flock(
     name = dataset_id(config, small.archives)
     who = f"process {first.pid} on {os.uname().nodename}"
     assert logs[1].splitlines() == [
-        f"prepare: dataset {name}: {who} is at work on it; waiting",
+        f"prepare: dataset {name}: {who} is working on it; waiting",
         f"prepare: dataset {name} already exists",
     ]
     assert [path.name for path in work.datasets.iterdir()] == [name]
@@ -132,7 +132,7 @@ def test_whether_a_dataset_exists_is_checked_under_its_lease(
     with Lease(work.lease_file(f"dataset-{name}"), "it"):
         process = start(run)
         assert process.stderr
-        assert line_of(process.stderr).endswith("is at work on it; waiting")
+        assert line_of(process.stderr).endswith("is working on it; waiting")
     stderr = process.communicate()[1]
     assert process.returncode == 0, stderr
     assert stderr == f"prepare: dataset {name} already exists\n"
@@ -140,7 +140,7 @@ def test_whether_a_dataset_exists_is_checked_under_its_lease(
 
 @pytest.fixture
 def as_made(small: Made) -> Callable[[Path], Work]:
-    """Return a function that puts the small dataset into another work directory."""
+    """Return a function that puts the small dataset into another work folder."""
 
     def put(folder: Path) -> Work:
         work = Work(folder)

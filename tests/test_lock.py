@@ -1,4 +1,4 @@
-"""The lock of a run, with real processes: one owner at a time, never held for ever, never taken from a live owner."""
+"""The lock of a run, with real processes: one owner at a time, never held forever, never taken from a live owner."""
 
 import json
 import os
@@ -108,7 +108,7 @@ def test_a_second_process_is_refused_in_one_line_that_names_the_first(run: RunDi
     assert try_once(first) == "taken"
     grow_old(lock_file(run), 3600)  # on the same machine the process decides, not the clock
     refusal = try_once(new())
-    assert f"--run-id r1: process {first.pid} on {os.uname().nodename} is at work on it" in refusal
+    assert f"--run-id r1: process {first.pid} on {os.uname().nodename} is working on it" in refusal
     assert "fix: wait for it, or give another --run-id" in refusal
 
 
@@ -170,7 +170,7 @@ def test_an_owner_elsewhere_counts_as_dead_when_its_lease_has_expired(run: RunDi
     host = re.escape(where.get("host", os.uname().nodename))
     for age in (0, 50):
         grow_old(lock_file(run), age)
-        said = rf"process 12 on {host} is at work on it \(last sign of life {age} s ago; after 60 s it counts as gone\)"
+        said = rf"process 12 on {host} is working on it \(last sign of life {age} s ago; after 60 s it counts as gone\)"
         with pytest.raises(InputError, match=said), RunLock(run):
             pass
     grow_old(lock_file(run), 61)

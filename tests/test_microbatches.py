@@ -68,7 +68,7 @@ def trained(collective: Collective, microbatches: int) -> NDArray[Any]:
 
 @pytest.mark.parametrize("microbatches", [2, 4])
 def test_microbatches_are_normalized_the_same_at_any_number_of_ranks(tmp_path: Path, microbatches: int) -> None:
-    # A rank that waited for one that has finished its own microbatches would wait for ever: hence the timeout.
+    # A rank that waited for one that has finished its own microbatches would wait forever: hence the timeout.
     command = [sys.executable, "-m", "tests.test_microbatches", str(tmp_path), str(microbatches)]
     subprocess.run(
         [sys.executable, "-m", "deploy.launcher", "--np", "2", *command], timeout=120, capture_output=True, check=True

@@ -1,4 +1,4 @@
-"""The second half of the 10,000: files of a run directory, recipes, and a sample through the command line."""
+"""The second half of the 10,000: files of a run folder, recipes, and a sample through the command line."""
 
 import json
 import subprocess

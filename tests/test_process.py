@@ -118,5 +118,5 @@ def test_the_kernels_oom_counter_decides_whether_memory_ran_out(
     memory = OutOfMemory(tmp_path / "cgroup", tmp_path / "fs", tmp_path / "vmstat")
     assert memory.likely_cause(signal.SIGKILL) == "; was there enough memory?"
     put(4)
-    assert (memory.likely_cause(signal.SIGKILL) == ", as memory ran out; give it more") == counted
+    assert (memory.likely_cause(signal.SIGKILL) == ", because memory ran out; give it more") == counted
     assert memory.likely_cause(signal.SIGSEGV) == ""

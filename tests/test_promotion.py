@@ -313,7 +313,7 @@ def test_a_record_of_another_version_is_refused_in_one_line(
     write_json(file, sealed(value))
     with pytest.raises(InputError) as caught:
         retrain_dir.read(type(record))
-    expected = f"{file}: found another format \\(.*\\), expected that of this idxtrain; fix: remove it"
+    expected = f"{file}: found another format \\(.*\\), expected that of this version; fix: remove it"
     assert re.match(expected, str(caught.value))
 
 

@@ -56,7 +56,7 @@ def make_run(work: Work, day: int, *, is_own: bool = False, is_prepared: bool = 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a work directory of twelve days of retraining, and its registry."""
+    """Return a work folder of twelve days of retraining, and its registry."""
     work = Work(tmp_path_factory.mktemp("prune") / "work")
     for day in range(1, 13):
         make_run(work, day, is_own=day == 5, is_prepared=day != 6)
@@ -250,7 +250,7 @@ def test_files_of_a_living_process_are_kept(work: Work) -> None:
 
 
 def test_a_second_prune_and_a_missing_folder_are_refused(work: Work, tmp_path: Path) -> None:
-    with Lease(work.lease_file("prune"), "it"), pytest.raises(InputError, match="found another prune at work"):
+    with Lease(work.lease_file("prune"), "it"), pytest.raises(InputError, match="found another prune running"):
         Pruning(work, 2, {}).run()
     with pytest.raises(InputError, match="found no such folder"):
         Pruning(Work(tmp_path / "nowhere"), 2, {}).run()
@@ -272,4 +272,4 @@ def test_a_folder_of_no_model_is_kept_and_reported(tmp_path: Path, caplog: pytes
         (work.retrains / odd).mkdir()
     assert Pruning(work, 2, {}).run() == []
     assert sorted(path.name for path in work.retrains.iterdir()) == sorted(["digits", "a'b", "a b", "ü", "x" * 101])
-    assert "a'b: found no registered model's folder; it is kept" in caplog.text
+    assert "a'b: not the folder of a registered model; it is kept" in caplog.text

@@ -33,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
-    """Return a work directory with run `r`, which is prepared but not trained."""
+    """Return a work folder with run `r`, which is prepared but not trained."""
     work = tmp_path_factory.mktemp("made") / "work"
     command = ["prepare", "--data", data, "--work", work, "--run-id", "r", "--set", "prepare.rows_per_shard=20"]
     done = subprocess.run(
@@ -45,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 
 @pytest.fixture
 def prepared(made: Path, tmp_path: Path) -> RunDir:
-    """Return a copy of that run in its own work directory."""
+    """Return a copy of that run in its own work folder."""
     work = tmp_path / "work"
     shutil.copytree(made, work)
     for record in work.glob("runs/r/stages/*.json"):  # they hold absolute paths
@@ -79,7 +79,9 @@ def test_another_config_under_the_same_run_id_is_refused_with_the_differences(
     before = prepared.config_file.read_text()
     options = ("--data", data, "--set", "prepare.rows_per_shard=20", "--set", "train.epochs=9", "--seed", "5")
     done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r", *options)
-    require_refusal(done, "--run-id r: was made with another config (seed: 0 there, 5 here; train.epochs: 3 there, 9")
+    require_refusal(
+        done, "--run-id r: was made with another config (seed: 0 in the run, 5 now; train.epochs: 3 in the run, 9"
+    )
     assert prepared.config_file.read_text() == before
 
 
@@ -97,7 +99,7 @@ def test_other_archives_under_the_same_run_id_are_refused_by_name(
     for _ in range(2):  # the second time, fetch is already done
         done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r")
         name, now = new.name, sha256_file(copy / new.name)
-        changed = f"(train_labels: {name} {old[:12]}… there, {name} {now[:12]}… here)"
+        changed = f"(train_labels: {name} {old[:12]}… in the run, {name} {now[:12]}… now)"
         require_refusal(done, f"--run-id r: was made from other archives {changed}; fix: restore them, or give another")
     assert len(list(prepared.work.datasets.iterdir())) == 1
 
@@ -106,7 +108,7 @@ def test_a_second_process_on_the_same_run_changes_nothing(idxtrain: Idxtrain, pr
     before = prepared.config_file.read_text()
     with RunLock(prepared):
         done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r", "--np", 2)
-    require_refusal(done, f"--run-id r: process {os.getpid()} on {os.uname().nodename} is at work on it")
+    require_refusal(done, f"--run-id r: process {os.getpid()} on {os.uname().nodename} is working on it")
     assert prepared.config_file.read_text() == before
 
 
@@ -137,7 +139,7 @@ def test_a_dataset_with_petastorms_own_metadata_is_refused(idxtrain: Idxtrain, p
     carrier = dataset_of(prepared) / where
     carrier.write_bytes(b"PAR1")
     done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r")
-    require_refusal(done, f"{carrier}: may carry a pickled schema, which is never loaded; remove the file")
+    require_refusal(done, f"{carrier}: found a file that may hold a pickled schema, which is never loaded; fix: ")
 
 
 def test_parquet_with_a_pickled_schema_is_refused_even_if_the_manifest_matches(
@@ -159,14 +161,14 @@ def test_parquet_with_a_pickled_schema_is_refused_even_if_the_manifest_matches(
     values.pop("sha256")
     record.write_text(json.dumps(sealed(values)))
     done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r")
-    require_refusal(done, f"{path}: carries a pickled schema, which is never loaded; remove {directory}")
+    require_refusal(done, f"{path}: found a pickled schema, which is never loaded; fix: remove {directory} and ")
 
 
 def test_a_dataset_with_a_missing_file_is_refused(idxtrain: Idxtrain, prepared: RunDir) -> None:
     shard = dataset_of(prepared) / "validation/part-00000.parquet"
     shard.unlink()
     done = idxtrain("train", "--work", prepared.work.path, "--run-id", "r")
-    require_refusal(done, f"{shard}: cannot be read (No such file or directory); remove {dataset_of(prepared)}")
+    require_refusal(done, f"{shard}: cannot be read (No such file or directory); fix: remove {dataset_of(prepared)}")
 
 
 # --- directories
@@ -184,9 +186,7 @@ def test_a_work_directory_that_everybody_may_write_is_refused(
     before = sorted(work.rglob("*"))
     done = idxtrain("run", "--data", data, "--work", work, "--run-id", "r")
     open_one = (work / folder).resolve()
-    require_refusal(
-        done, f"{open_one}: found mode {mode:04o}, writable by everybody", f"; fix: chmod -R o-w {open_one}"
-    )
+    require_refusal(done, f"{open_one}: found mode {mode:04o}, writable by everyone", f"; fix: chmod -R o-w {open_one}")
     assert sorted(work.rglob("*")) == before
 
 
@@ -368,5 +368,5 @@ def test_no_registry_is_made_in_a_mistyped_work_directory(
         work.mkdir()
     done = CliRunner().invoke(app.app, ["models", *command, "--work", str(work)])
     assert done.exit_code == 2
-    assert ("found no model registry" if is_there else "there is no such folder") in done.stderr
+    assert ("found no model registry" if is_there else "found no such folder") in done.stderr
     assert list(tmp_path.rglob("*")) == [work] * is_there

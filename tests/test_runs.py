@@ -1,4 +1,4 @@
-"""Run directories: private, in a work directory that not everybody may write, and in the order of their creation."""
+"""Run folders: private, in a work folder that not everybody may write, and in the order of their creation."""
 
 import ctypes
 import os
@@ -40,7 +40,7 @@ def test_any_folder_of_the_work_directory_that_everybody_may_write_is_refused(wo
     runs.make(work, "r")
     (work.path / folder).mkdir(parents=True)
     (work.path / folder).chmod(0o777)
-    with pytest.raises(InputError, match=rf"{folder}: found mode 0777, writable by everybody.* fix: chmod -R o-w "):
+    with pytest.raises(InputError, match=rf"{folder}: found mode 0777, writable by everyone.* fix: chmod -R o-w "):
         runs.make(work, "r")
 
 

@@ -62,7 +62,7 @@ def test_metrics_of_a_newer_version_are_read_without_their_new_keys(run: RunDir)
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "there is no such file; fix: run `idxtrain evaluate --run-id "),
+        (None, "found no such file; fix: run `idxtrain evaluate --run-id "),
         ({key: value for key, value in METRICS.items() if key != "seed"}, "seed: Field required; fix: run `idxtrain"),
         (METRICS | {"test": METRICS["test"] | {"accuracy": 1.5}}, "test.accuracy: Input should be less than or equal"),
     ],

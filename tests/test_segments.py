@@ -356,7 +356,7 @@ def test_segments_json_is_sealed(grown: dict[str, Any], tmp_path: Path) -> None:
     raw = json.loads((grown["datasets"][1] / segments.SEGMENTS).read_text())
     raw["train"][0]["rows"] += 1
     (tmp_path / segments.SEGMENTS).write_text(json.dumps(raw))
-    with pytest.raises(InputError, match=r"segments\.json: found a SHA-256 that does not fit"):
+    with pytest.raises(InputError, match=r"segments\.json: found a SHA-256 that does not match"):
         segments.read_segments(tmp_path)
 
 

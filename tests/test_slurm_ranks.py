@@ -62,7 +62,8 @@ def test_addresses_and_interfaces_are_found_and_missing_ones_refused() -> None:
     with pytest.raises(InputError, match=r"found no ib1 with an IPv4 address, expected one of lo, ib0, eth0; fix: set"):
         network.address_of("ib1", KNOWN)
     with pytest.raises(
-        InputError, match=r"interface: found none with 10\.9\.9\.9 on this machine, expected it on one of lo, ib0"
+        InputError,
+        match=r"interface: found no interface with 10\.9\.9\.9 on this machine, expected it on one of lo, ib0",
     ):
         network.interface_of("10.9.9.9", KNOWN)
 

@@ -146,7 +146,7 @@ def test_the_order_of_keys_in_the_config_file_has_no_effect(run: RunDir) -> None
 
 def test_a_stage_key_needs_the_records_of_earlier_stages(run: RunDir) -> None:
     run.record_file("fetch").unlink()
-    expected = rf"{run.record_file('fetch')}: there is no such file; fix: run `idxtrain fetch --run-id r1` first$"
+    expected = rf"{run.record_file('fetch')}: found no such file; fix: run `idxtrain fetch --run-id r1` first$"
     with pytest.raises(InputError, match=expected):
         stage_key(run, "train")
     assert done(run) == []
@@ -265,7 +265,7 @@ def test_a_directory_that_is_not_a_run_is_refused_and_left_alone(new: RunDir, tm
     ended = process(new, "pass", tmp_path)
     assert ended.returncode == 2
     missing = tmp_path / "config.json"
-    assert ended.stderr == f"idxtrain: {missing}: there is no such file; fix: make the run with `idxtrain run`\n"
+    assert ended.stderr == f"idxtrain: {missing}: found no such file; fix: make the run with `idxtrain run`\n"
     assert list(tmp_path.iterdir()) == [tmp_path / "runs"]
 
 

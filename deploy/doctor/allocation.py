@@ -41,7 +41,7 @@ def nodes_of(site: Site, name: str, environment: Mapping[str, str]) -> list[str]
 
 @contextmanager
 def shared_folder(work: Path) -> Iterator[Path]:
-    """Make a folder in the work directory, which all nodes should see; remove it at the end."""
+    """Make a folder in the work folder, which all nodes should see; remove it at the end."""
     folder = work / f".doctor-{secrets.token_hex(4)}"
     try:
         folder.mkdir(mode=0o700, parents=True)
@@ -118,5 +118,5 @@ def allreduce(
 
 
 def _some_run(work: Path) -> Path:
-    """Return a path from which `commands.site_command` derives the work directory that it binds into a container."""
+    """Return a path from which `commands.site_command` derives the work folder that it binds into a container."""
     return Work(work).runs / "doctor"

@@ -1,4 +1,4 @@
-"""Checks of the machine: GPUs, CPUs, memory, disks, the work directory."""
+"""Checks of the machine: GPUs, CPUs, memory, disks, the work folder."""
 
 import os
 import shutil
@@ -103,8 +103,8 @@ def check_spaces(
 
 
 def check_work(work: Path) -> Finding:
-    """Check that this user may write to the work directory, and that not everyone may."""
-    name, expected = "work directory", "writable by you or your group"
+    """Check that this user may write to the work folder, and that not everyone may."""
+    name, expected = "work folder", "writable by you or your group"
     folder = existing_folder(work)
     exists = folder == work
     if not exists and os.path.lexists(blocking := folder / work.relative_to(folder).parts[0]):

@@ -76,7 +76,9 @@ def _software(facts: NodeFacts, first: NodeFacts) -> list[str]:
     if not other:
         return []
     differing = ", ".join(other)
-    return [f"other versions than {first.host} of {differing}: put this environment on a file system all nodes share"]
+    return [
+        f"has other versions of {differing} than {first.host}: put this environment on a file system all nodes share"
+    ]
 
 
 def _gpus(facts: NodeFacts, site: Site) -> list[str]:

@@ -34,7 +34,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=defaults.stall_seconds,
         help="seconds without progress that count as a stall (default: %(default)s)",
     )
-    parser.add_argument("--run-dir", type=Path, help="run directory, for heartbeats and the restart history")
+    parser.add_argument("--run-dir", type=Path, help="run folder, for heartbeats and the restart history")
     parser.add_argument("--site", type=Path, help="site as JSON: start the ranks with srun; requires --run-dir")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="argv of one rank")
     options = parser.parse_args(arguments)

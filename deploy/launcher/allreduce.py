@@ -63,7 +63,7 @@ def _report(ranks: int, result: dict[str, Any]) -> None:
 def _measure(collective: Any, tf: Any, repeats: int, small_repeats: int) -> dict[str, Any]:
     import numpy as np
 
-    # Small integers, so that every sum is exact. Neighbours differ, so that a shifted buffer is noticed.
+    # Small integers, so that every sum is exact. Neighbors differ, so that a shifted buffer is noticed.
     pattern = np.arange(_VALUES, dtype=np.float32) % 1000
     large = tf.constant(pattern * (collective.rank + 1))
     ranks = collective.world_size

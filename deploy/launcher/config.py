@@ -19,7 +19,7 @@ class LaunchConfig(Section):
     max_restarts: int = Field(
         default=3,
         ge=0,
-        description="Restarts of all ranks from the last checkpoint after a rank died or stalled.",
+        description="How often, at most, all ranks restart from the last checkpoint after one died or stalled.",
     )
     min_np: int | None = Field(
         default=None,

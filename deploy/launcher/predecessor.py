@@ -1,4 +1,4 @@
-"""Wait for processes of a predecessor, an earlier launcher of the same run, so that never two of them train at once.
+"""Wait for a predecessor, an earlier launcher of the same run, and its ranks, so that two never train at once.
 
 A launcher that is killed leaves its ranks behind. They stop by themselves, but first finish their current
 `steps_per_execution` steps and write a checkpoint. The run may be started again before that. So each launcher names

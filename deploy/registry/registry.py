@@ -1,4 +1,4 @@
-"""The model registry: MLflow's, in a SQLite file of the work directory or on the server that MLFLOW_TRACKING_URI names.
+"""The model registry: MLflow's, in a SQLite file of the work folder or on the server that MLFLOW_TRACKING_URI names.
 
 Only the pipeline's process uses it, never a rank. MLflow keeps runs, and models with numbered versions. The aliases
 `champion`, `challenger` and `previous` each name one version. Setting an alias is a single database transaction: a
@@ -41,7 +41,7 @@ log = logging.getLogger("idxtrain")
 
 
 class Registry:
-    """One registered model, `name`, in the registry of a work directory. Its methods raise RegistryDownError."""
+    """One registered model, `name`, in the registry of a work folder. Its methods raise RegistryDownError."""
 
     def __init__(self, work: Work, name: str, environment: Mapping[str, str]) -> None:
         """Connect; raise RegistryDownError if the registry does not answer."""
@@ -63,7 +63,7 @@ class Registry:
 
     @property
     def is_local(self) -> bool:
-        """Whether the registry is the work directory's own."""
+        """Whether the registry is the work folder's own."""
         return self.uri == tracking_uri(self._work, {})
 
     # --- reading
@@ -242,8 +242,8 @@ class Registry:
     def orphans(self, own: frozenset[str] = frozenset(), keep: frozenset[str] = frozenset()) -> list[str]:
         """Return the IDs of runs whose registration was interrupted: MLflow has a run of theirs, but no version.
 
-        `keep`: run IDs to leave out. `own`: the run IDs of this work directory. A server's registry is shared, so only
-        these are returned from one: another work directory may be registering its run at this moment.
+        `keep`: run IDs to leave out. `own`: the run IDs of this work folder. A server's registry is shared, so only
+        these are returned from one: another work folder may be registering its run at this moment.
         """
         registered = {version.run_id for version in self.versions()}
         with naming_registry(self.uri):
@@ -287,7 +287,7 @@ class Registry:
                 self._client.log_artifact(self._run_of(version), str(file))
 
     def delete(self, version: Version) -> None:
-        """Delete a version, its MLflow run and, in the work directory's own registry, its files."""
+        """Delete a version, its MLflow run and, in the work folder's own registry, its files."""
         with naming_registry(self.uri):
             experiment = self._experiment()
             self._client.delete_model_version(self.name, str(version.number))

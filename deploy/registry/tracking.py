@@ -40,7 +40,7 @@ class RegistryDownError(IdxtrainError):
 
 
 def tracking_uri(work: Work, environment: Mapping[str, str]) -> str:
-    """Return the registry's URI: MLFLOW_TRACKING_URI if set, else a SQLite file in the work directory."""
+    """Return the registry's URI: MLFLOW_TRACKING_URI if set, else a SQLite file in the work folder."""
     return environment.get(TRACKING_URI) or sqlite_uri(work.registry / "mlflow.db")
 
 

@@ -13,7 +13,7 @@ _PREFIX = "IDXTRAIN_STEP_"
 class StartMessage:
     """One attempt at running all ranks.
 
-    `folder`: shared, in the run directory; holds `attempt-TOKEN` and the exit files. `token`: unique to the attempt.
+    `folder`: shared, in the run folder; holds `attempt-TOKEN` and the exit files. `token`: unique to the attempt.
     `address`, `port`, `key`: the rendezvous server's. `interface`: the network interface to use; empty: the one that
     leads to the server. `machine`: the launcher's, see `deploy.slurm.network.machine`. `gpus`: expected on each node.
     `cpus`: of each rank, 0 if the site sets none.
@@ -43,7 +43,7 @@ class StartMessage:
 
     @property
     def attempt_file(self) -> Path:
-        """A file that the launcher wrote: a node that sees it sees the shared run directory."""
+        """A file that the launcher wrote: a node that sees it sees the shared run folder."""
         return Path(self.folder) / f"attempt-{self.token}"
 
     @property

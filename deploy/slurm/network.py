@@ -63,7 +63,7 @@ def interface_of(address: str, known: Addresses) -> str:
         if address in having:
             return name
     raise InputError(
-        f"interface: found none with {address} on this machine, expected it on one of {', '.join(known)}; "
+        f"interface: found no interface with {address} on this machine, expected it on one of {', '.join(known)}; "
         "fix: set the site's interface"
     )
 

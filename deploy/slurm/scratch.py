@@ -56,7 +56,7 @@ def _lease(folder: Path) -> Lease:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Remove this user's folders whose leases nobody holds, and leases without a folder."""
+    """Remove this user's folders whose leases no one holds, and leases without a folder."""
     names = {path.name for path in parent.glob(f"{_PREFIX}*") if _is_ours(path, stat.S_IFDIR)}
     names |= {path.name[1:-5] for path in parent.glob(f".{_PREFIX}*.json") if _is_ours(path, stat.S_IFREG)}
     for name in names:

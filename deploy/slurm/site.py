@@ -73,7 +73,7 @@ class Resources(Section):
         default=None,
         ge=1,
         description=(
-            "CPUs per rank; for prepare and evaluate, which run one process per node, per node. "
+            "CPUs per rank. Prepare and evaluate run one process per node: for them, CPUs per node. "
             "`none`: Slurm's default."
         ),
     )
@@ -87,21 +87,21 @@ class Resources(Section):
         default=None, description='Type of the GPUs, as Slurm names it, such as "v100-32". `none`: any.'
     )
     options: tuple[Option, ...] = Field(
-        default=(), description='Further options of sbatch for this job, such as "--constraint=gpu".'
+        default=(), description='More options of sbatch for this job, such as "--constraint=gpu".'
     )
 
 
 class TrainResources(Resources):
-    """What the training's job requests."""
+    """What the training job requests."""
 
-    ranks_per_node: int = Field(default=1, ge=1, description="Ranks per node. All nodes together have the world size.")
+    ranks_per_node: int = Field(default=1, ge=1, description="Ranks per node. The world size is `nodes` times this.")
     warn_seconds: int = Field(
         default=120,
         ge=10,
         le=65535,
         description=(
-            "Seconds before the time limit at which the ranks are asked to write a checkpoint. "
-            "Slurm may be up to a minute early."
+            "How many seconds before the time limit the ranks are asked to write a checkpoint. "
+            "Slurm may ask up to a minute early."
         ),
     )
 
@@ -109,7 +109,7 @@ class TrainResources(Resources):
 class Site(Section):
     """A cluster, or one kind of its nodes."""
 
-    about: str = Field(default="", description="One line for people: which cluster this is.")
+    about: str = Field(default="", description="One line that describes the cluster.")
     launcher: Launcher = Field(
         default="srun",
         description=(
@@ -159,11 +159,11 @@ class Site(Section):
         description="Environment variables that each job exports, such as HOROVOD_CYCLE_TIME or NCCL_DEBUG.",
     )
     options: tuple[Option, ...] = Field(
-        default=(), description='Further options of sbatch for all jobs, such as "--exclusive".'
+        default=(), description='More options of sbatch for all jobs, such as "--exclusive".'
     )
-    prepare: Resources = Field(default=Resources(), description="What the job of fetch and prepare requests.")
-    train: TrainResources = Field(default=TrainResources(), description="What the training's job requests.")
-    evaluate: Resources = Field(default=Resources(), description="What the evaluation's job requests.")
+    prepare: Resources = Field(default=Resources(), description="What the job that runs fetch and prepare requests.")
+    train: TrainResources = Field(default=TrainResources(), description="What the training job requests.")
+    evaluate: Resources = Field(default=Resources(), description="What the evaluation job requests.")
 
     @model_validator(mode="after")
     def _prepare_uses_its_nodes(self) -> Self:
@@ -212,7 +212,7 @@ def read(name: str, environment: Mapping[str, str] = os.environ) -> dict[str, An
         ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"--site {path}: found no TOML ({one_line(error)}), expected a site; fix: see `idxtrain config site`"
+            f"--site {path}: found invalid TOML ({one_line(error)}), expected a site; fix: see `idxtrain config site`"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The ranks of one attempt as one srun in the job's allocation: started, heard, ended. See `deploy.launcher.ranks`."""
+"""The ranks of one attempt as one srun in an allocation: started, watched, ended. See `deploy.launcher.ranks`."""
 
 import json
 import secrets
@@ -27,7 +27,7 @@ _END_SECONDS = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class Allocation:
-    """The site and nodes of a job. `job`: its ID. `folder`: shared by the nodes, in the run directory."""
+    """The site and nodes of a job. `job`: its ID. `folder`: shared by the nodes, in the run folder."""
 
     site: Site
     job: int

@@ -1,7 +1,7 @@
 """python -m deploy.slurm.task COMMAND…: one task of the launcher's srun. It checks its node, then runs one rank.
 
 Slurm gives a task its numbers, the launcher (`deploy.slurm.step`) the rest; together they make what Horovod reads. The
-task writes the rank's exit code, last line and host to a file in the run directory, which the launcher watches.
+task writes the rank's exit code, last line and host to a file in the run folder, which the launcher watches.
 """
 
 import os

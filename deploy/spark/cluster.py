@@ -194,7 +194,7 @@ def main(arguments: Sequence[str]) -> int:
     """Parse the command line and run the command; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m deploy.spark.cluster")
     parser.add_argument("--site", type=Path, required=True, help="site as JSON")
-    parser.add_argument("--run-dir", type=Path, required=True, help="run directory")
+    parser.add_argument("--run-dir", type=Path, required=True, help="run folder")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="argv to run")
     options = parser.parse_args(arguments)
     site = validate(read_object(options.site, "submit the run again"), str(options.site))

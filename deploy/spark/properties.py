@@ -14,7 +14,7 @@ _JAVA = "-XX:+UseSerialGC -XX:-UsePerfData"  # the latter: no file in /tmp
 
 
 def cluster_properties(secret: str) -> dict[str, str]:
-    """Return the properties of daemons, driver and executors: only they take part, and nobody else can read along."""
+    """Return the properties of daemons, driver and executors. No one else can take part or read the traffic."""
     return {
         "spark.authenticate": "true",
         "spark.authenticate.secret": secret,

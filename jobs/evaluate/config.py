@@ -12,9 +12,7 @@ class EvaluateConfig(Section):
     """
 
     batch_size: int = Field(default=500, ge=1, description="Images per forward pass. Fewer need less memory.")
-    compare: bool = Field(
-        default=False, description="Also write what the gate of a retraining needs. Set by `idxtrain retrain`."
-    )
+    compare: bool = Field(default=False, description="Also write what the gate decides on. Set by `idxtrain retrain`.")
     champion: str = Field(
         default="",
         description=(

@@ -72,12 +72,12 @@ class FetchConfig(Section):
         default=20, gt=0, le=600, description="Seconds that a connection or a read may take before the next mirror."
     )
     offline: bool = Field(
-        default=False, description="Ask no mirror: use local archives or the offline package, else fail."
+        default=False, description="Use no mirror, only local archives or the offline package; without these, fail."
     )
     segments: bool = Field(
         default=False,
         description=(
-            "Decode each training pair as a segment of its own, even if there is only one. A pair added later is then "
-            "all that has to be decoded. Several pairs are always decoded so. Set by `idxtrain retrain`."
+            "Decode each training pair as a segment of its own, even if there is only one. Then only pairs that are "
+            "added later have to be decoded. Several pairs are always decoded this way. Set by `idxtrain retrain`."
         ),
     )

@@ -1,7 +1,7 @@
 """Archives from a web server: downloads resume, are bounded in size and time, and are checked before they are renamed.
 
 Hand-rolled on urllib because HTTP libraries leave resuming, size limits, a minimum speed and checked redirects to the
-caller anyway, and a login node needs no further dependency this way.
+caller anyway, and a login node needs no other dependency this way.
 """
 
 import re

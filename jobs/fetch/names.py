@@ -1,4 +1,4 @@
-"""The file names under which people have the four archives of a data set."""
+"""The file names that people use for the four archives of a data set."""
 
 import re
 import stat

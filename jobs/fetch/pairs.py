@@ -18,7 +18,7 @@ from jobs.errors import InputError
 from jobs.fetch.names import has_gz_suffix, not_a_file, role_of, stem, unreadable
 
 _TAGGED = re.compile(r"(train|t10k|test)-(images|labels)[-.](.+)[-.](idx[1-4]-[a-z0-9]+(?:\.gz)?)", re.IGNORECASE)
-# Looks like an archive's name to a person. A further suffix is allowed: unfinished copies have one.
+# Looks like an archive's name to a person. Another suffix is allowed: unfinished copies have one.
 _LIKE_ONE = re.compile(
     r"(train|t10k|test)[-._ ]?(images|labels).*idx[0-9]+([-_ ][a-z0-9]+)?(\.gz)?", re.IGNORECASE | re.DOTALL
 )

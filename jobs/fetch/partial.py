@@ -24,7 +24,7 @@ class PartialFile(AbstractContextManager["PartialFile"]):
         self._descriptor = _open_own(path)
         if self._descriptor < 0:
             path.unlink(missing_ok=True)
-            # Fails if somebody creates it again at this moment.
+            # Fails if someone creates it again at this moment.
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._descriptor = os.open(path, flags, 0o666)
 

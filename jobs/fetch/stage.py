@@ -47,7 +47,7 @@ def fetch(config: FetchConfig, archives_dir: Path, lock_dir: Path) -> Archives:
     lacking = [role for role in ROLES if role not in paths]
     if data_set is not None and lacking:
         lock_dir.mkdir(mode=0o775, parents=True, exist_ok=True)
-        # Only one process at a time fetches a data set into a work directory.
+        # Only one process at a time fetches a data set into a work folder.
         with Lease(lock_dir / f"archives-{data_set.name}.json", f"fetch: {data_set.name}", waits=True):
             paths |= _obtain(data_set, lacking, config, archives_dir / data_set.name)
     plain: Archives = {role: _describe(role, paths[role], config.dataset) for role in ROLES if role in paths}

@@ -59,7 +59,7 @@ class SparkConfig(Section):
     properties: dict[str, str] = Field(
         default_factory=dict,
         description=(
-            'Further Spark properties, such as {"spark.executor.memory" = "4g"}; they override the project\'s own. '
+            'More Spark properties, such as {"spark.executor.memory" = "4g"}; they override the project\'s own. '
             "No secrets: put those into spark-defaults.conf."
         ),
     )

@@ -252,7 +252,7 @@ def _open(path: Path, digest: "hashlib._Hash | None" = None) -> Iterator[_Source
         # Before opening: opening a named pipe would wait for its writer.
         if not stat.S_ISREG(path.stat().st_mode):
             raise _error(
-                path, "byte 0", "a directory or a device", "a regular file", "give the path of the archive itself"
+                path, "byte 0", "a folder or a device", "a regular file", "give the path of the archive itself"
             )
         file: BufferedReader = BufferedReader(HashedFile(path, digest)) if digest else path.open("rb")
     with file:

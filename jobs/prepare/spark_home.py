@@ -1,4 +1,4 @@
-"""The Spark, Java and Python of our Spark: those installed with this Python, whatever the shell has loaded."""
+"""The Spark, Java and Python that prepare uses: those installed with this Python, whatever the shell has loaded."""
 
 import sys
 from collections.abc import Iterator, Mapping

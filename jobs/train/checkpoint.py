@@ -129,7 +129,7 @@ def read_best(directory: Path) -> tuple[str, float] | None:
     try:
         best = json.loads((directory / _BEST).read_text(encoding="utf-8"))
         name, accuracy = str(best["file"]), float(best["accuracy"])
-        # No accuracy exceeds NaN, which would stay the best for ever.
+        # No accuracy exceeds NaN, which would stay the best forever.
         return (name, accuracy) if take_seal(best) and isfinite(accuracy) else None
     except _DAMAGED:
         return None
@@ -220,5 +220,5 @@ def require_disk_space(path: Path, state_bytes: int, keep: int) -> None:
     if free < needed:
         raise InputError(
             f"{path}: found {free / 1e6:.0f} MB free on the disk, expected {needed / 1e6:.0f} MB for {keep} "
-            "checkpoints and the model; fix: make room or lower train.keep_checkpoints"
+            "checkpoints and the model; fix: free some space or lower train.keep_checkpoints"
         )

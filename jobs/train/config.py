@@ -89,7 +89,7 @@ class TrainConfig(Section):
         default=1,
         ge=1,
         lt=2**31,
-        description="Pieces in which each rank computes its rows of a batch, one after another. More need less memory.",
+        description="Pieces in which each rank computes its rows of a batch, one by one. More pieces need less memory.",
     )
 
     label_smoothing: float = Field(
@@ -98,7 +98,7 @@ class TrainConfig(Section):
     clip_norm: float | None = Field(
         default=None,
         gt=0,
-        description="Largest L2 norm of the gradient over all weights; a longer one is scaled down. `none`: no limit.",
+        description="Largest L2 norm of the gradient over all weights; a larger one is scaled down. `none`: no limit.",
     )
     ema_decay: float | None = Field(
         default=None,
@@ -176,7 +176,7 @@ class TrainConfig(Section):
     deterministic: bool = Field(
         default=False,
         description=(
-            "Make the weights bit-equal from run to run, at any number of ranks up to `slices`. Training is slower."
+            "Make the weights bit-identical in every run, on any number of ranks up to `slices`. Training is slower."
         ),
     )
     # 12: whole slices, and so equal shares, for 1, 2, 3, 4, 6 and 12 ranks.
@@ -186,7 +186,7 @@ class TrainConfig(Section):
         lt=2**31,
         description=(
             "Slices into which a global batch is cut if `deterministic` is set; each rank computes whole slices. "
-            "The weights depend on it."
+            "The weights depend on this number."
         ),
     )
 
@@ -262,7 +262,7 @@ class TrainConfig(Section):
 
     @property
     def fixed_slices(self) -> int | None:
-        """Into how many slices each global batch is cut; None: into none, as sums need not be exact."""
+        """The number of slices of each global batch; None if it is not cut, as sums need not be exact."""
         return self.slices if self.deterministic else None
 
     @property

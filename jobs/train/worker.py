@@ -1,4 +1,4 @@
-"""One rank of a training, from the run directory to the trained model."""
+"""One rank of a training, from the run folder to the trained model."""
 
 import hashlib
 import logging

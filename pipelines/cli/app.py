@@ -18,7 +18,7 @@ Examples:
   idxtrain run --data FOLDER --set train.epochs=5
                                                your own archives, five epochs
   idxtrain run --run-id ID                     resume a run
-  idxtrain plan --np 3                         show the plan of a training
+  idxtrain plan --np 3                         show the training plan
 """
 
 app = typer.Typer(

@@ -22,8 +22,9 @@ log = logging.getLogger("idxtrain")
 def doctor(site: OptionalSiteName = None, site_assignments: SiteAssignments = None, work: WorkFolder = WORK) -> None:
     """Check that this machine, or a Slurm job, can train.
 
-    This machine: versions, Java, compilers, Horovod's build, GPUs, disk, and an allreduce on two ranks. With --site,
-    which needs a Slurm job of that site: every node of the job. Exits with 1 if a check fails; warnings do not count.
+    Without --site, checks this machine: versions, Java, compilers, Horovod's build, GPUs, disk, and an allreduce on two
+    ranks. With --site, checks every node of the Slurm job around it. Exits with 1 if a check fails; warnings do not
+    count.
     """
     folder = work.expanduser().resolve()
     raise typer.Exit(_check_machine(folder) if site is None else _check_nodes(site, site_assignments or (), folder))

@@ -131,7 +131,7 @@ def export_version(
 @app.command("sync")
 @reported()
 def sync_registry(name: ModelName = "mnist", work: WorkFolder = WORK) -> None:
-    """Register runs that finished while the registry was down."""
+    """Register runs kept while the registry was unreachable."""
     from pipelines.retraining.promotion import finish_promotion
     from pipelines.retraining.register import sync
 

@@ -27,7 +27,7 @@ Recipe = Annotated[
 Np = Annotated[int | None, typer.Option("--np", min=1, help="Number of ranks. Default: one per visible GPU, or 1.")]
 Assignments = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set a config key, see `idxtrain config`; repeatable."),
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set a config key; repeatable. See `idxtrain config`."),
 ]
 Seed = Annotated[
     int | None, typer.Option(min=0, help="Seed of weights, row order and dropout. Default: the recipe's, or 0.")
@@ -35,10 +35,9 @@ Seed = Annotated[
 SparkMaster = Annotated[str | None, typer.Option(help="Spark master URL. Default: local, on this machine's CPUs.")]
 WorkFolder = Annotated[Path, typer.Option("--work", help="Folder for archives, datasets and runs.", readable=False)]
 RunId = Annotated[str | None, typer.Option(help="Run ID. An existing run is resumed.")]
-SiteName = Annotated[str, typer.Option("--site", help="Site name or .toml file; IDXTRAIN_SITES holds your own.")]
-OptionalSiteName = Annotated[
-    str | None, typer.Option("--site", help="Site name or .toml file; IDXTRAIN_SITES holds your own.")
-]
+_SITE = "Site name or .toml file; see `idxtrain config site`."
+SiteName = Annotated[str, typer.Option("--site", help=_SITE)]
+OptionalSiteName = Annotated[str | None, typer.Option("--site", help=_SITE)]
 SiteAssignments = Annotated[
     list[str] | None,
     typer.Option("--site-set", metavar="KEY=VALUE", help="Set a site key, e.g. train.nodes=4; repeatable."),

@@ -1,4 +1,4 @@
-"""One rotating file for all output of a command and its stages, for runs that nobody watches."""
+"""One rotating file for all output of a command and its stages, for runs that no one watches."""
 
 import os
 import shlex

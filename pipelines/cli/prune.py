@@ -1,4 +1,4 @@
-"""idxtrain prune: remove what no model needs any more."""
+"""idxtrain prune: remove what no model needs any longer."""
 
 from typing import Annotated
 
@@ -24,7 +24,7 @@ def prune(
 ) -> None:
     """Remove old retraining runs and the data only they used.
 
-    Runs of the champion, and runs in use, always stay.
+    The champion's run and runs in use are always kept.
     """
     from pipelines import request
     from pipelines.retraining.prune import Pruning, summary

@@ -15,7 +15,7 @@ app = typer.Typer(name="recipes", invoke_without_command=True)
 def list_recipes(context: typer.Context) -> None:
     """List the recipes, or show one.
 
-    The list has each recipe's summary, expected accuracy, number of training images, and time.
+    The list shows each recipe's summary, expected accuracy, number of training images, and time.
     """
     from pipelines.recipes import load, names
 

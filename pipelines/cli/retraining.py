@@ -37,19 +37,19 @@ def retrain_model(
     name: OptionalModelName = None,
     warm_start: Annotated[bool, typer.Option("--warm-start", help="Start from the champion's weights.")] = False,
     notify: Annotated[
-        str | None, typer.Option(help="Command that gets the outcome as JSON on stdin; also: IDXTRAIN_WEBHOOK.")
+        str | None, typer.Option(help="Command that gets the outcome as JSON on stdin. See also IDXTRAIN_WEBHOOK.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Train even if nothing is new.")] = False,
     keep: Annotated[
         int | None, typer.Option(min=1, help="Afterwards, prune all but the N newest runs.", metavar="N")
     ] = None,
     log: Annotated[
-        Path | None, typer.Option(help="Write all output to this file, which rotates at 1 MB, not to the terminal.")
+        Path | None, typer.Option(help="Write all output to this file, not to the terminal. It rotates at 1 MB.")
     ] = None,
 ) -> None:
     """Retrain if there is new data; promote if the gate passes.
 
-    Made for cron and other schedulers. Without --name the model is registered under its data set's name.
+    Made for cron and other schedulers. Without --name, the model is registered under the name of its data set.
     """
     with output_to(log), reported():
         from pipelines.request import Options

@@ -30,7 +30,7 @@ _HELP = {
     "fetch": "Find or download the archives, and check them.",
     "prepare": f"Fetch, then make the Parquet dataset with Spark.\n\n{_SKIPS}",
     "train": f"Fetch and prepare, then train the model.\n\n{_SKIPS}",
-    "evaluate": "Evaluate a trained model on the test set.\n\nThe run is --run-id, or the latest one.",
+    "evaluate": "Evaluate a trained model on the test set.\n\nEvaluates the run --run-id, or the latest run.",
 }
 
 

@@ -35,14 +35,15 @@ class Scheduler(StrEnum):
 def schedule(
     context: typer.Context,
     cron: Annotated[str, typer.Option(help="When, as a cron expression: '0 3 * * 0' is Sundays at 3:00.")],
-    scheduler: Annotated[Scheduler, typer.Option("--as", help="The program that starts the retraining.")],
-    install: Annotated[bool, typer.Option("--install", help="Add it to your crontab (--as cron).")] = False,
+    scheduler: Annotated[Scheduler, typer.Option("--as", help="Program that starts the retraining.")],
+    install: Annotated[bool, typer.Option("--install", help="Add the entry to your crontab (--as cron).")] = False,
     to: Annotated[Path | None, typer.Option(help="Write the files to this folder instead of printing them.")] = None,
     environment_file: Annotated[
         Path | None, typer.Option("--env-file", help="File of NAME=value lines for secrets; mode 0600.")
     ] = None,
     sbatch: Annotated[
-        list[str] | None, typer.Option("--sbatch", metavar="OPTION", help="For Slurm, e.g. --time=60; repeatable.")
+        list[str] | None,
+        typer.Option("--sbatch", metavar="OPTION", help="Option of sbatch, e.g. --time=60; repeatable."),
     ] = None,
 ) -> None:
     """Print or install a schedule that runs `idxtrain retrain`.
@@ -84,7 +85,7 @@ def _job(
 
     expression = parse(cron)
     if options["log"] is not None:
-        raise InputError("--log: found one, expected none; fix: leave it out, the log is work/retrain/NAME/retrain.log")
+        raise InputError("--log: found one, expected none; fix: leave it out; the log is work/retrain/NAME/retrain.log")
     shared = {key: options[key] for key in ("data", "dataset", "recipe", "np", "seed", "spark_master", "work")}
     settings = Options(**shared, assignments=tuple(options["assignments"] or ()))
     # Refuses now what would fail every night.

@@ -1,4 +1,4 @@
-"""What the program `idxtrain` does before it imports anything else. Only in that program, importing this does it.
+"""What `idxtrain` does before it imports anything else. Only in that program does importing this module do it.
 
 Imports take up to a second on a busy machine, and a Ctrl-C during them must end in one line, too.
 """

@@ -53,8 +53,8 @@ def sweep(
 ) -> None:
     """Train at each point of a grid; test the best one.
 
-    The grid is every combination of the --grid values. The best point has the highest validation accuracy. With --site
-    the points run as a Slurm array, else one after the other on this machine.
+    The grid is every combination of the --grid values. The best point has the highest validation accuracy. With --site,
+    the points run as a Slurm array; without, one after another on this machine.
     """
     from jobs.errors import InputError
     from pipelines import request

@@ -24,23 +24,23 @@ class GateConfig(Section):
     rule: Literal["not-worse", "better", "both"] = Field(
         default="not-worse",
         description=(
-            "Which test the challenger must pass, on the same test images. `not-worse`: its accuracy is not lower by "
-            "`delta` or more than the champion's and the best champion's so far. `better`: it beats the champion. "
-            "`both`: both."
+            "Which test the challenger must pass, on the same test images. `not-worse`: neither the champion nor the "
+            "best champion so far is more accurate by `delta` or more. `better`: the challenger is more accurate than "
+            "the champion. `both`: both tests."
         ),
     )
     alpha: float = Field(
         default=0.05,
         gt=0,
         lt=0.5,
-        description="Significance level: the probability that a challenger passes a test it should fail.",
+        description="Significance level: the highest probability that a challenger passes a test it should fail.",
     )
     delta: float = Field(
         default=0.005,
         ge=0,
         le=1,
         description=(
-            "Loss of accuracy that `rule=not-worse` must rule out: 0.005 is half a point. "
+            "Loss of accuracy that `rule=not-worse` must rule out: 0.005 is half a percentage point. "
             "0: the challenger has to be better."
         ),
     )
@@ -54,8 +54,8 @@ class GateConfig(Section):
     drift: Literal["report", "block"] = Field(
         default="report",
         description=(
-            "What follows if the training data, or a new archive pair, drifted from the champion's: only a report, "
-            "or no promotion."
+            "What happens if the training data, or a new archive pair, has drifted from the champion's: `report` only "
+            "reports it, `block` prevents the promotion."
         ),
     )
     max_label_distance: float = Field(
@@ -76,7 +76,7 @@ class GateConfig(Section):
     max_latency_ms: float = Field(
         default=1000,
         gt=0,
-        description="Longest prediction of one image, in ms: the median on the machine that evaluates.",
+        description="Longest time to predict one image, in ms: the median on the machine that evaluates.",
     )
     max_difference: float = Field(
         default=1e-5,

@@ -29,7 +29,7 @@ class Decision:
     def reason(self) -> str:
         """The reason on one line."""
         if self.promote:
-            return "all blocking checks hold"
+            return "all blocking checks passed"
         return "; ".join(f"{check.name}: {check.text}" for check in self.failed)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Variable:
-    """One variable, or with a trailing `*` all that start so."""
+    """One variable, or with a trailing `*`, all whose names start like that."""
 
     name: str
     description: str
@@ -28,8 +28,10 @@ PUBLIC = (
     Variable("MLFLOW_TRACKING_USERNAME", "User name for the MLflow server."),
     Variable("MLFLOW_TRACKING_PASSWORD", "Password for the MLflow server."),
     Variable("MLFLOW_TRACKING_TOKEN", "Bearer token for the MLflow server, instead of a user name and password."),
-    Variable("MLFLOW_*", "Further settings of MLflow's client. Its telemetry is off, and retries are few, by default."),
-    Variable("JAVA_HOME", "Java 8, 11 or 17 for Spark. Any other, or none: the Java runtime installed with idxtrain."),
+    Variable(
+        "MLFLOW_*", "Other settings of MLflow's client. By default, telemetry is off and it retries only briefly."
+    ),
+    Variable("JAVA_HOME", "Java 8, 11 or 17 for Spark. If it names none: the Java runtime installed with idxtrain."),
     Variable(
         "SPARK_CONF_DIR",
         "Folder of Spark's configuration, for a master other than `local`: the place for Spark's secrets.",
@@ -37,13 +39,9 @@ PUBLIC = (
     Variable(
         "CUDA_VISIBLE_DEVICES", "GPUs that may be used, comma-separated. Empty: none. Decides the default `--np`."
     ),
-    Variable("HOROVOD_CYCLE_TIME", "Milliseconds between two looks for gradients to exchange. Default on CPUs: 3."),
-    Variable(
-        "HOROVOD_*", "Further settings of Horovod, such as HOROVOD_LOG_LEVEL. Those that name a rank are ignored."
-    ),
-    Variable(
-        "HTTPS_PROXY", "Proxy for downloads; NO_PROXY lists hosts without it. MLflow and the webhook use it, too."
-    ),
+    Variable("HOROVOD_CYCLE_TIME", "Milliseconds between checks for gradients to exchange. Default on CPUs: 3."),
+    Variable("HOROVOD_*", "Other settings of Horovod, such as HOROVOD_LOG_LEVEL. Those that name a rank are ignored."),
+    Variable("HTTPS_PROXY", "Proxy for downloads, MLflow and the webhook. NO_PROXY lists hosts to reach without it."),
     Variable("NCCL_*", "Settings of NCCL, such as NCCL_DEBUG."),
     Variable("TF_CPP_MIN_LOG_LEVEL", "Level below which TensorFlow's C++ logs are dropped. Default: 3, fatal only."),
     Variable("TF_ENABLE_ONEDNN_OPTS", "Whether TensorFlow uses oneDNN's kernels. Default: 1."),
@@ -59,13 +57,13 @@ PUBLIC = (
 
 # What idxtrain, or Slurm, sets for the processes that it starts.
 INTERNAL = (
-    Variable("IDXTRAIN_PARENT_PID", "Process with which the new one is to end."),
+    Variable("IDXTRAIN_PARENT_PID", "Parent process. The new process ends when its parent ends."),
     Variable("IDXTRAIN_HEARTBEATS", "Folder to which a rank writes its heartbeats. Not set: nothing watches it."),
     Variable("IDXTRAIN_CPUS_PER_RANK", "CPUs that the launcher reserved for each rank."),
     Variable("IDXTRAIN_SPARK_MASTER", "Spark master that the launcher of prepare provides."),
     Variable("IDXTRAIN_SCRATCH", "The site's `scratch`, exported by each batch script."),
     Variable("IDXTRAIN_STEP_*", "What a Slurm task needs to start its rank: ranks, rendezvous, interface, key."),
-    Variable("IDXTRAIN_DOCTOR_ADDRESS", "Address towards which `idxtrain doctor --site` looks for the interface."),
+    Variable("IDXTRAIN_DOCTOR_ADDRESS", "Address whose route shows `idxtrain doctor --site` the interface."),
     Variable("IDXTRAIN_DOCTOR_INTERFACE", "The site's `interface`, for `idxtrain doctor --site`."),
     Variable("SLURM_*", "Within a Slurm job: its ID, nodes, tasks and CPU binding."),
 )

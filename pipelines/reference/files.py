@@ -1,4 +1,4 @@
-"""The files of a work directory. WORK is `--work`; in a path, capitals and N stand for a name or number."""
+"""The files of a work folder. WORK is `--work`; in a path, capitals and N stand for a name or number."""
 
 WORK = {
     "archives/NAME/": "Archives that fetch downloaded or unpacked, a folder per data set.",
@@ -23,11 +23,11 @@ DATASET = {
     ),
     "validation/part-N.parquet": "Rows held out from the training archive.",
     "test/part-N.parquet": "Rows of the test archive.",
-    "segments.json": "The segments it is made of, if its data have several training pairs.",
+    "segments.json": "The segments it is made of, if there are several training pairs.",
 }
 
 RUN = {
-    "config.json": "All of the config, frozen when the run was made.",
+    "config.json": "The whole config, frozen when the run was made.",
     "metrics.json": "The result of evaluate.",
     "report.html": "The result as a page: accuracy, curves, confusion matrix, errors.",
     "model.keras": "The trained model, plain Keras, float32.",
@@ -41,14 +41,14 @@ RUN = {
     "logs/train.jsonl": "A JSON line per measurement and validation: step, loss, accuracy, images/s.",
     "logs/flight.rank-N.jsonl": "Where a rank's time went: input, compute, allreduce. `idxtrain report` reads it.",
     "logs/rows.rank-N.jsonl": "Rows that a rank trained on, with `train.audit=true`.",
-    "logs/restarts.jsonl": "A JSON line per failed training: what failed.",
+    "logs/restarts.jsonl": "A JSON line per failed attempt: what failed.",
     "heartbeats/": "Which step and phase each rank is in, while it trains.",
     "slurm/STAGE.sh": "Batch script of a job.",
     "slurm/STAGE-JOB.out": "Output of a job.",
     "slurm/site.json": "The site when the run was submitted.",
     "slurm/jobs.json": "The Slurm job ID of each stage.",
     "slurm/history.jsonl": "A JSON line each time a job was submitted, started, ended or requeued.",
-    "comparison.json": "What the gate of a retraining decides on.",
+    "comparison.json": "What the gate decides on: the challenger and the champions on the same test images.",
     "sample.npz": "A few test images with their probabilities, to check the registered model against.",
     "decision.json": "The gate's decision, with every check.",
     "decision.html": "The decision as a page.",
@@ -60,10 +60,10 @@ RETRAIN = {
     "pending.json": "The retraining in progress, which the next call resumes.",
     "notification.json": "The last outcome, until it is delivered.",
     "promotion.json": "Journal of a promotion, so that a killed one is completed.",
-    "champion.json": "The champion, for when the registry does not answer.",
+    "champion.json": "The champion, for when the registry is unreachable.",
     "best.json": "The best champion so far.",
-    "models/SHA.keras": "Copies of the models of both, named by their SHA-256.",
-    "outbox/RUN.json": "Runs that wait for the registry.",
+    "models/SHA.keras": "Copies of both models, named by their SHA-256.",
+    "outbox/RUN.json": "A run that waits to be registered.",
     "retrain.log": "Log of a scheduled `idxtrain retrain`; old ones are `retrain.log.N`.",
     "lock.json": "The process that works on the model.",
 }

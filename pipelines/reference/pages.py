@@ -49,15 +49,15 @@ def _config() -> Iterator[str]:
     yield "# Configuration"
     yield (
         "A run's config starts with the defaults below. A recipe overrides some of them, and `--set SECTION.KEY=VALUE` "
-        "overrides both. A value is TOML; text needs no quotes, and `none` is no value (a recipe leaves the key out). "
-        "`idxtrain config KEY` shows an entry in the terminal."
+        "overrides both. Values are TOML, but text needs no quotes. `none` means no value; a recipe leaves such a key "
+        "out. `idxtrain config KEY` shows an entry in the terminal."
     )
     names = [section.name for section in config_sections() if section.name]
     yield _contents([*names, "Recipes", "Environment variables", "Exit codes", "Files"])
     for section in config_sections():
         yield from _section(section)
     yield "## Recipes"
-    yield "Keys that a recipe sets to another value than the default. `idxtrain recipes` shows what each achieves."
+    yield "Keys for which a recipe overrides the default. `idxtrain recipes` shows what each recipe achieves."
     yield _recipes_table()
     yield "## Environment variables"
     yield from _variables()
@@ -66,7 +66,7 @@ def _config() -> Iterator[str]:
     yield "## Files"
     yield "In these paths, capitals and N stand for a name or number."
     for title, entries in (
-        ("The work directory, `--work`", files.WORK),
+        ("The work folder, `--work`", files.WORK),
         ("A dataset, `WORK/datasets/ID/`", files.DATASET),
         ("A run, `WORK/runs/ID/`", files.RUN),
         ("A registered model, `WORK/retrain/NAME/`", files.RETRAIN),
@@ -131,9 +131,9 @@ def _cli(command: Any) -> Iterator[str]:
 def _sites() -> Iterator[str]:
     yield "# Sites"
     yield (
-        "A site is a TOML file with what jobs request on a cluster and how they start there. `--site NAME` finds "
-        "`NAME.toml` in `~/.config/idxtrain/sites` (or the folder IDXTRAIN_SITES), then among those shipped in "
-        "`deploy/sites/`. `--site FILE.toml` reads any file. `--site-set train.nodes=4` changes one value once."
+        "A site is a TOML file that states what jobs request on a cluster and how they start there. `--site NAME` "
+        "looks for `NAME.toml` in `~/.config/idxtrain/sites` (or the folder that IDXTRAIN_SITES names), then in "
+        "`deploy/sites/`. `--site FILE.toml` reads any file. `--site-set train.nodes=4` changes a value for one run."
     )
     yield "## Write your own"
     yield _OWN_SITE
@@ -142,25 +142,26 @@ def _sites() -> Iterator[str]:
     yield _key_table(own.keys)
     yield "## Keys of a job: `[prepare]`, `[train]`, `[evaluate]`"
     yield _key_table(job.keys)
-    yield "## Further keys of `[train]`"
+    yield "## More keys of `[train]`"
     yield _key_table(training.keys[len(job.keys) :])
     yield "## Shipped sites"
-    yield "Copy the one that is closest to your cluster, and change it."
+    yield "Copy the one that is most like your cluster, and change it."
     for path in sorted(site.SHIPPED.glob("*.toml")):
         yield f"### {path.stem}"
         yield f"```toml\n{path.read_text(encoding='utf-8').rstrip()}\n```"
 
 
 _OWN_SITE = """\
-1. Copy the shipped site that is closest to `~/.config/idxtrain/sites/NAME.toml`, and set account and partition.
+1. Choose the shipped site that is most like your cluster. Copy it to `~/.config/idxtrain/sites/NAME.toml`, and set
+   account and partition.
 2. `idxtrain submit --site NAME --dry-run` prints the batch scripts and submits nothing.
 3. `sbatch --nodes=2 --ntasks-per-node=1 --wait --output=doctor.out --wrap 'idxtrain doctor --site NAME'`
    checks two nodes.
-4. `idxtrain submit --site NAME` submits.
+4. `idxtrain submit --site NAME` submits the jobs.
 
-In `scratch`, `container` and `environment`, `$NAME` and `${NAME}` stand for variables of the node. All other shell
-syntax is refused, so a site's text never runs as a command. An unknown key is an error that names the nearest valid
-one. `idxtrain config site` shows the keys in the terminal."""
+In `scratch`, `container` and `environment`, `$NAME` and `${NAME}` stand for environment variables of the node. All
+other shell syntax is refused, so a site's text never runs as a command. An unknown key is an error that names the
+nearest valid one. `idxtrain config site` shows the keys in the terminal."""
 
 
 def _page(blocks: Iterable[str]) -> str:

@@ -45,7 +45,7 @@ class Removal:
 
 @dataclass(frozen=True)
 class _Runs:
-    """All runs of a work directory: to be removed, to be kept, and unreadable."""
+    """All runs of a work folder: to be removed, to be kept, and unreadable."""
 
     old: tuple[RunDir, ...]
     kept: tuple[RunDir, ...]
@@ -53,7 +53,7 @@ class _Runs:
 
 
 class Pruning:
-    """One pruning of a work directory. `keep`: how many of the newest runs of each model always stay.
+    """One pruning of a work folder. `keep`: how many of the newest runs of each model always stay.
 
     `locked`: the folder whose lock this process already holds. `is_dry`: only list what would be removed. `versions`:
     also remove versions of the registry that have no alias and whose run is removed.
@@ -75,7 +75,7 @@ class Pruning:
         folders = sorted(work.retrains.iterdir()) if work.retrains.exists() else []
         names = [each.name for each in folders if each.is_dir() and not each.name.startswith(".")]
         for odd in [name for name in names if not is_name(name)]:
-            log.warning("prune: %s: found no registered model's folder; it is kept", work.retrains / odd)
+            log.warning("prune: %s: not the folder of a registered model; it is kept", work.retrains / odd)
         self._retrain_dirs = [RetrainDir(work, name) for name in names if is_name(name)]
 
     def run(self) -> list[Removal]:
@@ -84,14 +84,14 @@ class Pruning:
         Raises RegistryDownError before anything is removed: only the registry knows which runs are needed.
         """
         if not self._work.path.is_dir():
-            raise InputError(f"--work {self._work.path}: found no such folder, expected the work directory to prune")
+            raise InputError(f"--work {self._work.path}: found no such folder, expected the work folder to prune")
         self._work.locks.mkdir(mode=0o775, exist_ok=True)
         try:
             with Lease(self._work.lease_file("prune"), f"prune: {self._work.path}"):
                 return self._removals()
         except HeldError as error:
             raise InputError(
-                f"--work {self._work.path}: found another prune at work ({error.why}), expected none; fix: wait for it"
+                f"--work {self._work.path}: found another prune running ({error.why}), expected none; fix: wait for it"
             ) from error
 
     def _removals(self) -> list[Removal]:
@@ -159,7 +159,7 @@ class Pruning:
         under_way = [run.run_id for run in runs if _dataset(run) is None and not _is_idle(run)]
         if unknown or under_way:
             which = ", ".join([*unknown, *under_way][:3])
-            log.info("prune: all data are kept, as the data of these runs are unknown: %s", which)
+            log.info("prune: all data is kept, as the data of these runs is unknown: %s", which)
             return
         used_by = {run.run_id: _dataset(run) for run in runs}
         removed = []
@@ -224,7 +224,7 @@ class Pruning:
     # --- the registry
 
     def _orphans(self, registries: Mapping[RetrainDir, Registry], runs: _Runs) -> Iterator[Removal]:
-        """Remove unfinished registrations of this work directory's runs."""
+        """Remove unfinished registrations of this work folder's runs."""
         own = frozenset(run.run_id for run in (*runs.old, *runs.kept))
         for retrain_dir, registry in registries.items():
             with self._lock(retrain_dir) as has_lock:
@@ -251,7 +251,7 @@ class Pruning:
 
     @contextmanager
     def _lock(self, retrain_dir: RetrainDir) -> Iterator[bool]:
-        """Take a folder's lock if it is free; give whether this process has it."""
+        """Take a folder's lock if it is free; yield whether this process has it."""
         with ExitStack() as stack:
             if self._locked is None or retrain_dir.name != self._locked.name:
                 try:

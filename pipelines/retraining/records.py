@@ -181,5 +181,5 @@ def validated(kind: type[S], raw: Mapping[str, Any], where: str, fix: str) -> S:
         return kind.model_validate(raw)
     except ValidationError as error:
         raise InputError(
-            f"{where}: found another format ({one_line(error)}), expected that of this idxtrain; fix: {fix}"
+            f"{where}: found another format ({one_line(error)}), expected that of this version; fix: {fix}"
         ) from error

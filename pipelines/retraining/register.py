@@ -157,7 +157,7 @@ def _make_challenger(retrain_dir: RetrainDir, registry: Registry, version: Versi
 def sync(retrain_dir: RetrainDir, registry: Registry) -> list[DecisionRecord]:
     """Register the runs that wait, oldest first; return their decisions.
 
-    A run that was compared with another champion than the present one becomes challenger, and is not promoted.
+    A run that was compared with another champion than the current one becomes challenger, and is not promoted.
     """
     decisions = []
     for run_id in retrain_dir.waiting():
@@ -184,7 +184,7 @@ def _register_challenger(
 ) -> DecisionRecord:
     """Register a run as challenger whose decision is out of date."""
     version = registry.register(entry_of(run, runs.read_config(run)))
-    reason = f"it was compared with another champion than the present one, run {champion.run_id}"
+    reason = f"it was compared with another champion than the current one, run {champion.run_id}"
     update = {"version": version.number, "promote": False, "reason": reason}
     record = read_decision(run).model_copy(update=update)
     _write_decision(run, record)

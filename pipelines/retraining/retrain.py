@@ -117,7 +117,7 @@ class _Retraining:
         elif not is_whole:
             raise IdxtrainError(
                 f"{self._dir.name}: found a damaged copy of the champion in {self._dir.models} and no registry to "
-                "fetch it from, expected one of them to compare with; fix: retrain when the registry answers"
+                "fetch it from, expected one or the other; fix: retrain when the registry is reachable"
             )
         self._warn_of_small_test_set()
         pending = self._begin(Inputs(settings=settings, content=content_of(files), seen=seen))
@@ -146,7 +146,7 @@ class _Retraining:
         inputs = state.inputs.model_copy(update={"seen": seen})
         self._dir.write(state.model_copy(update={"inputs": inputs}))
         self._dir.remove(Pending)
-        return RetrainOutcome("nothing-new", f"nothing new: {state.text}")
+        return RetrainOutcome("nothing-new", f"nothing new; last outcome: {state.text}")
 
     def _is_intact(self, state: State) -> bool:
         """Return whether the last run's results, and a local registry, still exist."""
@@ -233,12 +233,12 @@ class _Retraining:
         if notification is None:
             return
         if is_retry:
-            log.info("retrain: notifying again of the last outcome, as the delivery did not finish")
+            log.info("retrain: sending the last outcome again, as its delivery did not finish")
         if notify.send(notification, self._wanted.notify, os.environ):
             self._dir.remove(Notification)
         else:
             file = self._dir.path / Notification.file_name
-            log.warning("retrain: the outcome stays in %s and is delivered again by the next retraining", file)
+            log.warning("retrain: the outcome is kept in %s; the next retraining sends it again", file)
 
     def _notify_failure(self, error: Exception) -> None:
         notification = failure_notification(self._dir, self._run.run_id if self._run else None, error)

@@ -100,15 +100,17 @@ class RetrainDir:
         path, fix = self._waiting_file(run_id), "remove it; the run then stays unregistered"
         raw = read_object(path, fix)
         if not take_seal(raw):
-            raise InputError(f"{path}: found other content than was written, expected that of its SHA-256; fix: {fix}")
+            raise InputError(
+                f"{path}: found other content than was written, expected content that matches its SHA-256; fix: {fix}"
+            )
         return validated(Rivals, raw, str(path), fix)
 
     def add_waiting(self, run_id: str, rivals: Rivals) -> None:
-        """Let a run wait for the registry."""
+        """Put a run into the outbox, where it waits for the registry."""
         write_json(self._waiting_file(run_id), sealed(rivals.model_dump(mode="json")))
 
     def remove_waiting(self, run_id: str) -> None:
-        """Let a run wait no longer."""
+        """Take a run out of the outbox."""
         self._waiting_file(run_id).unlink(missing_ok=True)
 
     def _waiting_file(self, run_id: str) -> Path:
@@ -145,7 +147,7 @@ def require_registry(retrain_dir: RetrainDir, environment: Mapping[str, str], *,
     work, fix = retrain_dir.work, "fix: give the --work of `idxtrain retrain`"
     is_local = tracking_uri(work, environment) == tracking_uri(work, {})
     if not work.path.is_dir() and (changes or is_local):
-        raise InputError(f"--work {work.path}: found no such folder, expected a work directory; {fix}")
+        raise InputError(f"--work {work.path}: found no such folder, expected a work folder; {fix}")
     # A local registry that was removed is made again for the runs that wait for it.
     if is_local and not work.registry.is_dir() and not retrain_dir.path.is_dir():
         raise InputError(f"--work {work.path}: found no model registry, expected {work.registry}; {fix}")

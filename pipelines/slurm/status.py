@@ -1,6 +1,6 @@
 """idxtrain status, cancel and logs: the state of a run's Slurm jobs.
 
-A job's state comes from the queue while Slurm keeps it there, else from Slurm's accounting or the run directory.
+A job's state comes from the queue while Slurm keeps it there, else from Slurm's accounting or the run folder.
 """
 
 import os
@@ -80,7 +80,7 @@ def _row(jobs: SlurmJobs, stage: JobStage, job: str, queued: Queued | None, fail
 
 
 def _facts(jobs: SlurmJobs, stage: str, job: str, queued: Queued | None) -> _JobFacts:
-    """Return what the first source that knows the job reports: the queue, the accounting, the run directory."""
+    """Return what the first source that knows the job reports: the queue, the accounting, the run folder."""
     if queued:
         return _JobFacts(state=queued.state, elapsed=queued.elapsed, nodes=queued.nodes, reason=queued.reason)
     accounted = queue.account(job)
@@ -97,7 +97,7 @@ def _facts(jobs: SlurmJobs, stage: str, job: str, queued: Queued | None) -> _Job
 def _detail(jobs: SlurmJobs, stage: JobStage, job: str, facts: _JobFacts, failed: Row | None) -> tuple[str, int]:
     """Return what to show beside a job that is not done, and its exit code: 0 unless it failed."""
     if facts.state == "PENDING":
-        waits = {"Dependency": "waits for the stage before", "BeginTime": "restarts soon"}
+        waits = {"Dependency": "waits for the previous stage", "BeginTime": "restarts soon"}
         return waits.get(facts.reason, facts.reason), 0
     if facts.state in ("RUNNING", "COMPLETING", "CONFIGURING"):
         return _progress(jobs) if stage == "train" else "", 0

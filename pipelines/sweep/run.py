@@ -1,4 +1,4 @@
-"""A sweep on this machine, one point after the other, or on Slurm, as an array.
+"""A sweep on this machine, one point after another, or on Slurm, as an array.
 
 On Slurm a prepare job comes before the array. The last job is
 
@@ -52,7 +52,7 @@ def plan_sweep(name: str, axes: tuple[str, ...], options: Options, site: Site | 
 
 
 def run_here(sweep: Sweep, configs: Configs) -> int:
-    """Train all points one after the other, print the table, evaluate the best; return the exit code."""
+    """Train all points one after another, print the table, evaluate the best; return the exit code."""
     sweep.write()
     failures: dict[str, str] = {}
     for number, point in enumerate(sweep.points, 1):

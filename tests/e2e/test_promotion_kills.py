@@ -105,4 +105,4 @@ def test_a_reader_always_finds_a_champion_while_retrainings_are_killed(
     print(promotion_kills.run("prune", "--keep", 2, "--work", work.path))
     promotion_kills.assert_settled(work, "data")
     assert promotion_kills.orphans(work, "data") == []
-    assert promotion_kills.run("retrain", *options).startswith("nothing new: ")
+    assert promotion_kills.run("retrain", *options).startswith("nothing new; last outcome: ")

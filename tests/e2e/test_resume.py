@@ -34,7 +34,7 @@ OPTIONS = ("--recipe", "lecture", *(f"--set={key}={value}" for key, value in SET
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) -> Path:
-    """Return a work directory with a run at 2 ranks that was stopped in the middle of an epoch."""
+    """Return a work folder with a run at 2 ranks that was stopped in the middle of an epoch."""
     folder = tmp_path_factory.mktemp("stopped")
     make_archives(folder / "data", (12, 20), 3, train=ROWS + 50, test=50)
     work = folder / "work"

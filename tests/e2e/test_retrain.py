@@ -113,7 +113,7 @@ def test_a_retraining_without_new_data_ends_without_loading_anything_heavy(idxtr
     command = [sys.executable, "-X", "importtime", "-m", "pipelines.cli", "retrain", *options(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("nothing new: ")
+    assert done.stdout.startswith("nothing new; last outcome: ")
     loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "pydantic" in loaded
     assert not loaded & {"mlflow", "tensorflow", "pyspark", "horovod", "petastorm"}
@@ -152,7 +152,7 @@ def test_an_odd_webhook_and_a_damaged_copy_cause_no_training(idxtrain: Idxtrain,
         done = idxtrain("retrain", *options(folder), "--notify", notify, "--log", log, env=environment)
     assert done.returncode == 0, done.stderr
     stderr = log.read_text()
-    assert "\nnothing new: " in stderr
+    assert "\nnothing new; last outcome: " in stderr
     assert "fetched it again from the registry" in stderr
     assert "the webhook failed: BadStatusLine" in stderr
     assert retrain_dir.has_copy(champion)

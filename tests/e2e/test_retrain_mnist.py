@@ -31,7 +31,7 @@ def test_only_the_new_images_of_a_week_are_decoded(idxtrain: Idxtrain, mnist_dir
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith("promoted: data version 1; test accuracy 0.9")
     begin = time.monotonic()
-    assert idxtrain(*options).stdout.startswith("nothing new: ")
+    assert idxtrain(*options).stdout.startswith("nothing new; last outcome: ")
     assert time.monotonic() - begin < 2
     for path, array in week.items():
         idx.write(path, array)

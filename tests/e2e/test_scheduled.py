@@ -148,7 +148,7 @@ def test_a_slurm_job_retrains_and_submits_its_successor(
     assert successor not in (first, second)
     slurm.wait_for_end(successor)
     assert slurm.state(successor) == "COMPLETED"
-    assert log_of(folder).count("\nnothing new: ") == 2
+    assert log_of(folder).count("\nnothing new; last outcome: ") == 2
     assert len(pending(slurm)) == 1
     slurm.run("scancel", *pending(slurm), check=True)
 

@@ -38,7 +38,7 @@ cpus = 2
 
 
 class Workspace:
-    """A work directory with small archives and a site, and the command line on it."""
+    """A work folder with small archives and a site, and the command line on it."""
 
     def __init__(self, folder: Path, slurm: SlurmCluster, idxtrain: Idxtrain) -> None:
         self.folder, self.slurm, self._idxtrain = folder, slurm, idxtrain
@@ -99,7 +99,7 @@ def whole(workspace: Workspace) -> dict[str, str]:
     assert time.monotonic() - begin < 2  # a person waits for it
     queued = workspace("status", "whole")
     assert queued.returncode == 0
-    assert "waits for the stage before" in queued.stdout
+    assert "waits for the previous stage" in queued.stdout
     again = workspace("submit", "--site", workspace.site(), "--run-id", "whole")
     assert again.returncode == 2
     assert "idxtrain: --run-id whole: found its jobs in the queue: " in again.stderr

@@ -26,7 +26,7 @@ memory = "1500M"
 
 
 class Workspace:
-    """A work directory and a site of two nodes. Only the prepare job of each run is kept in the queue."""
+    """A work folder and a site of two nodes. Only the prepare job of each run is kept in the queue."""
 
     def __init__(self, folder: Path, slurm: SlurmCluster, idxtrain: Idxtrain, archives: Path) -> None:
         self.slurm, self.scratch, self._work = slurm, folder / "scratch", folder / "work"

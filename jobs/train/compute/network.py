@@ -33,8 +33,8 @@ class Network:
         self.model = models.build(config.model, manifest.shape, manifest.classes, config.dropout, standardize)
         if config.deterministic and has_batch_normalization(self.model):
             raise InputError(
-                f"train.deterministic: found model {config.model}, whose batch normalization rounds differently at "
-                "each number of ranks, expected a model without; fix: choose another model or set "
+                f"train.deterministic: found model {config.model}, whose batch normalization rounds differently on "
+                "each number of ranks, expected one without batch normalization; fix: choose another model or set "
                 "train.deterministic=false"
             )
         self.optimizer = _optimizer(config, self.model)

@@ -12,7 +12,7 @@ from models.training.types import Tensor
 def as_tensor(array: NDArray[Any]) -> Tensor:
     """Return an array as a tensor, without a copy if it begins at a multiple of ALIGNMENT bytes, as the row cache's do.
 
-    The tensor keeps the array alive. Nothing may write to the array any more; each graph call has a new one.
+    The tensor keeps the array alive. Nothing may write to the array afterwards; each graph call has a new one.
     """
     if array.size and array.flags.carray and array.ctypes.data % ALIGNMENT == 0:
         # TensorFlow does not check the alignment, and its kernels crash the process on any other.

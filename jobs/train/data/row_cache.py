@@ -38,7 +38,7 @@ class RowCache:
         except MemoryError as error:
             raise InputError(
                 f"train.cache: found too little memory, expected {rows * row_bytes(values) / 1e9:.1f} GB for {rows:,} "
-                "rows; fix: set train.cache=never, and if it is, lower train.shuffle_shards"
+                "rows; fix: set train.cache=never; if it is set, lower train.shuffle_shards"
             ) from error
 
     @property
