@@ -16,6 +16,8 @@ from jobs.run_dir import RunDir
 from jobs.stage import read_record
 from tests.conftest import MakeArchives
 
+pytestmark = pytest.mark.long
+
 PROGRAM = str(Path(sys.executable).with_name("idxtrain"))
 # Deterministic: the same bits on one rank and on two. `fast` has convolutions, so the channel order matters.
 SETTINGS = ("train.deterministic=true", "train.slices=2", "train.epochs=1", "train.batch_size=32")

@@ -8,6 +8,8 @@ import pytest
 from tests.conftest import MakeArchives
 from tests.support import kills
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) -> Path:

@@ -16,6 +16,8 @@ from jobs.run_dir import Work
 from tests.conftest import Idxtrain, MakeArchives
 from tests.support.mlflow_server import MlflowServer, free_port
 
+pytestmark = pytest.mark.long
+
 SETTINGS = ("--set=train.batch_size=32", "--set=train.epochs=2", "--set=train.learning_rate=0.003")
 
 

@@ -18,6 +18,8 @@ import pytest
 
 from tests.conftest import MakeArchives
 
+pytestmark = pytest.mark.long
+
 VALIDATION_ROWS = 53  # not a multiple of two
 
 

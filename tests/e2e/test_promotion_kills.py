@@ -17,6 +17,8 @@ from tests.support import promotion_kills
 from tests.support.champions import champion_entry
 from tests.test_registry import SHAPE, model
 
+pytestmark = pytest.mark.long
+
 __all__ = ["model"]  # a fixture
 
 SEED = 7

@@ -19,6 +19,8 @@ import pytest
 from jobs import training_log
 from tests.conftest import Idxtrain, MakeArchives
 
+pytestmark = pytest.mark.long
+
 ROWS = 551  # of training: a prime number, so that the last batch is smaller
 STEPS = 210  # six epochs
 SETTINGS = {

@@ -20,6 +20,8 @@ from tests.conftest import ODD_FOLDER, Idxtrain, MakeArchives
 from tests.support.odd_answers import ANSWERS, SECRET, odd_server
 from tests.support.open_files import allowed
 
+pytestmark = pytest.mark.long
+
 # One of 200 test images is half a percent, so these images could never show the default delta.
 SETTINGS = {"train.batch_size": 32, "train.epochs": 3, "train.learning_rate": 0.003, "gate.delta": 0.05}
 NO_REGISTRY = "http://127.0.0.1:1"

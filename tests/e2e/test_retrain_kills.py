@@ -7,6 +7,8 @@ import pytest
 from tests.conftest import MakeArchives
 from tests.support.retrain_kills import WAYS, Strike, Trial, broken_promises, plan
 
+pytestmark = pytest.mark.long
+
 
 def test_a_retraining_survives_three_strikes(tmp_path: Path, make_archives: MakeArchives) -> None:
     make_archives(tmp_path / "data", (12, 20), 3, train=600, test=100)

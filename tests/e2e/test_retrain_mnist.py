@@ -14,6 +14,8 @@ from jobs.run_dir import RunDir, Work
 from jobs.stage import read_record
 from tests.conftest import Idxtrain
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.slow
 def test_only_the_new_images_of_a_week_are_decoded(idxtrain: Idxtrain, mnist_dir: Path, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from tests.conftest import Idxtrain, MakeArchives
 from tests.support.slurm_cluster import SlurmCluster
 from tests.support.webhook import Webhook, webhook
 
+pytestmark = pytest.mark.long
+
 EVERY_MINUTE = "* * * * *"
 SETTINGS = ("--set=train.batch_size=32", "--set=train.epochs=2", "--set=train.learning_rate=0.003")
 

@@ -13,6 +13,8 @@ from pipelines.slurm.jobs import SlurmJobs
 from tests.conftest import Idxtrain, MakeArchives, idxtrain_in
 from tests.support.slurm_cluster import SlurmCluster
 
+pytestmark = pytest.mark.long
+
 STEPS = 150
 SETTINGS = {
     "train.deterministic": "true",

@@ -14,6 +14,8 @@ from jobs.run_dir import RunDir
 from tests.conftest import MakeArchives
 from tests.support.slurm_cluster import SlurmCluster
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 SITE = """\
 launcher = "{launcher}"

@@ -14,6 +14,8 @@ from tests.conftest import Idxtrain, idxtrain_in
 from tests.support.prepared import Made, parquet_bytes
 from tests.support.slurm_cluster import SlurmCluster
 
+pytestmark = pytest.mark.long
+
 SITE = """\
 spark = "standalone"
 scratch = "{scratch}"

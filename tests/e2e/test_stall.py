@@ -6,6 +6,8 @@ import pytest
 
 from tests.conftest import Idxtrain, MakeArchives
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.slow
 def test_a_validation_longer_than_stall_seconds_is_no_stall(
