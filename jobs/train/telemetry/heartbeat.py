@@ -81,16 +81,16 @@ class Heartbeat:
                 continue
 
     def _write(self) -> None:
-        phase = self._phase if self._begun else "starting"
-        beat = {
-            "time": time.time(),
-            "step": self._step if self._begun else 0,
-            "phase": phase,
-            "progress": self._progress + self._written(phase),
-            "longest": round(self._longest.get(phase, 0.0), 1),
-        }
-        temporary = self._path.with_suffix(".tmp")
-        with self._writing:
+        with self._writing:  # also while the beat is composed: a newer one is never replaced by an older one
+            phase = self._phase if self._begun else "starting"
+            beat = {
+                "time": time.time(),
+                "step": self._step if self._begun else 0,
+                "phase": phase,
+                "progress": self._progress + self._written(phase),
+                "longest": round(self._longest.get(phase, 0.0), 1),
+            }
+            temporary = self._path.with_suffix(".tmp")
             temporary.write_text(json.dumps(beat | self._process), encoding="utf-8")
             temporary.rename(self._path)
 
