@@ -18,10 +18,11 @@ test: lint                ## set up, lint, and run every test that takes seconds
 test-all: lint            ## the same with the tests that take longer, as CI does
 	$(BIN)/pytest -m "not slow"
 
-lint: .venv/ready         ## style and types
+lint: .venv/ready         ## style, types and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 slow: .venv/ready         ## full-length trainings
 	$(BIN)/pytest -m slow
