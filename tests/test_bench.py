@@ -53,6 +53,7 @@ def check(name: str, figures: dict[str, float]) -> None:
     assert all(ratio.values for ratio in MEASURES[name].section([figures]).ratios if ratio.target)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FAST)
 def test_each_fast_measure_returns_its_figures(rounds: dict[str, dict[str, float]], name: str) -> None:
     check(name, rounds[name])

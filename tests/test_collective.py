@@ -16,6 +16,7 @@ SHOW = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("variables", "cycle_time"), [({}, "3"), ({"HOROVOD_CYCLE_TIME": "0.5"}, "0.5")])
 def test_horovods_cycle_time_is_3_ms_on_cpus_unless_the_user_sets_it(
     variables: dict[str, str], cycle_time: str
@@ -54,6 +55,7 @@ np.save(Path(sys.argv[1]) / f"{collective.rank}.npy", total)
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("ranks", "roundings"), [(2, 1), (5, 2)])
 def test_bfloat16_sums_have_the_same_bits_on_every_rank(ranks: int, roundings: int, tmp_path: Path) -> None:
     """Two ranks: each sums all values. More ranks: each sums a share, of 21 values on 5, rounded once more."""

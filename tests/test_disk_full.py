@@ -180,6 +180,7 @@ def test_a_disk_that_fills_up_while_inflating_is_reported(
     assert [path.name for path in disk.iterdir()] == [BALLAST]
 
 
+@pytest.mark.long
 def test_prepare_succeeds_after_a_disk_filled_up_while_spark_wrote(
     idxtrain: Idxtrain, make_archives: MakeArchives, disk: Path, filling: Filling
 ) -> None:
@@ -198,6 +199,7 @@ def test_prepare_succeeds_after_a_disk_filled_up_while_spark_wrote(
     verify(directory, read_manifest(directory), *SPLITS)
 
 
+@pytest.mark.long
 def test_training_resumes_after_a_disk_filled_up(
     idxtrain: Idxtrain, make_archives: MakeArchives, disk: Path, filling: Filling
 ) -> None:

@@ -281,6 +281,7 @@ finally:
 """
 
 
+@pytest.mark.long
 def test_doctor_passes_on_this_machine_and_loads_nothing_heavy(tmp_path: Path) -> None:
     work = tmp_path / "work"
     done = subprocess.run(

@@ -122,6 +122,7 @@ def doctor(slurm: SlurmCluster, folder: Path, site: str) -> tuple[str, list[str]
     return slurm.state(job), out.read_text(encoding="utf-8").splitlines()
 
 
+@pytest.mark.long
 def test_two_good_nodes_are_ok(slurm: SlurmCluster, tmp_path: Path) -> None:
     state, lines = doctor(slurm, tmp_path, "[train]\nnodes = 2\ncpus = 1\n")
     assert state == "COMPLETED", lines

@@ -224,6 +224,7 @@ def test_an_image_that_occurs_twice_is_refused(tmp_path: Path, models: Path) -> 
     assert_refused(run, "found no index 2 (1 missing in all), expected each of 0 to 11 once")
 
 
+@pytest.mark.long
 def test_a_model_for_other_classes_is_refused(tmp_path: Path, models: Path) -> None:
     run = make_run(tmp_path, models / "4.keras")
     assert_refused(run, "found a model that returns float32 [batch, 4], expected float32 [batch, 3] as in the dataset")

@@ -41,6 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", export.FORMATS)
 def test_other_software_loads_an_export_and_gets_the_same_predictions(model: Path, tmp_path: Path, kind: str) -> None:
     import keras
@@ -93,6 +94,7 @@ def test_onnx_is_refused_without_its_packages(tmp_path: Path, monkeypatch: pytes
         export.check("onnx", tmp_path / "x")
 
 
+@pytest.mark.long
 def test_the_command_exports_the_champion(model: Path, idxtrain: Idxtrain, tmp_path: Path) -> None:
     from tests.test_registry import entry_of
 

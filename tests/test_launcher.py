@@ -51,6 +51,7 @@ def test_a_killed_rank_is_reported_with_its_signal() -> None:
     assert "was killed by SIGKILL (last step 0); was there enough memory?" in done.stderr
 
 
+@pytest.mark.long
 def test_a_phase_longer_than_the_limit_is_no_stall_while_it_makes_progress(tmp_path: Path) -> None:
     busy = "beat.enter('validation', 7)\nfor _ in range(16):\n    time.sleep(0.5)\n    beat.progressed('validation')"
     done = launch(2, BEATING + busy, "--run-dir", tmp_path, "--stall-seconds", 5)

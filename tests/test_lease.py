@@ -102,6 +102,7 @@ def test_an_owner_hidden_from_proc_is_judged_by_the_age_of_the_file(
         pass
 
 
+@pytest.mark.long
 def test_two_prepares_of_one_dataset_take_turns_without_flock(
     small: Made, tmp_path: Path, without_flock: Mapping[str, str]
 ) -> None:

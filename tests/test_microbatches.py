@@ -66,6 +66,7 @@ def trained(collective: Collective, microbatches: int) -> NDArray[Any]:
     return np.concatenate([total, *(np.ravel(v) for v in network.non_trainable_variables if "moving" in v.path)])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("microbatches", [2, 4])
 def test_microbatches_are_normalized_the_same_at_any_number_of_ranks(tmp_path: Path, microbatches: int) -> None:
     # A rank that waited for one that has finished its own microbatches would wait forever: hence the timeout.

@@ -185,6 +185,7 @@ def test_any_parquet_reader_reads_a_split(small: Made) -> None:
     assert (pixels == images.astype(np.float32) / np.float32(255)).all()
 
 
+@pytest.mark.long
 def test_spark_sql_reads_a_split_without_our_code(small: Made, tmp_path: Path) -> None:
     code = """
 import json, sys

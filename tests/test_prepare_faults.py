@@ -183,6 +183,7 @@ def test_a_fault_found_while_spark_runs_is_one_line_and_leaves_nothing(
     assert not list(Work(tmp_path).datasets.iterdir())
 
 
+@pytest.mark.long
 def test_failures_in_spark_are_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(IdxtrainError) as unstarted, Spark(SparkConfig(master="local[x]")) as spark:
         spark.collect("writing", str, [1])
@@ -326,6 +327,7 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
+@pytest.mark.long
 def test_after_kill_9_nothing_looks_finished_and_the_next_prepare_succeeds(small: Made, tmp_path: Path) -> None:
     config = PrepareConfig(rows_per_shard=20)  # many shards, so that the kill falls between two of them
     run, work = new_run(tmp_path, small.archives, config), Work(tmp_path)
@@ -392,6 +394,7 @@ def standalone(tmp_path: Path) -> Iterator[str]:
             process.wait()
 
 
+@pytest.mark.long
 def test_a_spark_cluster_makes_the_same_bytes(small: Made, tmp_path: Path, standalone: str) -> None:
     properties = {"spark.driver.host": "127.0.0.1", "spark.executor.memory": "512m"}
     spark = SparkConfig(master=standalone, properties=properties)

@@ -114,6 +114,7 @@ def test_a_run_is_registered_once_with_parameters_metrics_and_files(
     }
 
 
+@pytest.mark.long
 def test_serving_code_follows_the_alias(local: Registry, entry: Entry, tmp_path: Path) -> None:
     first, second = local.register(entry), local.register(replace(entry, run_id="r2"))
     local.set_alias(CHAMPION, first.number)
@@ -350,6 +351,7 @@ def server(tmp_path: Path) -> Iterator[MlflowServer]:
     server.kill()
 
 
+@pytest.mark.long
 def test_a_server_keeps_versions_and_its_death_is_reported_at_once(
     server: MlflowServer, entry: Entry, tmp_path: Path
 ) -> None:

@@ -76,7 +76,7 @@ def test_a_configured_spark_master_overrides_the_sites() -> None:
 
 def test_several_prepare_nodes_without_standalone_spark_are_refused() -> None:
     with pytest.raises(
-        InputError, match=r'prepare\.nodes: found 2 with spark = "local", expected 1; set spark = "stand'
+        InputError, match=r'prepare\.nodes: found 2 with spark = "local", expected 1; fix: set spark = "stand'
     ):
         site(prepare={"nodes": 2})
     with pytest.raises(InputError, match=r"spark: found 'sparky'"):

@@ -163,6 +163,7 @@ def test_an_unreachable_service_is_not_reported_as_clean(
 # --- the bill of materials
 
 
+@pytest.mark.long
 def test_the_bill_of_materials_is_valid_complete_and_reproducible() -> None:
     if not UV.exists():
         assert os.environ.get("CI") != "true"

@@ -57,7 +57,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("work")
 
 
-@pytest.mark.parametrize(("data", "ranks"), [("prime", 1), ("prime", 2), ("prime", 3), ("ten", 3)])
+@pytest.mark.parametrize(
+    ("data", "ranks"),
+    [("prime", 1), ("prime", 2), ("prime", 3), pytest.param("ten", 3, marks=pytest.mark.long)],
+)
 def test_every_row_is_trained_exactly_once_per_epoch(
     idxtrain: Idxtrain, archives: dict[str, Path], work: Path, data: str, ranks: int
 ) -> None:
@@ -94,6 +97,7 @@ def test_losses_agree_at_any_number_of_ranks(work: Path) -> None:
     np.testing.assert_allclose(losses(work, "prime-3"), losses(work, "prime-1"), rtol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("compression", "tolerance"), [("float16", 2e-3), ("bfloat16", 1e-2)])
 def test_compressed_gradients_train_almost_the_same(
     idxtrain: Idxtrain, archives: dict[str, Path], work: Path, compression: str, tolerance: float
@@ -115,6 +119,7 @@ def test_compressed_gradients_train_almost_the_same(
     assert digests != set(result(work, "prime-2")["weights_sha256"])
 
 
+@pytest.mark.long
 def test_deterministic_training_gives_the_same_bits_at_any_number_of_ranks(
     idxtrain: Idxtrain, archives: dict[str, Path], work: Path
 ) -> None:
@@ -137,6 +142,7 @@ def test_deterministic_training_gives_the_same_bits_at_any_number_of_ranks(
     assert len(digests) == 1
 
 
+@pytest.mark.long
 def test_batch_normalization_ema_and_augmentation_train_the_same_at_any_number_of_ranks(
     idxtrain: Idxtrain, archives: dict[str, Path], work: Path
 ) -> None:
@@ -241,6 +247,7 @@ def test_a_wrong_option_is_refused_in_one_line_before_work_starts(
     assert done.stdout == ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -289,6 +296,7 @@ run_as_process("train", main)
 """
 
 
+@pytest.mark.long
 def test_a_training_stopped_at_the_end_of_an_epoch_validates_it_when_resumed(
     idxtrain: Idxtrain, archives: dict[str, Path], work: Path
 ) -> None:
@@ -308,6 +316,7 @@ def test_a_training_stopped_at_the_end_of_an_epoch_validates_it_when_resumed(
     assert (run / "checkpoints/best.json").exists()
 
 
+@pytest.mark.long
 def test_an_altered_dataset_is_refused(idxtrain: Idxtrain, archives: dict[str, Path], work: Path) -> None:
     options = ("--data", archives["ten"], "--work", work, "--set", "prepare.rows_per_shard=3", "--run-id", "tampered")
     assert idxtrain("prepare", *options).returncode == 0
