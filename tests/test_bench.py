@@ -65,6 +65,7 @@ def test_each_slow_measure_returns_its_figures(room: Room, name: str) -> None:
     check(name, MEASURES[name].once(room, 0))
 
 
+@pytest.mark.long
 def test_prepare_counts_its_rows(rounds: dict[str, dict[str, float]]) -> None:
     figures = rounds["prepare"]
     assert (figures["one rows"], figures["many rows"], figures["row growth"]) == (700, 700 * TINY.factor, TINY.factor)

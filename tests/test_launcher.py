@@ -83,6 +83,7 @@ def test_a_suspended_rank_is_reported_within_the_stall_time(tmp_path: Path) -> N
     assert time.monotonic() - begin < 40
 
 
+@pytest.mark.long
 def test_a_rank_that_hangs_while_the_others_wait_for_it_is_reported(tmp_path: Path) -> None:
     hang = "beat.enter('input' if rank == 1 else 'step', 9)\ntime.sleep(600)"
     done = launch(3, BEATING + hang, "--run-dir", tmp_path, "--stall-seconds", 5)

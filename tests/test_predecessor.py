@@ -68,6 +68,7 @@ def test_a_launcher_waits_for_a_rank_of_its_dead_predecessor(run: RunDir, orphan
     process.stderr.close()
 
 
+@pytest.mark.long
 def test_a_stalled_rank_of_a_dead_predecessor_is_killed(run: RunDir, orphan: Orphan) -> None:
     process = start(run, "--stall-seconds", "5")
     assert orphan.wait(60) == -signal.SIGKILL

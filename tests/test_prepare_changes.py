@@ -156,6 +156,7 @@ def test_labels_that_differ_from_the_survey_are_refused(tmp_path: Path, plain: A
         take_shards(decoder, written, surveyed)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["dataset", "segment"])
 def test_labels_that_change_between_survey_and_decoding_leave_no_dataset(
     tmp_path: Path, plain: Archives, monkeypatch: pytest.MonkeyPatch, kind: str

@@ -195,9 +195,7 @@ def test_failures_in_spark_are_reported_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(IdxtrainError) as full:
             spark.collect("writing", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")), [1, 2])
         with pytest.raises(InputError) as bad:
-            spark.collect(
-                "reading", lambda _: (_ for _ in ()).throw(InputError("a.gz: row 4: bad; fix: correct it")), [1, 2]
-            )
+            spark.collect("reading", lambda _: (_ for _ in ()).throw(InputError("a.gz: row 4: bad; fix: edit")), [1, 2])
         with pytest.raises(IdxtrainError) as crashed:
             spark.collect("writing", lambda _: os._exit(7), [1, 2])
         # Spark itself has survived them all.
@@ -205,7 +203,7 @@ def test_failures_in_spark_are_reported_in_one_line(tmp_path: Path) -> None:
     assert str(full.value) == "Spark failed while writing: OSError: [Errno 28] No space left on device"
     assert str(crashed.value).startswith("Spark failed while writing: ")
     assert "a Python worker crashed or was killed; was there enough memory?" in str(crashed.value)
-    assert str(bad.value) == "a.gz: row 4: bad; fix: correct it"
+    assert str(bad.value) == "a.gz: row 4: bad; fix: edit"
     for each in (unstarted, full, crashed):
         assert "\n" not in str(each.value)
         assert each.value.exit_code == 1
@@ -279,25 +277,21 @@ def test_a_context_that_spark_stopped_is_reported_as_no_answer(tmp_path: Path, m
         SparkContext.getOrCreate()._jsc.sc().stop()
         with pytest.raises(InputError) as caught:
             spark.collect("writing", str, [1])
-    assert str(caught.value).startswith(
-        f"--spark-master: the Spark master at spark://{mute} does not answer (Spark gave"
-    )
+    silent = f"--spark-master: the Spark master at spark://{mute} does not answer (Spark gave"
+    assert str(caught.value).startswith(silent)
 
 
 @pytest.mark.slow
 def test_a_silent_master_is_reported_once_spark_gives_up(tmp_path: Path, mute: str) -> None:
-    with (
-        pytest.raises(
-            InputError, match=rf"^--spark-master: the Spark master at spark://{mute} does not answer \(Spark"
-        ),
-        Spark(SparkConfig(master=f"spark://{mute}")) as spark,
-    ):
+    silent = rf"^--spark-master: the Spark master at spark://{mute} does not answer \(Spark"
+    with pytest.raises(InputError, match=silent), Spark(SparkConfig(master=f"spark://{mute}")) as spark:
         spark.collect("writing", str, [1])
 
 
 # --- processes
 
 
+@pytest.mark.long
 def test_two_concurrent_processes_make_one_dataset(small: Made, tmp_path: Path) -> None:
     runs = [new_run(tmp_path, small.archives, small.config, f"r{n}") for n in range(2)]
     with ExitStack() as stack:

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from jobs.prepare.config import PrepareConfig
+from jobs.prepare.spark import _WORKER_GONE
 from jobs.run_dir import RunDir, Work
 from tests.support.prepared import Made, new_run, start
 
@@ -42,6 +43,7 @@ def helper(process: "subprocess.Popen[str]", word: str) -> psutil.Process | None
     return None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("word", "message"),
     [
@@ -63,6 +65,15 @@ def test_a_killed_spark_process_is_named(small: Made, tmp_path: Path, word: str,
     assert is_nothing_left(run.work)
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["SparkException: Python worker exited unexpectedly (crashed)", "java.net.SocketException: Connection reset"],
+)
+def test_a_killed_python_worker_is_named_whenever_java_notices_it(words: str) -> None:
+    assert _WORKER_GONE.search(f"Lost task 2.0 in stage 1.0 (TID 5): {words}")
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("times", [1, 2])  # the kernel reports the end of a parent once per thread
 def test_prepare_cleans_up_when_its_terminal_closes(small: Made, tmp_path: Path, times: int) -> None:
     run = new_run(tmp_path, small.archives, MANY_SHARDS)

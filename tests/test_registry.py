@@ -149,6 +149,7 @@ def test_an_unknown_version_and_a_damaged_model_file_are_refused(local: Registry
         local.model_file(version, tmp_path / "copies")
 
 
+@pytest.mark.long
 def test_after_a_killed_registration_there_is_no_version_and_the_next_attempt_makes_one(
     entry: Entry, tmp_path: Path
 ) -> None:

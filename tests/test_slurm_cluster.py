@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.slurm_cluster import SlurmCluster
 
 
@@ -15,6 +17,7 @@ def test_a_job_runs_on_both_nodes(slurm: SlurmCluster, tmp_path: Path) -> None:
     assert sorted(out.read_text().splitlines()) == ["0 of 2 on n1", "1 of 2 on n2"]
 
 
+@pytest.mark.long
 def test_a_requeued_job_runs_again(slurm: SlurmCluster, tmp_path: Path) -> None:
     out = tmp_path / "out"
     script = "echo started; test ${SLURM_RESTART_COUNT:-0} = 1 || sleep 600"

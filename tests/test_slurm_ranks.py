@@ -223,6 +223,7 @@ def test_ranks_restart_after_a_kill_and_the_history_records_the_node(job: Job) -
     assert (entry["rank"], entry["host"], entry["what"]) == (2, "n2", "was killed by SIGKILL")
 
 
+@pytest.mark.long
 def test_a_rank_killed_with_its_task_is_reported(job: Job) -> None:
     program = "peer = 71\nif rank == 1: os.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(1)\nsys.exit(peer)"
     code, output = job.end(job.submit(program))

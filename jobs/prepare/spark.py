@@ -34,7 +34,8 @@ _CONNECT_SECONDS = 3.0
 # The errors of a call while Spark stops its context by itself.
 _STOPPED = re.compile("masters are unresponsive|stopped SparkContext|SparkContext (has been shutdown|was shut down)")
 _JAVA_GONE = "JAVA_GATEWAY_EXITED"
-_WORKER_GONE = "Python worker exited unexpectedly"  # Spark's message for a killed worker
+# Spark's messages for a killed worker, by when Java notices it.
+_WORKER_GONE = re.compile(r"Python worker exited unexpectedly|SocketException: (Connection reset|Broken pipe)")
 _JAVA_END_SECONDS = 0.5
 _LOG4J = Path(__file__).with_name("log4j2.properties")
 
@@ -117,7 +118,7 @@ class Spark(AbstractContextManager["Spark"]):
         maybe_killed = self._memory.likely_cause(signal.SIGKILL)
         if _JAVA_GONE in str(error):
             return IdxtrainError(f"prepare: Spark's Java process ended before it was up{maybe_killed}")
-        if _WORKER_GONE in str(error):
+        if _WORKER_GONE.search(str(error)):
             return IdxtrainError(f"{what}: a Python worker crashed or was killed{maybe_killed}")
         return _readable(error, what)
 
