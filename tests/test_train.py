@@ -1,10 +1,12 @@
 """The train stage on real shards with real Horovod ranks: rows, weights, resuming, refusals."""
 
+import functools
 import json
 import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jobs import training_log
-from tests.conftest import Idxtrain, MakeArchives
+from tests.conftest import Idxtrain, MakeArchives, idxtrain_in
 
 # A low rate, so that trainings at two world sizes differ by rounding alone, which a high rate would amplify.
 RATE = ("--set", "train.learning_rate=0.0005")
@@ -57,20 +59,31 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("work")
 
 
+@pytest.fixture(scope="module")
+def trained(archives: dict[str, Path], work: Path) -> Callable[[str, int], str]:
+    """Return a function that trains on some archives with some ranks, each once, and returns the run's ID."""
+
+    @functools.cache
+    def train(data: str, ranks: int) -> str:
+        run_id = f"{data}-{ranks}"
+        batch = ("--set", "train.batch_size=4") if data == "ten" else ()
+        options = ("--set", "prepare.rows_per_shard=29", "--set", "prepare.validation_rows=0")
+        command = ("train", "--data", archives[data], "--work", work, "--run-id", run_id, "--np", ranks)
+        done = idxtrain_in(work)(*command, *FAST, *batch, *options)
+        assert done.returncode == 0, done.stderr
+        return run_id
+
+    return train
+
+
 @pytest.mark.parametrize(
     ("data", "ranks"),
     [("prime", 1), ("prime", 2), ("prime", 3), pytest.param("ten", 3, marks=pytest.mark.long)],
 )
 def test_every_row_is_trained_exactly_once_per_epoch(
-    idxtrain: Idxtrain, archives: dict[str, Path], work: Path, data: str, ranks: int
+    trained: Callable[[str, int], str], work: Path, data: str, ranks: int
 ) -> None:
-    run_id = f"{data}-{ranks}"
-    batch = ("--set", "train.batch_size=4") if data == "ten" else ()
-    options = ("--set", "prepare.rows_per_shard=29", "--set", "prepare.validation_rows=0")
-    done = idxtrain(
-        "train", "--data", archives[data], "--work", work, "--run-id", run_id, "--np", ranks, *FAST, *batch, *options
-    )
-    assert done.returncode == 0, done.stderr
+    run_id = trained(data, ranks)
     outputs = result(work, run_id)
     rows = 211 if data == "prime" else 10
     steps = rows_by_step(work, run_id, ranks)
@@ -87,20 +100,26 @@ def test_every_row_is_trained_exactly_once_per_epoch(
     assert outputs["validation"]["accuracy"] is None
 
 
-def test_global_batches_are_the_same_at_any_number_of_ranks(work: Path) -> None:
-    one, two, three = (rows_by_step(work, f"prime-{ranks}", ranks) for ranks in (1, 2, 3))
+def test_global_batches_are_the_same_at_any_number_of_ranks(trained: Callable[[str, int], str], work: Path) -> None:
+    one, two, three = (rows_by_step(work, trained("prime", ranks), ranks) for ranks in (1, 2, 3))
     assert one == two == three
 
 
-def test_losses_agree_at_any_number_of_ranks(work: Path) -> None:
-    np.testing.assert_allclose(losses(work, "prime-2"), losses(work, "prime-1"), rtol=1e-4)
-    np.testing.assert_allclose(losses(work, "prime-3"), losses(work, "prime-1"), rtol=1e-4)
+def test_losses_agree_at_any_number_of_ranks(trained: Callable[[str, int], str], work: Path) -> None:
+    one, two, three = (losses(work, trained("prime", ranks)) for ranks in (1, 2, 3))
+    np.testing.assert_allclose(two, one, rtol=1e-4)
+    np.testing.assert_allclose(three, one, rtol=1e-4)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("compression", "tolerance"), [("float16", 2e-3), ("bfloat16", 1e-2)])
 def test_compressed_gradients_train_almost_the_same(
-    idxtrain: Idxtrain, archives: dict[str, Path], work: Path, compression: str, tolerance: float
+    idxtrain: Idxtrain,
+    archives: dict[str, Path],
+    trained: Callable[[str, int], str],
+    work: Path,
+    compression: str,
+    tolerance: float,
 ) -> None:
     options = (
         "--set",
@@ -113,7 +132,7 @@ def test_compressed_gradients_train_almost_the_same(
         "train", "--data", archives["prime"], "--work", work, "--run-id", compression, "--np", 2, *FAST, *options
     )
     assert done.returncode == 0, done.stderr
-    np.testing.assert_allclose(losses(work, compression), losses(work, "prime-2"), rtol=tolerance)
+    np.testing.assert_allclose(losses(work, compression), losses(work, trained("prime", 2)), rtol=tolerance)
     digests = set(result(work, compression)["weights_sha256"])
     assert len(digests) == 1
     assert digests != set(result(work, "prime-2")["weights_sha256"])
@@ -173,8 +192,8 @@ def test_batch_normalization_ema_and_augmentation_train_the_same_at_any_number_o
     assert not exported & last
 
 
-def test_a_run_directory_has_the_files_of_the_contract(work: Path) -> None:
-    run = work / "runs/prime-2"
+def test_a_run_directory_has_the_files_of_the_contract(trained: Callable[[str, int], str], work: Path) -> None:
+    run = work / "runs" / trained("prime", 2)
     assert {path.name for path in run.iterdir()} >= {"config.json", "model.keras", "checkpoints", "tensorboard", "logs"}
     assert run.stat().st_mode & 0o077 == 0
     events = b"".join(path.read_bytes() for path in (run / "tensorboard").iterdir())
@@ -182,16 +201,20 @@ def test_a_run_directory_has_the_files_of_the_contract(work: Path) -> None:
         assert tag in events
 
 
-def test_a_finished_training_is_not_repeated(idxtrain: Idxtrain, work: Path) -> None:
-    before = (work / "runs/prime-1/model.keras").stat().st_mtime_ns
+def test_a_finished_training_is_not_repeated(
+    idxtrain: Idxtrain, trained: Callable[[str, int], str], work: Path
+) -> None:
+    before = (work / "runs" / trained("prime", 1) / "model.keras").stat().st_mtime_ns
     done = idxtrain("train", "--work", work, "--run-id", "prime-1")
     assert done.returncode == 0, done.stderr
     assert "train: already done, skipped" in done.stderr
     assert (work / "runs/prime-1/model.keras").stat().st_mtime_ns == before
 
 
-def test_a_training_resumes_from_the_last_intact_checkpoint(idxtrain: Idxtrain, work: Path) -> None:
-    run = work / "runs/prime-1"
+def test_a_training_resumes_from_the_last_intact_checkpoint(
+    idxtrain: Idxtrain, trained: Callable[[str, int], str], work: Path
+) -> None:
+    run = work / "runs" / trained("prime", 1)
     expected = result(work, "prime-1")["weights_sha256"]
     (run / "stages/train.json").unlink()
     newest = max((run / "checkpoints").glob("*.safetensors"))

@@ -12,7 +12,6 @@ import io
 import itertools
 import json
 import re
-import struct
 import subprocess
 import sys
 import tempfile
@@ -25,9 +24,9 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from jobs.evaluate.comparison import Paired
+from jobs.prepare import idx
 
 
 def gate_names() -> tuple[Any, Any, Any, Any, Any]:
@@ -92,20 +91,15 @@ def trainings(work: Path) -> Iterator[tuple[str, Any]]:
         )
 
 
-def write_idx(path: Path, array: NDArray[Any]) -> None:
-    """Write a uint8 array as an IDX archive."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes())
-
-
 def write_archives(folder: Path, tags: tuple[str, ...]) -> None:
     """Write a small data set, with a further training pair for each tag."""
+    folder.mkdir(parents=True)
     random = np.random.default_rng(1)
     for name, rows in (("train", 120), ("t10k", 30), *((f"train-{tag}", 60) for tag in tags)):
         split, _, tag = name.partition("-")
         images, labels = ("-".join(filter(None, (split, kind, tag))) for kind in ("images", "labels"))
-        write_idx(folder / f"{images}-idx3-ubyte", random.integers(0, 256, (rows, 9, 11), np.uint8))
-        write_idx(folder / f"{labels}-idx1-ubyte", (np.arange(rows) % 4).astype(np.uint8))
+        idx.write(folder / f"{images}-idx3-ubyte", random.integers(0, 256, (rows, 9, 11), np.uint8))
+        idx.write(folder / f"{labels}-idx1-ubyte", (np.arange(rows) % 4).astype(np.uint8))
 
 
 def parquet(dataset: Path) -> str:
