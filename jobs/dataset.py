@@ -8,9 +8,11 @@
 
 The last key of manifest.json, `sha256`, is the hash of all others (`jobs.files.sealed`): an altered file is refused.
 
-Columns: `image` list<float32>[height × width × channels], row-major H·W·C, each value in [0, 1]; `label` int32 in
-[0, classes); `index` int64, the row number in the archive. With several training pairs, `index` and `segments.json`
-are as in `jobs.segments`. Plain Parquet: any reader reads it. No Spark and no TensorFlow here.
+Columns: `image` list<float32>[height × width × channels], row-major H·W·C, each value in [0, 1]; `label` int32, the
+number of the class; `index` int64, the row number in the archive. Classes are numbered from 0 in the order of their
+labels in the archives, which the manifest lists: first those that training has, then those that only the test split
+has. With several training pairs, `index` and `segments.json` are as in `jobs.segments`. Plain Parquet: any reader reads
+it. No Spark and no TensorFlow here.
 """
 
 import os
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from jobs.config import Section
+from jobs.description import Orientation
 from jobs.errors import InputError, one_line
 from jobs.files import read_object, sha256_file, take_seal
 from jobs.segments import require_current
@@ -29,7 +32,7 @@ from jobs.segments import require_current
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FORMAT = 1  # raised when a reader of the old contract would misread the new one
+FORMAT = 2  # raised when a reader of the old contract would misread the new one
 SPLITS: tuple["Split", ...] = ("train", "validation", "test")
 MANIFEST = "manifest.json"
 _PICKLE = b"dataset-toolkit.unischema"  # the key under which Petastorm stores a schema, as a pickle
@@ -49,7 +52,7 @@ class Shard(Section):
 
 
 class SplitInfo(Section):
-    """One split: its shards in row order, and the number of images of each class."""
+    """One split: its shards in row order, and the number of images of each entry of the manifest's `labels`."""
 
     rows: int = Field(ge=0)
     label_counts: tuple[Annotated[int, Field(ge=0)], ...]
@@ -93,12 +96,19 @@ class Source(Section):
 
 
 class Manifest(Section):
-    """manifest.json: all that later stages know about the data."""
+    """manifest.json: all that later stages know about the data.
+
+    `classes`: that training has. `labels`, `class_names`: by class number, the label in the archives and its name. Those
+    from `classes` on occur in the test split alone. A split's `label_counts` has one entry for each of them.
+    """
 
     format: int
     dataset_id: str = Field(pattern=r"^[0-9a-f]{16}$")
     shape: tuple[int, int, int]  # height, width, channels
     classes: int = Field(ge=1)
+    labels: tuple[int, ...]
+    class_names: tuple[str, ...]
+    orientation: Orientation
     splits: Mapping[Split, SplitInfo]
     pixels: PixelStatistics
     normalization: Normalization
@@ -155,14 +165,18 @@ def _contradiction(manifest: Manifest) -> str | None:
         return f"found shape {manifest.shape}, expected positive sizes"
     if manifest.values_per_image > _MOST_VALUES:
         return f"found shape {manifest.shape}, expected at most {_MOST_VALUES} values per image"
+    if len(set(manifest.labels)) != len(manifest.labels) or len(manifest.labels) < manifest.classes:
+        return f"found labels {list(manifest.labels)}, expected at least {manifest.classes}, each once"
+    if len(manifest.class_names) != len(manifest.labels):
+        return f"found {len(manifest.class_names)} class names, expected {len(manifest.labels)}"
     for name, split in manifest.splits.items():
         if sum(shard.rows for shard in split.shards) != split.rows:
             return f"found {sum(s.rows for s in split.shards)} rows in the {name} shards, expected {split.rows}"
         if len({shard.path for shard in shards_of(name, split.shards)}) != len(split.shards):
             return f"found {name} shards {[s.path for s in split.shards]}, expected files in {name}/, each once"
-        if len(split.label_counts) != manifest.classes or sum(split.label_counts) != split.rows:
+        if len(split.label_counts) != len(manifest.labels) or sum(split.label_counts) != split.rows:
             counts = f"found {name} label counts {list(split.label_counts)}"
-            return f"{counts}, expected the sum {split.rows} over {manifest.classes} classes"
+            return f"{counts}, expected the sum {split.rows} over {len(manifest.labels)} classes"
     return None
 
 

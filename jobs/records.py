@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from jobs.archive import Archive
+from jobs.description import Description
 from jobs.metrics import Document, TrainMetrics, ValidationMetrics
 
 
@@ -44,11 +45,15 @@ class Outputs(Document):
 
 
 class FetchOutputs(Outputs):
-    """`archives`: by role; in data sets of several training pairs by role and tag, see `jobs.segments`."""
+    """`archives`: by role; in data sets of several training pairs by role and tag, see `jobs.segments`.
+
+    The roles of the test pair may be missing: `prepare` then makes a test split of the training pair.
+    """
 
     stage = "fetch"
 
     archives: Mapping[str, Archive]
+    description: Description = Description()
 
 
 class PrepareOutputs(Outputs):

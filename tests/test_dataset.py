@@ -66,6 +66,9 @@ def valid(directory: Path) -> dict[str, Any]:
         "dataset_id": "0123456789abcdef",
         "shape": list(SHAPE),
         "classes": 3,
+        "labels": [0, 1, 2],
+        "class_names": ["0", "1", "2"],
+        "orientation": "none",
         "splits": splits,
         "pixels": {"mean": 0.5, "std": 0.25, "min": 0.0, "max": 1.0},
         "normalization": {"rule": "type-range", "offset": 0.0, "scale": 1 / 255},
@@ -113,8 +116,8 @@ def shard(raw: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda raw: raw.update(format=2), "found format 2, expected 1"),
-        (lambda raw: raw.pop("format"), "found format None, expected 1"),
+        (lambda raw: raw.update(format=3), "found format 3, expected 2"),
+        (lambda raw: raw.pop("format"), "found format None, expected 2"),
         (lambda raw: raw.pop("classes"), "classes: Field required"),
         (lambda raw: raw.update(colour=1), "colour: Extra inputs are not permitted"),
         (lambda raw: raw.update(classes=0), "classes: "),

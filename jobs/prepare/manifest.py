@@ -34,6 +34,9 @@ def write_manifest(
         dataset_id=dataset_id,
         shape=image_shape(images),
         classes=findings.classes,
+        labels=tuple(range(findings.classes)),
+        class_names=tuple(map(str, range(findings.classes))),
+        orientation="none",
         splits={
             split: SplitInfo(
                 rows=sum(shard.rows for shard in shards[split]),

@@ -1,0 +1,28 @@
+"""What people know of a data set and its archives do not say: the names of its classes, and how its images lie.
+
+It comes from the catalog, from `data.toml` in the user's folder, or from the options. `fetch` records it for `prepare`.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from jobs.config import Section
+
+# What turns a stored image upright. Rotations are counterclockwise; `mirror` swaps left and right, `flip` top and
+# bottom; `anti-transpose` reflects about the other diagonal.
+Orientation = Literal["none", "transpose", "anti-transpose", "rotate-90", "rotate-180", "rotate-270", "mirror", "flip"]
+
+
+class Description(Section):
+    """What fetch knows of a data set beside its archives."""
+
+    class_names: Mapping[int, str] = Field(
+        default_factory=dict,
+        description="Name of each class by its label in the archives; empty: labels are the names.",
+    )
+    orientation: Orientation = Field(default="none", description="What turns the stored images upright.")
+    label_column: int = Field(
+        default=0, ge=0, description="Column of the label in archives of several numbers per image (idx2)."
+    )
