@@ -98,8 +98,8 @@ class Source(Section):
 class Manifest(Section):
     """manifest.json: all that later stages know about the data.
 
-    `classes`: that training has. `labels`, `class_names`: by class number, the label in the archives and its name. Those
-    from `classes` on occur in the test split alone. A split's `label_counts` has one entry for each of them.
+    `classes`: that training has. `labels`, `class_names`: by class number, the label in the archives and its name.
+    Those from `classes` on occur in the test split alone. A split's `label_counts` has an entry for each of them.
     """
 
     format: int
