@@ -1,0 +1,1 @@
+"""Look at archives and at their labels."""
