@@ -9,6 +9,7 @@ Role = Literal["train_images", "train_labels", "test_images", "test_labels"]
 ROLES: tuple[Role, ...] = ("train_images", "train_labels", "test_images", "test_labels")
 
 GZIP_MAGIC = b"\x1f\x8b"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,3 +39,14 @@ def is_gzip(path: Path) -> bool:
     """Return whether a file is gzip, judged by its first two bytes."""
     with path.open("rb") as file:
         return file.read(2) == GZIP_MAGIC
+
+
+def is_git_lfs_pointer(path: Path) -> bool:
+    """Return whether a file is what Git leaves for a large file that it has not downloaded. False if unreadable."""
+    if not path.is_file():  # opening a named pipe would wait for its writer
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_LFS_POINTER)) == _LFS_POINTER
+    except OSError:
+        return False
