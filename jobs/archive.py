@@ -5,8 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+Split = Literal["train", "test"]
+Kind = Literal["images", "labels"]
 Role = Literal["train_images", "train_labels", "test_images", "test_labels"]
 ROLES: tuple[Role, ...] = ("train_images", "train_labels", "test_images", "test_labels")
+TRAINING, TEST = ROLES[:2], ROLES[2:]
 
 GZIP_MAGIC = b"\x1f\x8b"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
@@ -33,6 +36,16 @@ class Archive:
     def from_json(cls, value: Mapping[str, Any]) -> "Archive":
         """Read what `to_json` wrote."""
         return cls(**(dict(value) | {"path": Path(value["path"])}))
+
+
+def role_for(split: Split, kind: Kind) -> Role:
+    """Return the role of the images or labels of a split."""
+    return next(role for role in ROLES if role == f"{split}_{kind}")
+
+
+def role_of_key(key: str) -> Role:
+    """Return the role of an archive from its key, which is the role, or role and tag (`jobs.segments.key`)."""
+    return next(role for role in ROLES if key.startswith(role))
 
 
 def is_gzip(path: Path) -> bool:

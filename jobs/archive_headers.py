@@ -8,20 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jobs import segments
-from jobs.archive import is_git_lfs_pointer
+from jobs.archive import is_git_lfs_pointer, role_of_key
 from jobs.errors import InputError
 from jobs.prepare import idx
 
 
 def read_pair_headers(images: Path, labels: Path, label_column: int = 0) -> tuple[idx.Header, idx.Header]:
     """Return the headers of an image and a label archive. Raises InputError unless they make a pair."""
-    for path in (images, labels):
-        if is_git_lfs_pointer(path):
-            raise InputError(
-                f"{path}: found a Git LFS pointer, expected the archive it stands for; fix: run `git lfs pull` in "
-                f"{path.parent}"
-            )
-    image_header, label_header = idx.read_header(images), idx.read_header(labels)
+    image_header, label_header = _read_header(images), _read_header(labels)
     in_columns = len(label_header.shape) == 2 and label_header.dtype.kind in "iu"
     if in_columns and label_column >= label_header.shape[1]:
         raise InputError(
@@ -36,21 +30,32 @@ def read_pair_headers(images: Path, labels: Path, label_column: int = 0) -> tupl
 def read_headers(paths: Mapping[str, Path], label_column: int = 0) -> dict[str, idx.Header]:
     """Read the header of each archive. Raises InputError unless they fit each other.
 
-    `paths`, and the result: by role or, with several training pairs, by role and tag (`jobs.segments.key`). The test
-    pair may be missing.
+    `paths`, and the result: by role or, with several training pairs, by role and tag (`jobs.segments.key`). Any may be
+    missing.
     """
+    images = [key for key in paths if role_of_key(key).endswith("images")]
+    images.sort(key=lambda key: not key.startswith("train"))  # the others are compared with the training images
     headers: dict[str, idx.Header] = {}
-    pairs = [(key, key.replace("_images", "_labels", 1)) for key in paths if key.partition("_")[2].startswith("images")]
-    pairs.sort(key=lambda pair: not pair[0].startswith("train"))  # the others are compared with the training images
-    for images, labels in pairs:
-        headers[images], headers[labels] = read_pair_headers(paths[images], paths[labels], label_column)
-    first = pairs[0][0]
-    for images, _ in pairs[1:]:
-        require_same_images(paths[images], headers[images], headers[first])
-    if segments.tags(paths):
-        for images, _ in pairs:
-            require_bytes(paths[images], headers[images])
+    for key in images:
+        labels = key.replace("_images", "_labels", 1)
+        if labels in paths:
+            headers[key], headers[labels] = read_pair_headers(paths[key], paths[labels], label_column)
+    for key in paths.keys() - headers.keys():  # without the other archive of its pair
+        headers[key] = _read_header(paths[key])
+    for key in images:
+        require_same_images(paths[key], headers[key], headers[images[0]])
+        if segments.tags(paths):
+            require_bytes(paths[key], headers[key])
     return {key: headers[key] for key in paths}
+
+
+def _read_header(path: Path) -> idx.Header:
+    if is_git_lfs_pointer(path):
+        raise InputError(
+            f"{path}: found a Git LFS pointer, expected the archive it stands for; fix: run `git lfs pull` in "
+            f"{path.parent}"
+        )
+    return idx.read_header(path)
 
 
 def require_same_images(path: Path, header: idx.Header, expected: idx.Header) -> None:

@@ -3,19 +3,21 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.fetch.names import find
-from jobs.fetch.pairs import find_pairs
+from jobs.fetch.describe import described_by
+from jobs.fetch.locate import locate
 from jobs.files import sha256_file, sha256_json
 from pipelines.config import Config
 from pipelines.retraining.records import FileStamp
 
 
 def archives(config: Config) -> list[Path]:
-    """Return the archives in the data folder, all pairs; an empty list for a data set of the catalog."""
-    if not config.fetch.data:
+    """Return the user's archives, all pairs, and the files that describe them; none for a data set of the catalog.
+
+    Raises InputError where they cannot be used.
+    """
+    if not config.fetch.data and not config.fetch.named_archives:
         return []
-    folder = Path(config.fetch.data)
-    return [*find(folder).values(), *find_pairs(folder).values()]
+    return [*locate(config.fetch).archives.values(), *described_by(config.fetch)]
 
 
 def stamps(files: Sequence[Path]) -> tuple[FileStamp, ...]:
