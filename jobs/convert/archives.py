@@ -24,6 +24,7 @@ _STEMS: Mapping[Split, str] = {"train": "train", "test": "t10k"}
 _WORDS = {"uint8": "ubyte", "int8": "byte", "int16": "short", "int32": "int", "float32": "float", "float64": "double"}
 # Numbers that use less than half of a byte's range, such as 0 to 16: stored as bytes they would train as if dark.
 _HALF = 128
+_LONGEST_NAME = 100  # characters, as fetch takes them
 
 
 def write_archives(folder: Path, collected: Collected, options: Options) -> np.dtype[Any]:
@@ -88,10 +89,17 @@ def _holds(wanted: np.dtype[Any], staging: Staging) -> bool:
 def description(class_names: Mapping[int, str]) -> str:
     """Return the text of data.toml: the name of each class by its label."""
     # A JSON string without control characters is a TOML string.
-    lines = [f"{label} = {json.dumps(printable(name), ensure_ascii=False)}" for label, name in class_names.items()]
-    return "\n".join(
-        ["# Class names by label. `idxtrain run --data` on this folder shows them.", "[classes]", *lines, ""]
-    )
+    lines = [f"{label} = {json.dumps(name, ensure_ascii=False)}" for label, name in _printed(class_names).items()]
+    return "\n".join(["# Names of classes by label, which `idxtrain run --data` shows.", "[class_names]", *lines, ""])
+
+
+def _printed(class_names: Mapping[int, str]) -> dict[int, str]:
+    """Return names as data.toml may have them: on one line, not blank, at most 100 characters, each once."""
+    names: dict[int, str] = {}
+    for label, name in class_names.items():
+        text = printable(name)[:_LONGEST_NAME].strip() or str(label)
+        names[label] = f"{text[: _LONGEST_NAME - 20]} ({label})" if text in names.values() else text
+    return names
 
 
 def write_bad(path: Path, bad: Sequence[Bad]) -> None:

@@ -210,7 +210,7 @@ def class_names(folder: Path) -> dict[int, str]:
     from jobs.convert.archives import DESCRIPTION
 
     try:
-        table = tomllib.loads((folder / DESCRIPTION).read_text(encoding="utf-8")).get("classes", {})
+        table = tomllib.loads((folder / DESCRIPTION).read_text(encoding="utf-8")).get("class_names", {})
         return {int(label): str(name) for label, name in table.items()}
     except FileNotFoundError:
         return {}

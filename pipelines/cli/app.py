@@ -12,6 +12,7 @@ from pipelines.cli import (
     config,
     convert,
     doctor,
+    inspect,
     models,
     prune,
     recipes,
@@ -44,6 +45,7 @@ app = typer.Typer(
 # In this order `idxtrain --help` lists the commands: first steps, cluster, schedule.
 app.add_typer(run.app)
 app.add_typer(convert.app)
+app.add_typer(inspect.app)
 app.add_typer(recipes.app)
 app.add_typer(config.app)
 app.add_typer(doctor.app)

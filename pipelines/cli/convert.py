@@ -59,7 +59,7 @@ def convert(
     ] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Write plain archives instead of .gz.")] = False,
 ) -> None:
-    """Convert pictures, NumPy, CSV, CIFAR or Parquet to IDX, and back.
+    """Convert pictures, NumPy, CSV or Parquet to IDX, or back.
 
     The same source gives the same bytes. An existing TARGET is refused.
     """
