@@ -122,12 +122,13 @@ def test_the_log_summarizes_the_dataset(made: Callable[[str], Made]) -> None:
 
 def test_missing_classes_and_test_images_seen_in_training_are_logged(made: Callable[[str], Made]) -> None:
     each = made("int16")
-    assert each.manifest.duplicates == Duplicates(test_images_in_train=1, examples=((7, 50),))
+    assert each.manifest.duplicates == Duplicates(test_images_in_train=1, test_rows=(7,), examples=((7, 50),))
     warnings = [line for line in each.log.splitlines() if line.startswith("warning: ")]
     assert warnings == [
         "warning: prepare: no images of class 1 in the train split",
         "warning: prepare: no images of class 1 in the validation split",
-        "warning: prepare: 1 test images are also in the training archive, first (test row, training row): (7, 50)",
+        "warning: prepare: 1 test image is also in training; row 7 of t10k-images-idx3-ubyte is row 50 of "
+        "train-images-idx3-ubyte (from 0)",
     ]
 
 

@@ -10,6 +10,7 @@ from jobs.logs import log
 from jobs.prepare.archives import image_shape
 from jobs.prepare.idx import Header
 from jobs.prepare.survey import Findings
+from jobs.segments import SegmentInfo, archive_row, read_segments
 
 _MOST_LISTED = 20  # labels in one line of the log
 
@@ -56,12 +57,15 @@ def write_manifest(
         versions=versions,
     )
     write_json(directory / MANIFEST, sealed(manifest.model_dump(mode="json")))
-    log_summary(manifest)
+    log_summary(manifest, read_segments(directory))
     return manifest
 
 
-def log_summary(manifest: Manifest) -> None:
-    """Log what a dataset holds, with warnings for missing classes and for test images seen in training."""
+def log_summary(manifest: Manifest, segments: Sequence[SegmentInfo] = ()) -> None:
+    """Log what a dataset holds, with warnings for missing classes and for test images seen in training.
+
+    `segments`: of the dataset; empty for one of one plain pair.
+    """
     height, width, channels = manifest.shape
     rows = " / ".join(f"{manifest.splits[split].rows:,} {split}" for split in SPLITS)
     log.info(
@@ -82,9 +86,13 @@ def log_summary(manifest: Manifest) -> None:
         if missing and manifest.splits[split].rows:
             log.warning("prepare: no images of class %s in the %s split", _listed(missing), split)
     if manifest.duplicates.test_images_in_train:
+        test_row, index = manifest.duplicates.examples[0]
+        archive, row = archive_row(index, segments)
+        count = manifest.duplicates.test_images_in_train
         log.warning(
-            "prepare: %d test images are also in the training archive, first (test row, training row): %s",
-            manifest.duplicates.test_images_in_train, manifest.duplicates.examples[0],
+            "prepare: %s also in training; row %d of %s is row %d of %s (from 0)",
+            "1 test image is" if count == 1 else f"{count:,} test images are",
+            test_row, manifest.sources["test_images"].name, row, manifest.sources[archive].name,
         )  # fmt: skip
 
 
