@@ -192,7 +192,9 @@ def test_test_images_in_a_segment_are_logged(tmp_path: Path, make_archives: Make
     (info,) = [info for info in segments.read_segments(directory) if info.tag == "b"]
     assert duplicates.test_images_in_train == 1
     assert duplicates.examples == ((3, segments.first_index(info.segment_id) + 7),)
-    assert "1 test images are also in the training archive" in stderr
+    assert segments.archive_row(duplicates.examples[0][1], [info]) == ("train_images@b", 7)
+    assert segments.archive_row(7, []) == ("train_images", 7)
+    assert "row 3 of t10k-images-idx3-ubyte is row 7 of train-images-b-idx3-ubyte (from 0)" in stderr
 
 
 def test_a_segment_id_depends_on_content_and_options_not_on_the_tag(
