@@ -4,6 +4,7 @@ The JSON schema in `jobs/schemas/metrics.schema.json` is made from these models.
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -42,8 +43,34 @@ class TestMetrics(Document):
     )
 
 
+CaveatKind = Literal[
+    "images-in-training",
+    "unseen-classes",
+    "left-out-images",
+    "missing-classes",
+    "one-class-in-test",
+    "one-class-in-validation",
+    "few-images",
+    "below-validation",
+    "made-from-training",
+    "few-updates",
+    "loss-still-falling",
+]
+
+
+class Caveat(Document):
+    """What to know before trusting the accuracy."""
+
+    kind: CaveatKind
+    text: str = Field(description="one line, for people")
+    figures: Mapping[str, float | None] = Field(description="the numbers in the text")
+
+
+EndReason = Literal["length", "early-stopping"]
+
+
 class ValidationMetrics(Document):
-    """The figures of the validation split after the last step; null if it has no rows."""
+    """The figures of the saved model on the validation split; null if it has no rows."""
 
     accuracy: float | None
     errors: int | None
@@ -56,6 +83,9 @@ class TrainMetrics(Document):
 
     images: int = Field(ge=0, description="images trained on, repeated ones included")
     steps: int = Field(ge=0)
+    batch_size: int | None = Field(default=None, description="rows of a global batch, as chosen for the data")
+    kept_step: int | None = Field(default=None, description="updates of the saved model; see train.keep")
+    ended_by: EndReason | None = Field(default=None, description="length: the planned steps; or early-stopping")
     images_per_second: float | None
     precision: str = Field(description="type of the computation: float32, bfloat16 or float16")
 
