@@ -7,7 +7,7 @@ import pytest
 from deploy.slurm import queue
 from deploy.slurm.site import Launcher
 from jobs.errors import InputError
-from pipelines.slurm.job import environment_for_sbatch, _hosts, main
+from pipelines.slurm.job import _hosts, environment_for_sbatch, main
 
 
 @pytest.mark.parametrize("launcher", get_args(Launcher))

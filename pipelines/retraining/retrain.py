@@ -6,7 +6,7 @@ and every step may be repeated.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +81,7 @@ class _Retraining:
     def __init__(self, wanted: RetrainOptions, config: Config, retrain_dir: RetrainDir) -> None:
         self._wanted, self._config, self._dir = wanted, config, retrain_dir
         self._run: RunDir | None = None
+        self._content = ""  # the hash of the archives, once it is known
 
     def run(self) -> RetrainOutcome:
         self._notify(is_retry=True)
@@ -98,7 +99,7 @@ class _Retraining:
     def _retrain(self) -> tuple[RetrainOutcome, Registry | None]:
         """Return the outcome, and the registry if it answered."""
         files = archives(self._config)
-        seen, settings = stamps(files), settings_of(self._config)
+        seen, settings = stamps(files.values()), settings_of(self._config)
         is_whole = self._has_copies()
         if is_whole and not self._dir.waiting() and self._dir.read(Promotion) is None:
             nothing = self._nothing_new(files, seen, settings)
@@ -120,7 +121,7 @@ class _Retraining:
                 "fetch it from, expected one or the other; fix: retrain when the registry is reachable"
             )
         self._warn_of_small_test_set()
-        pending = self._begin(Inputs(settings=settings, content=content_of(files), seen=seen))
+        pending = self._begin(Inputs(settings=settings, content=self._content_of(files), seen=seen))
         self._run = RunDir(self._dir.work.runs / pending.run_id)
         return self._train_and_decide(self._run, pending, registry), registry
 
@@ -135,18 +136,23 @@ class _Retraining:
             log.info("retrain: the copy of version %s is damaged or missing", model.version)
         return not damaged
 
-    def _nothing_new(self, files: Sequence[Path], seen: Sequence[object], settings: str) -> RetrainOutcome | None:
+    def _nothing_new(self, files: Mapping[str, Path], seen: Sequence[object], settings: str) -> RetrainOutcome | None:
         """Return the outcome if the last retraining had the same inputs and its results are intact, else None."""
         state = self._dir.read(State)
         if self._wanted.force or state is None or state.inputs.settings != settings or not self._is_intact(state):
             return None
-        content = state.inputs.content if state.inputs.seen == seen else content_of(files)
+        content = state.inputs.content if state.inputs.seen == seen else self._content_of(files)
         if content != state.inputs.content:
             return None
         inputs = state.inputs.model_copy(update={"seen": seen})
         self._dir.write(state.model_copy(update={"inputs": inputs}))
         self._dir.remove(Pending)
         return RetrainOutcome("nothing-new", f"nothing new; last outcome: {state.text}")
+
+    def _content_of(self, files: Mapping[str, Path]) -> str:
+        """Return the hash of the archives' content. They are read once."""
+        self._content = self._content or content_of(files)
+        return self._content
 
     def _is_intact(self, state: State) -> bool:
         """Return whether the last run's results, and a local registry, still exist."""

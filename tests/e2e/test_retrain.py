@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -120,6 +121,17 @@ def test_a_retraining_without_new_data_ends_without_loading_anything_heavy(idxtr
     assert "pydantic" in loaded
     assert not loaded & {"mlflow", "tensorflow", "pyspark", "horovod", "petastorm"}
     assert list(aliases(idxtrain, folder)) == [1]
+
+
+def test_a_copy_of_a_pair_does_not_start_a_retraining(idxtrain: Idxtrain, folder: Path) -> None:
+    for kind, form in (("images", "idx3"), ("labels", "idx1")):
+        name = f"train-{kind}-{{}}{form}-ubyte.gz"
+        shutil.copy(folder / "data" / name.format(""), folder / "data" / name.format("copy-"))
+    line, stderr = retrain(idxtrain, folder)
+    assert line.startswith("nothing new; last outcome: ")
+    assert "retrain: pair copy has the same content as the untagged pair; it counts once" in stderr
+    for path in (folder / "data").glob("*-copy-*"):
+        path.unlink()
 
 
 def test_only_a_new_pair_is_decoded(idxtrain: Idxtrain, folder: Path, make_archives: MakeArchives) -> None:
