@@ -12,9 +12,9 @@ from pathlib import Path
 
 from deploy.registry.registry import Registry
 from deploy.registry.tracking import RegistryDownError, tracking_uri
-from jobs.errors import IdxtrainError
+from jobs.errors import IdxtrainError, InputError
 from jobs.run_dir import RunDir
-from jobs.stage import is_done
+from jobs.stage import dataset_of, is_done
 from pipelines import request, runs
 from pipelines.config import Config, validate
 from pipelines.gate.champion_checks import sample_size_problem
@@ -221,15 +221,31 @@ class _Retraining:
     def _config_for(self, pending: Pending) -> Config:
         values = self._config.to_json()
         champion, best = pending.rivals.champion, pending.rivals.best
-        values["evaluate"] |= {"champion": "", "champion_sha256": ""}  # only the records name a champion
+        # Only the records name a champion.
+        values["evaluate"] |= {"champion": "", "champion_sha256": "", "champion_dataset": ""}
         if champion is not None:
-            copy = str(self._dir.copy_of(champion))
-            values["evaluate"] |= {"champion": copy, "champion_sha256": champion.model_sha256}
+            copy, dataset = str(self._dir.copy_of(champion)), self._dataset_of(champion)
+            values["evaluate"] |= {
+                "champion": copy,
+                "champion_sha256": champion.model_sha256,
+                "champion_dataset": str(dataset or ""),
+            }
             if pending.warm_start:
                 values["train"]["initial_model"] = copy
         if best is not None:
             values["evaluate"] |= {"best": str(self._dir.copy_of(best)), "best_sha256": best.model_sha256}
         return validate(values, "retrain")
+
+    def _dataset_of(self, champion: Champion) -> Path | None:
+        """Return the dataset that the champion was trained on; None if it is not here, e.g. after a restored registry.
+
+        `prune` keeps it as long as it keeps the champion's run.
+        """
+        try:
+            dataset = dataset_of(RunDir(self._dir.work.runs / champion.run_id))
+        except InputError:
+            return None
+        return dataset if dataset.is_dir() else None
 
     # --- afterwards
 
