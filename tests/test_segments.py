@@ -44,7 +44,8 @@ def hash_of(tag: str) -> int:
 
 
 def fetched(folder: Path, work: Path) -> dict[str, Any]:
-    return dict(fetch(FetchConfig(dataset="own", data=str(folder), segments=True), work / "archives", work / ".locks"))
+    config = FetchConfig(dataset="own", data=str(folder), segments=True)
+    return dict(fetch(config, work / "archives", work / ".locks").archives)
 
 
 def prepared(folder: Path, work: Path, run_id: str) -> tuple[Path, str]:
@@ -211,7 +212,7 @@ def test_a_pair_with_two_tags_counts_once(tmp_path: Path, make_archives: MakeArc
 def test_one_plain_pair_makes_no_segments(tmp_path: Path, make_archives: MakeArchives) -> None:
     folder = tmp_path / "data"
     make_archives(folder)
-    plain = fetch(FetchConfig(dataset="own", data=str(folder)), tmp_path / "archives", tmp_path / "locks")
+    plain = fetch(FetchConfig(dataset="own", data=str(folder)), tmp_path / "archives", tmp_path / "locks").archives
     assert tuple(plain) == ROLES
     assert segments.tags(plain) == []
     assert dataset_id(CONFIG, plain) != dataset_id(CONFIG, fetched(folder, tmp_path))

@@ -10,6 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from jobs import archive_headers
 from jobs.archive import Archive, is_gzip
 from jobs.errors import InputError
 from jobs.files import sha256_file
@@ -56,26 +57,9 @@ def pair_of(
     )
 
 
-def read_pair_headers(images: Path, labels: Path) -> tuple[idx.Header, idx.Header]:
-    """Return the headers of an image and a label archive. Raises InputError unless they make a pair."""
-    image_header, label_header = idx.read_header(images), idx.read_header(labels)
-    idx.check_pair(images, image_header, labels, label_header)
-    return image_header, label_header
-
-
-def read_headers(archives: Mapping[str, Archive]) -> dict[str, idx.Header]:
+def read_headers(archives: Mapping[str, Archive], label_column: int = 0) -> dict[str, idx.Header]:
     """Read the header of each archive, by role. Raises InputError unless they fit each other."""
-    headers = {}
-    for split in ("train", "test"):
-        images, labels = f"{split}_images", f"{split}_labels"
-        headers[images], headers[labels] = read_pair_headers(archives[images].path, archives[labels].path)
-    train, test = headers["train_images"], headers["test_images"]
-    if train.row_shape != test.row_shape or train.dtype != test.dtype:
-        raise InputError(
-            f"{archives['test_images'].path}: found images {test}, expected the shape and type of the training "
-            f"archive's, {train}; fix: give archives of one data set"
-        )
-    return headers
+    return archive_headers.read_headers({role: archive.path for role, archive in archives.items()}, label_column)
 
 
 def image_shape(header: idx.Header) -> tuple[int, int, int]:

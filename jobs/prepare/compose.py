@@ -7,16 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 
-import numpy as np
-
 from jobs import segments
 from jobs.archive import Archive
+from jobs.archive_headers import read_pair_headers, require_bytes, require_same_images
 from jobs.dataset import SPLITS, Duplicates, Shard, Split, shard_path
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import sync
 from jobs.lease import Lease
 from jobs.logs import log
-from jobs.prepare.archives import read_pair_headers
 from jobs.prepare.config import PrepareConfig, SparkConfig
 from jobs.prepare.manifest import write_manifest
 from jobs.prepare.segment import ArchivePair, Segment, make_segment, read_segment
@@ -82,28 +80,14 @@ def read_pairs(config: PrepareConfig, archives: Mapping[str, Archive]) -> tuple[
         raise InputError(f"{test.images.path.parent}: found no training pair beside the test pair; fix: add one")
     first = next(iter(training.values()))
     for pair in (test, *training.values()):
-        _check_pair(pair, first)
+        require_same_images(pair.images.path, pair.image_header, first.image_header)
+        require_bytes(pair.images.path, pair.image_header)
     return test, list(training.values())
 
 
 def _pair(tag: str | None, images: Archive, labels: Archive) -> ArchivePair:
     image_header, label_header = read_pair_headers(images.path, labels.path)
     return ArchivePair(tag=tag, images=images, labels=labels, image_header=image_header, label_header=label_header)
-
-
-def _check_pair(pair: ArchivePair, first: ArchivePair) -> None:
-    """Raise InputError unless a pair has the image shape and type of the first one, and the type uint8."""
-    header, expected = pair.image_header, first.image_header
-    if (header.row_shape, header.dtype) != (expected.row_shape, expected.dtype):
-        raise InputError(
-            f"{pair.images.path}: found images {header}, expected the shape and type of {first.images.path.name}, "
-            f"{expected}; fix: move that pair out"
-        )
-    if header.dtype != np.uint8:
-        raise InputError(
-            f"{pair.images.path}: found images {header}, expected uint8 in a data set of several pairs, as other types "
-            "are normalized by the extremes of all pairs; fix: give one pair"
-        )
 
 
 def _segments(

@@ -5,29 +5,26 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from jobs import segments
-from jobs.archive import ROLES
-from jobs.fetch.names import find, missing
-from jobs.fetch.pairs import find_pairs
+from jobs.fetch.describe import described_by
+from jobs.fetch.locate import locate
 from jobs.files import sha256_file, sha256_json
 from pipelines.config import Config
 from pipelines.retraining.records import FileStamp
 
 log = logging.getLogger("idxtrain")
 
+_DESCRIPTION = "description "  # and a number: the key of a file that describes the archives
+
 
 def archives(config: Config) -> dict[str, Path]:
-    """Return the archives in the data folder, all pairs, by `jobs.segments.key`; none for a data set of the catalog.
+    """Return the user's archives by `jobs.segments.key`, all pairs, and the files that describe them.
 
-    The untagged training pair has an empty tag. Raises InputError for a folder that is missing or holds no archives.
+    Empty for a data set of the catalog. Raises InputError where the archives cannot be used.
     """
-    if not config.fetch.data:
+    if not config.fetch.data and not config.fetch.named_archives:
         return {}
-    folder = Path(config.fetch.data)
-    plain = {role if role.startswith("test") else segments.key(role, ""): path for role, path in find(folder).items()}
-    files = {**plain, **find_pairs(folder)}
-    if not files:
-        raise missing(folder, ROLES)
-    return files
+    described = {f"{_DESCRIPTION}{number}": path for number, path in enumerate(described_by(config.fetch))}
+    return {**locate(config.fetch).archives, **described}
 
 
 def stamps(files: Iterable[Path]) -> tuple[FileStamp, ...]:
@@ -38,7 +35,7 @@ def stamps(files: Iterable[Path]) -> tuple[FileStamp, ...]:
 def content_of(files: Mapping[str, Path]) -> str:
     """Return a hash of what the archives hold: the test pair, and each training pair once, whatever its name.
 
-    `files`: by `jobs.segments.key`. Logs each pair that is a copy of another one.
+    `files`: as `archives` returns them. Logs each pair that is a copy of another one.
     """
     digests = {key: sha256_file(path) for key, path in files.items()}
     pairs: dict[tuple[str | None, str | None], str] = {}
@@ -48,7 +45,8 @@ def content_of(files: Mapping[str, Path]) -> str:
         if first != tag:
             log.warning("retrain: %s has the same content as %s; it counts once", _name(tag), _name(first))
     test = [digests.get(role) for role in ("test_images", "test_labels")]
-    return sha256_json({"test": test, "train": sorted(pairs, key=str)})
+    description = [digest for key, digest in digests.items() if key.startswith(_DESCRIPTION)]
+    return sha256_json({"test": test, "train": sorted(pairs, key=str), "description": description})
 
 
 def _name(tag: str) -> str:
