@@ -1,4 +1,4 @@
-"""Train one network in this process on rows in memory, with the project's own step, order, schedule and augmentation."""
+"""Train one network in this process on rows in memory, by the step, order and schedule of the train stage."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,12 +8,13 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from jobs.dataset import Manifest
+from jobs.train.class_weights import class_weights
 from jobs.train.compute.collective import Collective
 from jobs.train.compute.network import Network
 from jobs.train.compute.precision import choose_precision
 from jobs.train.config import TrainConfig
 from jobs.train.data.calls import GraphCall, PlannedCall, max_steps_per_execution, plan_calls
-from jobs.train.data.length import total_steps
+from jobs.train.data.length import row_order, total_steps
 from jobs.train.data.order import Epoch, RowOrder
 from jobs.train.worker import make_step
 from models.training.schedules import Rates
@@ -31,14 +32,15 @@ def fit(
 ) -> Any:
     """Return the keras.Model that a config trains, from images to logits, on images float32 [n, values], labels [n].
 
-    The rows are shuffled over the whole training data in each epoch. `on_images`: called with the number of images
-    trained on since its last call.
+    The rows are shuffled over the whole training data in each epoch. The training has its full length: there is no
+    validation that could stop it early. `on_images`: called with the number of images trained on since its last call.
     """
     collective = Collective()
-    order = RowOrder(shard_rows=(len(images),), batch_size=min(config.batch_size, len(images)), seed=seed, shuffle_shards=1)
+    order = row_order(config, [len(images)], seed)
     network = Network(config, manifest, seed, choose_precision(tf, config, collective))
-    step, total = make_step(config, network, collective, seed), total_steps(config, order)
-    rates = Rates(config.schedule, total, config.peak_rate, config.warmup_fraction, config.final_rate_fraction)
+    step = make_step(config, network, collective, seed, class_weights(config, manifest))
+    total, peak = total_steps(config, order), config.peak_rate(order.batch_size)
+    rates = Rates(config.schedule, total, peak, config.warmup_fraction, config.final_rate_fraction)
     most = max_steps_per_execution(order, images.shape[1], 1)
     for epoch in range(-(-total // order.steps)):
         drawn = order.epoch(epoch)
@@ -49,9 +51,7 @@ def fit(
     return network.final
 
 
-def _call(
-    order: RowOrder, drawn: Epoch, planned: PlannedCall, images: NDArray[Any], labels: NDArray[Any]
-) -> GraphCall:
+def _call(order: RowOrder, drawn: Epoch, planned: PlannedCall, images: NDArray[Any], labels: NDArray[Any]) -> GraphCall:
     rows, steps = drawn.rank_rows(planned.first, planned.last, 0, 1), planned.last - planned.first
     return GraphCall(
         first_step=planned.first_step,

@@ -5,7 +5,6 @@ but i. It predicts the rows of fold i, and all test rows: no network sees those,
 A finished fold is kept in FOLDER/fold-I.npz, and a later call continues with the next one.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from jobs.files import sha256_json, write_atomic
 from jobs.logs import log
 from jobs.progress import Progress
 from jobs.train.config import TrainConfig
+from jobs.train.data.length import images_seen, row_order, total_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +64,13 @@ def predict_out_of_fold(config: TrainConfig, seed: int, folds: int, data: Data, 
     return Predictions(train, np.mean(test, axis=0, dtype=np.float64).astype(np.float32))
 
 
-def _train(
-    config: TrainConfig, seed: int, data: Data, fold: NDArray[Any], number: int, folds: int
-) -> Predictions:
+def _train(config: TrainConfig, seed: int, data: Data, fold: NDArray[Any], number: int, folds: int) -> Predictions:
     from jobs.inspect.labels.fit import fit, probabilities
 
     kept = fold != number
-    images = (config.epochs or 0) * int(kept.sum())
-    with Progress(f"labels: fold {number + 1} of {folds}", images or None, "images") as progress:
+    order = row_order(config, [int(kept.sum())], seed)
+    images = images_seen(order, total_steps(config, order))
+    with Progress(f"labels: fold {number + 1} of {folds}", images, "images") as progress:
         done = 0
 
         def on_images(count: int) -> None:
@@ -82,7 +81,7 @@ def _train(
         model = fit(config, data.manifest, seed, data.train[kept], data.train_labels[kept], on_images)
     result = Predictions(probabilities(model, data.train[~kept]), probabilities(model, data.test))
     correct = float((result.train.argmax(axis=1) == data.train_labels[~kept]).mean())
-    log.info("labels: fold %d of %d: agrees with %.2f %% of the labels of its held-out rows", number + 1, folds, 100 * correct)
+    log.info("labels: fold %d of %d: %.2f %% of its held-out labels predicted", number + 1, folds, 100 * correct)
     return result
 
 
@@ -101,8 +100,3 @@ def _write(path: Path, key: str, result: Predictions) -> None:
             np.savez(file, key=np.array(key), train=result.train, test=result.test)
 
     write_atomic(path, write)
-
-
-def mean_of(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Return the mean of probabilities."""
-    return np.mean(parts, axis=0)

@@ -1,8 +1,8 @@
 """findings.csv and findings.json, beside a dataset's manifest: what prepare noticed. Light: no NumPy.
 
 findings.csv has a line per image that could be left out, in the form that `prepare.exclude` reads: `role` (train or
-test), `tag` (of a tagged training pair) and `row` (in the archive, from 0) name the image. findings.json counts them, and
-lists what is odd about whole classes.
+test), `tag` (of a tagged training pair) and `row` (in the archive, from 0) name the image. findings.json counts them,
+and lists what is odd about whole classes.
 """
 
 import csv
@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from jobs.errors import InputError
 from jobs.files import read_object, sealed, take_seal, write_json, write_text
 
-CSV, JSON = "findings.csv", "findings.json"
+CSV, JSON, PAGE = "findings.csv", "findings.json", "data.html"
 
 Kind = Literal[
     "duplicate", "near-duplicate", "conflict", "near-conflict", "constant", "outlier",
@@ -38,7 +38,7 @@ WORDS: Mapping[Kind, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One image. `row`, `other_row`: in the archives, from 0. `label`: in the archive. `other_*`: of a pair, else empty."""
+    """One image. `row`: in the archive, from 0. `label`: in the archive. `other_…`: the image it is like, or empty."""
 
     role: str
     tag: str
@@ -51,6 +51,9 @@ class Finding:
     other_role: str = ""
     other_row: int | str = ""
     other_tag: str = ""
+    archive: str = ""
+    other_archive: str = ""
+    other_label: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +77,9 @@ def write(directory: Path, images: Sequence[Finding], classes: Sequence[ClassFin
     write_json(directory / JSON, sealed({"counts": counts, "classes": [asdict(each) for each in classes]}))
 
 
-def count(findings: Iterable[Finding | ClassFinding]) -> dict[str, int]:
+def count(findings: Iterable[Finding | ClassFinding]) -> dict[Kind, int]:
     """Return the number of findings of each kind, zeros included."""
-    counts: dict[str, int] = dict.fromkeys(KINDS, 0)
+    counts: dict[Kind, int] = dict.fromkeys(KINDS, 0)
     for each in findings:
         counts[each.finding] += 1
     return counts

@@ -1,13 +1,13 @@
 """Pairs of images that are nearly the same, among all images of a dataset, in time that is linear but for a sort.
 
 Banded locality-sensitive hashing (Datar et al., "Locality-sensitive hashing scheme based on p-stable distributions",
-2004): 16 bands of 12 quantized projections each. Two images are compared if some band is equal in both. Of a bucket of a
-band, each image is compared with the next few only, so a thousand copies cost no million comparisons. Then two tests:
+2004): 16 bands of 12 quantized projections each. Two images are compared if some band is equal in both. Of a bucket of
+a band, each image is compared with the next few only, so a thousand copies cost no million comparisons. Then two tests:
 the distance of the sketches, and, for what is left, the distance of the pictures themselves.
 
 The distance of two pictures is that of their pixels, each centered and scaled to length 1: d² = 2 (1 − correlation).
-Cells are 26 steps wide, so a band is equal with probability (1 − 0.98 d)^12 for small d: a pair at distance 0.05, 0.1 is
-compared with probability 1.00, 0.99. A shifted, rotated or mirrored copy is another picture, and is not found.
+Cells are 26 steps wide, so a band is equal with probability (1 − 0.98 d)^12 for small d: a pair at distance 0.05, 0.1
+is compared with probability 1.00, 0.99. A shifted, rotated or mirrored copy is another picture, and is not found.
 """
 
 from typing import Any
@@ -75,11 +75,12 @@ def _sketch_distance(projections: NDArray[Any], pairs: NDArray[Any]) -> NDArray[
     return np.sqrt(squares / PROJECTIONS) / STEPS
 
 
-def picture_distance(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
-    """Return the distance of pictures, float64 [n], from their values float [n, values] each."""
-    unit = []
-    for images in (first, second):
-        wide = images.astype(np.float64)
-        wide -= wide.mean(axis=1, keepdims=True)
-        unit.append(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12))
-    return np.linalg.norm(unit[0] - unit[1], axis=1)
+def picture_distance(first: NDArray[Any], second: NDArray[Any]) -> float:
+    """Return the distance of two pictures, given their values, float [values] each."""
+    return float(np.linalg.norm(_unit(first) - _unit(second)))
+
+
+def _unit(image: NDArray[Any]) -> NDArray[Any]:
+    wide = image.astype(np.float64)
+    wide -= wide.mean()
+    return wide / max(float(np.linalg.norm(wide)), 1e-12)

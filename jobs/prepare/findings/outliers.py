@@ -1,12 +1,12 @@
 """Images that are far from the others of their class.
 
-Features: the 16 principal components of all sketches, brightness and contrast. For each class, center and covariance are
-estimated on the half of its rows nearest to the median, then on the rows within the 97.5 % ellipse of that estimate (one
-reweighting step, as in Rousseeuw and Van Driessen, "A fast algorithm for the minimum covariance determinant estimator",
-1999). The squared distances are scaled so that their median is that of a chi-square distribution of 18 degrees of
-freedom. A row is an outlier if its squared distance has an upper tail probability below 1e-5 under a scaled F-like tail:
-the square root is compared with median + 8 robust standard deviations of the class as well, so that classes with heavy
-tails flag only what stands apart from their own tail.
+Features: the 16 principal components of all sketches, brightness and contrast. For each class, center and covariance
+are estimated on the half of its rows nearest to the median, then on the rows within the 97.5 % ellipse of that estimate
+(one reweighting step, as in Rousseeuw and Van Driessen, "A fast algorithm for the minimum covariance determinant
+estimator", 1999). The squared distances are scaled so that their median is that of a chi-square distribution of 18
+degrees of freedom. A row is an outlier if its squared distance has an upper tail probability below 1e-5 in that
+distribution, and its distance is beyond the class's median + 8 robust standard deviations: a class with heavy tails
+flags only what stands apart from its own tail.
 
 For features that are normally distributed, the expected share of false flags is below 1e-5: 0.7 of 70,000 images.
 """
@@ -36,17 +36,17 @@ def features(sketch: Sketch) -> NDArray[Any]:
     return np.column_stack([main, sketch.means, sketch.contrasts])
 
 
-def outliers(values: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+def excess(values: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
     """Return how far each row lies outside its class, float64 [n]: its distance over the limit; above 1 an outlier.
 
     `values`: features. `labels`: int [n]. Rows of a class of fewer than 200 get 0.
     """
-    excess = np.zeros(len(values))
+    result = np.zeros(len(values))
     order = np.argsort(labels, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
         if len(rows) >= LEAST_ROWS:
-            excess[rows] = _excess(values[rows].astype(np.float64))
-    return excess
+            result[rows] = _excess(values[rows].astype(np.float64))
+    return result
 
 
 def _excess(values: NDArray[Any]) -> NDArray[Any]:
@@ -68,7 +68,9 @@ def _excess(values: NDArray[Any]) -> NDArray[Any]:
 def _mahalanobis(values: NDArray[Any], core: NDArray[Any]) -> NDArray[Any]:
     """Return squared distances from the core's center by its covariance, scaled to the median of a chi-square."""
     covariance = np.cov(core.T)
-    covariance = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * np.diag(np.diag(covariance)) + 1e-9 * np.eye(len(covariance))
+    covariance = (
+        (1 - _SHRINKAGE) * covariance + _SHRINKAGE * np.diag(np.diag(covariance)) + 1e-9 * np.eye(len(covariance))
+    )
     centered = values - core.mean(axis=0)
     squares = np.einsum("ij,ij->i", centered @ np.linalg.inv(covariance), centered)
     return squares * (stats.chi2.median(values.shape[1]) / max(float(np.median(squares)), 1e-12))

@@ -1,14 +1,13 @@
 """The work of an executor: reduce the images of a shard to what the driver needs to compare all images.
 
-A sketch takes about 230 bytes per image, whatever its size. Pictures that differ only in brightness or contrast have the
-same sketch, as each image is centered and scaled to length 1 first. The sketch is 192 random projections of the image's
-16 × 16 lowest frequencies (orthonormal DCT-II of the channels' sum). Projections keep distances: the mean of the squared
-differences of two sketches is the squared distance of the two pictures, within about 5 % (Johnson and Lindenstrauss,
-1984; standard error √(1 / 2 · 192)).
+A sketch takes about 230 bytes per image, whatever its size. Pictures that differ only in brightness or contrast have
+the same sketch, as each image is centered and scaled to length 1 first. The sketch is 192 random projections of the
+image's 16 × 16 lowest frequencies (orthonormal DCT-II of the channels' sum). Projections keep distances: the mean of
+the squared differences of two sketches is the squared distance of the two pictures, within about 5 % (Johnson and
+Lindenstrauss, 1984; standard error √(1 / 2 · 192)).
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,8 +16,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-
-from jobs.dataset import Shard, Split
 
 PROJECTIONS = 192
 STEPS = 32  # of an int8 in a projection's unit; projections are about standard normal, so ±4 is never exceeded
@@ -32,8 +29,8 @@ class Sketch:
     """The rows of a split, or of a part of it, in shard order.
 
     `labels`: int32 [n], class numbers. `indices`: int64 [n], as in the dataset. `digests`: void [n], equal for equal
-    pixels. `lows`, `highs`, `means`, `contrasts`: float32 [n], of an image's values in [0, 1]; contrast is their standard
-    deviation. `projections`: int8 [n, 192].
+    pixels. `lows`, `highs`, `means`, `contrasts`: float32 [n], of an image's values in [0, 1]; contrast is their
+    standard deviation. `projections`: int8 [n, 192].
     """
 
     labels: NDArray[Any]
@@ -57,9 +54,10 @@ def read_shard(path: Path, values: int) -> tuple[NDArray[Any], NDArray[Any], NDA
     return images, table["label"].to_numpy(), table["index"].to_numpy()
 
 
-def sketch_shard(directory: Path, shape: tuple[int, int, int], shard: Shard) -> Sketch:
-    """Return the sketch of one shard of a dataset."""
-    images, labels, indices = read_shard(directory / shard.path, int(np.prod(shape)))
+def sketch_images(
+    images: NDArray[Any], labels: NDArray[Any], indices: NDArray[Any], shape: tuple[int, int, int]
+) -> Sketch:
+    """Return the sketch of images float32 [n, values]."""
     digests = b"".join(hashlib.blake2b(row, digest_size=DIGEST_BYTES).digest() for row in images)
     means, lengths = centered(images)
     return Sketch(
@@ -110,14 +108,3 @@ def _dct(size: int) -> NDArray[Any]:
 def _directions(size: int) -> NDArray[Any]:
     random = np.random.default_rng(0x5CE7C4)
     return (STEPS * random.standard_normal((size, PROJECTIONS))).astype(np.float32)
-
-
-def join(parts: Sequence[Sketch]) -> Sketch:
-    """Return several sketches as one, in order; `parts` is not empty."""
-    return Sketch(**{name: np.concatenate([getattr(each, name) for each in parts]) for name in Sketch.__annotations__})
-
-
-def split_of(shard: Shard) -> Split:
-    """Return the split of a shard."""
-    name = shard.path.partition("/")[0]
-    return "train" if name == "train" else "validation" if name == "validation" else "test"
