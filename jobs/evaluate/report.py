@@ -1,20 +1,23 @@
 """Write report.html: a run's result as one self-contained page for people."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs import page, png
-from jobs.dataset import Manifest
+from jobs.dataset import DATA_PAGE, Manifest
 from jobs.evaluate import curve
 from jobs.evaluate.metrics import read_confusions, shown_names, worst_classes, worst_confusions
 from jobs.evaluate.predict import Predictions
 from jobs.metrics import Metrics, StageSeconds
 from jobs.run_dir import RunDir
+from jobs.stage import dataset_of
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _MOST_CLASSES = 30  # a larger confusion matrix is unreadable: the page lists the most frequent errors instead
@@ -58,6 +61,7 @@ def render(run: RunDir, metrics: Metrics, manifest: Manifest, predictions: Predi
     is_readable = len(names) <= _MOST_CLASSES
     html: str = page.template(_TEMPLATE, percent=percent, number=number).render(
         metrics=metrics,
+        data_page=_data_page(run),
         test=test,
         facts=_facts(run.read_config(), metrics, manifest),
         stages=_stages(metrics.seconds),
@@ -71,6 +75,12 @@ def render(run: RunDir, metrics: Metrics, manifest: Manifest, predictions: Predi
         mistakes=most_confident_mistakes(predictions, names, _MOST_ERRORS),
     )
     return html
+
+
+def _data_page(run: RunDir) -> str:
+    """Return the relative URL of the page that shows the dataset; empty if there is none."""
+    path = dataset_of(run) / DATA_PAGE
+    return quote(os.path.relpath(path, run.path)) if path.exists() else ""
 
 
 def percent(share: float | None, digits: int = 2) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from jobs.errors import InputError
 from jobs.files import read_object, sealed, take_seal, write_json, write_text
 
-CSV, JSON, PAGE = "findings.csv", "findings.json", "data.html"
+CSV, JSON = "findings.csv", "findings.json"
 
 Kind = Literal[
     "duplicate", "near-duplicate", "conflict", "near-conflict", "constant", "outlier",

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs import page, png
-from jobs.dataset import SPLITS, Manifest
+from jobs.dataset import DATA_PAGE, SPLITS, Manifest
 from jobs.places import Place
 from jobs.prepare.findings.describe import manifest_label
-from jobs.prepare.findings.finding import CSV, PAGE, WORDS, ClassFinding, Finding, Kind, count
+from jobs.prepare.findings.finding import CSV, WORDS, ClassFinding, Finding, Kind, count
 from jobs.prepare.findings.pairs import PairFinding
 from jobs.prepare.findings.rows import Rows
 
@@ -99,7 +99,7 @@ def write_page(
         class_findings=[(WORDS[each.finding], each) for each in classes],
         findings=sum(count([*(finding for _, finding in found), *classes]).values()),
     )
-    page.write_private(directory / PAGE, html)
+    page.write_private(directory / DATA_PAGE, html)
 
 
 def _picture(manifest: Manifest, image: NDArray[Any]) -> str:
@@ -114,9 +114,7 @@ def _class_rows(manifest: Manifest, rows: Rows, images: Mapping[int, NDArray[Any
             counts=tuple(manifest.splits[split].label_counts[number] for split in SPLITS),
             share=round(100 * manifest.splits["train"].label_counts[number] / largest, 1),
             mean=png.data_uri(rows.means[number][0]) if number < len(rows.means) and rows.means[number][1] else "",
-            samples=[_picture(manifest, images[row]) for row in _samples(rows, number)]
-            if number < MOST_CLASSES
-            else [],
+            samples=[_picture(manifest, images[row]) for row in _samples(rows, number) if row in images],
         )
         for number in range(min(len(manifest.labels), _MOST_ROWS))
     ]
