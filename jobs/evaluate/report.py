@@ -17,7 +17,6 @@ from jobs.evaluate.metrics import read_confusions, shown_names, worst_classes, w
 from jobs.evaluate.predict import Predictions
 from jobs.metrics import Metrics, StageSeconds
 from jobs.run_dir import RunDir
-from jobs.stage import dataset_of
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _MOST_CLASSES = 30  # a larger confusion matrix is unreadable: the page lists the most frequent errors instead
@@ -50,18 +49,25 @@ class Mistake:
     picture: str
 
 
-def write_report(run: RunDir, metrics: Metrics, manifest: Manifest, predictions: Predictions) -> None:
-    """Write report.html atomically, readable by its owner alone: it shows images of the data."""
-    page.write_private(run.report_file, render(run, metrics, manifest, predictions))
+def write_report(
+    run: RunDir, metrics: Metrics, manifest: Manifest, predictions: Predictions, dataset: Path | None = None
+) -> None:
+    """Write report.html atomically, readable by its owner alone: it shows images of the data.
+
+    `dataset`: the folder whose page it links to.
+    """
+    page.write_private(run.report_file, render(run, metrics, manifest, predictions, dataset))
 
 
-def render(run: RunDir, metrics: Metrics, manifest: Manifest, predictions: Predictions) -> str:
+def render(
+    run: RunDir, metrics: Metrics, manifest: Manifest, predictions: Predictions, dataset: Path | None = None
+) -> str:
     """Return the page. Every text in it is escaped."""
     test, names = metrics.test, shown_names(metrics.test)
     is_readable = len(names) <= _MOST_CLASSES
     html: str = page.template(_TEMPLATE, percent=percent, number=number).render(
         metrics=metrics,
-        data_page=_data_page(run),
+        data_page=_data_page(run, dataset),
         test=test,
         facts=_facts(run.read_config(), metrics, manifest),
         stages=_stages(metrics.seconds),
@@ -77,10 +83,11 @@ def render(run: RunDir, metrics: Metrics, manifest: Manifest, predictions: Predi
     return html
 
 
-def _data_page(run: RunDir) -> str:
+def _data_page(run: RunDir, dataset: Path | None) -> str:
     """Return the relative URL of the page that shows the dataset; empty if there is none."""
-    path = dataset_of(run) / DATA_PAGE
-    return quote(os.path.relpath(path, run.path)) if path.exists() else ""
+    if dataset is None or not (dataset / DATA_PAGE).exists():
+        return ""
+    return quote(os.path.relpath(dataset / DATA_PAGE, run.path))
 
 
 def percent(share: float | None, digits: int = 2) -> str:

@@ -73,7 +73,7 @@ def run_stages_up_to(
         classes=classes,
         recipe=recipe,
         np=np,
-        assignments=tuple(assignments or ()),
+        assignments=(*(assignments or ()), *(["prepare.strict=true"] if strict else [])),
         seed=seed,
         spark_master=spark_master,
         work=work,
