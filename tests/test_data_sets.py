@@ -161,7 +161,7 @@ def test_a_folders_data_toml_describes_it(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("title = ", "is not TOML"),
-        ("titel = 'x'", "found an unknown key; did you mean title?"),
+        ("titlex = 'x'", "found an unknown key; did you mean title?"),
         ("orientation = 'sideways'", "orientation: found 'sideways', expected one of none, transpose"),
         ("class_names = 3", "class_names: found 3, expected a list, a table or a file"),
         ("class_names = ['a', 'a']", "class_names: found 'a' for labels 0 and 1, expected a name of its own for each"),
@@ -169,7 +169,10 @@ def test_a_folders_data_toml_describes_it(tmp_path: Path) -> None:
         ("class_names = 'nowhere.txt'", "nowhere.txt: found no such file"),
         ("label_column = -1", "label_column: found -1, expected an integer of at least 0"),
         ("[archives.train]\nname = 'x'", "archives: found 'train', expected one of train_images, train_labels"),
-        ("[archives.test_images]\nname = 'x'\nshpae = [1]", "archives.test_images.shpae: found an unknown key; did you mean shape?"),
+        (
+            "[archives.test_images]\nname = 'x'\nshapes = [1]",
+            "archives.test_images.shapes: found an unknown key; did you mean shape?",
+        ),
         ("[archives.train_images]\nname = 'x'", "archives.train_images.name: {folder}/x: found no such file"),
         ("[archives.train_images]\nmd5 = 'x'", "archives.train_images.name: missing, expected text"),
         ("mirrors = ['http://example.org/']", "mirrors.0: found 'http://example.org/', which is not https://"),
