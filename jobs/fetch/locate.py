@@ -118,15 +118,18 @@ def _require_training(config: FetchConfig, archives: Mapping[str, Path], lacking
 
 
 def _require_file(where: str, path: Path) -> None:
-    if not path.exists() and not path.is_symlink():
-        raise InputError(f"{where} {path}: found no such file; fix: correct the path")
-    if not path.is_file():
-        raise not_a_file(path)
+    try:
+        if not path.exists() and not path.is_symlink():
+            raise InputError(f"{where} {path}: found no such file; fix: correct the path")
+        if not path.is_file():
+            raise not_a_file(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _own_file(folder: Path) -> DataSet | None:
     path = folder / FILE
-    return read_data_set(path) if path.is_file() else None
+    return read_data_set(path) if path in files_in(folder) else None
 
 
 def _named_by(folder: Path | None, own: DataSet | None) -> dict[Role, Path]:
