@@ -52,14 +52,18 @@ def find(work: Work, run_id: str) -> RunDir | None:
         return run if run.config_file.exists() else None
 
 
+def all_of(work: Work) -> list[RunDir]:
+    """Return all runs in a work folder, in no order; raise InputError where it cannot be read."""
+    with reading(work):
+        return [RunDir(folder) for folder in work.runs.iterdir()] if work.runs.exists() else []
+
+
 def latest(work: Work, file_of: Callable[[RunDir], Path] = _config_file) -> RunDir | None:
     """Return the run whose file `file_of` (its config by default) was written last, or None.
 
     Unreadable runs, such as other users' in a shared folder, are skipped.
     """
-    with reading(work):
-        runs = [RunDir(folder) for folder in work.runs.iterdir()] if work.runs.exists() else []
-    newest = max(runs, key=lambda run: written(file_of(run)), default=None)
+    newest = max(all_of(work), key=lambda run: written(file_of(run)), default=None)
     return newest if newest and written(file_of(newest)) >= 0 else None
 
 

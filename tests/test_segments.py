@@ -49,7 +49,8 @@ def hash_of(tag: str) -> int:
 
 
 def fetched(folder: Path, work: Path) -> dict[str, Any]:
-    return dict(fetch(FetchConfig(dataset="own", data=str(folder), segments=True), work / "archives", work / ".locks"))
+    config = FetchConfig(dataset="own", data=str(folder), segments=True)
+    return dict(fetch(config, work / "archives", work / ".locks").archives)
 
 
 def prepared(folder: Path, work: Path, run_id: str) -> tuple[Path, str]:
@@ -191,7 +192,9 @@ def test_test_images_in_a_segment_are_logged(tmp_path: Path, make_archives: Make
     (info,) = [info for info in segments.read_segments(directory) if info.tag == "b"]
     assert duplicates.test_images_in_train == 1
     assert duplicates.examples == ((3, segments.first_index(info.segment_id) + 7),)
-    assert "1 test images are also in the training archive" in stderr
+    assert segments.archive_row(duplicates.examples[0][1], [info]) == ("train_images@b", 7)
+    assert segments.archive_row(7, []) == ("train_images", 7)
+    assert "row 3 of t10k-images-idx3-ubyte is row 7 of train-images-b-idx3-ubyte (from 0)" in stderr
 
 
 def test_a_segment_id_depends_on_content_and_options_not_on_the_tag(
@@ -223,7 +226,7 @@ def test_a_pair_with_two_tags_counts_once(tmp_path: Path, make_archives: MakeArc
 def test_one_plain_pair_makes_no_segments(tmp_path: Path, make_archives: MakeArchives) -> None:
     folder = tmp_path / "data"
     make_archives(folder)
-    plain = fetch(FetchConfig(dataset="own", data=str(folder)), tmp_path / "archives", tmp_path / "locks")
+    plain = fetch(FetchConfig(dataset="own", data=str(folder)), tmp_path / "archives", tmp_path / "locks").archives
     assert tuple(plain) == ROLES
     assert segments.tags(plain) == []
     assert dataset_id(CONFIG, plain) != dataset_id(CONFIG, fetched(folder, tmp_path))

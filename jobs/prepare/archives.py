@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs import archive_headers
 from jobs.archive import Archive, is_gzip
 from jobs.errors import InputError
 from jobs.files import sha256_file
@@ -80,41 +80,9 @@ def pair_of(
     )
 
 
-def read_pair_headers(images: Path, labels: Path, label_column: int = 0) -> tuple[idx.Header, idx.Header]:
-    """Return the headers of an image and a label archive. Raises InputError unless they make a pair."""
-    image_header, label_header = idx.read_header(images), idx.read_header(labels)
-    idx.check_pair(images, image_header, labels, label_header)
-    columns = prod(label_header.row_shape)
-    if label_column >= columns:
-        raise InputError(
-            f"prepare.label_column: found {label_column}, expected 0 to {columns - 1}, the columns of {labels}; fix: "
-            "set it to that of the label"
-        )
-    return image_header, label_header
-
-
 def read_headers(archives: Mapping[str, Archive], label_column: int = 0) -> dict[str, idx.Header]:
-    """Read the header of each archive, by role; the test pair may be missing.
-
-    Raises InputError unless they fit each other.
-    """
-    headers: dict[str, idx.Header] = {}
-    for split in ("train", "test"):
-        images, labels = f"{split}_images", f"{split}_labels"
-        if split == "test" and images not in archives and labels not in archives:
-            return headers
-        for role, other in ((images, labels), (labels, images)):
-            if role not in archives:
-                found = f"{archives[other].path}: found no {role} for it" if other in archives else f"found no {role}"
-                raise InputError(f"{found}, expected a pair; fix: give a folder with both as --data")
-        headers[images], headers[labels] = read_pair_headers(archives[images].path, archives[labels].path, label_column)
-    train, test = headers["train_images"], headers["test_images"]
-    if train.row_shape != test.row_shape or train.dtype != test.dtype:
-        raise InputError(
-            f"{archives['test_images'].path}: found images {test}, expected the shape and type of the training "
-            f"archive's, {train}; fix: give archives of one data set"
-        )
-    return headers
+    """Read the header of each archive, by role. Raises InputError unless they fit each other."""
+    return archive_headers.read_headers({role: archive.path for role, archive in archives.items()}, label_column)
 
 
 def image_shape(header: idx.Header) -> tuple[int, int, int]:

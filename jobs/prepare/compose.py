@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from jobs import segments
 from jobs.archive import Archive
+from jobs.archive_headers import read_pair_headers, require_bytes, require_same_images
 from jobs.dataset import SPLITS, Shard, Split, shard_path
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import sync
 from jobs.lease import Lease
 from jobs.logs import log
-from jobs.prepare.archives import inflated, read_pair_headers
+from jobs.prepare.archives import inflated
 from jobs.prepare.config import SparkConfig
 from jobs.prepare.exclusions import read_exclusions
 from jobs.prepare.inputs import Inputs
@@ -107,23 +108,9 @@ def read_pairs(inputs: Inputs, scratch: Path) -> tuple[ArchivePair, list[Archive
         raise InputError(f"{test.images.path.parent}: found no training pair beside the test pair; fix: add one")
     first = next(iter(training.values()))
     for each in (test, *training.values()):
-        _check_pair(each, first)
+        require_same_images(each.images.path, each.image_header, first.image_header)
+        require_bytes(each.images.path, each.image_header)
     return test, list(training.values())
-
-
-def _check_pair(pair: ArchivePair, first: ArchivePair) -> None:
-    """Raise InputError unless a pair has the image shape and type of the first one, and the type uint8."""
-    header, expected = pair.image_header, first.image_header
-    if (header.row_shape, header.dtype) != (expected.row_shape, expected.dtype):
-        raise InputError(
-            f"{pair.images.path}: found images {header}, expected the shape and type of {first.images.path.name}, "
-            f"{expected}; fix: move that pair out"
-        )
-    if header.dtype != np.uint8:
-        raise InputError(
-            f"{pair.images.path}: found images {header}, expected uint8 in a data set of several pairs, as other types "
-            "are normalized by the extremes of all pairs; fix: give one pair"
-        )
 
 
 def _segments(

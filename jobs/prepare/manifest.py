@@ -7,7 +7,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from jobs import segments
 from jobs.dataset import FORMAT, MANIFEST, SPLITS, Manifest, Shard, Split, SplitInfo
 from jobs.files import sealed, write_json
 from jobs.logs import log
@@ -17,6 +16,7 @@ from jobs.prepare.inputs import Inputs
 from jobs.prepare.labels import ClassMap, class_names, enumerated
 from jobs.prepare.orientation import upright_shape
 from jobs.prepare.survey import Findings
+from jobs.segments import SegmentInfo, archive_row, read_segments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +63,14 @@ def write_manifest(directory: Path, inputs: Inputs, content: Content) -> Manifes
         versions=content.versions,
     )
     write_json(directory / MANIFEST, sealed(manifest.model_dump(mode="json")))
-    log_summary(manifest, segments.read_segments(directory))
+    log_summary(manifest, read_segments(directory))
     return manifest
 
 
-def log_summary(manifest: Manifest, infos: Sequence[segments.SegmentInfo] = ()) -> None:
+def log_summary(manifest: Manifest, segments: Sequence[SegmentInfo] = ()) -> None:
     """Log what a dataset holds, with warnings for missing classes and for test images seen in training.
 
-    `infos`: its training segments, if it is made of several pairs.
+    `segments`: of the dataset; empty for one of one plain pair.
     """
     height, width, channels = manifest.shape
     rows = " / ".join(f"{manifest.splits[split].rows:,} {split}" for split in SPLITS)
@@ -88,22 +88,14 @@ def log_summary(manifest: Manifest, infos: Sequence[segments.SegmentInfo] = ()) 
                 f"{len(missing):,}", f"{manifest.classes:,}", split, enumerated(missing),
             )  # fmt: skip
     if manifest.duplicates.test_images_in_train:
-        test, training = manifest.duplicates.examples[0]
+        test_row, index = manifest.duplicates.examples[0]
+        archive, row = archive_row(index, segments)
+        count = manifest.duplicates.test_images_in_train
         log.warning(
-            "prepare: %s test images are also in training, the first of them row %d of %s as %s",
-            f"{manifest.duplicates.test_images_in_train:,}", test, _archive_of(manifest, "test_images"),
-            _place(manifest, infos, training),
+            "prepare: %s also in training; row %d of %s is row %d of %s (from 0)",
+            "1 test image is" if count == 1 else f"{count:,} test images are",
+            test_row, _archive_of(manifest, "test_images"), row, _archive_of(manifest, archive),
         )  # fmt: skip
-
-
-def _place(manifest: Manifest, infos: Sequence[segments.SegmentInfo], index: int) -> str:
-    """Return the row, from 0, and the archive of a training image's `index`."""
-    role = "train_images"
-    for info in infos:
-        first = segments.first_index(info.segment_id)
-        if first <= index < first + info.rows:
-            index, role = index - first, segments.key(role, info.tag)
-    return f"row {index} of {_archive_of(manifest, role)}"
 
 
 def _archive_of(manifest: Manifest, role: str) -> str:

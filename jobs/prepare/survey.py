@@ -21,6 +21,7 @@ NORMALIZATION_OF_BYTES = Normalization(rule="type-range", offset=0.0, scale=1 / 
 
 _DIGEST_BYTES = 16  # 128 bits: two different images never collide by chance
 _EXAMPLES = 10
+_MOST_ROWS = 100_000  # of duplicates: a manifest of 1 MB
 _LARGEST_VALUE = 1e100  # its square, summed over any archive, is still a float64
 
 
@@ -147,7 +148,11 @@ def duplicates(rows: NDArray[Any], training: bytes, test_rows: NDArray[Any], tes
         for position, digest in enumerate(_split(test))
         if digest in first_seen
     ]
-    return Duplicates(test_images_in_train=len(pairs), examples=tuple(pairs[:_EXAMPLES]))
+    return Duplicates(
+        test_images_in_train=len(pairs),
+        test_rows=tuple(row for row, _ in pairs) if len(pairs) <= _MOST_ROWS else (),
+        examples=tuple(pairs[:_EXAMPLES]),
+    )
 
 
 def _split(digests: bytes) -> Iterator[bytes]:
