@@ -18,7 +18,8 @@ class GeneratedSet:
     """A data set and what is expected of it.
 
     `labels`: by class number. `train`, `test`: rows, by default of each class in turn; `test` 0 writes no test
-    archives. `name`: of the files, by `split`, `kind`, `letter` of the kind and `n` dimensions. `unseen`: labels of further test rows.
+    archives. `name`: of the files, by `split`, `kind`, `letter` of the kind and `n` dimensions. `unseen`: labels of
+    further test rows.
     `column`: of the labels, in label archives of 4 columns. `options`: of `idxtrain run`. `refusal`: words of the line
     that refuses it; None if it trains. `learns`: whether so few steps must beat chance clearly.
     """
