@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from jobs import segments
 from jobs.archive import role_of_key
 from jobs.dataset import SPLITS, Split
 from jobs.errors import InputError
+from jobs.prepare.exclusions import read_exclusions
 from jobs.prepare.plan import DatasetPlan, plan_dataset
 from jobs.run_dir import Work
 from jobs.text_table import text_table
@@ -30,12 +32,14 @@ class RankPlan:
 class TrainingPlan:
     """The numbers of a training. `pairs`: training pairs; `shards`: the rows of each split's shards, in order.
 
-    `batch_size`, `last_batch`: rows of each global batch, and of the last one of an epoch. `largest_batch`: that the
-    config allows; `min_steps`: that it demands. `images`: training images seen in all `steps`.
+    `is_exact`: false where prepare decides the sizes by labels or groups. `batch_size`, `last_batch`: rows of each
+    global batch, and of the last one of an epoch. `largest_batch`: that the config allows; `min_steps`: that it
+    demands. `images`: training images seen in all `steps`.
     """
 
     pairs: int
     shards: Mapping[Split, tuple[int, ...]]
+    is_exact: bool
     row_shape: tuple[int, ...]
     batch_size: int
     largest_batch: int
@@ -49,17 +53,22 @@ class TrainingPlan:
 
 def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
     """Return the plan of a training on N ranks; raise InputError where such a training cannot work."""
-    train_rows, test_rows, row_shape = _archive_sizes(config, work)
-    shards = _shards([plan_dataset(config.prepare, rows, test_rows, row_shape) for rows in train_rows])
-    train = config.train
+    sizes = _archive_sizes(config, work)
+    exclusions = read_exclusions(config.prepare.exclude)
+    pairs = [
+        plan_dataset(config.prepare, rows, sizes.test, sizes.row_shape, len(exclusions.of(tag, rows)))
+        for tag, rows in sizes.train.items()
+    ]
+    shards, train = _shards(pairs), config.train
     check_config(train, ranks)
     check_rows(train, sum(shards["train"]), sum(shards["validation"]), ranks)
     order = row_order(train, shards["train"], config.seed)
     steps = total_steps(train, order)
     return TrainingPlan(
-        pairs=len(train_rows),
+        pairs=len(pairs),
         shards=shards,
-        row_shape=row_shape,
+        is_exact=all(pair.is_exact for pair in pairs),
+        row_shape=sizes.row_shape,
         batch_size=order.batch_size,
         largest_batch=train.batch_size,
         last_batch=order.batch_rows(order.steps - 1),
@@ -97,11 +106,19 @@ def _rank(order: RowOrder, validation_rows: int, rank: int, ranks: int) -> RankP
     )
 
 
-def _archive_sizes(config: Config, work: Work) -> tuple[list[int], int, tuple[int, ...]]:
-    """Return the rows of each training pair, in the order of their tags, the test rows and the shape of an image.
+@dataclass(frozen=True)
+class ArchiveSizes:
+    """The rows of each training pair by its tag, in order, of the test pair, if there is one, and an image's shape."""
 
-    From the archives' headers, or from the catalog where there are no archives yet. Raises InputError where `fetch`
-    would by the headers. Without a test pair, the test rows are 0.
+    train: Mapping[str, int]
+    test: int | None
+    row_shape: tuple[int, ...]
+
+
+def _archive_sizes(config: Config, work: Work) -> ArchiveSizes:
+    """Return sizes from the archives' headers, or from the catalog where there are no archives yet.
+
+    Raises InputError where `fetch` would by the headers.
     """
     from jobs.fetch.check import read_headers
     from jobs.fetch.locate import fetched_before, locate
@@ -113,13 +130,14 @@ def _archive_sizes(config: Config, work: Work) -> tuple[list[int], int, tuple[in
     shapes |= {role: known[role].shape for role in located.lacking if role not in shapes}
     training = sorted(key for key in shapes if role_of_key(key) == "train_images")
     test = shapes.get("test_images")
-    return [shapes[key][0] for key in training], test[0] if test else 0, shapes[training[0]][1:]
+    rows = {key.partition(segments.MARK)[2]: shapes[key][0] for key in training}
+    return ArchiveSizes(rows, test[0] if test else None, shapes[training[0]][1:])
 
 
 def test_images(config: Config, work: Work) -> int | None:
     """Return the number of test images, from the archive's header or the catalog; None if it is in neither."""
     try:
-        return _archive_sizes(config, work)[1]
+        return _archive_sizes(config, work).test
     except (InputError, OSError):
         return None
 
@@ -131,7 +149,8 @@ def lines(plan: TrainingPlan) -> list[str]:
     for split in SPLITS:
         rows = plan.shards[split]
         each = f" of {_range(rows)} rows" if rows else ""
-        text.append(f"{split:<11} {sum(rows):,} rows in {len(rows)} shards{each}")
+        about = "" if plan.is_exact else "about "
+        text.append(f"{split:<11} {about}{sum(rows):,} rows in {len(rows)} shards{each}")
     last = f", the last on {plan.last_batch} rows" if plan.last_batch != plan.batch_size else ""
     text += [
         f"epoch       {plan.steps_per_epoch:,} steps on global batches of {plan.batch_size}{last}{_why_batch(plan)}",
