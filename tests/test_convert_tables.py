@@ -121,7 +121,8 @@ def test_sklearns_digits_become_int16_so_that_training_scales_them_by_their_rang
     folder = convert(digits, tmp_path / "idx", label="-1")
     expected = np.loadtxt(digits, delimiter=",", dtype=int)
     images = archive(folder, "train-images")
-    assert (images.dtype, images.shape) == (np.int16, (1797, 8, 8))
+    assert images.dtype == np.int16
+    assert images.shape == (1797, 8, 8)
     assert (images.reshape(-1, 64) == expected[:, :-1]).all()
     assert (archive(folder, "train-labels") == expected[:, -1]).all()
     assert not list(folder.glob("t10k*"))  # a split that the source lacks is not made up

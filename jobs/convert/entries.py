@@ -127,11 +127,11 @@ def _in_zip(source: Path, most: int) -> Iterator[Entry]:
                 continue
             try:
                 with archive.open(member) as file:
-                    data = file.read(most + 1)
+                    data = file.read(member.file_size)  # no more, whatever the stream holds
             except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError, zlib.error) as error:
                 yield Entry(path, fault=f"damaged in the archive ({one_line(error) or type(error).__name__})")
                 continue
-            yield Entry(path, data) if len(data) <= most else Entry(path, fault=_too_large(len(data), most))
+            yield Entry(path, data)
 
 
 def _opened_zip(source: Path) -> zipfile.ZipFile:

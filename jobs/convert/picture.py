@@ -56,7 +56,7 @@ def decode(
     except BadPictureError:
         raise
     except Image.DecompressionBombError as error:
-        raise BadPictureError(f"found more than {MOST_PIXELS} pixels") from error
+        raise BadPictureError(f"found more than {MOST_PIXELS:,} pixels") from error
     except Exception as error:  # the decoders raise anything on damaged bytes
         raise BadPictureError(f"damaged ({one_line(error) or type(error).__name__})") from error
     pixels = _opaque(pixels, background)
@@ -72,7 +72,7 @@ def _stored(data: bytes) -> tuple[NDArray[Any], int]:
         raise BadPictureError(f"{NOT_A_PICTURE} ({', '.join(map(str, FORMATS))})") from error
     with image:
         if image.width * image.height > MOST_PIXELS:
-            raise BadPictureError(f"found {image.width} x {image.height} pixels, expected at most {MOST_PIXELS}")
+            raise BadPictureError(f"found {image.width} x {image.height} pixels, expected at most {MOST_PIXELS:,}")
         if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a phone's JPEG: the first is the photograph
             raise BadPictureError("found several frames, expected one")
         pixels = _sixteen_bits(image, data) if _is_of_16_bits(image) else _eight_bits(image)
