@@ -11,6 +11,7 @@ from jobs.umask import keep_others_from_writing
 from pipelines.cli import (
     config,
     convert,
+    datasets,
     doctor,
     inspect,
     models,
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 # In this order `idxtrain --help` lists the commands: first steps, cluster, schedule.
 app.add_typer(run.app)
+app.add_typer(datasets.app)
 app.add_typer(convert.app)
 app.add_typer(inspect.app)
 app.add_typer(recipes.app)
