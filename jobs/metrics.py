@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from jobs.dataset import Source
 from jobs.errors import InputError, one_line
 from jobs.files import read_object
 from jobs.run_dir import RunDir
@@ -19,27 +20,55 @@ class Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class ClassMetrics(Document):
-    """The figures of one class."""
+def _label_as_name(fields: Mapping[str, object]) -> str:
+    return str(fields["label"])
 
-    label: int = Field(ge=0)
+
+class ClassMetrics(Document):
+    """The figures of one class that the model knows."""
+
+    label: int = Field(description="label in the archives")
+    name: str = Field(default_factory=_label_as_name, description="class name; the label if it has none")
     precision: float | None = Field(description="null if the class was never predicted")
     recall: float | None = Field(description="null if the class has no images")
     support: int = Field(ge=0, description="number of test images of the class")
 
 
+class UnseenClass(Document):
+    """A class that only the test images have: the model cannot predict it."""
+
+    label: int = Field(description="label in the archives")
+    name: str = Field(description="class name; the label if it has none")
+    count: int = Field(ge=1, description="number of test images of the class")
+
+
+class UnseenMetrics(Document):
+    """Test images of classes that training lacks. Each of them counts as an error."""
+
+    count: int = Field(ge=1, description="number of these images")
+    classes: tuple[UnseenClass, ...] = Field(description="the classes, by label")
+    accuracy_without: float | None = Field(description="accuracy on all other test images; null if there are none")
+
+
 class TestMetrics(Document):
     """The figures of the test split, each image evaluated exactly once."""
 
-    accuracy: float = Field(ge=0, le=1)
+    accuracy: float = Field(ge=0, le=1, description="images of unseen classes count as errors")
     errors: int = Field(ge=0)
     count: int = Field(ge=1, description="number of test images")
     ci95: tuple[float, float] = Field(description="95 % Wilson interval of the accuracy")
-    loss: float = Field(description="mean cross-entropy in nats; below 0 only by rounding")
-    classes: tuple[ClassMetrics, ...] = Field(description="one entry per class, by label")
+    loss: float | None = Field(
+        description="mean cross-entropy in nats over the images of known classes; below 0 only by rounding; null if "
+        "there are no such images"
+    )
+    classes: tuple[ClassMetrics, ...] = Field(description="one entry per class that the model knows, by label")
+    unseen: UnseenMetrics | None = Field(
+        default=None, description="null if training has every class of the test images"
+    )
     confusion: tuple[tuple[int, ...], ...] = Field(
-        description="matrix of image counts, rows by true class, columns by predicted class; for more than 1,000 "
-        "classes a list of [true, predicted, count]"
+        description="matrix of image counts: a row per true class, in the order of `classes` and then of "
+        "`unseen.classes`; a column per predicted class, in the order of `classes`. For more than 1,000 classes a list "
+        "of [true label, predicted label, count]"
     )
 
 
@@ -64,6 +93,14 @@ class Caveat(Document):
     kind: CaveatKind
     text: str = Field(description="one line, for people")
     figures: Mapping[str, float | None] = Field(description="the numbers in the text")
+
+
+class TestData(Document):
+    """The archives of an evaluation on other data than the run's own test split."""
+
+    folder: str
+    images: Source
+    labels: Source
 
 
 EndReason = Literal["length", "early-stopping"]
@@ -107,8 +144,10 @@ class Metrics(Document):
     recipe: str
     seed: int
     world_size: int = Field(ge=1, description="number of ranks")
-    dataset_id: str
+    dataset_id: str = Field(description="of the dataset that the model was trained on")
+    data: TestData | None = Field(default=None, description="null if the test images are the dataset's own test split")
     test: TestMetrics
+    caveats: tuple[Caveat, ...] = Field(default=(), description="what to know before trusting the accuracy")
     validation: ValidationMetrics
     train: TrainMetrics
     seconds: StageSeconds

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from jobs.archive import role_of_key
 from jobs.dataset import SPLITS, Split
 from jobs.errors import InputError
 from jobs.prepare.plan import DatasetPlan, plan_dataset
@@ -99,28 +99,20 @@ def _rank(order: RowOrder, validation_rows: int, rank: int, ranks: int) -> RankP
 def _archive_sizes(config: Config, work: Work) -> tuple[list[int], int, tuple[int, ...]]:
     """Return the rows of each training pair, in the order of their tags, the test rows and the shape of an image.
 
-    From the archives' headers, or from the catalog where there are no archives yet.
+    From the archives' headers, or from the catalog where there are no archives yet. Raises InputError where `fetch`
+    would by the headers. Without a test pair, the test rows are 0.
     """
-    from jobs.fetch.catalog import CATALOG
-    from jobs.fetch.names import find
-    from jobs.fetch.pairs import find_pairs
-    from jobs.prepare import idx
+    from jobs.fetch.check import read_headers
+    from jobs.fetch.locate import fetched_before, locate
 
-    known = CATALOG.get(config.fetch.dataset)
-    folder = Path(config.fetch.data) if config.fetch.data else work.archives / config.fetch.dataset
-    archives: dict[str, Path] = {}
-    if config.fetch.data or folder.is_dir():
-        archives |= {str(role): path for role, path in find(folder).items()}
-    if config.fetch.data:
-        archives |= find_pairs(folder)
-    images = [archives[key] for key in sorted(archives) if key.partition("@")[0] == "train_images"]
-    if images and "test_images" in archives:
-        train, test = [idx.read_header(path) for path in images], idx.read_header(archives["test_images"])
-        return [header.rows for header in train], test.rows, train[0].row_shape
-    if known is None:
-        raise InputError(f"{folder}: found no archives of {config.fetch.dataset}; fix: give their folder as --data")
-    train_shape, test_shape = known.archives["train_images"].shape, known.archives["test_images"].shape
-    return [train_shape[0]], test_shape[0], train_shape[1:]
+    located = locate(config.fetch)
+    paths = {**located.archives, **fetched_before(located, work.archives)}
+    shapes = {key: header.shape for key, header in read_headers(paths, located.label_column).items()}
+    known = located.data_set.archives if located.data_set else {}
+    shapes |= {role: known[role].shape for role in located.lacking if role not in shapes}
+    training = sorted(key for key in shapes if role_of_key(key) == "train_images")
+    test = shapes.get("test_images")
+    return [shapes[key][0] for key in training], test[0] if test else 0, shapes[training[0]][1:]
 
 
 def test_images(config: Config, work: Work) -> int | None:
