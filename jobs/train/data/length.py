@@ -6,6 +6,7 @@ from jobs.train.config import TrainConfig
 from jobs.train.data.order import RowOrder
 
 SMALLEST_BATCH = 16  # to which `train.min_steps_per_epoch` may lower the batch
+_VALIDATIONS = 20  # of a training in many short epochs, at least
 
 
 def row_order(config: TrainConfig, shard_rows: Sequence[int], seed: int) -> RowOrder:
@@ -34,6 +35,15 @@ def total_steps(config: TrainConfig, order: RowOrder) -> int:
         epochs = max(config.epochs, -(-(config.min_steps or 0) // order.steps))
     bounds = [config.max_steps, None if epochs is None else epochs * order.steps]
     return min(bound for bound in bounds if bound is not None)
+
+
+def validation_steps(config: TrainConfig, order: RowOrder) -> int:
+    """Return the steps from one validation to the next: an epoch, or several if they are many and short.
+
+    A thousand epochs of one step would otherwise write a thousand checkpoints, each as long as many steps.
+    """
+    epochs = -(-total_steps(config, order) // order.steps)
+    return order.steps * min(-(-config.log_every // order.steps), max(1, epochs // _VALIDATIONS))
 
 
 def images_seen(order: RowOrder, steps: int) -> int:
