@@ -11,6 +11,7 @@ from jobs.prepare.exclusions import read_exclusions
 from jobs.prepare.plan import DatasetPlan, plan_dataset
 from jobs.run_dir import Work
 from jobs.text_table import text_table
+from jobs.train.config import TrainConfig
 from jobs.train.data.length import images_seen, row_order, total_steps
 from jobs.train.data.order import RowOrder, share
 from jobs.train.preflight import check_config, check_rows
@@ -33,8 +34,8 @@ class TrainingPlan:
     """The numbers of a training. `pairs`: training pairs; `shards`: the rows of each split's shards, in order.
 
     `is_exact`: false where prepare decides the sizes by labels or groups. `batch_size`, `last_batch`: rows of each
-    global batch, and of the last one of an epoch. `largest_batch`: that the config allows; `min_steps`: that it
-    demands. `images`: training images seen in all `steps`.
+    global batch, and of the last one of an epoch; `images`: training images seen in all `steps`. `config`: of the
+    training, from which these numbers follow.
     """
 
     pairs: int
@@ -42,13 +43,12 @@ class TrainingPlan:
     is_exact: bool
     row_shape: tuple[int, ...]
     batch_size: int
-    largest_batch: int
     last_batch: int
     steps_per_epoch: int
     steps: int
-    min_steps: int
     images: int
     ranks: tuple[RankPlan, ...]
+    config: TrainConfig
 
 
 def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
@@ -70,11 +70,10 @@ def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
         is_exact=all(pair.is_exact for pair in pairs),
         row_shape=sizes.row_shape,
         batch_size=order.batch_size,
-        largest_batch=train.batch_size,
+        config=train,
         last_batch=order.batch_rows(order.steps - 1),
         steps_per_epoch=order.steps,
         steps=steps,
-        min_steps=train.min_steps or 0,
         images=images_seen(order, steps),
         ranks=tuple(_rank(order, sum(shards["validation"]), rank, ranks) for rank in range(ranks)),
     )
@@ -162,17 +161,17 @@ def lines(plan: TrainingPlan) -> list[str]:
 
 def _why_batch(plan: TrainingPlan) -> str:
     """Return why the batch is smaller than the config's, if it is."""
-    if plan.batch_size == plan.largest_batch:
+    if plan.batch_size == plan.config.batch_size:
         return ""
-    return f" (instead of {plan.largest_batch}, for {sum(plan.shards['train']):,} rows)"
+    return f" (instead of {plan.config.batch_size}, for {sum(plan.shards['train']):,} rows)"
 
 
 def _why_steps(plan: TrainingPlan) -> str:
     """Return how many epochs the steps are, if it is because of the least number of steps."""
-    is_raised = plan.steps - plan.steps_per_epoch < plan.min_steps <= plan.steps
-    if not is_raised:
+    least = plan.config.min_steps or 0
+    if plan.config.epochs is None or not plan.config.epochs * plan.steps_per_epoch < least <= plan.steps:
         return ""
-    return f" ({-(-plan.steps // plan.steps_per_epoch)} epochs to reach {plan.min_steps:,} steps)"
+    return f" ({-(-plan.steps // plan.steps_per_epoch)} epochs to reach {least:,} steps)"
 
 
 def _rank_table(plan: TrainingPlan) -> list[str]:
