@@ -20,7 +20,7 @@ def read_pair_headers(images: Path, labels: Path, label_column: int = 0) -> tupl
     if in_columns and label_column >= label_header.shape[1]:
         raise InputError(
             f"{labels}: found {label_header.shape[1]} columns, expected the label in column {label_column} (from 0); "
-            "fix: correct label_column in data.toml"
+            "fix: set prepare.label_column, or label_column in data.toml"
         )
     one_label_each = idx.Header(label_header.dtype, label_header.shape[:1]) if in_columns else label_header
     idx.check_pair(images, image_header, labels, one_label_each)

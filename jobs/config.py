@@ -57,8 +57,10 @@ def expected(annotation: Any, constraints: Sequence[Any] = ()) -> str:
     if kind is Annotated:
         return expected(arguments[0], (*constraints, *arguments[1:]))
     if kind in (Union, UnionType):
-        (some,) = (each for each in arguments if each is not NoneType)
-        return f"{expected(some, constraints)}, or none"
+        kinds = [expected(each, constraints) for each in arguments if each is not NoneType]
+        return f"{', or '.join(kinds)}, or none"
+    if kind is Literal and len(arguments) == 1:
+        return str(arguments[0])
     if kind is Literal:
         return f"one of {', '.join(map(str, arguments))}"
     if kind is tuple:

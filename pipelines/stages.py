@@ -60,7 +60,7 @@ def run_stages(
                 log.info("%s: already done, skipped", stage)
                 continue
             if stage == "train":
-                check_dataset(run)
+                check_dataset(run, config.train, ranks(config, os.environ))
             stop_requested = _run_stage(run, stage, how)
             if stop_requested and stage != last:
                 raise ResumableError(

@@ -110,7 +110,7 @@ def _against(
         champion.argmax(axis=1) == predictions.labels,
         predictions.probabilities.argmax(axis=1) == predictions.labels,
     )
-    return summarize(champion, predictions.labels).model_dump(mode="json"), paired
+    return summarize(champion, predictions.labels, manifest).model_dump(mode="json"), paired
 
 
 def _drift(run: RunDir, config: EvaluateConfig, champion: Any, manifest: Manifest) -> dict[str, Any]:
