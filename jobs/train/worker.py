@@ -289,12 +289,15 @@ class Training:
 def make_step(config: TrainConfig, network: Network, collective: Collective, seed: int) -> TrainStep:
     """Return the training step of a network that a config describes."""
     augmentation = Augmentation(
+        flip=config.flip,
         shift=config.shift,
         rotate=config.rotate,
         zoom=config.zoom,
         elastic=config.elastic,
         elastic_sigma=config.elastic_sigma,
         sharp_fraction=config.sharp_fraction,
+        border=config.border,
+        cutout=config.cutout,
     )
     options = StepOptions(
         smoothing=config.label_smoothing,
