@@ -81,9 +81,13 @@ class Normalization(Section):
 
 
 class Duplicates(Section):
-    """Images of the test archive that are also in the training archive, bit for bit."""
+    """Images of the test archive that are also in the training archive, bit for bit.
+
+    `test_rows`: their `index`; empty if they are more than 100,000.
+    """
 
     test_images_in_train: int = Field(ge=0)
+    test_rows: tuple[int, ...] = ()
     examples: tuple[tuple[int, int], ...]  # (test index, training index), at most ten
 
 

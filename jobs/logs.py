@@ -71,11 +71,21 @@ class _Lossy(io.FileIO):
 
 def log_to_stderr() -> None:
     """Send log lines to stderr as they are, with a prefix for warnings."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Terminal()
     handler.setFormatter(_LineFormatter())
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
+
+
+class _Terminal(logging.Handler):
+    """Writes to what stderr is now: while a progress bar is on the terminal, Rich prints the line above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except Exception:
+            self.handleError(record)
 
 
 class _File(logging.FileHandler):

@@ -4,9 +4,11 @@ The JSON schema in `jobs/schemas/metrics.schema.json` is made from these models.
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from jobs.dataset import Source
 from jobs.errors import InputError, one_line
 from jobs.files import read_object
 from jobs.run_dir import RunDir
@@ -18,32 +20,117 @@ class Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class ClassMetrics(Document):
-    """The figures of one class."""
+def _label_as_name(fields: Mapping[str, object]) -> str:
+    return str(fields["label"])
 
-    label: int = Field(ge=0)
+
+class ClassMetrics(Document):
+    """The figures of one class that the model knows."""
+
+    label: int = Field(description="label in the archives")
+    name: str = Field(default_factory=_label_as_name, description="class name; the label if it has none")
     precision: float | None = Field(description="null if the class was never predicted")
     recall: float | None = Field(description="null if the class has no images")
     support: int = Field(ge=0, description="number of test images of the class")
 
 
+class UnseenClass(Document):
+    """A class that only the test images have: the model cannot predict it."""
+
+    label: int = Field(description="label in the archives")
+    name: str = Field(description="class name; the label if it has none")
+    count: int = Field(ge=1, description="number of test images of the class")
+
+
+class UnseenMetrics(Document):
+    """Test images of classes that training lacks. Each of them counts as an error."""
+
+    count: int = Field(ge=1, description="number of these images")
+    classes: tuple[UnseenClass, ...] = Field(description="the classes, by label")
+    accuracy_without: float | None = Field(description="accuracy on all other test images; null if there are none")
+
+
 class TestMetrics(Document):
     """The figures of the test split, each image evaluated exactly once."""
 
-    accuracy: float = Field(ge=0, le=1)
+    accuracy: float = Field(ge=0, le=1, description="images of unseen classes count as errors")
     errors: int = Field(ge=0)
     count: int = Field(ge=1, description="number of test images")
     ci95: tuple[float, float] = Field(description="95 % Wilson interval of the accuracy")
-    loss: float = Field(description="mean cross-entropy in nats; below 0 only by rounding")
-    classes: tuple[ClassMetrics, ...] = Field(description="one entry per class, by label")
+    loss: float | None = Field(
+        description="mean cross-entropy in nats over the images of known classes; below 0 only by rounding; null if "
+        "there are no such images"
+    )
+    classes: tuple[ClassMetrics, ...] = Field(description="one entry per class that the model knows, by label")
+    unseen: UnseenMetrics | None = Field(
+        default=None, description="null if training has every class of the test images"
+    )
     confusion: tuple[tuple[int, ...], ...] = Field(
-        description="matrix of image counts, rows by true class, columns by predicted class; for more than 1,000 "
-        "classes a list of [true, predicted, count]"
+        description="matrix of image counts: a row per true class, in the order of `classes` and then of "
+        "`unseen.classes`; a column per predicted class, in the order of `classes`. For more than 1,000 classes a list "
+        "of [true label, predicted label, count]"
     )
 
 
+CaveatKind = Literal[
+    "images-in-training",
+    "unseen-classes",
+    "left-out-images",
+    "missing-classes",
+    "one-class-in-test",
+    "one-class-in-validation",
+    "few-images",
+    "below-validation",
+    "made-from-training",
+    "few-updates",
+    "loss-still-falling",
+]
+
+
+class Caveat(Document):
+    """What to know before trusting the accuracy."""
+
+    kind: CaveatKind
+    text: str = Field(description="one line, for people")
+    figures: Mapping[str, float | None] = Field(description="the numbers in the text")
+
+
+class TestData(Document):
+    """The archives of an evaluation on other data than the run's own test split."""
+
+    folder: str
+    images: Source
+    labels: Source
+
+
+CaveatKind = Literal[
+    "images-in-training",
+    "unseen-classes",
+    "left-out-images",
+    "missing-classes",
+    "one-class-in-test",
+    "one-class-in-validation",
+    "few-images",
+    "below-validation",
+    "made-from-training",
+    "few-updates",
+    "loss-still-falling",
+]
+
+
+class Caveat(Document):
+    """What to know before trusting the accuracy."""
+
+    kind: CaveatKind
+    text: str = Field(description="one line, for people")
+    figures: Mapping[str, float | None] = Field(description="the numbers in the text")
+
+
+EndReason = Literal["length", "early-stopping"]
+
+
 class ValidationMetrics(Document):
-    """The figures of the validation split after the last step; null if it has no rows."""
+    """The figures of the saved model on the validation split; null if it has no rows."""
 
     accuracy: float | None
     errors: int | None
@@ -56,6 +143,9 @@ class TrainMetrics(Document):
 
     images: int = Field(ge=0, description="images trained on, repeated ones included")
     steps: int = Field(ge=0)
+    batch_size: int | None = Field(default=None, description="rows of a global batch, as chosen for the data")
+    kept_step: int | None = Field(default=None, description="updates of the saved model; see train.keep")
+    ended_by: EndReason | None = Field(default=None, description="length: the planned steps; or early-stopping")
     images_per_second: float | None
     precision: str = Field(description="type of the computation: float32, bfloat16 or float16")
 
@@ -77,8 +167,10 @@ class Metrics(Document):
     recipe: str
     seed: int
     world_size: int = Field(ge=1, description="number of ranks")
-    dataset_id: str
+    dataset_id: str = Field(description="of the dataset that the model was trained on")
+    data: TestData | None = Field(default=None, description="null if the test images are the dataset's own test split")
     test: TestMetrics
+    caveats: tuple[Caveat, ...] = Field(default=(), description="what to know before trusting the accuracy")
     validation: ValidationMetrics
     train: TrainMetrics
     seconds: StageSeconds

@@ -8,6 +8,7 @@ from typing import Any
 from jobs.logs import log
 
 _LINE_EVERY_SECONDS = 5.0
+_SHORTEST_BAR, _LONGEST_BAR = 10, 40  # columns
 
 
 class Progress:
@@ -23,23 +24,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         if sys.stderr.isatty():
-            import rich.progress
-            from rich.console import Console
-
-            text = rich.progress.TextColumn
-            amounts = (
-                [rich.progress.DownloadColumn()]
-                if self._unit == "bytes"
-                else [rich.progress.MofNCompleteColumn(), text(self._unit)]
-            )
-            self._bar = rich.progress.Progress(
-                text("{task.description}", markup=False),
-                rich.progress.BarColumn(),
-                *amounts,
-                text("{task.fields[detail]}", markup=False),
-                rich.progress.TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
+            self._bar = _bar(self._unit)
             self._task = self._bar.add_task(self._what, total=self._total, detail="")
             self._bar.start()
         return self
@@ -61,7 +46,34 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
+            if kind is None:  # a task that ended is done, also where the last update was short of the total
+                self._bar.update(self._task, completed=self._total or self._bar.tasks[0].completed)
             self._bar.stop()
+
+
+def _bar(unit: str) -> Any:
+    """Return a Rich bar that keeps amounts and time left whole on a narrow terminal, and cuts the detail instead."""
+    from rich import progress
+    from rich.console import Console
+    from rich.table import Column
+
+    console = Console(stderr=True)
+    amounts = (
+        [progress.DownloadColumn(table_column=Column(no_wrap=True))]
+        if unit == "bytes"
+        else [progress.MofNCompleteColumn(table_column=Column(no_wrap=True)), progress.TextColumn(unit)]
+    )
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(min(max(console.width // 6, _SHORTEST_BAR), _LONGEST_BAR)),
+        *amounts,
+        progress.TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(no_wrap=True)),
+        progress.TextColumn(
+            "{task.fields[detail]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        ),
+        console=console,
+        expand=True,  # the detail gets what the other columns leave
+    )
 
 
 def megabytes(count: int) -> str:

@@ -101,6 +101,11 @@ class RunDir:
         return self.path / "metrics.json"
 
     @property
+    def predictions_file(self) -> Path:
+        """The prediction for each test image: see `jobs.evaluate.predictions`."""
+        return self.path / "predictions.parquet"
+
+    @property
     def model_file(self) -> Path:
         """The trained model, plain Keras, float32."""
         return self.path / "model.keras"

@@ -36,6 +36,23 @@ def first_index(segment_id: str) -> int:
     return (int(segment_id, 16) % (1 << _SEGMENT_BITS)) << _ROW_BITS
 
 
+def archive_row(index: int, segments: "Iterable[SegmentInfo]") -> tuple[str, int]:
+    """Return the archive name, as in `Manifest.sources`, and the row in it, from 0, of a training image's `index`.
+
+    `segments`: of the dataset; empty for a dataset of one plain pair.
+    """
+    row = index & ((1 << _ROW_BITS) - 1)
+    for each in segments:
+        if first_index(each.segment_id) == index - row:
+            return key("train_images", each.tag), row
+    return "train_images", index
+
+
+def segment_of(index: int) -> int:
+    """Return the number of the segment that an `index` belongs to: see `SegmentInfo.number`."""
+    return index >> _ROW_BITS
+
+
 @dataclass(frozen=True, kw_only=True)
 class SegmentInfo:
     """One training pair of a dataset.
@@ -49,6 +66,11 @@ class SegmentInfo:
     label_counts: tuple[int, ...]
     mean: float
     std: float
+
+    @property
+    def number(self) -> int:
+        """Bits 32 to 62 of the `index` of the segment's rows."""
+        return segment_of(first_index(self.segment_id))
 
 
 def write_segments(directory: Path, test_segment: str, segments: Iterable[SegmentInfo]) -> None:

@@ -13,6 +13,7 @@ from jobs.train.config import TrainConfig
 from models.training import schedules
 from models.training.augment import Augmentation
 from models.training.optimizers import OPTIMIZERS, Hyperparameters
+from tests.support.prepared import bare_manifest
 
 PAGE = (Path(__file__).parent.parent / "jobs/README.md").read_text(encoding="utf-8")
 
@@ -41,4 +42,6 @@ def test_the_page_names_every_data_set_of_the_catalog() -> None:
 
 def test_the_page_names_every_metric_of_the_test_set() -> None:
     probabilities, labels = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32), np.array([0, 1])
-    assert [name for name in dict(summarize(probabilities, labels)) if f"`{name}`" not in PAGE] == []
+    assert [
+        name for name in dict(summarize(probabilities, labels, bare_manifest((1, 1, 1), 2))) if f"`{name}`" not in PAGE
+    ] == []

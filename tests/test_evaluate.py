@@ -163,9 +163,9 @@ def test_the_stage_reports_exactly_the_models_predictions(run: RunDir) -> None:
         "accuracy": 0.75, "errors": 3, "count": 12, "confusion": CONFUSION,
     }  # fmt: skip
     assert test["classes"] == [
-        {"label": 0, "precision": 3 / 4, "recall": 3 / 4, "support": 4},
-        {"label": 1, "precision": 4 / 6, "recall": 1.0, "support": 4},
-        {"label": 2, "precision": 1.0, "recall": 0.5, "support": 4},
+        {"label": 0, "name": "0", "precision": 3 / 4, "recall": 3 / 4, "support": 4},
+        {"label": 1, "name": "1", "precision": 4 / 6, "recall": 1.0, "support": 4},
+        {"label": 2, "name": "2", "precision": 1.0, "recall": 0.5, "support": 4},
     ]
     true_logits = [GAIN * s * (p == t) for s, p, t in zip(STRENGTHS, PREDICTED, LABELS, strict=True)]
     losses = [math.log(math.exp(GAIN * s) + 2) - logit for s, logit in zip(STRENGTHS, true_logits, strict=True)]
@@ -185,9 +185,21 @@ def test_the_stage_reports_exactly_the_models_predictions(run: RunDir) -> None:
     assert record["outputs"] == {
         "metrics_sha256": sha256_file(run.metrics_file), "test_accuracy": 0.75, "test_errors": 3, "test_count": 12,
     }  # fmt: skip
-    assert [file["path"] for file in record["files"]] == [str(run.metrics_file), str(run.report_file)]
+    assert [file["path"] for file in record["files"]] == [
+        str(run.metrics_file), str(run.predictions_file), str(run.report_file),
+    ]  # fmt: skip
+
+    predictions = pq.read_table(run.predictions_file).to_pydict()
+    assert run.predictions_file.stat().st_mode & 0o777 == 0o600
+    assert predictions["index"] == ORDER
+    assert predictions["label"] == [LABELS[row] for row in ORDER]
+    assert predictions["predicted"] == [PREDICTED[row] for row in ORDER]
+    assert predictions["probability"] == [max(each) for each in predictions["probabilities"]]
+    assert [caveat["kind"] for caveat in metrics["caveats"]] == ["few-images"]
+    assert "warning: evaluate: 12 test images are few: the 95 % interval is 44.3 points wide" in done.stderr
 
     page = run.report_file.read_text(encoding="utf-8")
+    assert "12 test images are few" in page
     assert run.report_file.stat().st_mode & 0o777 == 0o600
     assert "idxtrain run &lt;script&gt;alert(1)&amp;[bold]" in page
     assert "<script" not in page

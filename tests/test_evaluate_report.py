@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from jobs.dataset import Duplicates, Manifest
+from jobs.dataset import Duplicates
 from jobs.evaluate import curve, png, report
 from jobs.evaluate.metrics import summarize
 from jobs.evaluate.predict import Predictions
 from jobs.files import write_json
 from jobs.metrics import Metrics
 from jobs.run_dir import RunDir
+from tests.support.prepared import bare_manifest
 
 HOSTILE = "<script>alert(1)</script>&\"'"
 
@@ -38,20 +39,22 @@ def page_of(run: RunDir, images: NDArray[Any], labels: list[int], predicted: lis
     chosen = np.eye(classes, dtype=np.float32)[predicted]
     probabilities = chosen * confidence + (1 - chosen) * (1 - confidence) / (classes - 1)
     true = np.array(labels, np.int32)
+    duplicates = Duplicates(test_images_in_train=3, examples=())
+    manifest = bare_manifest((images.shape[1], images.shape[2], images.shape[3]), classes).model_copy(
+        update={"duplicates": duplicates}
+    )
     raw: dict[str, Any] = {
         "run_id": HOSTILE,
         "recipe": "tiny",
         "seed": 7,
         "world_size": 2,
         "dataset_id": "0123456789abcdef",
-        "test": summarize(probabilities, true).model_dump(),
+        "test": summarize(probabilities, true, manifest).model_dump(),
         "validation": {"accuracy": None, "errors": None, "count": 0, "loss": None},
         "train": {"images": 1280, "steps": 40, "images_per_second": 1234.6, "precision": "float32"},
         "seconds": {"fetch": 1.5, "prepare": 2.5, "train": 1204.0, "evaluate": 3.0, "total": 1211.0},
         "versions": {"tensorflow": HOSTILE},
     }
-    shape, duplicates = images.shape[1:], Duplicates(test_images_in_train=3, examples=())
-    manifest = Manifest.model_construct(shape=shape, classes=classes, duplicates=duplicates)
     indices = 100 + np.arange(len(labels))
     predictions = Predictions(images=images, labels=true, indices=indices, probabilities=probabilities)
     report.write_report(run, Metrics.model_validate(raw), manifest, predictions)

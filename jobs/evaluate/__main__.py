@@ -19,7 +19,7 @@ def main(run: RunDir) -> None:
         test_errors=test.errors,
         test_count=test.count,
     )
-    files = [run.metrics_file, run.report_file]
+    files = [run.metrics_file, run.predictions_file, run.report_file]
     if config.compare:
         files += [run.comparison_file, run.sample_file]
     write_record(run, "evaluate", key, outputs.model_dump(mode="json"), files)

@@ -1,5 +1,9 @@
-"""Compute the figures of predictions: pure functions of labels and probabilities."""
+"""Compute the figures of predictions: pure functions of class numbers and probabilities.
 
+Arrays have the dataset's class numbers (see `jobs.dataset`); metrics.json has the labels of the archives.
+"""
+
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
@@ -8,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.metrics import ClassMetrics, TestMetrics
+from jobs.dataset import Manifest
+from jobs.metrics import ClassMetrics, TestMetrics, UnseenClass, UnseenMetrics
 
 _MATRIX_CLASSES = 1000  # a matrix of 5,000 classes would take 276 MB of metrics.json and 2.8 GB of memory
 _Z95 = 1.959963984540054  # the standard normal's 97.5 % quantile
@@ -16,19 +21,20 @@ _Z95 = 1.959963984540054  # the standard normal's 97.5 % quantile
 
 @dataclass(frozen=True)
 class Confusion:
-    """A kind of error: `count` images of class `true` were predicted to be of class `predicted`."""
+    """A kind of error: `count` images of class number `true` were predicted to be of class number `predicted`."""
 
     true: int
     predicted: int
     count: int
 
 
-def summarize(probabilities: NDArray[Any], labels: NDArray[Any]) -> TestMetrics:
+def summarize(probabilities: NDArray[Any], labels: NDArray[Any], manifest: Manifest) -> TestMetrics:
     """Return the `test` object of metrics.json.
 
-    `probabilities`: float32 [rows, classes], rows > 0. `labels`: int [rows], each in [0, classes).
+    `probabilities`: float32 [rows, classes], rows > 0. `labels`: int [rows], class numbers; those from `classes` on are
+    of classes that the model does not know. `manifest`: of the dataset that the model was trained on.
     """
-    predicted, classes = probabilities.argmax(axis=1), probabilities.shape[1]
+    predicted, known = probabilities.argmax(axis=1), labels < manifest.classes
     confusions = count_confusions(labels, predicted)
     count, correct = len(labels), int((labels == predicted).sum())
     return TestMetrics(
@@ -36,10 +42,34 @@ def summarize(probabilities: NDArray[Any], labels: NDArray[Any]) -> TestMetrics:
         errors=count - correct,
         count=count,
         ci95=wilson_interval(correct, count),
-        loss=cross_entropy(probabilities, labels),
-        classes=tuple(per_class(labels, predicted, classes)),
-        confusion=(to_matrix(confusions, classes) if classes <= _MATRIX_CLASSES else confusions).tolist(),
+        loss=cross_entropy(probabilities[known], labels[known]) if known.any() else None,
+        classes=tuple(per_class(labels, predicted, manifest)),
+        unseen=_unseen(labels, correct, manifest),
+        confusion=_as_written(confusions, manifest).tolist(),
     )
+
+
+def _unseen(labels: NDArray[Any], correct: int, manifest: Manifest) -> UnseenMetrics | None:
+    unseen = labels[labels >= manifest.classes]
+    if not len(unseen):
+        return None
+    counts = np.bincount(unseen).tolist()
+    return UnseenMetrics(
+        count=len(unseen),
+        classes=tuple(
+            UnseenClass(label=manifest.labels[number], name=manifest.class_names[number], count=counts[number])
+            for number in range(manifest.classes, len(manifest.labels))
+        ),
+        accuracy_without=_ratio(correct, len(labels) - len(unseen)),
+    )
+
+
+def _as_written(confusions: NDArray[Any], manifest: Manifest) -> NDArray[Any]:
+    """Return counted pairs in the form of `test.confusion`."""
+    if manifest.classes <= _MATRIX_CLASSES:
+        return to_matrix(confusions, len(manifest.labels), manifest.classes)
+    by_number = np.array(manifest.labels, np.int64)
+    return np.column_stack([by_number[confusions[:, :2]], confusions[:, 2]])
 
 
 def count_confusions(labels: NDArray[Any], predicted: NDArray[Any]) -> NDArray[Any]:
@@ -52,20 +82,36 @@ def count_confusions(labels: NDArray[Any], predicted: NDArray[Any]) -> NDArray[A
     return np.column_stack([pairs, counts])
 
 
-def to_matrix(confusions: NDArray[Any], classes: int) -> NDArray[Any]:
-    """Return counted pairs, as from `count_confusions`, as int64 [classes, classes]: rows true, columns predicted."""
-    matrix = np.zeros((classes, classes), np.int64)
+def to_matrix(confusions: NDArray[Any], rows: int, classes: int) -> NDArray[Any]:
+    """Return counted pairs, as from `count_confusions`, as int64 [rows, classes]: rows true, columns predicted."""
+    matrix = np.zeros((rows, classes), np.int64)
     matrix[confusions[:, 0], confusions[:, 1]] = confusions[:, 2]
     return matrix
 
 
-def read_confusions(confusion: Sequence[Sequence[int]], classes: int) -> NDArray[Any]:
-    """Return counted pairs, as from `count_confusions`, from `test.confusion` of metrics.json in either form."""
-    array = np.array(confusion, np.int64)
-    if array.shape != (classes, classes):
-        return array
-    true, predicted = np.nonzero(array)
-    return np.column_stack([true, predicted, array[true, predicted]])
+def read_confusions(test: TestMetrics) -> NDArray[Any]:
+    """Return counted pairs, as from `count_confusions`, from the `test` object of metrics.json.
+
+    Its pairs have class numbers: see `classes_of`.
+    """
+    array = np.array(test.confusion, np.int64)
+    if len(test.classes) <= _MATRIX_CLASSES:
+        true, predicted = np.nonzero(array)
+        return np.column_stack([true, predicted, array[true, predicted]])
+    number = {each.label: number for number, each in enumerate(classes_of(test))}
+    return np.array([(number[true], number[predicted], count) for true, predicted, count in array.tolist()])
+
+
+def classes_of(test: TestMetrics) -> list[ClassMetrics | UnseenClass]:
+    """Return all classes by class number: those that the model knows, then the unseen ones."""
+    return [*test.classes, *(test.unseen.classes if test.unseen else ())]
+
+
+def shown_names(test: TestMetrics) -> list[str]:
+    """Return what a person reads for each class, by class number: its name, and its label where names are equal."""
+    classes = classes_of(test)
+    times = Counter(each.name for each in classes)
+    return [each.name if times[each.name] == 1 else f"{each.name} ({each.label})" for each in classes]
 
 
 def wilson_interval(successes: int, count: int, z: float = _Z95) -> tuple[float, float]:
@@ -81,19 +127,20 @@ def wilson_interval(successes: int, count: int, z: float = _Z95) -> tuple[float,
     return min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half))
 
 
-def per_class(labels: NDArray[Any], predicted: NDArray[Any], classes: int) -> list[ClassMetrics]:
-    """Return the figures of each class, by label. `labels`, `predicted`: int [rows], in [0, classes)."""
+def per_class(labels: NDArray[Any], predicted: NDArray[Any], manifest: Manifest) -> list[ClassMetrics]:
+    """Return the figures of each class that the model knows, by class number. `labels`, `predicted`: int [rows]."""
     support, guesses, correct = (
-        np.bincount(each, minlength=classes) for each in (labels, predicted, labels[labels == predicted])
+        np.bincount(each, minlength=manifest.classes) for each in (labels, predicted, labels[labels == predicted])
     )
     return [
         ClassMetrics(
-            label=label,
-            precision=_ratio(correct[label], guesses[label]),
-            recall=_ratio(correct[label], support[label]),
-            support=int(support[label]),
+            label=manifest.labels[number],
+            name=manifest.class_names[number],
+            precision=_ratio(correct[number], guesses[number]),
+            recall=_ratio(correct[number], support[number]),
+            support=int(support[number]),
         )
-        for label in range(classes)
+        for number in range(manifest.classes)
     ]
 
 
@@ -111,7 +158,7 @@ def cross_entropy(probabilities: NDArray[Any], labels: NDArray[Any]) -> float:
 
 
 def worst_confusions(confusions: NDArray[Any], limit: int) -> list[Confusion]:
-    """Return at most `limit` kinds of error, most frequent first, then by label.
+    """Return at most `limit` kinds of error, most frequent first, then by class number.
 
     `confusions`: as from `count_confusions`.
     """

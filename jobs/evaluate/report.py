@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from jobs import page
 from jobs.dataset import Manifest
 from jobs.evaluate import curve, png
-from jobs.evaluate.metrics import read_confusions, worst_classes, worst_confusions
+from jobs.evaluate.metrics import read_confusions, shown_names, worst_classes, worst_confusions
 from jobs.evaluate.predict import Predictions
 from jobs.metrics import Metrics, StageSeconds
 from jobs.run_dir import RunDir
@@ -35,11 +35,14 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """An image predicted to be of another class, with that class's probability. `picture`: a data: URI."""
+    """An image predicted to be of another class, with that class's probability. `picture`: a data: URI.
+
+    `true`, `predicted`: the classes' names.
+    """
 
     index: int
-    true: int
-    predicted: int
+    true: str
+    predicted: str
     probability: float
     picture: str
 
@@ -51,8 +54,8 @@ def write_report(run: RunDir, metrics: Metrics, manifest: Manifest, predictions:
 
 def render(run: RunDir, metrics: Metrics, manifest: Manifest, predictions: Predictions) -> str:
     """Return the page. Every text in it is escaped."""
-    test = metrics.test
-    is_readable = len(test.classes) <= _MOST_CLASSES
+    test, names = metrics.test, shown_names(metrics.test)
+    is_readable = len(names) <= _MOST_CLASSES
     html: str = page.template(_TEMPLATE, percent=percent, number=number).render(
         metrics=metrics,
         test=test,
@@ -60,10 +63,12 @@ def render(run: RunDir, metrics: Metrics, manifest: Manifest, predictions: Predi
         stages=_stages(metrics.seconds),
         charts=curve.charts(curve.read_curve(run.curve_file)),
         frame=curve,
+        names=names,
+        are_named=any(each.name != str(each.label) for each in test.classes),
         matrix=_matrix(np.array(test.confusion)) if is_readable else None,
-        confusions=worst_confusions(read_confusions(test.confusion, len(test.classes)), _MOST_CONFUSIONS),
+        confusions=worst_confusions(read_confusions(test), _MOST_CONFUSIONS),
         classes=worst_classes(test.classes, _MOST_ROWS),
-        mistakes=most_confident_mistakes(predictions, _MOST_ERRORS),
+        mistakes=most_confident_mistakes(predictions, names, _MOST_ERRORS),
     )
     return html
 
@@ -111,16 +116,20 @@ def _matrix(confusion: NDArray[Any]) -> list[list[Cell]]:
     Errors are rare, so they have their own scale, up to the largest of them.
     """
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    largest_error = (shares * (1 - np.eye(len(shares)))).max() or 1.0
-    strengths = np.sqrt(shares / np.where(np.eye(len(shares)), 1.0, largest_error)).round(3).tolist()
+    diagonal = np.eye(*shares.shape)  # rows of unseen classes, below it, have no correct cell
+    largest_error = (shares * (1 - diagonal)).max() or 1.0
+    strengths = np.sqrt(shares / np.where(diagonal, 1.0, largest_error)).round(3).tolist()
     return [
         [Cell(count, true == predicted, strengths[true][predicted]) for predicted, count in enumerate(counts)]
         for true, counts in enumerate(confusion.tolist())
     ]
 
 
-def most_confident_mistakes(predictions: Predictions, limit: int) -> list[Mistake]:
-    """Return the incorrect predictions with the highest probability, highest first, then by index."""
+def most_confident_mistakes(predictions: Predictions, names: Sequence[str], limit: int) -> list[Mistake]:
+    """Return the incorrect predictions with the highest probability, highest first, then by index.
+
+    `names`: by class number.
+    """
     predicted = predictions.probabilities.argmax(axis=1)
     confidence = predictions.probabilities.max(axis=1)
     incorrect = np.flatnonzero(predicted != predictions.labels)
@@ -128,8 +137,8 @@ def most_confident_mistakes(predictions: Predictions, limit: int) -> list[Mistak
     return [
         Mistake(
             index=int(predictions.indices[row]),
-            true=int(predictions.labels[row]),
-            predicted=int(predicted[row]),
+            true=names[predictions.labels[row]],
+            predicted=names[predicted[row]],
             probability=float(confidence[row]),
             picture=png.data_uri(predictions.images[row]),
         )

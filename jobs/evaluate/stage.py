@@ -8,15 +8,17 @@ from numpy.typing import NDArray
 
 from jobs.dataset import Manifest, read_manifest, read_split, verify
 from jobs.errors import InputError
+from jobs.evaluate.caveats import caveats
 from jobs.evaluate.compare import write_comparison
 from jobs.evaluate.config import EvaluateConfig
 from jobs.evaluate.metrics import summarize
 from jobs.evaluate.predict import Predictions, load_model, predict
+from jobs.evaluate.predictions import write_predictions
 from jobs.evaluate.report import write_report
 from jobs.evaluate.table import show
 from jobs.files import sha256_file, write_json
 from jobs.memory import free_memory
-from jobs.metrics import Metrics, StageSeconds, TestMetrics, TrainMetrics
+from jobs.metrics import Caveat, Metrics, StageSeconds, TestMetrics, TrainMetrics
 from jobs.records import TrainOutputs
 from jobs.run_dir import RunDir
 from jobs.stage import STAGES, dataset_of, read_outputs, read_record, seconds_since_start
@@ -37,12 +39,14 @@ def evaluate(run: RunDir, config: EvaluateConfig) -> Metrics:
     model = load_model(run.model_file, manifest.shape, manifest.classes)
     probabilities = predict(model, images, config.batch_size)
     predictions = Predictions(images=images, labels=labels, indices=indices, probabilities=probabilities)
-    metrics = _metrics(run, manifest, trained, summarize(probabilities, labels))
+    test = summarize(probabilities, labels, manifest)
+    metrics = _metrics(run, manifest, trained, test, caveats(manifest, test, trained.validation, predictions))
     write_json(run.metrics_file, metrics.model_dump(mode="json"))
+    write_predictions(run.predictions_file, predictions, manifest)
     write_report(run, metrics, manifest, predictions)
     if config.compare:
         write_comparison(run, config, manifest, predictions)
-    show(metrics.test)
+    show(metrics.test, metrics.caveats)
     return metrics
 
 
@@ -89,15 +93,17 @@ def _contradiction(labels: NDArray[Any], indices: NDArray[Any], manifest: Manife
     missing = np.setdiff1d(np.arange(rows), indices)
     if len(missing):  # the number of rows is right, so another index occurs twice or is out of range
         return f"found no index {missing[0]} ({len(missing)} missing in all), expected each of 0 to {rows - 1} once"
-    if labels.min() < 0 or labels.max() >= manifest.classes:
-        return f"found labels from {labels.min()} to {labels.max()}, expected 0 to {manifest.classes - 1}"
-    counts = np.bincount(labels, minlength=manifest.classes).tolist()
+    if labels.min() < 0 or labels.max() >= len(manifest.labels):
+        return f"found labels from {labels.min()} to {labels.max()}, expected 0 to {len(manifest.labels) - 1}"
+    counts = np.bincount(labels, minlength=len(manifest.labels)).tolist()
     if counts != list(manifest.splits["test"].label_counts):
         return f"found label counts {counts}, expected {list(manifest.splits['test'].label_counts)}"
     return None
 
 
-def _metrics(run: RunDir, manifest: Manifest, trained: TrainOutputs, test: TestMetrics) -> Metrics:
+def _metrics(
+    run: RunDir, manifest: Manifest, trained: TrainOutputs, test: TestMetrics, about: tuple[Caveat, ...]
+) -> Metrics:
     """Return all of metrics.json, from the test figures, the config and the records of earlier stages."""
     config = run.read_config()
     seconds = {stage: read_record(run, stage).seconds for stage in STAGES[:-1]}
@@ -109,6 +115,7 @@ def _metrics(run: RunDir, manifest: Manifest, trained: TrainOutputs, test: TestM
         world_size=trained.world_size,
         dataset_id=manifest.dataset_id,
         test=test,
+        caveats=about,
         validation=trained.validation,
         train=TrainMetrics.model_validate(trained.model_dump()),
         seconds=StageSeconds(**seconds, total=round(sum(seconds.values()), 3)),

@@ -29,6 +29,10 @@ DATASET = {
 RUN = {
     "config.json": "The whole config, frozen when the run was made.",
     "metrics.json": "The result of evaluate.",
+    "predictions.parquet": (
+        "Prediction for each test image: `index` (row in its archive), `label`, `predicted`, `probability`, and "
+        "`probabilities` of all classes unless they take more than 16 MB."
+    ),
     "report.html": "The result as a page: accuracy, curves, confusion matrix, errors.",
     "model.keras": "The trained model, plain Keras, float32.",
     "stages/STAGE.json": "Record of a finished stage: what went in, what came out, seconds.",
