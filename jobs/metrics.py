@@ -103,29 +103,6 @@ class TestData(Document):
     labels: Source
 
 
-CaveatKind = Literal[
-    "images-in-training",
-    "unseen-classes",
-    "left-out-images",
-    "missing-classes",
-    "one-class-in-test",
-    "one-class-in-validation",
-    "few-images",
-    "below-validation",
-    "made-from-training",
-    "few-updates",
-    "loss-still-falling",
-]
-
-
-class Caveat(Document):
-    """What to know before trusting the accuracy."""
-
-    kind: CaveatKind
-    text: str = Field(description="one line, for people")
-    figures: Mapping[str, float | None] = Field(description="the numbers in the text")
-
-
 EndReason = Literal["length", "early-stopping"]
 
 
