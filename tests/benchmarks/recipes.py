@@ -26,17 +26,11 @@ HEADER = """\
 
 def main() -> None:
     options = _parse(sys.argv[1:])
-    rows = [HEADER]
+    print(HEADER)
     for recipe in options.recipes:
         runs = [_run(recipe, seed, options) for seed in options.seeds]
-        rows.append(
-            row(
-                recipe,
-                [read_metrics(run) for run in runs],
-                training_flops(load_keras(runs[0].model_file, "train it again")),
-            )
-        )
-    print("\n".join(rows))
+        flops = training_flops(load_keras(runs[0].model_file, "remove the run's folder"))
+        print(row(Path(recipe).stem, [read_metrics(run) for run in runs], flops), flush=True)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -50,7 +44,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _run(recipe: str, seed: int, options: argparse.Namespace) -> RunDir:
     """Run a recipe with a seed to its end, unless it has been; return its folder."""
-    run = RunDir(Work(options.work).runs / f"{recipe}-{seed}")
+    run = RunDir(Work(options.work).runs / f"{Path(recipe).stem}-{seed}")
     command = [sys.executable, "-m", "pipelines.cli", "run", "--work", str(options.work), "--run-id", run.run_id]
     if not run.config_file.exists():
         command += ["--recipe", recipe, "--seed", str(seed), *(["--data", str(options.data)] if options.data else [])]
