@@ -153,6 +153,7 @@ def test_every_new_key_exists_and_no_old_one_does() -> None:
     [
         ("train.microbatches=2", "found microbatches=2 with deterministic, expected 1"),
         ("train.precision=float16", "found precision=float16 with deterministic"),
+        ("train.optimizer=muon", "found optimizer=muon with deterministic"),
         ("train.compression=bfloat16", "found compression=bfloat16 with deterministic, expected float32"),
     ],
 )

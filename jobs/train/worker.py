@@ -327,12 +327,15 @@ def make_step(
 ) -> TrainStep:
     """Return the training step of a network that a config describes. `weights`: of the classes; None: all 1."""
     augmentation = Augmentation(
+        flip=config.flip,
         shift=config.shift,
         rotate=config.rotate,
         zoom=config.zoom,
         elastic=config.elastic,
         elastic_sigma=config.elastic_sigma,
         sharp_fraction=config.sharp_fraction,
+        border=config.border,
+        cutout=config.cutout,
     )
     options = StepOptions(
         smoothing=config.label_smoothing,
