@@ -103,8 +103,11 @@ class TestData(Document):
     labels: Source
 
 
+EndReason = Literal["length", "early-stopping"]
+
+
 class ValidationMetrics(Document):
-    """The figures of the validation split after the last step; null if it has no rows."""
+    """The figures of the saved model on the validation split; null if it has no rows."""
 
     accuracy: float | None
     errors: int | None
@@ -117,6 +120,9 @@ class TrainMetrics(Document):
 
     images: int = Field(ge=0, description="images trained on, repeated ones included")
     steps: int = Field(ge=0)
+    batch_size: int | None = Field(default=None, description="rows of a global batch, as chosen for the data")
+    kept_step: int | None = Field(default=None, description="updates of the saved model; see train.keep")
+    ended_by: EndReason | None = Field(default=None, description="length: the planned steps; or early-stopping")
     images_per_second: float | None
     precision: str = Field(description="type of the computation: float32, bfloat16 or float16")
 

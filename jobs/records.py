@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from jobs.archive import Archive
 from jobs.description import Description
-from jobs.metrics import Document, TrainMetrics, ValidationMetrics
+from jobs.metrics import Caveat, Document, TrainMetrics, ValidationMetrics
 
 
 class OutputFile(Document):
@@ -67,7 +67,10 @@ class PrepareOutputs(Outputs):
 
 
 class TrainOutputs(TrainMetrics, Outputs):
-    """What rank 0 records. `weights_sha256`: of each rank's weights and optimizer slots, all equal."""
+    """What rank 0 records. `weights_sha256`: of each rank's weights and optimizer slots, all equal.
+
+    `caveats`: few updates, or a loss that was still falling.
+    """
 
     stage = "train"
 
@@ -75,6 +78,7 @@ class TrainOutputs(TrainMetrics, Outputs):
     world_size: int
     validation: ValidationMetrics
     weights_sha256: tuple[str, ...]
+    caveats: tuple[Caveat, ...] = ()
     versions: Mapping[str, str]
 
 
