@@ -57,13 +57,15 @@ def expected(annotation: Any, constraints: Sequence[Any] = ()) -> str:
     if kind is Annotated:
         return expected(arguments[0], (*constraints, *arguments[1:]))
     if kind in (Union, UnionType):
-        (some,) = (each for each in arguments if each is not NoneType)
-        return f"{expected(some, constraints)}, or none"
+        kinds = [expected(each, constraints) for each in arguments if each is not NoneType]
+        return f"{', or '.join(kinds)}, or none"
+    if kind is Literal and len(arguments) == 1:
+        return str(arguments[0])
     if kind is Literal:
         return f"one of {', '.join(map(str, arguments))}"
     if kind is tuple:
         return f"a list whose items are {expected(arguments[0])}"
-    if kind is dict:
+    if kind in (dict, Mapping):
         return f"a table whose values are {expected(arguments[1])}"
     if issubclass(annotation, Section):
         return "a table of keys"
@@ -116,7 +118,7 @@ def _wanted(model: Any, error: Any) -> str:
             field: Any = annotation.model_fields[name]
             annotation, constraints = field.annotation, field.metadata
         else:  # an item of a list or table
-            annotation, constraints = get_args(annotation)[-1 if get_origin(annotation) is dict else 0], ()
+            annotation, constraints = get_args(annotation)[-1 if get_origin(annotation) in (dict, Mapping) else 0], ()
     return expected(annotation, constraints)
 
 

@@ -48,6 +48,11 @@ def archive_row(index: int, segments: "Iterable[SegmentInfo]") -> tuple[str, int
     return "train_images", index
 
 
+def segment_of(index: int) -> int:
+    """Return the number of the segment that an `index` belongs to: see `SegmentInfo.number`."""
+    return index >> _ROW_BITS
+
+
 @dataclass(frozen=True, kw_only=True)
 class SegmentInfo:
     """One training pair of a dataset.
@@ -61,6 +66,11 @@ class SegmentInfo:
     label_counts: tuple[int, ...]
     mean: float
     std: float
+
+    @property
+    def number(self) -> int:
+        """Bits 32 to 62 of the `index` of the segment's rows."""
+        return segment_of(first_index(self.segment_id))
 
 
 def write_segments(directory: Path, test_segment: str, segments: Iterable[SegmentInfo]) -> None:

@@ -5,9 +5,11 @@ config section and the outputs of the stages before it. The record also lists th
 its key and its files are unchanged. Nothing else decides it, so nothing can disagree.
 """
 
+import logging
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +31,8 @@ from jobs.run_dir import RunDir
 from jobs.umask import keep_others_from_writing
 
 K = TypeVar("K", bound=Outputs)
+
+_CLEAN_UP_SECONDS = 2.0
 
 STAGES = ("fetch", "prepare", "train", "evaluate")
 # The config keys that go into a stage, beside the outputs of earlier stages. `seed` decides weights and order.
@@ -133,15 +137,19 @@ def run_as_process(stage: str, work: Callable[[RunDir], None], argv: Sequence[st
         print(f"idxtrain: usage: python -m jobs.{stage} RUN_DIR", file=sys.stderr)
         sys.exit(InputError.exit_code)
     run = RunDir(Path(arguments[0]).resolve())
-    _clean_up_when_asked_to_stop()
+    _clean_up_when_asked_to_stop(run, stage)
     with _exit_codes(run, stage):
         run.read_config()
         log_to_file(run.logs / f"{stage}{_rank_suffix()}.log")
         work(run)
 
 
-def _clean_up_when_asked_to_stop() -> None:
-    """Turn a request to stop into KeyboardInterrupt. Training has its own way: see `jobs.train.stop`."""
+def _clean_up_when_asked_to_stop(run: RunDir, stage: str) -> None:
+    """Turn a request to stop into KeyboardInterrupt, and end the process if cleaning up takes long.
+
+    What is left then, an unfinished folder or a lease, is of a dead process, so the next run removes it. Training has
+    its own way: see `jobs.train.stop`.
+    """
     requests = stop_signals.Requests()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -150,9 +158,30 @@ def _clean_up_when_asked_to_stop() -> None:
         if requests.count > 1:  # asked again: end without cleaning up
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+        _silence_libraries()
+        signal.signal(signal.SIGALRM, end)
+        signal.setitimer(signal.ITIMER_REAL, _CLEAN_UP_SECONDS)
         raise KeyboardInterrupt
 
+    def end(number: int, frame: FrameType | None) -> None:
+        _report(_stopped(run, stage), ResumableError.exit_code)
+        os._exit(ResumableError.exit_code)
+
     stop_signals.handle(interrupt)
+
+
+def _silence_libraries() -> None:
+    """Print no traceback of a thread, a coroutine or a finalizer that breaks because the process is asked to stop."""
+    sys.unraisablehook = threading.excepthook = _print_nothing
+    logging.lastResort = None
+
+
+def _print_nothing(unraisable: Any) -> None:
+    """Take the place of a hook that prints a traceback."""
+
+
+def _stopped(run: RunDir, stage: str) -> str:
+    return f"{stage}: stopped on request; `idxtrain run --run-id {run.run_id}` resumes it"
 
 
 @contextmanager
@@ -171,7 +200,9 @@ def _exit_codes(run: RunDir, stage: str) -> Iterator[None]:
     except IdxtrainError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail(f"{stage}: stopped on request; {resume}", ResumableError.exit_code)
+        # The line below is printed once. What may still take long is waiting for a library's threads.
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(ResumableError.exit_code))
+        _fail(_stopped(run, stage), ResumableError.exit_code)
     except Exception as error:
         if full_disk(error):
             _fail(f"{stage}: {one_line(error)[:300]}; fix: free some space, then {resume}", IdxtrainError.exit_code)
@@ -184,10 +215,14 @@ def _exit_codes(run: RunDir, stage: str) -> Iterator[None]:
 
 def _fail(message: str, exit_code: int) -> NoReturn:
     """Print the error on stderr, log it in the run, and end the process."""
+    _report(message, exit_code)
+    sys.exit(exit_code)
+
+
+def _report(message: str, exit_code: int) -> None:
     log_to_file_only(message)
     if not (exit_code == ResumableError.exit_code and launched_rank()):  # all ranks stop together: rank 0 prints it
-        print(f"idxtrain: {message}", file=sys.stderr)
-    sys.exit(exit_code)
+        print(f"idxtrain: {message}", file=sys.stderr, flush=True)
 
 
 def launched_rank() -> int:

@@ -72,8 +72,16 @@ def compose(recipe: str, settings: Mapping[str, Any], assignments: Sequence[str]
     for key, value in settings.items():
         _put(values, key, value)
     assigned = assign(values, assignments, "--set", "train.epochs=3")
+    _drop_floors(values, [*settings, *assigned])
     origin = recipe if recipe.endswith(".toml") else f"recipe {loaded.name}"
     return validate(values, origin, dict.fromkeys(assigned, "--set"))
+
+
+def _drop_floors(values: dict[str, Any], given: Sequence[str]) -> None:
+    """Drop a recipe's floor of a key that an option gives alone: `--set train.epochs=2` is two epochs."""
+    for key, floor in TrainConfig.floors.items():
+        if f"train.{key}" in given and f"train.{floor}" not in given:
+            _put(values, f"train.{floor}", None)
 
 
 def assign(values: dict[str, Any], assignments: Sequence[str], option: str, example: str) -> list[str]:

@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from jobs.archive import role_of_key
 from jobs.dataset import SPLITS, Split
 from jobs.errors import InputError
 from jobs.prepare.plan import DatasetPlan, plan_dataset
 from jobs.run_dir import Work
 from jobs.text_table import text_table
-from jobs.train.data.length import images_seen, total_steps
+from jobs.train.data.length import images_seen, row_order, total_steps
 from jobs.train.data.order import RowOrder, share
-from jobs.train.preflight import check_config
+from jobs.train.preflight import check_config, check_rows
 from pipelines.config import Config
 
 
@@ -30,17 +30,19 @@ class RankPlan:
 class TrainingPlan:
     """The numbers of a training. `pairs`: training pairs; `shards`: the rows of each split's shards, in order.
 
-    `batch_size`, `last_batch`: rows of each global batch, and of the last one of an epoch; `images`: training images
-    seen in all `steps`.
+    `batch_size`, `last_batch`: rows of each global batch, and of the last one of an epoch. `largest_batch`: that the
+    config allows; `min_steps`: that it demands. `images`: training images seen in all `steps`.
     """
 
     pairs: int
     shards: Mapping[Split, tuple[int, ...]]
     row_shape: tuple[int, ...]
     batch_size: int
+    largest_batch: int
     last_batch: int
     steps_per_epoch: int
     steps: int
+    min_steps: int
     images: int
     ranks: tuple[RankPlan, ...]
 
@@ -51,22 +53,19 @@ def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
     shards = _shards([plan_dataset(config.prepare, rows, test_rows, row_shape) for rows in train_rows])
     train = config.train
     check_config(train, ranks)
-    order = RowOrder(
-        shard_rows=shards["train"],
-        batch_size=train.batch_size,
-        seed=config.seed,
-        shuffle_shards=train.shuffle_shards,
-        slices=train.fixed_slices,
-    )
+    check_rows(train, sum(shards["train"]), sum(shards["validation"]), ranks)
+    order = row_order(train, shards["train"], config.seed)
     steps = total_steps(train, order)
     return TrainingPlan(
         pairs=len(train_rows),
         shards=shards,
         row_shape=row_shape,
-        batch_size=train.batch_size,
+        batch_size=order.batch_size,
+        largest_batch=train.batch_size,
         last_batch=order.batch_rows(order.steps - 1),
         steps_per_epoch=order.steps,
         steps=steps,
+        min_steps=train.min_steps or 0,
         images=images_seen(order, steps),
         ranks=tuple(_rank(order, sum(shards["validation"]), rank, ranks) for rank in range(ranks)),
     )
@@ -101,28 +100,20 @@ def _rank(order: RowOrder, validation_rows: int, rank: int, ranks: int) -> RankP
 def _archive_sizes(config: Config, work: Work) -> tuple[list[int], int, tuple[int, ...]]:
     """Return the rows of each training pair, in the order of their tags, the test rows and the shape of an image.
 
-    From the archives' headers, or from the catalog where there are no archives yet.
+    From the archives' headers, or from the catalog where there are no archives yet. Raises InputError where `fetch`
+    would by the headers. Without a test pair, the test rows are 0.
     """
-    from jobs.fetch.catalog import CATALOG
-    from jobs.fetch.names import find
-    from jobs.fetch.pairs import find_pairs
-    from jobs.prepare import idx
+    from jobs.fetch.check import read_headers
+    from jobs.fetch.locate import fetched_before, locate
 
-    known = CATALOG.get(config.fetch.dataset)
-    folder = Path(config.fetch.data) if config.fetch.data else work.archives / config.fetch.dataset
-    archives: dict[str, Path] = {}
-    if config.fetch.data or folder.is_dir():
-        archives |= {str(role): path for role, path in find(folder).items()}
-    if config.fetch.data:
-        archives |= find_pairs(folder)
-    images = [archives[key] for key in sorted(archives) if key.partition("@")[0] == "train_images"]
-    if images and "test_images" in archives:
-        train, test = [idx.read_header(path) for path in images], idx.read_header(archives["test_images"])
-        return [header.rows for header in train], test.rows, train[0].row_shape
-    if known is None:
-        raise InputError(f"{folder}: found no archives of {config.fetch.dataset}; fix: give their folder as --data")
-    train_shape, test_shape = known.archives["train_images"].shape, known.archives["test_images"].shape
-    return [train_shape[0]], test_shape[0], train_shape[1:]
+    located = locate(config.fetch)
+    paths = {**located.archives, **fetched_before(located, work.archives)}
+    shapes = {key: header.shape for key, header in read_headers(paths, located.label_column).items()}
+    known = located.data_set.archives if located.data_set else {}
+    shapes |= {role: known[role].shape for role in located.lacking if role not in shapes}
+    training = sorted(key for key in shapes if role_of_key(key) == "train_images")
+    test = shapes.get("test_images")
+    return [shapes[key][0] for key in training], test[0] if test else 0, shapes[training[0]][1:]
 
 
 def test_images(config: Config, work: Work) -> int | None:
@@ -143,11 +134,26 @@ def lines(plan: TrainingPlan) -> list[str]:
         text.append(f"{split:<11} {sum(rows):,} rows in {len(rows)} shards{each}")
     last = f", the last on {plan.last_batch} rows" if plan.last_batch != plan.batch_size else ""
     text += [
-        f"epoch       {plan.steps_per_epoch:,} steps on global batches of {plan.batch_size}{last}",
-        f"training    {plan.steps:,} steps, {plan.images:,} images",
+        f"epoch       {plan.steps_per_epoch:,} steps on global batches of {plan.batch_size}{last}{_why_batch(plan)}",
+        f"training    {plan.steps:,} steps, {plan.images:,} images{_why_steps(plan)}",
         "",
     ]
     return [*text, *_rank_table(plan)]
+
+
+def _why_batch(plan: TrainingPlan) -> str:
+    """Return why the batch is smaller than the config's, if it is."""
+    if plan.batch_size == plan.largest_batch:
+        return ""
+    return f" (instead of {plan.largest_batch}, for {sum(plan.shards['train']):,} rows)"
+
+
+def _why_steps(plan: TrainingPlan) -> str:
+    """Return how many epochs the steps are, if it is because of the least number of steps."""
+    is_raised = plan.steps - plan.steps_per_epoch < plan.min_steps <= plan.steps
+    if not is_raised:
+        return ""
+    return f" ({-(-plan.steps // plan.steps_per_epoch)} epochs to reach {plan.min_steps:,} steps)"
 
 
 def _rank_table(plan: TrainingPlan) -> list[str]:

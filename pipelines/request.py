@@ -1,15 +1,21 @@
 """From the options of the command line to a run and its config."""
 
+import shutil
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.errors import InputError
+from jobs.archive import ROLES, TRAINING, Role
+from jobs.errors import IdxtrainError, InputError
 from jobs.run_dir import RunDir, Work
 from jobs.stage import is_done
 from pipelines import runs
 from pipelines.config import DEFAULT_RECIPE, Config, compose, data_set_name, validate
+from pipelines.lock import LockedError
 from pipelines.names import WORK
+from pipelines.straggler import times_file
 
 # Categories of Unicode: control characters, bytes that are not UTF-8, line and paragraph separators.
 _UNFIT = ("Cc", "Cs", "Zl", "Zp")
@@ -17,10 +23,12 @@ _UNFIT = ("Cc", "Cs", "Zl", "Zp")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options that were given; None for those that were not."""
+    """The options that were given; None for those that were not. `archives`: named by --train-images and its kind."""
 
     data: Path | None = None
     dataset: str | None = None
+    archives: Mapping[Role, Path] = field(default_factory=dict)
+    classes: Path | None = None
     recipe: str | None = None
     np: int | None = None
     assignments: tuple[str, ...] = ()
@@ -57,7 +65,8 @@ def config_of(options: Options, existing: RunDir | None) -> Config:
     """
     if existing is None:
         return _compose(options)
-    if any((options.data, options.dataset, options.recipe, options.assignments, options.seed is not None)):
+    given = (options.data, options.dataset, options.archives, options.classes, options.recipe, options.assignments)
+    if any(given) or options.seed is not None:
         runs.require_same(existing, _compose(options))
     # A run may resume with another number of ranks and another Spark.
     values = runs.read_config(existing).to_json()
@@ -69,10 +78,11 @@ def config_of(options: Options, existing: RunDir | None) -> Config:
 
 
 def _compose(options: Options) -> Config:
-    data = options.data.expanduser().resolve() if options.data else None
     settings = {
-        "fetch.data": str(data) if data else None,
-        "fetch.dataset": options.dataset or (data_set_name(data) if data else None),
+        "fetch.data": _absolute(options.data),
+        "fetch.dataset": options.dataset or _own_name(options),
+        **{f"fetch.{role}": _absolute(path) for role, path in options.archives.items()},
+        "fetch.class_names": _absolute(options.classes),
         "launch.np": options.np,
         "seed": options.seed,
         "spark.master": options.spark_master,
@@ -81,10 +91,54 @@ def _compose(options: Options) -> Config:
     return compose(options.recipe or DEFAULT_RECIPE, given, options.assignments)
 
 
+def _absolute(path: Path | None) -> str | None:
+    return str(path.expanduser().resolve()) if path else None
+
+
+def _own_name(options: Options) -> str | None:
+    """Return the name of the user's own data: that of the folder; None where it is a data set of the catalog."""
+    if options.data:
+        return data_set_name(options.data.expanduser().resolve())
+    training = [path for role, path in options.archives.items() if role in TRAINING]
+    return data_set_name(training[0].expanduser().resolve().parent) if len(training) == len(TRAINING) else None
+
+
+def named_archives(
+    train_images: Path | None, train_labels: Path | None, test_images: Path | None, test_labels: Path | None
+) -> dict[Role, Path]:
+    """Return the archives that options name, by role."""
+    named = zip(ROLES, (train_images, train_labels, test_images, test_labels), strict=True)
+    return {role: path for role, path in named if path is not None}
+
+
+def check_archives(config: Config) -> None:
+    """Raise InputError where fetch would by the names and headers of the user's archives, before there is a run."""
+    from jobs.fetch.check import read_headers
+    from jobs.fetch.locate import locate
+
+    located = locate(config.fetch)
+    if located.archives:
+        read_headers(located.archives, located.label_column)
+
+
 def open_run(options: Options, existing: RunDir | None, config: Config) -> RunDir:
     """Return the directory of the existing run, or of a new one. Its config is written later, under the run's lock."""
     run_id = existing.run_id if existing else options.run_id or runs.new_id(config.recipe)
     return runs.make(work_dir(options), run_id)
+
+
+@contextmanager
+def opened_run(options: Options, existing: RunDir | None, config: Config) -> Iterator[RunDir]:
+    """Yield what `open_run` returns. A new run whose input is refused before it has a dataset is removed again."""
+    before = runs.all_of(work_dir(options))
+    run = open_run(options, existing, config)
+    try:
+        yield run
+    except IdxtrainError as error:
+        is_refused = error.exit_code == InputError.exit_code and not isinstance(error, LockedError)
+        if is_refused and run not in before and not run.record_file("prepare").exists():
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
 
 
 def existing_run(options: Options) -> RunDir:
@@ -96,6 +150,17 @@ def existing_run(options: Options) -> RunDir:
             f"--run-id {options.run_id}: found no such run" if options.run_id else f"--work {work.path}: found no run"
         )
         raise InputError(f"{which} in {work.runs}; fix: train one with `idxtrain run`")
+    return run
+
+
+def recorded_run(options: Options) -> RunDir:
+    """Return the run of --run-id, or the latest one that trained; raise InputError where there is none."""
+    if options.run_id:
+        return existing_run(options)
+    work = work_dir(options)
+    run = runs.latest(work, times_file)
+    if run is None:
+        raise InputError(f"--work {work.path}: found no run that trained in {work.runs}; fix: train one first")
     return run
 
 

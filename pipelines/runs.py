@@ -10,11 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from jobs.archive import Archive
-from jobs.dataset import read_manifest
+from jobs.dataset import Source, read_manifest
 from jobs.errors import InputError
 from jobs.files import write_json
-from jobs.prepare.stage import dataset_id
+from jobs.prepare.inputs import Inputs
 from jobs.records import FetchOutputs
 from jobs.run_dir import RunDir, Work
 from jobs.stage import read_outputs, read_record
@@ -53,14 +52,18 @@ def find(work: Work, run_id: str) -> RunDir | None:
         return run if run.config_file.exists() else None
 
 
+def all_of(work: Work) -> list[RunDir]:
+    """Return all runs in a work folder, in no order; raise InputError where it cannot be read."""
+    with reading(work):
+        return [RunDir(folder) for folder in work.runs.iterdir()] if work.runs.exists() else []
+
+
 def latest(work: Work, file_of: Callable[[RunDir], Path] = _config_file) -> RunDir | None:
     """Return the run whose file `file_of` (its config by default) was written last, or None.
 
     Unreadable runs, such as other users' in a shared folder, are skipped.
     """
-    with reading(work):
-        runs = [RunDir(folder) for folder in work.runs.iterdir()] if work.runs.exists() else []
-    newest = max(runs, key=lambda run: written(file_of(run)), default=None)
+    newest = max(all_of(work), key=lambda run: written(file_of(run)), default=None)
     return newest if newest and written(file_of(newest)) >= 0 else None
 
 
@@ -210,21 +213,23 @@ def require_same_dataset(run: RunDir, config: Config) -> None:
         made = read_record(run, "prepare").outputs
     except InputError:  # it has no dataset yet
         return
-    archives = read_outputs(run, FetchOutputs).archives
-    if dataset_id(config.prepare, archives) != made.get("dataset_id"):
+    fetched = read_outputs(run, FetchOutputs)
+    inputs = Inputs(config.prepare, fetched.archives, fetched.description)
+    if inputs.dataset_id != made.get("dataset_id"):
         raise InputError(
-            f"--run-id {run.run_id}: was made from other archives ({_changed(made, archives)}); "
+            f"--run-id {run.run_id}: was made from other archives ({_changed(made, inputs.sources)}); "
             "fix: restore them, or give another --run-id"
         )
 
 
-def _changed(made: Mapping[str, Any], archives: Mapping[str, Archive]) -> str:
+def _changed(made: Mapping[str, Any], now: Mapping[str, Source]) -> str:
     try:
         sources = read_manifest(Path(made["dataset"])).sources
     except (InputError, KeyError, TypeError):
         return "its dataset is missing, so the differences are unknown"
-    return "; ".join(
-        f"{role}: {sources[role].name} {sources[role].sha256[:12]}… in the run, {now.path.name} {now.sha256[:12]}… now"
-        for role, now in archives.items()
-        if role in sources and sources[role].sha256 != now.sha256
-    )
+    changed = [
+        f"{role}: {sources[role].name} {sources[role].sha256[:12]}… in the run, {each.name} {each.sha256[:12]}… now"
+        for role, each in now.items()
+        if role in sources and sources[role].sha256 != each.sha256
+    ]
+    return "; ".join(changed) or "their description or number differs"

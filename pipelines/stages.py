@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from deploy.launcher.launch import Launch, launch, visible_gpus
 from jobs.errors import ReportedError, ResumableError
+from jobs.installation import require_horovod
 from jobs.logs import Errors
 from jobs.metrics import read_metrics
 from jobs.run_dir import RunDir
@@ -48,6 +49,8 @@ def run_stages(
         launches = plan_launches(run, config, STAGES[: STAGES.index(last) + 1])
         if "train" in launches and not is_done(run, "train"):
             check_config(config.train, ranks(config, os.environ))
+            if plan_launches is local_launches:  # a Slurm site may train in a container
+                require_horovod()
         runs.freeze(run, config)
         stop_requested = False
         for stage, how in launches.items():
@@ -57,7 +60,7 @@ def run_stages(
                 log.info("%s: already done, skipped", stage)
                 continue
             if stage == "train":
-                check_dataset(run)
+                check_dataset(run, config.train, ranks(config, os.environ))
             stop_requested = _run_stage(run, stage, how)
             if stop_requested and stage != last:
                 raise ResumableError(

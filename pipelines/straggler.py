@@ -1,6 +1,7 @@
 """Where training time went, rank by rank, and which rank the others waited for: from the flight recorder."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from jobs.errors import InputError
 from jobs.run_dir import RunDir
@@ -8,6 +9,11 @@ from jobs.text_table import text_table
 from jobs.train.telemetry.flight_recorder import RankTimes, read_times, straggler
 
 _HEADER = ("rank", "images", "images/s", "waits for input", "computes", "waits in allreduce")
+
+
+def times_file(run: RunDir) -> Path:
+    """Return the file of the first rank's times, which every run that trained has."""
+    return run.logs / "flight.rank-0.jsonl"
 
 
 def lines(run: RunDir) -> list[str]:

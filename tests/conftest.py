@@ -155,15 +155,15 @@ def made(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) 
 
 
 def add_oddities(archives: Archives) -> None:
-    """Leave one class without training images, and copy a training image into the test archive.
+    """Leave one class without test images, and copy a training image into the test archive.
 
     Both are worth a warning, but no error.
     """
     folder = archives["train_images"].path.parent
-    labels, training, test = (idx.read(archives[role].path) for role in ("train_labels", "train_images", "test_images"))
+    labels, training, test = (idx.read(archives[role].path) for role in ("test_labels", "train_images", "test_images"))
     labels[labels == 1] = 2
     test[7] = training[50]  # 50 is in the validation split
-    archives["train_labels"] = put_archive(folder, "train_labels", labels)
+    archives["test_labels"] = put_archive(folder, "test_labels", labels)
     archives["test_images"] = put_archive(folder, "test_images", test)
 
 

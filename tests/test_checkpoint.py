@@ -17,18 +17,21 @@ from safetensors.numpy import save_file
 from jobs.errors import InputError
 from jobs.files import sha256_file, write_json
 from jobs.train import checkpoint
-from jobs.train.checkpoint import FORMAT, Checkpoint, Position, Writer, clean, latest, read_best, save
+from jobs.train.best import Best
+from jobs.train.checkpoint import FORMAT, Checkpoint, Position, Writer, clean, latest, load_best, save
 
 KEY = "k" * 64
 
 
-def state(step: int, key: str = KEY) -> Checkpoint:
+def state(step: int, key: str = KEY, best: int | None = None) -> Checkpoint:
+    """Return a state. `best`: the step of its best validation."""
     random = np.random.default_rng(step)
     arrays: dict[str, NDArray[Any]] = {
         "weight.0": random.normal(size=(5, 7)).astype(np.float32),
         "m.0": random.normal(size=3),
     }
-    return Checkpoint(position=Position(step, key), arrays=arrays)
+    best_so_far = None if best is None else Best(step=best, errors=1, loss=0.1, count=10)
+    return Checkpoint(position=Position(step, key), arrays=arrays, best=best_so_far)
 
 
 def same(one: Checkpoint | None, other: Checkpoint) -> bool:
@@ -55,13 +58,37 @@ def test_the_newest_is_loaded_and_only_the_last_are_kept(tmp_path: Path) -> None
 
 
 def test_the_best_on_validation_is_kept_too(tmp_path: Path) -> None:
-    for step, accuracy in ((1, 0.5), (2, 0.9), (3, 0.8), (4, None), (5, 0.9)):
-        save(tmp_path, state(step), keep=1, accuracy=accuracy)
-    assert read_best(tmp_path) == ("step-00000002.safetensors", 0.9)
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2)):
+        save(tmp_path, state(step, best=best), keep=1)
+    newest = latest(tmp_path, KEY, with_best=True)
+    assert newest is not None
+    assert newest.best == Best(step=2, errors=1, loss=0.1, count=10)
+    assert same(load_best(tmp_path, newest.best, KEY), state(2))
     assert [path.name for path in sorted(tmp_path.glob("*.safetensors"))] == [
         "step-00000002.safetensors",
         "step-00000005.safetensors",
     ]
+
+
+def test_the_best_of_each_kept_checkpoint_is_kept_until_none_of_them_needs_it(tmp_path: Path) -> None:
+    for step, best in ((1, 1), (2, 1), (3, 3)):
+        save(tmp_path, state(step, best=best), keep=2)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3
+    save(tmp_path, state(4, best=3), keep=2)
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
+        "step-00000003.safetensors",
+        "step-00000004.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("with_best", [True, False])
+def test_a_checkpoint_whose_best_is_damaged_is_skipped_only_if_the_best_is_needed(
+    tmp_path: Path, with_best: bool
+) -> None:
+    for step, best in ((1, 1), (2, 2), (3, 2)):
+        save(tmp_path, state(step, best=best), keep=3)
+    (tmp_path / "step-00000002.safetensors").write_bytes(b"")
+    assert same(latest(tmp_path, KEY, with_best=with_best), state(1 if with_best else 3))
 
 
 def test_another_trainings_checkpoint_is_skipped_with_a_warning(
@@ -141,7 +168,7 @@ def save_and_die(directory: Path, events: int) -> bool:
 
         try:
             sys.addaudithook(hook)
-            save(directory, state(2), keep=1, accuracy=0.7)
+            save(directory, state(2, best=2), keep=1)
             os._exit(0)
         finally:
             os._exit(1)
@@ -155,17 +182,16 @@ def test_after_a_kill_at_any_point_of_a_write_an_intact_checkpoint_is_used(tmp_p
     while True:
         points += 1
         directory = tmp_path / str(points)
-        save(directory, state(1), keep=1, accuracy=0.6)
+        save(directory, state(1, best=1), keep=1)
         finished = save_and_die(directory, points)
         clean(directory)
-        loaded = latest(directory, KEY)
+        loaded = latest(directory, KEY, with_best=True)
         assert loaded is not None
         assert same(loaded, state(loaded.position.step))
         reached.add(loaded.position.step)
         assert not list(directory.glob(".*"))
-        best = read_best(directory)
-        assert best is not None
-        assert (directory / best[0]).exists()
+        assert loaded.best is not None
+        assert same(load_best(directory, loaded.best, KEY), loaded)
         if finished:
             break
     assert points > 10  # opens, flushes, renames and removals of both files

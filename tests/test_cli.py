@@ -16,7 +16,8 @@ PROGRAM = str(Path(sys.executable).with_name("idxtrain"))
 LONGEST_SUMMARY = 60
 # The order of first use: on one machine, on a cluster, on a schedule.
 ORDER = (
-    *("run", "fetch", "prepare", "train", "evaluate", "plan", "report", "recipes", "config", "doctor"),
+    *("run", "fetch", "prepare", "train", "evaluate", "plan", "report"),
+    *("datasets", "convert", "inspect", "recipes", "config", "doctor"),
     *("submit", "status", "logs", "cancel", "sweep"),
     *("retrain", "schedule", "models", "prune"),
 )
@@ -86,6 +87,7 @@ def test_the_same_option_has_the_same_words_in_every_command() -> None:
     assert {name: len(helps) for name, helps in texts.items()} == dict.fromkeys(shared, 1)
 
 
-def test_help_lists_the_data_sets_of_the_catalog() -> None:
+def test_help_names_the_command_that_lists_the_data_sets() -> None:
     (dataset,) = (parameter for parameter in COMMANDS[("run",)].params if "--dataset" in parameter.opts)
-    assert all(name in dataset.help for name in CATALOG)
+    assert "`idxtrain datasets`" in dataset.help
+    assert all(f"\n{name} " in help_of("datasets") for name in CATALOG)

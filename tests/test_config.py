@@ -230,7 +230,7 @@ def test_a_training_without_epochs_or_max_steps_is_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize(("scaling", "rate"), [("off", 0.01), ("linear", 0.04), ("sqrt", 0.02)])
 def test_learning_rate_scales_with_the_batch_as_set(scaling: str, rate: float) -> None:
     options = ["train.batch_size=1024", "train.base_batch_size=256", f"train.learning_rate_scaling={scaling}"]
-    assert compose("fast", {}, options).train.peak_rate == pytest.approx(rate)
+    assert compose("fast", {}, options).train.peak_rate(1024) == pytest.approx(rate)
 
 
 def test_a_recipe_may_be_a_file_of_the_users_own(tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ from jobs.prepare.archives import Pair, inflate
 from jobs.prepare.config import PrepareConfig
 from jobs.prepare.decode import Decoder
 from jobs.prepare.disk_space import parquet_bytes
+from jobs.prepare.labels import ClassMap
 from jobs.prepare.plan import plan_dataset
+from jobs.prepare.row_files import RowFiles
 from jobs.prepare.stage import prepare
 from jobs.run_dir import RunDir, Work
 from jobs.stage import read_record
@@ -143,7 +145,11 @@ def test_no_dataset_exceeds_its_estimated_size(tmp_path: Path, dtype: str, rows_
     (tmp_path / "train").mkdir()
     rule = Normalization(rule="train-range", offset=noise.min(), scale=1 / (float(noise.max()) - float(noise.min())))
     train = [shard for shard in plan.shards if shard.split == "train"]
-    taken = sum(Decoder(plan=plan, train=pair, test=pair).write(rule, tmp_path, shard).shard.bytes for shard in train)
+    files = RowFiles(tmp_path)
+    with files.writing("train") as writer:
+        writer.add("train", np.arange(rows))
+    decoder = Decoder(rows=files, train=pair, test=pair, classes=ClassMap(np.arange(10), 10))
+    taken = sum(decoder.write(rule, tmp_path, shard).shard.bytes for shard in train)
     assert taken <= parquet_bytes(plan, pair.image_header) <= 4 * taken + 100_000
 
 

@@ -1,6 +1,5 @@
 """The fetch stage: its config, archive names, the user's folder, two processes at once."""
 
-import dataclasses
 import gzip
 import hashlib
 import json
@@ -17,8 +16,9 @@ from pydantic import ValidationError
 
 from jobs.archive import ROLES, Role
 from jobs.errors import InputError
-from jobs.fetch.catalog import CATALOG, KnownDataSet
+from jobs.fetch.catalog import CATALOG
 from jobs.fetch.config import FetchConfig
+from jobs.fetch.data_set import DataSet
 from jobs.fetch.names import find, role_of
 from tests.support.fetching import (
     FILES,
@@ -135,26 +135,32 @@ def test_two_files_for_one_role_are_refused(tmp_path: Path, other: str) -> None:
 
 def test_archives_in_a_folder_are_used_in_place(tmp_path: Path) -> None:
     names = ("train-images.idx3-ubyte", "train-labels-idx1-ubyte.gz", "test-images-idx3-ubyte", "test-labels.idx1-int")
-    folder = fill(tmp_path / "data", {name: name.encode() for name in names})
+    contents = dict(
+        zip(
+            names,
+            (PLAIN["train_images"], *list(PACKED.values())[1:2], PLAIN["test_images"], PLAIN["test_labels"]),
+            strict=True,
+        )
+    )
+    folder = fill(tmp_path / "data", contents)
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     archives = run(tmp_path / "work", "digits", data=str(folder))
     assert list(archives) == list(ROLES)
     for role, name in zip(ROLES, names, strict=True):
         archive = archives[role]
-        assert (archive.role, archive.path, archive.bytes) == (role, folder / name, len(name))
-        assert archive.sha256 == hashlib.sha256(name.encode()).hexdigest()
+        assert (archive.role, archive.path, archive.bytes) == (role, folder / name, len(contents[name]))
+        assert archive.sha256 == hashlib.sha256(contents[name]).hexdigest()
         assert archive.known is None
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     assert not (tmp_path / "work").exists()  # nothing to fetch, nothing to write
 
 
 def test_an_incomplete_folder_is_refused(tmp_path: Path) -> None:
-    names = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", *(f"file{i}.txt" for i in range(7))]
-    folder = fill(tmp_path / "data", dict.fromkeys(names, b""))
+    folder = fill(tmp_path / "data", {"train-labels-idx1-ubyte": PLAIN["train_labels"], "README.txt": b"our digits"})
     message = refused(tmp_path, "digits", data=str(folder))
-    for text in (str(folder), "test_images, test_labels", "t10k-labels-idx1-ubyte", "'file0.txt'", "4 more", "--data"):
+    for text in (str(folder), "train_images, test_images, test_labels", "'train-labels-idx1-ubyte' (400 of uint8)"):
         assert text in message
-    assert "train_images" not in message
+    assert message.endswith("--test-labels F, or in data.toml there")
 
 
 @pytest.mark.parametrize("dataset", ["digits", "mnist"])
@@ -192,7 +198,7 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     assert "--data" in message
 
 
-def test_an_unreadable_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: KnownDataSet) -> None:
+def test_an_unreadable_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: DataSet) -> None:
     folder = fill(tmp_path / "data", FILES)
     real_open = Path.open
 
@@ -202,14 +208,15 @@ def test_an_unreadable_archive_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         return real_open(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", deny)  # a mode would not stop root
-    for dataset in ("tiny", "digits"):
-        message = refused(tmp_path, dataset, data=str(folder))
-        assert f"{folder / IMAGES}: cannot be read (Permission denied)" in message
-        assert "--data" in message
+    message = refused(tmp_path, "tiny", data=str(folder))
+    assert f"{folder / IMAGES}: cannot be read (Permission denied)" in message
+    assert "--data" in message
+    message = refused(tmp_path, "digits", data=str(folder))
+    assert message.startswith(f"{folder / IMAGES}: byte 0: found no readable file (Permission denied)")
 
 
 def test_archives_of_the_catalog_are_recognized_by_checksum(
-    tmp_path: Path, tiny: KnownDataSet, lines: pytest.LogCaptureFixture
+    tmp_path: Path, tiny: DataSet, lines: pytest.LogCaptureFixture
 ) -> None:
     contents = dict(FILES)
     contents["train-labels-idx1-ubyte"] = PLAIN["train_labels"]
@@ -219,23 +226,25 @@ def test_archives_of_the_catalog_are_recognized_by_checksum(
     archives = run(tmp_path, data=str(folder))
     assert {archive.known for archive in archives.values()} == {"tiny"}
     assert archives["train_labels"].path.name == "train-labels-idx1-ubyte"
-    assert lines.messages == []
+    assert lines.messages[0].endswith(": 400 x 28 x 28 of uint8; tiny's train-images-idx3-ubyte")
 
 
 def test_archives_of_the_catalog_under_another_name_are_logged(
-    tmp_path: Path, tiny: KnownDataSet, lines: pytest.LogCaptureFixture
+    tmp_path: Path, tiny: DataSet, lines: pytest.LogCaptureFixture
 ) -> None:
     folder = fill(tmp_path / "data", FILES)
-    shutil.copy(folder / IMAGES, folder / "t10k-images-idx3-ubyte.gz")  # the test set is the training set
+    for kind in ("images-idx3", "labels-idx1"):  # the test set is the training set
+        shutil.copy(folder / f"train-{kind}-ubyte.gz", folder / f"t10k-{kind}-ubyte.gz")
     archives = run(tmp_path, "digits", data=str(folder))
     assert {archive.known for archive in archives.values()} == {"tiny"}
     assert len(lines.messages) == 4
-    assert "digits: t10k-images-idx3-ubyte.gz" in lines.messages[2]
-    assert "tiny's train-images-idx3-ubyte" in lines.messages[2]
+    assert lines.messages[2] == (
+        "fetch: test_images: t10k-images-idx3-ubyte.gz: 400 x 28 x 28 of uint8; tiny's train-images-idx3-ubyte"
+    )
 
 
 @pytest.mark.parametrize("form", ["plain", "gz"])
-def test_a_wrong_checksum_in_a_folder_is_refused(tmp_path: Path, server: Server, tiny: KnownDataSet, form: str) -> None:
+def test_a_wrong_checksum_in_a_folder_is_refused(tmp_path: Path, server: Server, tiny: DataSet, form: str) -> None:
     name, good = (IMAGES, FILES[IMAGES]) if form == "gz" else (IMAGES[:-3], PLAIN["train_images"])
     bad = good[:-1] + bytes([good[-1] ^ 1])
     folder = fill(tmp_path / "data", {name: bad})
@@ -247,12 +256,12 @@ def test_a_wrong_checksum_in_a_folder_is_refused(tmp_path: Path, server: Server,
 
 
 def test_the_error_for_a_wrong_checksum_names_the_known_file(
-    tmp_path: Path, tiny: KnownDataSet, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = {role: dataclasses.replace(archive, md5=None) for role, archive in tiny.archives.items()}
+    other = {role: archive.model_copy(update={"md5": None}) for role, archive in tiny.archives.items()}
     for role in ROLES:
-        other[role] = dataclasses.replace(other[role], gz_md5="0" * 32)
-    monkeypatch.setitem(CATALOG, "other", KnownDataSet(name="other", archives=other, mirrors=()))
+        other[role] = other[role].model_copy(update={"gz_md5": "0" * 32})
+    monkeypatch.setitem(CATALOG, "other", DataSet(name="other", archives=other, mirrors=()))
     plain = fill(tmp_path / "plain", {NAMES[role]: PLAIN[role] for role in ROLES})
     packed = fill(tmp_path / "packed", FILES)
     assert "it is tiny's train-images-idx3-ubyte" in refused(tmp_path, "other", data=str(packed))
@@ -261,10 +270,10 @@ def test_the_error_for_a_wrong_checksum_names_the_known_file(
 
 
 def test_a_plain_file_without_a_known_checksum_is_a_warning(
-    tmp_path: Path, tiny: KnownDataSet, server: Server, lines: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny: DataSet, server: Server, lines: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archives = {role: dataclasses.replace(archive, md5=None) for role, archive in tiny.archives.items()}
-    monkeypatch.setitem(CATALOG, "tiny", dataclasses.replace(tiny, archives=archives))
+    archives = {role: archive.model_copy(update={"md5": None}) for role, archive in tiny.archives.items()}
+    monkeypatch.setitem(CATALOG, "tiny", tiny.model_copy(update={"archives": archives}))
     folder = fill(tmp_path / "data", {NAMES[role]: PLAIN[role] for role in ROLES})
     unchecked = run(tmp_path, data=str(folder))
     assert {archive.known for archive in unchecked.values()} == {None}
@@ -277,7 +286,7 @@ def test_a_plain_file_without_a_known_checksum_is_a_warning(
     assert "expected" in refused(tmp_path, data=str(folder), mirrors=(server.url,))
 
 
-def test_missing_archives_of_the_catalog_are_downloaded(tmp_path: Path, server: Server, tiny: KnownDataSet) -> None:
+def test_missing_archives_of_the_catalog_are_downloaded(tmp_path: Path, server: Server, tiny: DataSet) -> None:
     folder = fill(tmp_path / "data", {IMAGES: FILES[IMAGES]})
     archives = run(tmp_path, data=str(folder), mirrors=(server.url,))
     assert archives["train_images"].path == folder / IMAGES
@@ -292,24 +301,26 @@ def test_missing_archives_of_the_catalog_are_downloaded(tmp_path: Path, server: 
 _PROCESS = """
 import json, sys
 from pathlib import Path
-from jobs.fetch.catalog import CATALOG, KnownArchive, KnownDataSet
+from jobs.fetch.catalog import CATALOG
+from jobs.fetch.data_set import DataSet, KnownArchive
 from jobs.fetch.config import FetchConfig
+from jobs.fetch.data_set import DataSet
 from jobs.fetch.stage import fetch
 work, url, archives = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 known = {role: KnownArchive(**archive) for role, archive in archives.items()}
-CATALOG["tiny"] = KnownDataSet(name="tiny", archives=known, mirrors=(url,))
+CATALOG["tiny"] = DataSet(name="tiny", archives=known, mirrors=(url,))
 print("ready", flush=True)
 sys.stdin.readline()
-fetched = fetch(FetchConfig(dataset="tiny"), work / "archives", work / ".locks")
+fetched = fetch(FetchConfig(dataset="tiny"), work / "archives", work / ".locks").archives
 print(json.dumps({role: archive.sha256 for role, archive in fetched.items()}))
 """
 
 
 def test_two_processes_fetch_each_archive_once_even_if_flock_does_nothing(
-    tmp_path: Path, server: Server, tiny: KnownDataSet, without_flock: Mapping[str, str]
+    tmp_path: Path, server: Server, tiny: DataSet, without_flock: Mapping[str, str]
 ) -> None:
     server.delay = 0.1
-    catalog = json.dumps({role: dataclasses.asdict(archive) for role, archive in tiny.archives.items()})
+    catalog = json.dumps({role: archive.model_dump() for role, archive in tiny.archives.items()})
     argv = [sys.executable, "-c", _PROCESS, str(tmp_path), server.url, catalog]
     processes = [
         subprocess.Popen(

@@ -1,6 +1,5 @@
 """The sources of archives beside the user's folder: a real web server with faults, the real offline package."""
 
-import dataclasses
 import os
 import sys
 import time
@@ -10,7 +9,8 @@ from typing import Any
 import pytest
 
 from jobs.fetch import mirror, offline
-from jobs.fetch.catalog import CATALOG, KnownDataSet
+from jobs.fetch.catalog import CATALOG
+from jobs.fetch.data_set import DataSet
 from jobs.fetch.source import SourceError
 from jobs.files import digest_file, sha256_file
 from tests.support.fetching import (
@@ -37,7 +37,7 @@ __all__ = ["lines", "server", "tiny"]  # fixtures
 
 
 def test_archives_are_downloaded_once(
-    tmp_path: Path, server: Server, tiny: KnownDataSet, lines: pytest.LogCaptureFixture
+    tmp_path: Path, server: Server, tiny: DataSet, lines: pytest.LogCaptureFixture
 ) -> None:
     archives = run(tmp_path, mirrors=(server.url,))
     for role, archive in ((archive.role, archive) for archive in archives.values()):
@@ -46,7 +46,9 @@ def test_archives_are_downloaded_once(
         assert (archive.bytes, archive.sha256) == (len(PACKED[role]), sha256_file(archive.path))
         assert archive.known == "tiny"
     assert warnings(lines) == []
-    assert len(lines.messages) == 4
+    assert [line for line in lines.messages if server.url in line] == [
+        f"tiny: {name} from {server.url}" for name in FILES
+    ]
     assert sorted(path.name for path in (tmp_path / "archives/tiny").iterdir()) == sorted(FILES)
     server.requests.clear()
     assert run(tmp_path, mirrors=(server.url,)) == archives
@@ -54,7 +56,7 @@ def test_archives_are_downloaded_once(
 
 
 def test_a_damaged_download_is_replaced(
-    tmp_path: Path, server: Server, tiny: KnownDataSet, lines: pytest.LogCaptureFixture
+    tmp_path: Path, server: Server, tiny: DataSet, lines: pytest.LogCaptureFixture
 ) -> None:
     run(tmp_path, mirrors=(server.url,))
     path = tmp_path / "archives/tiny" / IMAGES
@@ -68,9 +70,9 @@ def test_a_damaged_download_is_replaced(
 
 
 def test_the_users_mirrors_are_asked_first(
-    tmp_path: Path, server: Server, tiny: KnownDataSet, monkeypatch: pytest.MonkeyPatch, lines: pytest.LogCaptureFixture
+    tmp_path: Path, server: Server, tiny: DataSet, monkeypatch: pytest.MonkeyPatch, lines: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(CATALOG, "tiny", dataclasses.replace(tiny, mirrors=(server.url,)))
+    monkeypatch.setitem(CATALOG, "tiny", tiny.model_copy(update={"mirrors": (server.url,)}))
     run(tmp_path, mirrors=(f"{server.url}user",))
     labels = "train-labels-idx1-ubyte.gz"
     names = [name for name, _ in server.requests]
@@ -81,13 +83,13 @@ def test_the_users_mirrors_are_asked_first(
     assert f"train-labels-idx1-ubyte from {server.url}user/: HTTP 404" in warnings(lines)[1]
 
 
-def test_offline_asks_no_mirror(tmp_path: Path, server: Server, tiny: KnownDataSet) -> None:
+def test_offline_asks_no_mirror(tmp_path: Path, server: Server, tiny: DataSet) -> None:
     message = refused(tmp_path, mirrors=(server.url,), offline=True)
     assert server.requests == []
     assert "fetch.offline" in message
 
 
-def test_an_interrupted_transfer_is_resumed(tmp_path: Path, server: Server, tiny: KnownDataSet) -> None:
+def test_an_interrupted_transfer_is_resumed(tmp_path: Path, server: Server, tiny: DataSet) -> None:
     server.fail("cut", times=2, names=[IMAGES])
     archives = run(tmp_path, mirrors=(server.url,))
     assert archives["train_images"].path.read_bytes() == FILES[IMAGES]
@@ -97,7 +99,7 @@ def test_an_interrupted_transfer_is_resumed(tmp_path: Path, server: Server, tiny
 
 
 def test_the_next_run_resumes_an_interrupted_transfer(
-    tmp_path: Path, server: Server, tiny: KnownDataSet, lines: pytest.LogCaptureFixture
+    tmp_path: Path, server: Server, tiny: DataSet, lines: pytest.LogCaptureFixture
 ) -> None:
     server.fail("cut", names=[IMAGES])
     assert "the transfer ended after" in refused(tmp_path, mirrors=(server.url,))
@@ -114,7 +116,7 @@ def test_the_next_run_resumes_an_interrupted_transfer(
 
 @pytest.mark.parametrize("fault", ["no_ranges", "wrong_range"])
 def test_a_server_without_ranges_sends_the_whole_file(
-    tmp_path: Path, server: Server, tiny: KnownDataSet, fault: str
+    tmp_path: Path, server: Server, tiny: DataSet, fault: str
 ) -> None:
     fill(tmp_path / "archives/tiny", {f"{IMAGES}.part": FILES[IMAGES][:1000]})
     server.fail(fault, times=1, names=[IMAGES])
@@ -125,7 +127,7 @@ def test_a_server_without_ranges_sends_the_whole_file(
 
 @pytest.mark.parametrize("kind", ["symbolic link", "dangling link", "second name", "named pipe"])
 def test_a_link_or_pipe_in_place_of_a_part_file_is_never_written_to(
-    tmp_path: Path, server: Server, tiny: KnownDataSet, kind: str
+    tmp_path: Path, server: Server, tiny: DataSet, kind: str
 ) -> None:
     folder, victim = tmp_path / "archives/tiny", tmp_path / "victim"
     folder.mkdir(parents=True)
@@ -146,7 +148,7 @@ def test_a_link_or_pipe_in_place_of_a_part_file_is_never_written_to(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
-def test_another_users_part_file_is_not_resumed(tmp_path: Path, server: Server, tiny: KnownDataSet) -> None:
+def test_another_users_part_file_is_not_resumed(tmp_path: Path, server: Server, tiny: DataSet) -> None:
     fill(tmp_path / "archives/tiny", {f"{IMAGES}.part": FILES[IMAGES][:1000]})
     os.chown(tmp_path / "archives/tiny" / f"{IMAGES}.part", 65534, -1)
     archives = run(tmp_path, mirrors=(server.url,))
@@ -156,7 +158,7 @@ def test_another_users_part_file_is_not_resumed(tmp_path: Path, server: Server, 
 
 @pytest.mark.parametrize("part", [b"x" * 1000, b"x" * len(FILES[IMAGES]), b"x" * (len(FILES[IMAGES]) + 5)])
 def test_a_part_file_of_another_file_is_discarded(
-    tmp_path: Path, server: Server, tiny: KnownDataSet, part: bytes, lines: pytest.LogCaptureFixture
+    tmp_path: Path, server: Server, tiny: DataSet, part: bytes, lines: pytest.LogCaptureFixture
 ) -> None:
     fill(tmp_path / "archives/tiny", {f"{IMAGES}.part": part})
     archives = run(tmp_path, mirrors=(server.url,))
@@ -184,7 +186,7 @@ def test_a_part_file_of_another_file_is_discarded(
 def test_a_faulty_mirror_is_one_line_and_one_warning_per_file(
     tmp_path: Path,
     server: Server,
-    tiny: KnownDataSet,
+    tiny: DataSet,
     lines: pytest.LogCaptureFixture,
     fault: str,
     reason: str,
@@ -206,7 +208,7 @@ def test_a_faulty_mirror_is_one_line_and_one_warning_per_file(
         assert left == []  # what is known to be wrong is not kept
 
 
-def test_a_redirect_to_an_allowed_url_is_followed(tmp_path: Path, server: Server, tiny: KnownDataSet) -> None:
+def test_a_redirect_to_an_allowed_url_is_followed(tmp_path: Path, server: Server, tiny: DataSet) -> None:
     server.fail("signed", times=1)
     server.files |= {f"{name}?signature=1": data for name, data in FILES.items()}
     run(tmp_path, mirrors=(server.url,))
@@ -223,10 +225,10 @@ def test_a_redirect_from_https_to_http_is_refused() -> None:
 
 
 def test_a_download_of_unknown_size_is_bounded(
-    tmp_path: Path, server: Server, tiny: KnownDataSet, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: Server, tiny: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archives = {role: dataclasses.replace(archive, gz_bytes=None) for role, archive in tiny.archives.items()}
-    monkeypatch.setitem(CATALOG, "tiny", dataclasses.replace(tiny, archives=archives))
+    archives = {role: archive.model_copy(update={"gz_bytes": None}) for role, archive in tiny.archives.items()}
+    monkeypatch.setitem(CATALOG, "tiny", tiny.model_copy(update={"archives": archives}))
     monkeypatch.setattr(mirror, "_MAX_BYTES", 1 << 20)
     server.fail("endless", names=[IMAGES])
     server.fail("cut", times=1, names=["t10k-images-idx3-ubyte.gz"])
@@ -236,7 +238,7 @@ def test_a_download_of_unknown_size_is_bounded(
 
 
 def test_a_dead_mirror_is_asked_once(
-    tmp_path: Path, server: Server, tiny: KnownDataSet, lines: pytest.LogCaptureFixture
+    tmp_path: Path, server: Server, tiny: DataSet, lines: pytest.LogCaptureFixture
 ) -> None:
     dead = Server()
     dead.server_close()
@@ -247,7 +249,7 @@ def test_a_dead_mirror_is_asked_once(
 
 
 def test_a_full_disk_is_not_blamed_on_the_mirror(
-    tmp_path: Path, server: Server, tiny: KnownDataSet, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: Server, tiny: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, *arguments: Any, **options: Any) -> Any:
         raise OSError(28, "No space left on device", str(path))
@@ -259,7 +261,7 @@ def test_a_full_disk_is_not_blamed_on_the_mirror(
 
 def test_an_unknown_data_set_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     message = refused(tmp_path, "minst")
-    for text in ("minst", "mnist, fashion-mnist, kmnist", "--data"):
+    for text in ("minst", "kmnist, mnist, qmnist", "did you mean mnist?", "--data"):
         assert text in message
 
 
@@ -273,7 +275,7 @@ def test_a_data_set_without_mirrors_is_refused(tmp_path: Path) -> None:
 def test_a_download_has_a_progress_bar_on_a_terminal(
     tmp_path: Path,
     server: Server,
-    tiny: KnownDataSet,
+    tiny: DataSet,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -315,7 +317,7 @@ def test_the_offline_package_is_mnist(unpacked: Path) -> None:
 def test_mirrors_are_asked_before_the_offline_package(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, lines: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(CATALOG, "mnist", dataclasses.replace(CATALOG["mnist"], mirrors=()))
+    monkeypatch.setitem(CATALOG, "mnist", CATALOG["mnist"].model_copy(update={"mirrors": ()}))
     server.fail("missing")
     archives = run(tmp_path, "mnist", mirrors=(server.url,))
     assert len(server.requests) == 4

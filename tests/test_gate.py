@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import InputError
-from jobs.evaluate.comparison import Paired
+from jobs.evaluate.comparison import FeatureDrift, Paired
 from pipelines.config import compose
 from pipelines.gate.check import Check
 from pipelines.gate.config import GateConfig
@@ -43,7 +43,7 @@ def first() -> Evidence:
 
 def against(lost: int, gained: int, count: int = 10_000, **more: Any) -> Evidence:
     paired = Paired(both=count - lost - gained, only_champion=lost, only_challenger=gained, neither=0)
-    return replace(first(), paired=paired, champion_data=DATA, **more)
+    return replace(first(), **{"paired": paired, "champion_data": DATA, **more})
 
 
 def failed(decision: Decision) -> list[str]:
@@ -196,13 +196,59 @@ def test_drift_of_labels_and_pixel_spread_is_reported() -> None:
     assert [check.name for check in warnings(reported)] == ["drift of labels", "drift of pixel spread"]
 
 
-@given(st.lists(st.integers(0, 1000), min_size=1, max_size=12), st.lists(st.integers(0, 1000), min_size=1, max_size=12))
-def test_the_label_distance_is_symmetric_bounded_and_zero_for_equal_shares(one: list[int], other: list[int]) -> None:
+HISTOGRAMS = st.dictionaries(st.integers(-300, 300), st.integers(0, 1000), min_size=1, max_size=12)
+
+
+@given(HISTOGRAMS, HISTOGRAMS)
+def test_the_label_distance_is_symmetric_bounded_and_zero_for_equal_shares(
+    one: dict[int, int], other: dict[int, int]
+) -> None:
     assert label_distance(one, one) == pytest.approx(0)
     assert label_distance(one, other) == pytest.approx(label_distance(other, one))
     assert 0 <= label_distance(one, other) <= 1
-    if sum(one):
-        assert label_distance(one, [*(0 for _ in one), 7]) == pytest.approx(1)
+    if sum(one.values()):
+        assert label_distance(one, {1000: 7}) == pytest.approx(1)
+
+
+def drifted(tag: str, distance: float, p_value: float) -> FeatureDrift:
+    return FeatureDrift(tag=tag, images=1000, distance=distance, p_value=p_value)
+
+
+def test_drift_of_features_fails_if_it_is_both_large_and_significant() -> None:
+    pairs = [drifted("far", 0.4, 0.0001), drifted("chance", 0.4, 0.004), drifted("near", 0.05, 0.0001)]
+    reported = decide(GateConfig(), against(5, 5, drift=pairs))
+    assert reported.promote
+    (warning,) = warnings(reported)
+    assert (warning.name, warning.figure, warning.threshold) == ("drift of features", 0.4, 0.1)
+    assert warning.text == (
+        "new pair far: 1000 of its images are at a distance of 0.4 from the champion's data in the champion's features "
+        "(p = 0.0001), expected at most 0.1, or p above 0.003333"
+    )
+    assert failed(decide(GateConfig(drift="block"), against(5, 5, drift=pairs))) == ["drift of features"]
+
+
+def test_the_level_of_each_pair_is_alpha_over_the_number_of_pairs_as_far_as_p_values_reach() -> None:
+    for number, p_value, count in ((1, 0.01, 1), (2, 0.01, 0), (100, 0.0001, 100), (500, 0.0001, 500)):
+        decision = decide(GateConfig(), against(5, 5, drift=[drifted("x", 0.4, p_value)] * number))
+        assert len(warnings(decision)) == count
+
+
+def test_drift_that_cannot_be_checked_is_reported_and_blocks_if_configured() -> None:
+    evidence = against(5, 5, drift_unknown="the dataset is not here")
+    (warning,) = warnings(decide(GateConfig(), evidence))
+    assert warning.text == "not checked: the dataset is not here"
+    assert failed(decide(GateConfig(drift="block"), evidence)) == ["drift of features"]
+
+
+def test_labels_are_compared_by_their_value_in_the_archives() -> None:
+    champion = facts(labels=(1, 5, 9), label_counts=(50, 30, 20))
+    same = facts(labels=(5, 9), classes=2, label_counts=(60, 40))
+    decision = decide(GateConfig(max_label_distance=0.45), against(0, 9, data=(same,), champion_data=champion))
+    assert {check.name: check.figure for check in warnings(decision)} == {"drift of labels": pytest.approx(0.5)}
+    other = facts(labels=(1, 5, 8))
+    decision = decide(GateConfig(), against(0, 9, data=(other,), champion_data=champion))
+    assert failed(decision) == ["classes"]
+    assert "found 3 classes, with labels that the champion does not know: 8; expected at most" in decision.reason
 
 
 def test_decision_json_holds_every_check_with_all_its_fields() -> None:

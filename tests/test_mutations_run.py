@@ -25,6 +25,7 @@ from jobs.prepare.config import PrepareConfig, SparkConfig
 from jobs.run_dir import RunDir
 from jobs.stage import STAGES, read_record, stage_key
 from jobs.train import checkpoint
+from jobs.train.best import Best
 from pipelines import recipes
 from pipelines.config import Config, compose
 from pipelines.runs import read_config
@@ -120,6 +121,9 @@ def test_mutated_records_are_refused_unless_equal(tmp_path: Path, block: int) ->
     check_each("record", block, check)
 
 
+BEST = Best(step=10, errors=3, loss=0.5, count=100)
+
+
 def state(step: int) -> checkpoint.Checkpoint:
     random = np.random.default_rng(step)
     arrays: dict[str, NDArray[Any]] = {
@@ -127,7 +131,7 @@ def state(step: int) -> checkpoint.Checkpoint:
         "m.0": random.random(4),
         "step": np.array([step]),
     }
-    return checkpoint.Checkpoint(position=checkpoint.Position(step, "our key"), arrays=arrays)
+    return checkpoint.Checkpoint(position=checkpoint.Position(step, "our key"), arrays=arrays, best=BEST)
 
 
 @in_blocks
@@ -136,14 +140,17 @@ def test_mutated_checkpoints_are_passed_over_with_a_warning(
 ) -> None:
     """If the newest checkpoint is not whole, a warning is logged and the one before it is used."""
     for step in (10, 20):
-        newest = checkpoint.save(tmp_path, state(step), 3, accuracy=0.5 + step / 100)
-    files = {path: path.read_bytes() for path in (newest, newest.with_suffix(".json"), tmp_path / "best.json")}
+        newest = checkpoint.save(tmp_path, state(step), 3)
+    files = {path: path.read_bytes() for path in (newest, newest.with_suffix(".json"))}
 
     def spoil(random: Random) -> None:
         path = random.choice([None, *files])
         if path is None:  # at its place, with a checksum that fits
-            position = mutate_json(asdict(state(20).position), random).decode("utf-8", "replace")
-            save_file(dict(state(20).arrays), newest, {"position": position})
+            whole = {"position": asdict(state(20).position), "best": asdict(BEST)}
+            name = random.choice(list(whole))
+            texts = {key: json.dumps(value) for key, value in whole.items()}
+            texts[name] = mutate_json(whole[name], random).decode("utf-8", "replace")
+            save_file(dict(state(20).arrays), newest, texts)
             write_json(newest.with_suffix(".json"), {"sha256": sha256_file(newest), "bytes": newest.stat().st_size})
         elif path == newest:
             path.write_bytes(mutate_bytes(files[path], random))
@@ -153,10 +160,9 @@ def test_mutated_checkpoints_are_passed_over_with_a_warning(
     def check(random: Random) -> bool:
         caplog.clear()
         spoil(random)
-        newest_whole, best = checkpoint.latest(tmp_path, "our key"), checkpoint.read_best(tmp_path)
+        newest_whole = checkpoint.latest(tmp_path, "our key")
         for path, data in files.items():
             path.write_bytes(data)
-        assert best in (None, (newest.name, 0.7))
         assert newest_whole is not None
         expected = state(newest_whole.position.step)
         assert newest_whole.position == expected.position

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from jobs.prepare.archives import inflate, inflated, pair_of
 from jobs.prepare.build import take_shards
 from jobs.prepare.config import PrepareConfig, SparkConfig
 from jobs.prepare.decode import Decoder
+from jobs.prepare.labels import ClassMap
 from jobs.prepare.plan import plan_dataset
+from jobs.prepare.row_files import RowFiles
 from jobs.prepare.spark import Spark
 from jobs.prepare.stage import prepare
 from jobs.prepare.survey import NORMALIZATION_OF_BYTES
@@ -143,17 +146,23 @@ def test_labels_that_differ_from_the_survey_are_refused(tmp_path: Path, plain: A
         for split in ("train", "test")
     )
     plan = plan_dataset(PrepareConfig(rows_per_shard=25), 60, 10, train.image_header.row_shape)
-    decoder = Decoder(plan=plan, train=train, test=test)
-    for split in SPLITS:
-        (tmp_path / split).mkdir()
-    surveyed = {split: decoder.survey((split, 0, rows)).label_counts.tolist() for split, rows in plan.rows.items()}
+    rows = RowFiles(tmp_path)
+    with rows.writing(*SPLITS) as writer:
+        for split, (low, high) in {"train": (5, 60), "validation": (0, 5), "test": (0, 10)}.items():
+            writer.add(split, np.arange(low, high))  # type: ignore[arg-type]
+            (tmp_path / split).mkdir()
+    decoder = Decoder(rows=rows, train=train, test=test, classes=ClassMap(np.arange(3), 3))
+    expected = {split: np.bincount(decoder.pair(split).read_labels(rows.whole(split)), minlength=3) for split in SPLITS}
     written = [decoder.write(NORMALIZATION_OF_BYTES, tmp_path, shard) for shard in plan.shards]
-    shards = take_shards(decoder, written, surveyed | {"test": [*surveyed["test"], 0, 0]})
+    shards = take_shards(decoder, written, expected)
     assert [shard.path for shard in shards] == [shard.path for shard in plan.shards]
     overwrite(train.labels)
     written = [decoder.write(NORMALIZATION_OF_BYTES, tmp_path, shard) for shard in plan.shards]
-    with pytest.raises(InputError, match=rf"^{train.labels}: found other labels while writing than while"):
-        take_shards(decoder, written, surveyed)
+    changed_labels = rf"^{train.labels}: found other labels while writing than while"
+    with pytest.raises(InputError, match=changed_labels):
+        take_shards(decoder, written, expected)
+    with pytest.raises(InputError, match=changed_labels):  # a label without a class
+        replace(decoder, classes=ClassMap(np.arange(2), 2)).write(NORMALIZATION_OF_BYTES, tmp_path, plan.shards[0])
 
 
 @pytest.mark.long

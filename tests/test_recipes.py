@@ -60,7 +60,7 @@ def test_a_recipe_learns_in_30_steps(name: str) -> None:
     losses = [
         loss
         for _ in range(5)
-        for loss in step(call, Rates("constant", STEPS, config.peak_rate / 4, 0.0, 1.0)[:]).loss_sums / ROWS
+        for loss in step(call, Rates("constant", STEPS, config.peak_rate(256) / 4, 0.0, 1.0)[:]).loss_sums / ROWS
     ]
     assert np.isfinite(losses).all()
     assert np.mean(losses[-STEPS:]) < 0.8 * losses[0]

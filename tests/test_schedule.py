@@ -246,6 +246,8 @@ def test_install_changes_the_crontab_once_and_reports_it(
         (("--cron", "0 3 * * 0", "--as", "cron", "--set=train.epoch=3"), "did you mean epochs?"),
         (("--cron", "0 3 * * 0", "--as", "cron", "--log", "x"), "idxtrain: --log: found one, expected none"),
         (("--cron", "0 3 * * 0", "--as", "cron", "--env-file", "/dev/null"), "expected 0600; fix: chmod 600 /dev/null"),
+        (("--cron", "0 3 * * 0", "--as", "cron", "--data", "nowhere"), "nowhere: found no such folder; fix: give"),
+        (("--cron", "0 3 * * 0", "--as", "cron", "--data", "."), "found no archive for train_images, train_labels"),
     ],
 )
 def test_options_that_would_fail_every_night_are_refused_now(

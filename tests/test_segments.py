@@ -5,6 +5,8 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from jobs import dataset, segments
 from jobs.archive import ROLES
+from jobs.description import Description
 from jobs.errors import InputError
 from jobs.fetch.config import FetchConfig
 from jobs.fetch.pairs import find_pairs
@@ -20,6 +23,8 @@ from jobs.fetch.stage import fetch
 from jobs.prepare import idx
 from jobs.prepare.compose import read_pairs
 from jobs.prepare.config import PrepareConfig
+from jobs.prepare.inputs import Inputs
+from jobs.prepare.labels import ClassMap
 from jobs.prepare.stage import dataset_id
 from jobs.run_dir import Work
 from jobs.stage import dataset_of
@@ -44,7 +49,8 @@ def hash_of(tag: str) -> int:
 
 
 def fetched(folder: Path, work: Path) -> dict[str, Any]:
-    return dict(fetch(FetchConfig(dataset="own", data=str(folder), segments=True), work / "archives", work / ".locks"))
+    config = FetchConfig(dataset="own", data=str(folder), segments=True)
+    return dict(fetch(config, work / "archives", work / ".locks").archives)
 
 
 def prepared(folder: Path, work: Path, run_id: str) -> tuple[Path, str]:
@@ -54,6 +60,14 @@ def prepared(folder: Path, work: Path, run_id: str) -> tuple[Path, str]:
         _, stderr = process.communicate()
     assert process.returncode == 0, stderr
     return dataset_of(run), stderr
+
+
+def segment_ids(config: PrepareConfig, archives: dict[str, Any], scratch: Path) -> list[str]:
+    """Return the IDs of a data set's training segments."""
+    inputs = Inputs(config, archives, Description())
+    training = read_pairs(inputs, scratch)[1]
+    counts = reduce(add, [pair.counts for pair in training])
+    return [pair.segment_id(inputs, ClassMap(counts.labels, len(counts.labels))) for pair in training]
 
 
 def decoded(stderr: str) -> int:
@@ -190,13 +204,12 @@ def test_a_segment_id_depends_on_content_and_options_not_on_the_tag(
     make_archives(folder)
     add_pair(folder, "a", make_archives, tmp_path)
     archives = fetched(folder, tmp_path / "work")
-    ids = [pair.segment_id(CONFIG) for pair in read_pairs(CONFIG, archives)[1]]
+    ids = segment_ids(CONFIG, archives, tmp_path)
     for kind, ending in (("images", "idx3"), ("labels", "idx1")):
         (folder / f"train-{kind}-a-{ending}-ubyte").rename(folder / f"train-{kind}-z-{ending}-ubyte")
     renamed = fetched(folder, tmp_path / "work")
-    assert [pair.segment_id(CONFIG) for pair in read_pairs(CONFIG, renamed)[1]] == ids
-    other = PrepareConfig(rows_per_shard=65)
-    assert not {pair.segment_id(other) for pair in read_pairs(other, renamed)[1]} & set(ids)
+    assert segment_ids(CONFIG, renamed, tmp_path) == ids
+    assert not set(segment_ids(PrepareConfig(rows_per_shard=65), renamed, tmp_path)) & set(ids)
 
 
 def test_a_pair_with_two_tags_counts_once(tmp_path: Path, make_archives: MakeArchives) -> None:
@@ -207,13 +220,13 @@ def test_a_pair_with_two_tags_counts_once(tmp_path: Path, make_archives: MakeArc
         shutil.copy(path, folder / "again" / path.name)
     archives = fetched(folder, tmp_path / "work")
     assert segments.tags(archives) == ["", "again"]
-    assert len(read_pairs(CONFIG, archives)[1]) == 1
+    assert len(segment_ids(CONFIG, archives, tmp_path)) == 1
 
 
 def test_one_plain_pair_makes_no_segments(tmp_path: Path, make_archives: MakeArchives) -> None:
     folder = tmp_path / "data"
     make_archives(folder)
-    plain = fetch(FetchConfig(dataset="own", data=str(folder)), tmp_path / "archives", tmp_path / "locks")
+    plain = fetch(FetchConfig(dataset="own", data=str(folder)), tmp_path / "archives", tmp_path / "locks").archives
     assert tuple(plain) == ROLES
     assert segments.tags(plain) == []
     assert dataset_id(CONFIG, plain) != dataset_id(CONFIG, fetched(folder, tmp_path))
@@ -344,14 +357,14 @@ def test_a_pair_of_another_shape_or_type_is_refused(
     make_archives(tmp_path / "data")
     add_pair(tmp_path / "data", "b", make_archives, tmp_path, **how)
     with pytest.raises(InputError, match=words):
-        read_pairs(CONFIG, fetched(tmp_path / "data", tmp_path))
+        segment_ids(CONFIG, fetched(tmp_path / "data", tmp_path), tmp_path)
 
 
 def test_several_pairs_of_a_type_other_than_uint8_are_refused(tmp_path: Path, make_archives: MakeArchives) -> None:
     make_archives(tmp_path / "data", dtype="float32")
     add_pair(tmp_path / "data", "b", make_archives, tmp_path, dtype="float32")
     with pytest.raises(InputError, match="expected uint8 in a data set of several pairs"):
-        read_pairs(CONFIG, fetched(tmp_path / "data", tmp_path))
+        segment_ids(CONFIG, fetched(tmp_path / "data", tmp_path), tmp_path)
 
 
 def test_segments_json_is_sealed(grown: dict[str, Any], tmp_path: Path) -> None:

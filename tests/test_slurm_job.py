@@ -7,7 +7,7 @@ import pytest
 from deploy.slurm import queue
 from deploy.slurm.site import Launcher
 from jobs.errors import InputError
-from pipelines.slurm.job import _environment_for_sbatch, _hosts, main
+from pipelines.slurm.job import _hosts, environment_for_sbatch, main
 
 
 @pytest.mark.parametrize("launcher", get_args(Launcher))
@@ -24,7 +24,7 @@ def test_an_unknown_launcher_is_an_error() -> None:
 
 def test_a_resubmission_does_not_inherit_the_options_of_its_job() -> None:
     environment = {"SLURM_CONF": "/etc/slurm.conf", "SLURM_JOB_ID": "1", "SBATCH_PARTITION": "a", "HOME": "/home/me"}
-    assert _environment_for_sbatch(environment) == {"SLURM_CONF": "/etc/slurm.conf", "HOME": "/home/me"}
+    assert environment_for_sbatch(environment) == {"SLURM_CONF": "/etc/slurm.conf", "HOME": "/home/me"}
 
 
 @pytest.mark.parametrize("arguments", [[], ["train"], ["fetch", "/run"], ["train", "/run", "more"]])

@@ -15,12 +15,18 @@ from jobs.dataset import SPLITS, Duplicates, Split
 from jobs.errors import InputError
 from jobs.prepare import idx
 from jobs.prepare.archives import Pair
-from jobs.prepare.plan import DatasetPlan, even_ranges
+from jobs.prepare.plan import even_ranges
+from jobs.prepare.row_files import RowFiles
 from jobs.prepare.survey import NOTHING, Findings, Survey, merge, survey
 
 TYPES = ["uint8", "int8", "int16", "int32", "float32", "float64"]
-PLAN = DatasetPlan(train_archive_rows=60, test_rows=20, validation_rows=10, validation_from="spread", rows_per_shard=7)
-TEST_LABELS = Path("t10k-labels-idx1-ubyte.gz")
+# Of 60 training and 20 test rows.
+VALIDATION = np.arange(0, 60, 6)
+ROWS: dict[Split, NDArray[Any]] = {
+    "train": np.setdiff1d(np.arange(60), VALIDATION),
+    "validation": VALIDATION,
+    "test": np.arange(20),
+}
 
 
 def pair(folder: Path, images: NDArray[Any], labels: NDArray[Any]) -> Pair:
@@ -60,12 +66,14 @@ def findings(
     pairs = {"train": pair(folder / "train", *train), "test": pair(folder / "test", *test)}
     pairs["validation"] = pairs["train"]
     surveys: dict[Split, list[Survey]] = {
-        split: [
-            survey(pairs[split], PLAN.archive_rows(split, *bounds)) for bounds in even_ranges(PLAN.rows[split], step)
-        ]
+        split: [survey(pairs[split], ROWS[split][slice(*bounds)]) for bounds in even_ranges(len(ROWS[split]), step)]
         for split in SPLITS
     }
-    return merge(PLAN, surveys, train[0].dtype, TEST_LABELS)
+    files = RowFiles(folder)
+    with files.writing(*SPLITS) as writer:
+        for split in SPLITS:
+            writer.add(split, ROWS[split])
+    return merge(files, surveys, train[0].dtype)
 
 
 # --- pixels
@@ -108,7 +116,7 @@ def test_statistics_describe_the_normalized_train_split(tmp_path: Path, dtype: s
     rule = "type-range" if dtype == "uint8" else "train-range"
     assert (merged.normalization.rule, merged.normalization.offset) == (rule, low)
     assert merged.normalization.scale == pytest.approx(1 / extent, rel=1e-15)
-    scaled = (wide[PLAN.archive_rows("train", 0, 50)] - low) / extent
+    scaled = (wide[ROWS["train"]] - low) / extent
     assert merged.pixels.mean == pytest.approx(scaled.mean(), rel=1e-12)
     assert merged.pixels.std == pytest.approx(scaled.std(), rel=1e-12)
     assert merged.pixels.min == pytest.approx(scaled.min(), rel=1e-12)
@@ -159,57 +167,6 @@ def test_the_largest_float32_is_accepted(tmp_path: Path) -> None:
     assert 0 < merged.pixels.std < 1
 
 
-# --- labels
-
-
-def test_label_counts_agree_with_numpy_in_each_split(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    train, test = random.integers(0, 5, 60), random.integers(0, 5, 20)
-    train[0] = 4
-    images = images_of("uint8", 60)
-    merged = findings(tmp_path, (images, train.astype(np.int32)), (images[:20], test.astype(np.int32)), 9)
-    assert merged.classes == 5
-    for split in SPLITS:
-        labels = test if split == "test" else train
-        rows = PLAN.archive_rows(split, 0, PLAN.rows[split])
-        assert merged.label_counts[split] == tuple(np.bincount(labels[rows], minlength=5))
-
-
-def test_a_class_without_images_has_the_count_zero(tmp_path: Path) -> None:
-    labels = np.where(labels_of(60) == 1, 2, labels_of(60)).astype(np.uint8)
-    images = images_of("uint8", 60)
-    merged = findings(tmp_path, (images, labels), (images[:20], labels[:20]), 10)
-    assert merged.classes == 3
-    assert [merged.label_counts[split][1] for split in SPLITS] == [0, 0, 0]
-
-
-def test_a_class_that_occurs_only_in_validation_counts(tmp_path: Path) -> None:
-    labels = np.zeros(60, np.uint8)
-    labels[PLAN.archive_rows("validation", 3, 4)] = 4
-    images = images_of("uint8", 60)
-    merged = findings(tmp_path, (images, labels), (images[:20], labels[20:40]), 10)
-    assert merged.classes == 5
-    assert merged.label_counts == {"train": (50, 0, 0, 0, 0), "validation": (9, 0, 0, 0, 1), "test": (20, 0, 0, 0, 0)}
-
-
-@pytest.mark.parametrize(("label", "dtype"), [(-1, "int8"), (-7, "int32"), (100_000, "int32")])
-def test_a_label_that_is_not_a_class_is_refused_with_file_and_row(tmp_path: Path, label: int, dtype: str) -> None:
-    labels = labels_of(30).astype(dtype)
-    labels[[12, 20]] = label
-    expected = rf"{re.escape(str(tmp_path))}/labels\.gz: row 12: found label {label}, expected 0 to 99999; fix: number"
-    with pytest.raises(InputError, match=expected):
-        survey(pair(tmp_path, images_of("uint8", 30), labels), np.arange(5, 30))
-
-
-def test_a_test_label_beyond_the_training_classes_is_refused_with_its_file(tmp_path: Path) -> None:
-    test = labels_of(20)
-    test[7] = 3
-    images = images_of("uint8", 60)
-    expected = rf"^{re.escape(str(TEST_LABELS))}: found label 3, expected 0 to 2 as in the training labels; fix: give"
-    with pytest.raises(InputError, match=expected):
-        findings(tmp_path, (images, labels_of(60)), (images[:20], test), 6)
-
-
 # --- duplicates
 
 
@@ -218,7 +175,7 @@ def test_a_test_label_beyond_the_training_classes_is_refused_with_its_file(tmp_p
 def test_test_images_in_the_training_archive_are_found_by_row(tmp_path: Path, dtype: str, step: int) -> None:
     train, test = images_of(dtype, 60), images_of(dtype, 20, seed=1)
     train[32] = train[31]  # the first of two equal ones is named
-    in_validation = int(PLAN.archive_rows("validation", 4, 5)[0])
+    in_validation = int(ROWS["validation"][4])
     test[[3, 4, 19]] = train[[32, in_validation, 32]]
     merged = findings(tmp_path, (train, labels_of(60)), (test, labels_of(20)), step)
     assert merged.duplicates == Duplicates(test_images_in_train=3, examples=((3, 31), (4, in_validation), (19, 31)))

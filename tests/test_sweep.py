@@ -1,12 +1,16 @@
-"""Sweeps: the grid, the table, and six points as an array on a real Slurm."""
+"""Sweeps: the grid, folds, the table, and six points as an array on a real Slurm."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from jobs.dataset import Split, read_manifest, read_split
 from jobs.errors import InputError
-from pipelines.sweep.grid import Point, Result, best, grid_points, result_table
+from jobs.run_dir import RunDir, Work
+from jobs.stage import dataset_of
+from pipelines.sweep.grid import Point, Sweep, grid_points, read_sweep
+from pipelines.sweep.results import Result, best, combined, result_table
 from tests.conftest import Idxtrain, MakeArchives, idxtrain_in
 from tests.support.slurm_cluster import SlurmCluster
 
@@ -24,25 +28,25 @@ def test_the_last_axis_of_a_grid_changes_first() -> None:
 
 @pytest.mark.parametrize("axis", ["train.epochs", "=1,2", "train.epochs=1,", "train.epochs=1,1", ""])
 def test_an_invalid_axis_is_refused(axis: str) -> None:
-    with pytest.raises(InputError, match=r"--grid .*: (expected section\.key=VALUE,VALUE|found a key or value twice)"):
+    with pytest.raises(InputError, match=r"--grid .*: (expected section\.key=VALUE,VALUE|found a (key|value) twice)"):
         grid_points("s", [axis])
 
 
 def test_a_grid_of_too_many_points_is_refused() -> None:
     values = ",".join(map(str, range(40)))
-    with pytest.raises(InputError, match="found 1600 points, expected 1000 or fewer"):
+    with pytest.raises(InputError, match="found 1600 points, expected 1000 runs or fewer"):
         grid_points("s", [f"seed={values}", f"train.epochs={values}"])
 
 
 def trained(point: Point, accuracy: float) -> Result:
-    return Result(point=point, accuracy=accuracy, steps=100, images_per_second=1234.5, seconds=9.87)
+    return Result(points=(point,), accuracy=accuracy, steps=100, images_per_second=1234.5, seconds=9.87)
 
 
 def test_the_table_is_sorted_by_validation_accuracy_with_failures_last() -> None:
     points = [Point(f"s-{n}", (f"seed={n}",)) for n in range(4)]
     results = [
         trained(points[0], 0.97),
-        Result(point=points[1], detail="failed, see logs"),
+        Result(points=(points[1],), detail="failed, see logs"),
         trained(points[2], 0.99),
         trained(points[3], 0.99),
     ]
@@ -57,6 +61,45 @@ def test_the_table_is_sorted_by_validation_accuracy_with_failures_last() -> None
         "s-1     1           –      –         –        –  failed, see logs",
     ]
     assert best(results[1:2]) is None
+
+
+def test_folds_repeat_each_point_and_change_first() -> None:
+    points = grid_points("s", ["seed=0,1"], 3)
+    assert [(point.run_id, point.fold) for point in points] == [
+        ("s-0", "1/3"), ("s-1", "2/3"), ("s-2", "3/3"), ("s-3", "1/3"), ("s-4", "2/3"), ("s-5", "3/3"),
+    ]  # fmt: skip
+    assert points[4].assignments == ("seed=1", "prepare.validation_from=fold:2/3", "prepare.validation_rows=none")
+
+
+def test_folds_in_a_grid_of_validation_keys_are_refused() -> None:
+    with pytest.raises(InputError, match=r"--folds 3: found prepare\.validation_… in --grid"):
+        grid_points("s", ["prepare.validation_from=first,last"], 3)
+
+
+def test_the_best_point_has_the_highest_mean_over_its_folds() -> None:
+    points = grid_points("s", ["seed=0,1,2"], 2)
+    accuracies = (0.99, 0.95, 0.975, 0.985, 0.999, None)
+    folds = [
+        trained(point, accuracy) if accuracy is not None else Result(points=(point,), detail="not trained")
+        for point, accuracy in zip(points, accuracies, strict=True)
+    ]
+    assert result_table([combined(folds[start : start + 2]) for start in (0, 2, 4)]) == [
+        "runs        seed       validation  steps  images/s  seconds",
+        "s-2 to s-3     1  0.9800 ± 0.0071    100     1,234     19.7  best",
+        "s-0 to s-1     0  0.9700 ± 0.0283    100     1,234     19.7",
+        "s-4 to s-5     2                –      –         –        –  s-5: not trained",
+    ]
+
+
+def test_a_sweep_is_read_as_it_was_written(tmp_path: Path) -> None:
+    sweep = Sweep(
+        name="s", work=Work(tmp_path), points=grid_points("s", ["seed=0"], 2), validation={"validation_rows": None}
+    )
+    sweep.write()
+    assert read_sweep("s", Work(tmp_path)) == sweep
+    (sweep.folder / "sweep.json").write_text('{"s-0": ["seed=0"]}')  # as earlier versions wrote it
+    with pytest.raises(InputError, match=r"found another format, .*; fix: start it again"):
+        read_sweep("s", Work(tmp_path))
 
 
 def test_no_point_is_trained_if_one_is_invalid(idxtrain: Idxtrain, tmp_path: Path) -> None:
@@ -126,3 +169,36 @@ def test_six_points_run_one_after_the_other_without_slurm(make_archives: MakeArc
     assert again.stdout == done.stdout
     steps = json.loads((tmp_path / "work/runs/s-0/stages/train.json").read_text())["outputs"]["steps"]
     assert steps == 20
+
+
+@pytest.mark.long
+def test_the_best_point_of_a_sweep_with_folds_is_trained_again_and_tested_once(
+    make_archives: MakeArchives, tmp_path: Path
+) -> None:
+    make_archives(tmp_path / "data", (6, 8), 3, train=90, test=30)
+    run, work = idxtrain_in(tmp_path), tmp_path / "work"
+    options = ("--work", work, "--name", "s", "--data", tmp_path / "data", *SETTINGS)
+    done = run("sweep", *options, "--grid", "train.learning_rate=1e-60,0.5", "--folds", "2")
+    assert done.returncode == 0, done.stderr
+    header, best_row, other_row, best_line, result = done.stdout.splitlines()
+    assert header.split() == ["runs", "train.learning_rate", "validation", "steps", "images/s", "seconds"]
+    assert best_row.split()[:6:5] == ["s-2", "±"]
+    assert best_row.endswith("best")
+    assert other_row.startswith("s-0 to s-1")
+    assert best_line == "best by validation: s-2 to s-3: train.learning_rate=0.5"
+    assert result.startswith("test accuracy ")
+    assert {path.parent.name for path in (work / "runs").glob("*/metrics.json")} == {"s-2-best"}
+    rows = {name: rows_of(work, name) for name in ("s-2", "s-3", "s-2-best")}
+    # Each row is in the validation split of exactly one fold; the best point is trained on the usual split.
+    assert sorted(rows["s-2"]["validation"] + rows["s-3"]["validation"]) == list(range(90))
+    assert len(rows["s-2-best"]["train"]) == 90 - 90 // 12
+    again = run("sweep", *options, "--grid", "train.learning_rate=1e-60,0.5", "--folds", "2")
+    assert again.stdout == done.stdout
+
+
+def rows_of(work: Path, run_id: str) -> dict[str, list[int]]:
+    """Return the archive rows of each split that a run was trained and validated on."""
+    directory = dataset_of(RunDir(work / "runs" / run_id))
+    manifest = read_manifest(directory)
+    splits: tuple[Split, ...] = ("train", "validation")
+    return {split: read_split(directory, manifest, split)[2].tolist() for split in splits}

@@ -11,10 +11,9 @@ from deploy.doctor import horovod, machine, software
 from deploy.doctor.check import Finding
 from deploy.doctor.probe import ProbeError
 from deploy.launcher.launch import visible_gpus
+from jobs.installation import INSTALL, PROJECT
 from jobs.memory import free_memory
 from jobs.train.compute.devices import usable_cpus
-
-PROJECT = "idxtrain"
 
 
 def examine(
@@ -31,12 +30,11 @@ def _software(environment: Mapping[str, str]) -> Iterator[Finding]:
     try:
         project = metadata(PROJECT)  # generated from pyproject.toml, which pins the versions
     except PackageNotFoundError:
-        yield Finding(
-            name=PROJECT, found="not installed", expected="installed", verdict="fails", fix="`uv sync` or `make setup`"
-        )
+        yield Finding(name=PROJECT, found="not installed", expected="installed", verdict="fails", fix=INSTALL)
     else:
         yield software.check_python(str(project["Requires-Python"]))
         yield from software.check_packages(project.get_all("Requires-Dist") or [])
+        yield software.check_packages_are_ours()
     yield software.check_java(environment)
     yield software.check_build_tools(environment)
     yield software.check_offline_data()

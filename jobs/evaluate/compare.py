@@ -4,6 +4,7 @@ Writes `comparison.json` and `sample.npz` (a few test images and their probabili
 """
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from jobs.dataset import Manifest
 from jobs.errors import InputError
 from jobs.evaluate.comparison import Paired
 from jobs.evaluate.config import EvaluateConfig
+from jobs.evaluate.drift import feature_drift
 from jobs.evaluate.metrics import summarize
 from jobs.evaluate.predict import Predictions, load_model, predict
 from jobs.files import sha256_file, write_atomic, write_json
 from jobs.run_dir import RunDir
+from jobs.stage import dataset_of
 
 _SAMPLE_IMAGES = 64
 _TIMED_PASSES = 20  # of one image each
@@ -32,6 +35,8 @@ def write_comparison(run: RunDir, config: EvaluateConfig, manifest: Manifest, pr
         "best": None,
         "paired_best": None,
         "incomparable": "",
+        "drift": [],
+        "drift_unknown": "",
     }
     others = (
         ("the champion", "champion", "paired", config.champion, config.champion_sha256),
@@ -41,8 +46,11 @@ def write_comparison(run: RunDir, config: EvaluateConfig, manifest: Manifest, pr
         if not path:
             continue
         try:
-            test, paired = _against(Path(path), digest, config.batch_size, manifest, predictions)
+            model = _former(Path(path), digest, manifest)
+            test, paired = _against(model, config.batch_size, manifest, predictions)
             comparison |= {test_key: test, paired_key: paired.to_json()}
+            if test_key == "champion":
+                comparison |= _drift(run, config, model, manifest)
         except InputError as error:
             comparison["incomparable"] = f"{who} cannot be compared: {error}"
             break
@@ -79,10 +87,8 @@ def _latency(model: Any, image: NDArray[Any]) -> float:
     return round(1000 * float(np.median(seconds)), 3)
 
 
-def _against(
-    path: Path, digest: str, batch_size: int, manifest: Manifest, predictions: Predictions
-) -> tuple[dict[str, Any], Paired]:
-    """Return a champion's `test` object, as in metrics.json, and the table of correct predictions.
+def _former(path: Path, digest: str, manifest: Manifest) -> Any:
+    """Return a champion's keras.Model.
 
     Raises InputError if its file does not have the SHA-256 `digest`, or if the model takes other images.
     """
@@ -92,12 +98,30 @@ def _against(
         raise InputError(f"{path}: cannot be read ({error.strerror}); fix: promote another version") from error
     if actual != digest:
         raise InputError(f"{path}: found SHA-256 {actual[:12]}…, expected {digest[:12]}…; fix: promote another version")
-    champion = predict(load_model(path, manifest.shape, manifest.classes), predictions.images, batch_size)
+    return load_model(path, manifest.shape, manifest.classes)
+
+
+def _against(
+    model: Any, batch_size: int, manifest: Manifest, predictions: Predictions
+) -> tuple[dict[str, Any], Paired]:
+    """Return a champion's `test` object, as in metrics.json, and the table of correct predictions."""
+    champion = predict(model, predictions.images, batch_size)
     paired = pair_up(
         champion.argmax(axis=1) == predictions.labels,
         predictions.probabilities.argmax(axis=1) == predictions.labels,
     )
     return summarize(champion, predictions.labels, manifest).model_dump(mode="json"), paired
+
+
+def _drift(run: RunDir, config: EvaluateConfig, champion: Any, manifest: Manifest) -> dict[str, Any]:
+    """Return the drift of the new pairs, or why it is unknown."""
+    if not config.champion_dataset:
+        return {"drift_unknown": "the dataset that the champion was trained on is not in this work folder"}
+    try:
+        pairs = feature_drift(champion, Path(config.champion_dataset), dataset_of(run), manifest, config.batch_size)
+    except InputError as error:
+        return {"drift_unknown": str(error)}
+    return {"drift": [asdict(pair) for pair in pairs]}
 
 
 def pair_up(champion: NDArray[Any], challenger: NDArray[Any]) -> Paired:

@@ -1,8 +1,13 @@
-"""Two models' predictions on the same images. No TensorFlow and no NumPy, as the gate reads it too."""
+"""What comparison.json holds: two models' predictions on the same images, and drift of new training pairs.
+
+No TensorFlow and no NumPy, as the gate reads it too.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+EXCHANGES = 9_999  # of a permutation test, which takes a second: its least p-value is 1 in 10,000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,3 +32,17 @@ class Paired:
     def from_json(cls, value: Mapping[str, Any]) -> "Paired":
         """Read what `to_json` wrote."""
         return cls(**{key: int(number) for key, number in value.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureDrift:
+    """How far a new training pair, named by its tag, is from the champion's data: see `jobs.evaluate.drift`.
+
+    `images`: of the pair that were compared. `distance`: the maximum mean discrepancy of the champion's features, from
+    0 to the square root of 2. `p_value`: the probability of such a distance or more without drift, in (0, 1].
+    """
+
+    tag: str
+    images: int
+    distance: float
+    p_value: float

@@ -22,6 +22,14 @@ class EvaluateConfig(Section):
     champion_sha256: str = Field(
         default="", description="SHA-256 of `evaluate.champion`, in hex. Set by `idxtrain retrain`."
     )
+    champion_dataset: str = Field(
+        default="",
+        exclude_if=lambda value: not value,
+        description=(
+            "Absolute path of the dataset that the champion was trained on; empty if it is not here. Set by "
+            "`idxtrain retrain`."
+        ),
+    )
     best: str = Field(
         default="",
         exclude_if=lambda value: not value,

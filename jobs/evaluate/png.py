@@ -34,14 +34,15 @@ def thumbnail(image: NDArray[Any]) -> NDArray[Any]:
 
 
 def encode(pixels: NDArray[Any]) -> bytes:
-    """Return the PNG of uint8 [height, width, 1] (gray) or [height, width, 3] (RGB).
+    """Return the PNG of uint8 or uint16 [height, width, 1] (gray) or [height, width, 3] (RGB).
 
     Source: Portable Network Graphics (PNG) Specification, W3C: signature, IHDR, IDAT, IEND.
     """
     height, width, channels = pixels.shape
-    header = struct.pack(">IIBBBBB", width, height, 8, _GRAY if channels == 1 else _RGB, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, _GRAY if channels == 1 else _RGB, 0, 0, 0)
     # Each row starts with its filter type; 0 means no filter.
-    rows = np.pad(pixels.reshape(height, width * channels), ((0, 0), (1, 0)))
+    values = pixels.astype(pixels.dtype.newbyteorder(">")).reshape(height, -1).view(np.uint8)
+    rows = np.pad(values, ((0, 0), (1, 0)))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         _chunk(kind, data)
         for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))

@@ -7,7 +7,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
+from jobs.archive import ROLES, Role
 from jobs.config import Section
+from jobs.fetch.data_sets import names
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -33,17 +35,21 @@ def url_problem(url: str) -> str | None:
     return "is not https:// (http:// only from 127.0.0.1 or localhost)"
 
 
-def _mirror(url: str) -> str:
+def mirror_url(url: str) -> str:
+    """Return the URL; raise ValueError for one that no archive is fetched from."""
     problem = url_problem(url)
     if problem:
         raise ValueError(f"found {url!r}, which {problem}")
     return url
 
 
-def _folder(data: str) -> str:
-    if data and ("\0" in data or not Path(data).is_absolute()):
-        raise ValueError(f"found {data!r}, expected an absolute path")
-    return data
+def _absolute(path: str) -> str:
+    if path and ("\0" in path or not Path(path).is_absolute()):
+        raise ValueError(f"found {path!r}, expected an absolute path")
+    return path
+
+
+_Path = Annotated[str, AfterValidator(_absolute)]
 
 
 class FetchConfig(Section):
@@ -56,15 +62,34 @@ class FetchConfig(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         max_length=100,
         description=(
-            "Name of the data set: mnist, fashion-mnist or kmnist; with `fetch.data`, any name for your own data. "
+            f"Name of the data set: {', '.join(names())}; with `fetch.data`, any name for your own data. "
             "Same as `--dataset`."
         ),
     )
-    data: Annotated[str, AfterValidator(_folder)] = Field(
+    data: _Path = Field(
         default="",
         description="Absolute path of a folder with the archives; empty to download them. `--data` sets it.",
     )
-    mirrors: tuple[Annotated[str, AfterValidator(_mirror)], ...] = Field(
+    train_images: _Path = Field(
+        default="", description="Absolute path of the training images. `--train-images` sets it. Empty: found by name."
+    )
+    train_labels: _Path = Field(
+        default="", description="Absolute path of the training labels. `--train-labels` sets it. Empty: found by name."
+    )
+    test_images: _Path = Field(
+        default="", description="Absolute path of the test images. `--test-images` sets it. Empty: found by name."
+    )
+    test_labels: _Path = Field(
+        default="", description="Absolute path of the test labels. `--test-labels` sets it. Empty: found by name."
+    )
+    class_names: _Path = Field(
+        default="",
+        description=(
+            "Absolute path of a text file of class names, one per line, from label 0; or `LABEL NAME` lines. "
+            "`--classes` sets it. Empty: those of the data set."
+        ),
+    )
+    mirrors: tuple[Annotated[str, AfterValidator(mirror_url)], ...] = Field(
         default=(),
         description="Base URLs to try before the data set's own mirrors: https, or http from this machine.",
     )
@@ -81,3 +106,8 @@ class FetchConfig(Section):
             "added later have to be decoded. Several pairs are always decoded this way. Set by `idxtrain retrain`."
         ),
     )
+
+    @property
+    def named_archives(self) -> dict[Role, Path]:
+        """The archives that options name, by role."""
+        return {role: Path(path) for role in ROLES if (path := getattr(self, role))}

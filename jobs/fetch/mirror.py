@@ -15,8 +15,8 @@ from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, OpenerDirector, Request, build_opener
 
 from jobs.archive import Role
-from jobs.fetch.catalog import KnownArchive
 from jobs.fetch.config import url_problem
+from jobs.fetch.data_set import KnownArchive
 from jobs.fetch.partial import PartialFile
 from jobs.fetch.source import SourceDownError, SourceError
 from jobs.files import sync

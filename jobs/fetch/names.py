@@ -2,7 +2,7 @@
 
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from jobs.archive import ROLES, Role
@@ -29,12 +29,15 @@ def role_of(name: str) -> Role | None:
     return "test_images" if kind == "images" else "test_labels"
 
 
-def find(folder: Path) -> dict[Role, Path]:
-    """Return the archives in a folder by role; raise InputError if a role has two that may differ."""
+def find(folder: Path, given: Collection[Role] = ()) -> dict[Role, Path]:
+    """Return the archives with customary names in a folder, by role, without the roles that are `given`.
+
+    Raises InputError if a role has two that may differ.
+    """
     candidates: dict[Role, list[Path]] = {}
-    for path in _files(folder):
+    for path in files_in(folder):
         role = role_of(path.name)
-        if role:
+        if role and role not in given:
             candidates.setdefault(role, []).append(path)
     return {role: _choose(role, candidates[role]) for role in ROLES if role in candidates}
 
@@ -48,7 +51,8 @@ def missing(folder: Path, roles: Iterable[Role]) -> InputError:
     accepted = "; ".join(_EXAMPLES[role] for role in lacking)
     return InputError(
         f"{folder}: found no archive for {', '.join(lacking)}, but {_listing(folder)}; expected {accepted} "
-        "(or .idx for -idx, idx1 to idx4, other types than ubyte, with .gz); fix: add it, or give another --data"
+        "(or .idx for -idx, idx1 to idx4, other types than ubyte, with .gz); fix: add it, name the roles by "
+        "--train-images F --train-labels F --test-images F --test-labels F, or give another --data"
     )
 
 
@@ -71,7 +75,8 @@ def unreadable(path: Path, error: OSError) -> InputError:
     return InputError(f"{path}: cannot be read ({error.strerror}); fix: give a folder you may read as --data")
 
 
-def _files(folder: Path) -> list[Path]:
+def files_in(folder: Path) -> list[Path]:
+    """Return the files of a folder, sorted; raise InputError if it cannot be read."""
     try:
         return sorted(path for path in folder.iterdir() if path.is_file())
     except FileNotFoundError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 from jobs.archive import Role
-from jobs.fetch.catalog import KnownArchive
+from jobs.fetch.data_set import KnownArchive
 from jobs.fetch.identify import mismatch
 from jobs.fetch.source import SourceDownError, SourceError
 from jobs.files import write_atomic

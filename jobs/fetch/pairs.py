@@ -10,7 +10,7 @@ and is ignored, as is a folder whose name starts with a dot.
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from jobs import segments
@@ -27,15 +27,17 @@ _RULE = "train-images-TAG-idx3-ubyte or train-labels-TAG-idx1-ubyte (also .idx f
 log = logging.getLogger("idxtrain")
 
 
-def find_pairs(folder: Path) -> dict[str, Path]:
+def find_pairs(folder: Path, used: Collection[Path] = ()) -> dict[str, Path]:
     """Return the archives of tagged training pairs, by `jobs.segments.key`, sorted by tag.
+
+    `used`: files that have a role already.
 
     Raises InputError for an incomplete pair, for two files of one role, for a tagged test archive, for a name that is
     almost an archive's, and for an archive's name that is not a file.
     """
     archives: dict[str, Path] = {}
     not_files: dict[str, Path] = {}
-    for key, path in _candidates(folder):
+    for key, path in _candidates(folder, used):
         known = archives.get(key)
         if not path.is_file():
             not_files[key] = path
@@ -63,15 +65,15 @@ def _require_pairs(archives: Mapping[str, Path]) -> None:
                 )
 
 
-def _candidates(folder: Path) -> Iterator[tuple[str, Path]]:
+def _candidates(folder: Path, used: Collection[Path]) -> Iterator[tuple[str, Path]]:
     """Yield each path with a tagged training archive's name, and its key; raise InputError for a bad name."""
     try:
-        for path in sorted(folder.iterdir()):
+        for path in sorted(set(folder.iterdir()) - set(used)):
             key = _key_by_name(folder, path)
             if key:
                 yield key, path
             elif path.is_dir() and not path.name.startswith("."):
-                yield from _candidates_below(path)
+                yield from _candidates_below(path, used)
     except OSError as error:
         raise unreadable(folder, error) from error
 
@@ -92,12 +94,12 @@ def _key_by_name(folder: Path, path: Path) -> str | None:
     return segments.key(role, match[3])
 
 
-def _candidates_below(folder: Path) -> Iterator[tuple[str, Path]]:
+def _candidates_below(folder: Path, used: Collection[Path]) -> Iterator[tuple[str, Path]]:
     """Yield the training archives in a folder of the data folder; none if it is another data set."""
     if not os.access(folder, os.R_OK | os.X_OK):
         log.warning("%s: cannot be read; training pairs in it are skipped", folder)
         return
-    paths = sorted(folder.iterdir())
+    paths = sorted(set(folder.iterdir()) - set(used))
     if any(str(role_of(path.name)).startswith("test") for path in paths):
         return
     for path in paths:

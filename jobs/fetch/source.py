@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Protocol
 
 from jobs.archive import Role
-from jobs.fetch.catalog import KnownArchive
+from jobs.fetch.data_set import KnownArchive
 
 
 class SourceError(Exception):
@@ -23,4 +23,4 @@ class Source(Protocol):
         """The source's name in messages."""
 
     def get(self, role: Role, archive: KnownArchive, directory: Path) -> Path:
-        """Put the archive into the directory, after checking its checksum; raise SourceError if that fails."""
+        """Return the archive, in the directory or where the source has it; raise SourceError if it is another file."""

@@ -1,7 +1,7 @@
-"""The fetch stage: find or download the archives of a data set, and check them.
+"""The fetch stage: find or download the archives of a data set, check them, and record what is known of it.
 
-The user's folder (--data) comes first. Archives of the catalog that it lacks come from WORK/archives/NAME, then from
-mirrors, then from the offline package.
+The user's files (--data, --train-images …) come first: see `jobs.fetch.locate`. Archives of the catalog that they lack
+come from WORK/archives/NAME, then from an installed package, then from mirrors, then from the offline package.
 """
 
 import logging
@@ -9,61 +9,62 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs import segments
-from jobs.archive import ROLES, Archive, Role
+from jobs.archive import ROLES, Archive, Role, role_of_key
 from jobs.errors import InputError
 from jobs.fetch import offline
-from jobs.fetch.catalog import CATALOG, KnownArchive, KnownDataSet
+from jobs.fetch.check import read_headers
 from jobs.fetch.config import FetchConfig
-from jobs.fetch.folder import from_folder
-from jobs.fetch.identify import identify, is_checkable, mismatch
+from jobs.fetch.data_set import DataSet, KnownArchive
+from jobs.fetch.describe import describe
+from jobs.fetch.found import log_archives
+from jobs.fetch.identify import Identity, identify, is_checkable, mismatch
+from jobs.fetch.locate import locate
 from jobs.fetch.mirror import Mirror
 from jobs.fetch.names import unreadable
-from jobs.fetch.pairs import find_pairs
+from jobs.fetch.package import PackageFolder
 from jobs.fetch.source import Source, SourceDownError, SourceError
 from jobs.files import sha256_file
 from jobs.lease import Lease
-from jobs.progress import megabytes
+from jobs.records import FetchOutputs
 
 log = logging.getLogger("idxtrain")
 
-Archives = dict[str, Archive]
 
+def fetch(config: FetchConfig, archives_dir: Path, lock_dir: Path) -> FetchOutputs:
+    """Return the data set's archives by role, in the order of ROLES, and its description.
 
-def fetch(config: FetchConfig, archives_dir: Path, lock_dir: Path) -> Archives:
-    """Return the data set's archives by role, in the order of ROLES; raise InputError if one cannot be found.
-
-    Archives of several training pairs are returned by role and tag: see `jobs.segments`. `archives_dir`: WORK/archives;
-    downloads go into its folder of the data set's name. `lock_dir`: for the lease of that folder.
+    Archives of several training pairs are returned by role and tag: see `jobs.segments`. There may be no test pair.
+    `archives_dir`: WORK/archives; downloads go into its folder of the data set's name. `lock_dir`: for the lease of
+    that folder. Raises InputError if an archive cannot be found, or if the archives do not fit each other.
     """
-    data_set = CATALOG.get(config.dataset)
-    if data_set is None and not config.data:
-        raise InputError(
-            f"--dataset: found {config.dataset}, expected one of {', '.join(CATALOG)}; "
-            "fix: name one of these, or give the folder with your archives as --data"
-        )
-    folder = Path(config.data) if config.data else None
-    tagged = find_pairs(folder) if folder and folder.is_dir() else {}
-    paths = from_folder(folder, data_set, bool(tagged)) if folder else {}
-    lacking = [role for role in ROLES if role not in paths]
+    located = locate(config)
+    paths = dict(located.archives)
+    data_set, lacking = located.data_set, located.lacking
     if data_set is not None and lacking:
         lock_dir.mkdir(mode=0o775, parents=True, exist_ok=True)
         # Only one process at a time fetches a data set into a work folder.
         with Lease(lock_dir / f"archives-{data_set.name}.json", f"fetch: {data_set.name}", waits=True):
-            paths |= _obtain(data_set, lacking, config, archives_dir / data_set.name)
-    plain: Archives = {role: _describe(role, paths[role], config.dataset) for role in ROLES if role in paths}
-    if not tagged and not config.segments:
-        return plain
-    return {
-        **{role if role.startswith("test") else segments.key(role, ""): archive for role, archive in plain.items()},
-        **{key: _describe(_role(key), path, config.dataset) for key, path in tagged.items()},
-    }
+            obtained = _obtain(data_set, lacking, config, archives_dir / data_set.name)
+        paths |= {_key(role, config): path for role, path in obtained.items()}
+    paths = {key: paths[key] for key in sorted(paths, key=_position)}
+    headers = read_headers(paths, located.label_column)
+    identities: dict[str, Identity] = {}
+    archives = {key: _archive(key, path, identities) for key, path in paths.items()}
+    log_archives(archives, headers, identities, config)
+    return FetchOutputs(archives=archives, description=describe(located, identities))
 
 
-def _role(key: str) -> Role:
-    return "train_images" if key.startswith("train_images") else "train_labels"
+def _position(key: str) -> tuple[bool, int | str]:
+    """Return a sort key that puts the untagged archives first, in the order of ROLES, then the others by key."""
+    tag = key.partition(segments.MARK)[2]
+    return (True, key) if tag else (False, ROLES.index(role_of_key(key)))
 
 
-def _obtain(data_set: KnownDataSet, roles: Sequence[Role], config: FetchConfig, directory: Path) -> dict[Role, Path]:
+def _key(role: Role, config: FetchConfig) -> str:
+    return segments.key(role, "") if config.segments and not role.startswith("test") else role
+
+
+def _obtain(data_set: DataSet, roles: Sequence[Role], config: FetchConfig, directory: Path) -> dict[Role, Path]:
     """Return these archives from the directory; get missing ones from the first source that has them."""
     directory.mkdir(parents=True, exist_ok=True)
     paths: dict[Role, Path] = {}
@@ -94,16 +95,18 @@ def _present(archive: KnownArchive, directory: Path) -> Path | None:
     return None
 
 
-def _sources(data_set: KnownDataSet, config: FetchConfig) -> list[Source]:
+def _sources(data_set: DataSet, config: FetchConfig) -> list[Source]:
     urls = () if config.offline else dict.fromkeys((*config.mirrors, *data_set.mirrors))
-    sources: list[Source] = [Mirror(url, config.timeout_seconds) for url in urls]
+    package = PackageFolder(data_set.package) if data_set.package else None
+    sources: list[Source] = [package] if package and package.is_installed else []
+    sources += [Mirror(url, config.timeout_seconds) for url in urls if _is_downloadable(data_set)]
     if data_set.name == offline.DATASET:
         sources.append(offline.OfflinePackage())
     return sources
 
 
 def _get_from(
-    source: Source, data_set: KnownDataSet, roles: Sequence[Role], directory: Path, paths: dict[Role, Path]
+    source: Source, data_set: DataSet, roles: Sequence[Role], directory: Path, paths: dict[Role, Path]
 ) -> list[str]:
     """Add the archives that the source delivers to `paths`; return the reasons why others failed."""
     failures = []
@@ -121,28 +124,36 @@ def _get_from(
     return failures
 
 
-def _not_obtained(data_set: KnownDataSet, roles: Sequence[Role], failures: Sequence[str]) -> InputError:
+def _is_downloadable(data_set: DataSet) -> bool:
+    """Return whether downloads of all its archives can be checked."""
+    return all(archive.gz_md5 for archive in data_set.archives.values())
+
+
+def _not_obtained(data_set: DataSet, roles: Sequence[Role], failures: Sequence[str]) -> InputError:
     wanted = ", ".join(data_set.archives[role].name for role in roles)
     tried = f"tried {'; '.join(failures)}" if failures else "no https mirror is known"
-    package = ", or run `make setup` for the offline package" if data_set.name == offline.DATASET else ""
-    return InputError(
-        f"{data_set.name}: cannot get {wanted} ({tried}); fix: give a folder with the archives as --data, "
-        f"a mirror as --set 'fetch.mirrors=[\"https://HOST/PATH/\"]'{package}"
-    )
+    ways = [data_set.how_to_get] if data_set.how_to_get else ["give a folder with the archives as --data"]
+    if data_set.package:
+        ways.append(f"install {data_set.package.name} (`{data_set.package.install}`)")
+    if _is_downloadable(data_set):
+        ways.append("give a mirror as --set 'fetch.mirrors=[\"https://HOST/PATH/\"]'")
+    if data_set.name == offline.DATASET:
+        ways.append("run `make setup` for the offline package")
+    return InputError(f"{data_set.name}: cannot get {wanted} ({tried}); fix: {', or '.join(ways)}")
 
 
-def _describe(role: Role, path: Path, dataset: str) -> Archive:
+def _archive(key: str, path: Path, identities: dict[str, Identity]) -> Archive:
+    """Return the record of an archive; add what the catalog knows it as to `identities`."""
     try:
         identity = identify(path)
-        archive = Archive(
-            role=role,
+        if identity:
+            identities[key] = identity
+        return Archive(
+            role=role_of_key(key),
             path=path,
             bytes=path.stat().st_size,
             sha256=sha256_file(path),
-            known=identity[0] if identity else None,
+            known=identity.data_set if identity else None,
         )
     except OSError as error:
         raise unreadable(path, error) from error
-    if identity and identity[0] != dataset:
-        log.info("%s: %s (%s) is %s's %s", dataset, path.name, megabytes(archive.bytes), *identity)
-    return archive

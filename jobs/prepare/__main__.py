@@ -14,9 +14,9 @@ from jobs.stage import read_outputs, run_as_process, stage_key, write_record
 def main(run: RunDir) -> None:
     """Run the stage; see `jobs.prepare.stage`."""
     key = stage_key(run, "prepare")
-    archives = read_outputs(run, FetchOutputs).archives
+    fetched = read_outputs(run, FetchOutputs)
     config, spark = run.section("prepare", PrepareConfig), run.section("spark", SparkConfig).placed(os.environ)
-    directory = prepare(config, spark, archives, run.work)
+    directory = prepare(config, spark, fetched.archives, run.work, fetched.description)
     manifest = directory / dataset.MANIFEST
     outputs = PrepareOutputs(dataset=directory, dataset_id=directory.name, manifest_sha256=sha256_file(manifest))
     write_record(run, "prepare", key, outputs.model_dump(mode="json"), [manifest])

@@ -1,26 +1,33 @@
 """The archives of a dataset: their headers fit each other, and their rows can be read in ranges."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from jobs import archive_headers
 from jobs.archive import Archive, is_gzip
 from jobs.errors import InputError
 from jobs.files import sha256_file
 from jobs.prepare import idx
+from jobs.prepare.labels import LabelColumn
+
+_WINDOW_BYTES = 16 << 20  # rows of a split may lie far apart: what is read at a time to select them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """Images and labels, both plain IDX files on a file system that all executors see.
 
-    `image_archive`, `label_archive`: the files that they came from, which people know and errors name.
+    `label_column`: in label files of several numbers per image. `image_archive`, `label_archive`: the files that they
+    came from, which people know and errors name.
     """
 
     images: Path
@@ -29,20 +36,36 @@ class Pair:
     label_header: idx.Header
     image_archive: Path
     label_archive: Path
+    label_column: int = 0
 
-    def read(self, rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return images [n, *row shape] and labels [n] as stored, for increasing int64 row numbers [n], n ≥ 1.
+    @property
+    def label_file(self) -> LabelColumn:
+        """The labels."""
+        return LabelColumn(self.labels, self.label_header, self.label_column)
 
-        Reads one contiguous range and selects the rows: those of a shard lie close together.
-        """
-        low, high = int(rows[0]), int(rows[-1]) + 1
-        images = idx.read_rows(self.images, self.image_header, low, high)
-        labels = idx.read_rows(self.labels, self.label_header, low, high)
-        return images[rows - low], labels[rows - low]
+    def read_images(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Return images [n, *row shape] as stored, for increasing int64 row numbers [n], n ≥ 1."""
+        return _select(rows, self.image_header, partial(idx.read_rows, self.images, self.image_header))
+
+    def read_labels(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Return labels int64 [n] as stored, for increasing int64 row numbers [n], n ≥ 1."""
+        return _select(rows, self.label_header, self.label_file.read)
+
+
+def _select(rows: NDArray[Any], header: idx.Header, read: Callable[[int, int], NDArray[Any]]) -> NDArray[Any]:
+    """Return increasing rows of an archive by reading ranges of at most 16 MiB that hold some of them."""
+    window = max(1, _WINDOW_BYTES // header.row_bytes)
+    cuts = np.flatnonzero(np.diff(rows // window)) + 1
+    pieces = [read(int(each[0]), int(each[-1]) + 1)[each - each[0]] for each in np.split(rows, cuts)]
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def pair_of(
-    split: str, archives: Mapping[str, Archive], plain: Mapping[str, Path], headers: Mapping[str, idx.Header]
+    split: str,
+    archives: Mapping[str, Archive],
+    plain: Mapping[str, Path],
+    headers: Mapping[str, idx.Header],
+    label_column: int = 0,
 ) -> Pair:
     """Return the pair of a "train" or "test" split. All three mappings are by role; `plain`: from `inflate`."""
     images, labels = f"{split}_images", f"{split}_labels"
@@ -53,29 +76,13 @@ def pair_of(
         label_header=headers[labels],
         image_archive=archives[images].path,
         label_archive=archives[labels].path,
+        label_column=label_column,
     )
 
 
-def read_pair_headers(images: Path, labels: Path) -> tuple[idx.Header, idx.Header]:
-    """Return the headers of an image and a label archive. Raises InputError unless they make a pair."""
-    image_header, label_header = idx.read_header(images), idx.read_header(labels)
-    idx.check_pair(images, image_header, labels, label_header)
-    return image_header, label_header
-
-
-def read_headers(archives: Mapping[str, Archive]) -> dict[str, idx.Header]:
+def read_headers(archives: Mapping[str, Archive], label_column: int = 0) -> dict[str, idx.Header]:
     """Read the header of each archive, by role. Raises InputError unless they fit each other."""
-    headers = {}
-    for split in ("train", "test"):
-        images, labels = f"{split}_images", f"{split}_labels"
-        headers[images], headers[labels] = read_pair_headers(archives[images].path, archives[labels].path)
-    train, test = headers["train_images"], headers["test_images"]
-    if train.row_shape != test.row_shape or train.dtype != test.dtype:
-        raise InputError(
-            f"{archives['test_images'].path}: found images {test}, expected the shape and type of the training "
-            f"archive's, {train}; fix: give archives of one data set"
-        )
-    return headers
+    return archive_headers.read_headers({role: archive.path for role, archive in archives.items()}, label_column)
 
 
 def image_shape(header: idx.Header) -> tuple[int, int, int]:

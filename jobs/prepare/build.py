@@ -1,67 +1,101 @@
-"""Make a dataset of one training pair: check, inflate, survey, write the Parquet files and the manifest."""
+"""Make a dataset of one training pair: check, assign rows to splits, survey, write Parquet files and the manifest."""
 
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from jobs.archive import Archive
 from jobs.dataset import SPLITS, Shard, Split, shards_of
-from jobs.errors import IdxtrainError, InputError
+from jobs.errors import IdxtrainError
 from jobs.prepare.archives import inflated, pair_of, read_headers
-from jobs.prepare.config import PrepareConfig, SparkConfig
-from jobs.prepare.decode import Decoder, Written
+from jobs.prepare.assign import assign
+from jobs.prepare.config import SparkConfig
+from jobs.prepare.decode import Decoder, Written, changed_labels
 from jobs.prepare.disk_space import require_room
+from jobs.prepare.exclusions import read_exclusions
 from jobs.prepare.idx import Header
-from jobs.prepare.manifest import write_manifest
+from jobs.prepare.inputs import Inputs
+from jobs.prepare.manifest import Content, write_manifest
 from jobs.prepare.plan import DatasetPlan, even_ranges, plan_dataset
+from jobs.prepare.row_files import RowFiles
 from jobs.prepare.spark import Spark
-from jobs.prepare.survey import Survey, add_counts, merge
+from jobs.prepare.survey import Survey, merge
 
 _SURVEY_BYTES = 16 << 20  # of stored pixels per task: limits the memory of an executor
 
 
-def build(
-    config: PrepareConfig, spark_config: SparkConfig, archives: Mapping[str, Archive], directory: Path, name: str
-) -> None:
+def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
     """Fill `directory` (empty, not yet under its final name) with the dataset. Raises InputError for bad archives."""
-    headers = read_headers(archives)
+    archives = inputs.archives
+    headers = read_headers(archives, inputs.label_column)
     images = headers["train_images"]
-    plan = plan_dataset(config, images.rows, headers["test_images"].rows, images.row_shape)
+    exclusions = read_exclusions(inputs.config.exclude)
+    exclusions.require_tags([""])
+    excluded = exclusions.of("", images.rows)
+    test_rows = None if inputs.makes_test else headers["test_images"].rows
+    plan = plan_dataset(inputs.config, images.rows, test_rows, images.row_shape, len(excluded))
     require_room(directory, archives, headers, plan)
     scratch = directory / "scratch"
     scratch.mkdir()
-    with Spark(spark_config) as spark, inflated(archives, scratch) as plain:
-        train, test = (pair_of(split, archives, plain, headers) for split in ("train", "test"))
-        decoder = Decoder(plan=plan, train=train, test=test)
-        findings = merge(plan, survey_splits(spark, decoder, images), images.dtype, test.label_archive)
-        for split in SPLITS:
-            (directory / split).mkdir()
-        write = partial(decoder.write, findings.normalization, directory)
-        written = spark.collect("prepare: writing Parquet", write, plan.shards)
-        shards = take_shards(decoder, written, findings.label_counts)
-        versions = spark.versions()
+    labels, pictures = ({k: v for k, v in archives.items() if k.endswith(end)} for end in ("_labels", "_images"))
+    # Labels are small: all that they decide is decided, or refused, before Spark starts.
+    with inflated(labels, scratch) as plain:
+        assigned = assign(inputs, plan, headers, plain, np.array(excluded, np.int64), scratch)
+        plan = plan.with_rows(assigned.rows)
+        with Spark(spark_config) as spark, inflated(pictures, scratch) as plain_images:
+            train, test = (
+                pair_of(split, archives, plain | plain_images, headers, inputs.label_column)
+                for split in ("train", "train" if inputs.makes_test else "test")
+            )
+            decoder = Decoder(
+                rows=RowFiles(scratch), train=train, test=test, classes=assigned.classes, orientation=inputs.orientation
+            )
+            findings = merge(decoder.rows, survey_splits(spark, decoder, plan, images), images.dtype)
+            for split in SPLITS:
+                (directory / split).mkdir()
+            write = partial(decoder.write, findings.normalization, directory)
+            written = spark.collect("prepare: writing Parquet", write, plan.shards)
+            shards = take_shards(decoder, written, assigned.label_counts)
+            versions = spark.versions()
     shutil.rmtree(scratch)
+    inputs.require_unchanged()
     check_shards(directory, plan, shards)
     write_manifest(
         directory,
-        dataset_id=name,
-        images=images,
-        findings=findings,
-        shards={split: shards_of(split, shards) for split in SPLITS},
-        archives=archives,
-        options={"validation_from": plan.validation_from, "rows_per_shard": plan.rows_per_shard},
-        versions=versions,
+        inputs,
+        Content(
+            images=images,
+            classes=assigned.classes,
+            label_counts=assigned.label_counts,
+            findings=findings,
+            shards={split: shards_of(split, shards) for split in SPLITS},
+            options={"rows_per_shard": plan.rows_per_shard, **_decisions(inputs, plan, len(excluded), test_rows)},
+            versions=versions,
+        ),
     )
 
 
-def survey_splits(spark: Spark, decoder: Decoder, images: Header) -> dict[Split, list[Survey]]:
+def _decisions(inputs: Inputs, plan: DatasetPlan, excluded: int, test_rows: int | None) -> dict[str, int | str]:
+    """Return what a reader of the manifest must know of how the splits were made."""
+    decisions: dict[str, int | str] = {}
+    if inputs.makes_test:
+        decisions["test_from"] = "training archive, " + ("whole groups" if inputs.config.groups else "stratified")
+    if excluded:
+        decisions["excluded_rows"] = excluded
+    if test_rows is not None and test_rows > plan.rows["test"]:
+        decisions["ignored_test_rows"] = test_rows - plan.rows["test"]
+    return decisions
+
+
+def survey_splits(spark: Spark, decoder: Decoder, plan: DatasetPlan, images: Header) -> dict[Split, list[Survey]]:
     """Survey all rows of a decoder; return the surveys of each split's ranges, in order."""
     step = max(1, _SURVEY_BYTES // images.row_bytes)
-    tasks = [(split, *bounds) for split, rows in decoder.plan.rows.items() for bounds in even_ranges(rows, step)]
+    tasks = [(split, *bounds) for split, rows in plan.rows.items() for bounds in even_ranges(rows, step)]
     surveys = spark.collect("prepare: surveying", decoder.survey, tasks)
     by_split: dict[Split, list[Survey]] = {split: [] for split in SPLITS}
     for (split, *_), survey in zip(tasks, surveys, strict=True):
@@ -69,15 +103,15 @@ def survey_splits(spark: Spark, decoder: Decoder, images: Header) -> dict[Split,
     return by_split
 
 
-def take_shards(decoder: Decoder, written: Sequence[Written], surveyed: Mapping[Split, Sequence[int]]) -> list[Shard]:
-    """Return the shards that were written. Raises InputError unless their label counts are those surveyed."""
+def take_shards(decoder: Decoder, written: Sequence[Written], expected: Mapping[Split, NDArray[Any]]) -> list[Shard]:
+    """Return the shards that were written. Raises InputError unless their label counts are the expected ones."""
     for split in SPLITS:
-        counts = add_counts([each.label_counts for each in written if shards_of(split, [each.shard])])
-        if counts.tolist() != np.trim_zeros(np.array(surveyed[split]), "b").tolist():
-            raise InputError(
-                f"{decoder.pair(split).label_archive}: found other labels while writing than while surveying, "
-                "expected an archive that does not change; fix: run again"
-            )
+        counts = np.zeros_like(expected[split])
+        for each in written:
+            if shards_of(split, [each.shard]):
+                counts[each.classes] += each.rows
+        if not np.array_equal(counts, expected[split]):
+            raise changed_labels(decoder.pair(split))
     return [each.shard for each in written]
 
 

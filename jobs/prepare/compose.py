@@ -3,117 +3,124 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jobs import segments
 from jobs.archive import Archive
-from jobs.dataset import SPLITS, Duplicates, Shard, Split, shard_path
+from jobs.archive_headers import read_pair_headers, require_bytes, require_same_images
+from jobs.dataset import SPLITS, Shard, Split, shard_path
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import sync
 from jobs.lease import Lease
 from jobs.logs import log
-from jobs.prepare.archives import read_pair_headers
-from jobs.prepare.config import PrepareConfig, SparkConfig
-from jobs.prepare.manifest import write_manifest
+from jobs.prepare.archives import inflated
+from jobs.prepare.config import SparkConfig
+from jobs.prepare.exclusions import read_exclusions
+from jobs.prepare.inputs import Inputs
+from jobs.prepare.labels import NO_LABELS, ClassMap, LabelColumn, LabelCounts, map_classes
+from jobs.prepare.manifest import Content, write_manifest
 from jobs.prepare.segment import ArchivePair, Segment, make_segment, read_segment
 from jobs.prepare.spark import Spark
-from jobs.prepare.survey import (
-    NORMALIZATION_OF_BYTES,
-    NOTHING,
-    Findings,
-    Moments,
-    count_classes,
-    duplicates,
-    padded,
-    pixel_statistics,
-)
+from jobs.prepare.splits import count_usable
+from jobs.prepare.survey import NORMALIZATION_OF_BYTES, NOTHING, Findings, Moments, duplicates, pixel_statistics
 from jobs.run_dir import Work
 
 
-def build_of_segments(
-    config: PrepareConfig, spark: SparkConfig, archives: Mapping[str, Archive], directory: Path, name: str, work: Work
-) -> None:
+def build_of_segments(inputs: Inputs, spark: SparkConfig, directory: Path, work: Work) -> None:
     """Fill `directory` (empty, not yet under its final name) with the dataset. Raises InputError for bad archives."""
-    test, training = read_pairs(config, archives)
+    scratch = directory / "scratch"
+    scratch.mkdir()
+    test, training = read_pairs(inputs, scratch)
+    scratch.rmdir()
+    classes = map_classes(
+        reduce(LabelCounts.__add__, [pair.counts for pair in training], NO_LABELS),
+        test.counts,
+        inputs.config.unseen_classes,
+        test.labels.path,
+    )
     # Segments are made and removed only under this lease. It is held until the dataset's own list names its segments.
     with Lease(work.lease_file("segments"), "prepare: the segments", waits=True):
-        made = _segments(config, spark, [test, *training], work.segments)
+        made = _segments(inputs, classes, spark, [test, *training], work.segments)
         _link(directory, made)
-        findings = _findings(config, (test, *training), made)
         segments.write_segments(
             directory,
             made[0].directory.name,
-            (_info(pair, each, findings.classes) for pair, each in zip(training, made[1:], strict=True)),
+            (_info(pair, each, classes.classes) for pair, each in zip(training, made[1:], strict=True)),
         )
-    rows_per_shard = training[0].plan(config).rows_per_shard
+    inputs.require_unchanged()
+    excluded = sum(len(pair.excluded) for pair in training)
     write_manifest(
         directory,
-        dataset_id=name,
-        images=test.image_header,
-        findings=findings,
-        shards={split: _linked_shards(made, split) for split in SPLITS},
-        archives=archives,
-        options={
-            "validation_from": config.validation_from,
-            "rows_per_shard": rows_per_shard,
-            "segments": len(training),
-        },
-        versions=made[-1].versions,
+        inputs,
+        Content(
+            images=test.image_header,
+            classes=classes,
+            label_counts=_label_counts(made, len(classes.labels)),
+            findings=_findings(made),
+            shards={split: _linked_shards(made, split) for split in SPLITS},
+            options={
+                "rows_per_shard": training[0].plan(inputs.config).rows_per_shard,
+                "segments": len(training),
+                **({"excluded_rows": excluded} if excluded else {}),
+            },
+            versions=made[-1].versions,
+        ),
     )
 
 
-def read_pairs(config: PrepareConfig, archives: Mapping[str, Archive]) -> tuple[ArchivePair, list[ArchivePair]]:
+def read_pairs(inputs: Inputs, scratch: Path) -> tuple[ArchivePair, list[ArchivePair]]:
     """Return the test pair and the training pairs, sorted by tag, each content once.
 
-    Raises InputError unless their headers fit each other.
+    `scratch`: an empty folder, for label archives to be inflated in. Raises InputError unless the headers fit each
+    other and the labels can be read.
     """
-    test = _pair(None, archives["test_images"], archives["test_labels"])
-    training: dict[str, ArchivePair] = {}
-    for tag in segments.tags(archives):
-        pair = _pair(tag, archives[segments.key("train_images", tag)], archives[segments.key("train_labels", tag)])
-        same = training.setdefault(pair.segment_id(config), pair)
-        if same is not pair:
-            log.warning("prepare: %s has the same content as %s; it counts once", pair.name, same.name)
+    archives, tags = inputs.archives, segments.tags(inputs.archives)
+    exclusions = read_exclusions(inputs.config.exclude)
+    exclusions.require_tags(tags)
+
+    def pair(tag: str | None, images: Archive, labels: Archive) -> ArchivePair:
+        image_header, label_header = read_pair_headers(images.path, labels.path, inputs.label_column)
+        excluded = () if tag is None else exclusions.of(tag, image_header.rows)
+        with inflated({"labels": labels}, scratch) as plain:
+            column = LabelColumn(plain["labels"], label_header, inputs.label_column)
+            counts = count_usable(column, labels.path, np.array(excluded, np.int64))
+        (scratch / "labels").unlink(missing_ok=True)
+        return ArchivePair(
+            tag=tag, images=images, labels=labels, image_header=image_header, label_header=label_header,
+            excluded=excluded, counts=counts,
+        )  # fmt: skip
+
+    test = pair(None, archives["test_images"], archives["test_labels"])
+    training: dict[tuple[str, str], ArchivePair] = {}
+    for tag in tags:
+        images, labels = (archives[segments.key(f"train_{kind}", tag)] for kind in ("images", "labels"))
+        each = pair(tag, images, labels)
+        same = training.setdefault((images.sha256, labels.sha256), each)
+        if same is not each:
+            log.warning("prepare: %s has the same content as %s; it counts once", each.name, same.name)
     if not training:
         raise InputError(f"{test.images.path.parent}: found no training pair beside the test pair; fix: add one")
     first = next(iter(training.values()))
-    for pair in (test, *training.values()):
-        _check_pair(pair, first)
+    for each in (test, *training.values()):
+        require_same_images(each.images.path, each.image_header, first.image_header)
+        require_bytes(each.images.path, each.image_header)
     return test, list(training.values())
 
 
-def _pair(tag: str | None, images: Archive, labels: Archive) -> ArchivePair:
-    image_header, label_header = read_pair_headers(images.path, labels.path)
-    return ArchivePair(tag=tag, images=images, labels=labels, image_header=image_header, label_header=label_header)
-
-
-def _check_pair(pair: ArchivePair, first: ArchivePair) -> None:
-    """Raise InputError unless a pair has the image shape and type of the first one, and the type uint8."""
-    header, expected = pair.image_header, first.image_header
-    if (header.row_shape, header.dtype) != (expected.row_shape, expected.dtype):
-        raise InputError(
-            f"{pair.images.path}: found images {header}, expected the shape and type of {first.images.path.name}, "
-            f"{expected}; fix: move that pair out"
-        )
-    if header.dtype != np.uint8:
-        raise InputError(
-            f"{pair.images.path}: found images {header}, expected uint8 in a data set of several pairs, as other types "
-            "are normalized by the extremes of all pairs; fix: give one pair"
-        )
-
-
 def _segments(
-    config: PrepareConfig, spark_config: SparkConfig, pairs: Sequence[ArchivePair], folder: Path
+    inputs: Inputs, classes: ClassMap, spark_config: SparkConfig, pairs: Sequence[ArchivePair], folder: Path
 ) -> list[Segment]:
     """Return the pairs' segments in order; decode the pairs that have no complete segment yet."""
     folder.mkdir(mode=0o775, parents=True, exist_ok=True)
     for abandoned in folder.glob(".tmp-*"):  # of a dead process, as this one holds the lease
         shutil.rmtree(abandoned)
-    directories = [folder / pair.segment_id(config) for pair in pairs]
+    directories = [folder / pair.segment_id(inputs, classes) for pair in pairs]
     _require_distinct(directories[1:])
     wanted = list(zip(pairs, directories, strict=True))
     missing = [(pair, directory) for pair, directory in wanted if read_segment(directory) is None]
@@ -125,7 +132,7 @@ def _segments(
                 unfinished = folder / f".tmp-{directory.name}-{secrets.token_hex(4)}"
                 unfinished.mkdir()
                 try:
-                    make_segment(spark, config, pair, directory, unfinished)
+                    make_segment(spark, inputs, classes, pair, directory, unfinished)
                 finally:
                     shutil.rmtree(unfinished, ignore_errors=True)
     return [_require_segment(directory) for directory in directories]
@@ -177,44 +184,38 @@ def _link_or_copy(source: Path, target: Path) -> None:
         sync(target)
 
 
-def _findings(config: PrepareConfig, pairs: Sequence[ArchivePair], made: Sequence[Segment]) -> Findings:
+def _label_counts(made: Sequence[Segment], classes: int) -> dict[Split, NDArray[Any]]:
+    """Return the rows of each class in each split: int64 [classes]."""
+    counts: dict[Split, NDArray[Any]] = {split: np.zeros(classes, np.int64) for split in SPLITS}
+    for segment in made:
+        for split, rows in segment.label_counts.items():
+            counts[split][: len(rows)] += np.array(rows, np.int64)
+    return counts
+
+
+def _findings(made: Sequence[Segment]) -> Findings:
     test, training = made[0], made[1:]
-    counts = [segment.label_counts[split] for segment in training for split in ("train", "validation")]
-    classes = count_classes(counts, test.label_counts["test"], pairs[0].labels.path)
+    rows, digests = [], b""
+    for segment in training:
+        first = segments.first_index(segment.directory.name)
+        rows += [segment.rows.whole("train") + first, segment.rows.whole("validation") + first]
+        digests += segment.digests("train") + segment.digests("validation")
     return Findings(
-        classes=classes,
-        label_counts={
-            split: tuple(map(sum, zip(*(padded(each.label_counts[split], classes) for each in made), strict=True)))
-            for split in SPLITS
-        },
         pixels=pixel_statistics(
             reduce(Moments.__add__, [segment.moments for segment in training], NOTHING), NORMALIZATION_OF_BYTES
         ),
         normalization=NORMALIZATION_OF_BYTES,
-        duplicates=_duplicates(config, pairs[1:], training, test),
+        duplicates=duplicates(np.concatenate(rows), digests, test.rows.whole("test"), test.digests("test")),
     )
 
 
-def _duplicates(
-    config: PrepareConfig, pairs: Sequence[ArchivePair], training: Sequence[Segment], test: Segment
-) -> Duplicates:
-    rows: list[int] = []
-    digests = b""
-    for pair, segment in zip(pairs, training, strict=True):
-        plan, first = pair.plan(config), segments.first_index(segment.directory.name)
-        for split in ("train", "validation"):
-            rows += (plan.archive_rows(split, 0, plan.rows[split]) + first).tolist()
-            digests += segment.digests(split)
-    return duplicates(rows, digests, test.digests("test"))
-
-
 def _info(pair: ArchivePair, segment: Segment, classes: int) -> segments.SegmentInfo:
-    pixels = pixel_statistics(segment.moments, NORMALIZATION_OF_BYTES)
+    pixels, counts = pixel_statistics(segment.moments, NORMALIZATION_OF_BYTES), segment.label_counts["train"]
     return segments.SegmentInfo(
         tag=pair.tag or "",
         segment_id=segment.directory.name,
         rows=pair.image_header.rows,
-        label_counts=padded(segment.label_counts["train"], classes),
+        label_counts=(*counts, *[0] * (classes - len(counts))),
         mean=pixels.mean,
         std=pixels.std,
     )

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from jobs.config import Section
+from jobs.description import Orientation
 
 MASTER = "IDXTRAIN_SPARK_MASTER"  # set by the launcher of prepare, if it has a Spark master for it
 
@@ -20,6 +22,9 @@ _HOLDS_SECRET = re.compile(rf"({_SECRET.pattern})[^\s=]*=|://[^/\s]*:[^/\s]*@", 
 # Names that match, but only describe where a secret is stored or how long it is.
 _HARMLESS = re.compile(r"(file|path|provider|class|enabled|bitlength|length|algorithm)$", re.IGNORECASE)
 
+_RULES = ("first", "last", "spread", "stratified", "group")
+_FOLD = re.compile(r"fold:([1-9][0-9]{0,5})/([1-9][0-9]{0,5})")
+
 
 class PrepareConfig(Section):
     """What the dataset is. These keys and the archives' checksums determine the dataset's ID."""
@@ -30,11 +35,56 @@ class PrepareConfig(Section):
         ge=0,
         description="Rows of the training archive held out for validation. `none`: a twelfth of them.",
     )
-    validation_from: Literal["first", "last", "spread"] = Field(
-        default="first",
+    validation_from: str = Field(
+        default="stratified",
         description=(
-            "Which rows of the training archive are held out: the first, the last, or evenly spread rows. "
-            "Choose `spread` for archives sorted by class."
+            "Which rows of the training archive are held out: the `first`, the `last`, evenly `spread` rows, the same "
+            "share of each class (`stratified`), whole groups of `prepare.groups` (`group`), or one of K folds, "
+            "`fold:I/K` with I from 1, which are stratified or, with `prepare.groups`, whole groups."
+        ),
+    )
+    groups: str | None = Field(
+        default=None,
+        description=(
+            "File with one group per row of the training archive, such as its writer: IDX, or CSV. No group is then in "
+            "two splits."
+        ),
+    )
+    group_column: str = Field(
+        default="0",
+        description="Column of the groups in that file: a number from 0, or a name in the header of a CSV.",
+    )
+    test_rows: int | None = Field(
+        default=None,
+        ge=1,
+        description=(
+            "Rows of the training archive that make the test split of a data set without test archives. They are "
+            "stratified, or whole groups. `none`: a tenth of them."
+        ),
+    )
+    unseen_classes: Literal["refuse", "ignore", "count"] = Field(
+        default="refuse",
+        description=(
+            "What to do with test images of classes that training lacks: `refuse` the data set, `ignore` the images, "
+            "or `count` them as errors."
+        ),
+    )
+    orientation: Literal["auto", Orientation] = Field(
+        default="auto", description="What turns the stored images upright. `auto`: as the data set's description says."
+    )
+    label_column: int | None = Field(
+        default=None,
+        ge=0,
+        description=(
+            "Column of the label in label archives of several numbers per image (idx2), from 0. `none`: as the data "
+            "set's description says."
+        ),
+    )
+    exclude: str | None = Field(
+        default=None,
+        description=(
+            "CSV or JSON file of rows to leave out of training and validation, such as the list of findings. Columns: "
+            "`role` (`train`), `row` (from 0), and `tag` in data sets of several pairs."
         ),
     )
     rows_per_shard: int | None = Field(
@@ -44,6 +94,54 @@ class PrepareConfig(Section):
             "Rows per Parquet file, which is one row group. `none`: 2,500, or fewer if those exceed 32 MiB of float32."
         ),
     )
+
+    @field_validator("validation_from")
+    @classmethod
+    def _is_a_rule(cls, text: str) -> str:
+        match = _FOLD.fullmatch(text)
+        if text not in _RULES and not (match and int(match[1]) <= int(match[2]) and int(match[2]) > 1):
+            raise ValueError(f"found {text!r}, expected one of {', '.join(_RULES)}, fold:I/K with I from 1 to K")
+        return text
+
+    @field_validator("groups", "exclude")
+    @classmethod
+    def _is_absolute(cls, path: str | None) -> str | None:
+        """Return the path as seen from the folder in which the user gave it: a stage may run in another one."""
+        return path and str(Path(path).expanduser().absolute())
+
+    @field_validator("group_column", mode="before")
+    @classmethod
+    def _is_text(cls, column: Any) -> Any:
+        return str(column) if isinstance(column, int) and not isinstance(column, bool) else column
+
+    @field_validator("orientation", mode="before")
+    @classmethod
+    def _none_is_a_name(cls, orientation: Any) -> Any:
+        """Return `none`, which the command line reads as no value, as the orientation of that name."""
+        return "none" if orientation is None else orientation
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "PrepareConfig":
+        rule = self.validation_from
+        if rule == "group" and not self.groups:
+            raise ValueError("found validation_from=group without groups, expected both; fix: set prepare.groups=FILE")
+        if self.groups and rule != "group" and not self.fold:
+            raise ValueError(
+                f"found groups with validation_from={rule}, which has a group on both sides; fix: set "
+                "prepare.validation_from=group"
+            )
+        if self.fold and self.validation_rows is not None:
+            raise ValueError(
+                f"found validation_rows={self.validation_rows} with validation_from={rule}, expected none, as folds "
+                "are equal in rows; fix: leave out prepare.validation_rows"
+            )
+        return self
+
+    @property
+    def fold(self) -> tuple[int, int] | None:
+        """Return I and K of `fold:I/K`, with I from 1; None for another rule."""
+        match = _FOLD.fullmatch(self.validation_from)
+        return (int(match[1]), int(match[2])) if match else None
 
 
 class SparkConfig(Section):

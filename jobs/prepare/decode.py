@@ -16,9 +16,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from jobs.dataset import Normalization, Shard, Split
+from jobs.description import Orientation
+from jobs.errors import InputError
 from jobs.files import sha256_file, write_atomic
-from jobs.prepare.archives import Pair
-from jobs.prepare.plan import DatasetPlan, ShardPlan
+from jobs.prepare.archives import Pair, image_shape
+from jobs.prepare.labels import ClassMap
+from jobs.prepare.orientation import upright
+from jobs.prepare.plan import ShardPlan
+from jobs.prepare.row_files import RowFiles
 from jobs.prepare.survey import Survey, survey
 
 _BATCH_BYTES = 4 << 20  # of float32 pixels: limits the memory between the archive and the shard's Arrow columns
@@ -27,10 +32,11 @@ _PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "writ
 
 @dataclass(frozen=True)
 class Written:
-    """A shard, and the number of its rows with each label: int64 [highest label + 1]."""
+    """A shard, the numbers of the classes that it holds, int32 [n], and the rows of each, int64 [n]."""
 
     shard: Shard
-    label_counts: NDArray[Any]
+    classes: NDArray[Any]
+    rows: NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +46,11 @@ class Decoder:
     `first_index`: the `index` of archive row 0, nonzero only in segments (`jobs.segments`).
     """
 
-    plan: DatasetPlan
+    rows: RowFiles
     train: Pair
     test: Pair
+    classes: ClassMap
+    orientation: Orientation = "none"
     first_index: int = 0
 
     def pair(self, split: Split) -> Pair:
@@ -52,7 +60,7 @@ class Decoder:
     def survey(self, task: tuple[Split, int, int]) -> Survey:
         """Survey rows [start, stop) of a split: task = (split, start, stop)."""
         split, start, stop = task
-        return survey(self.pair(split), self.plan.archive_rows(split, start, stop))
+        return survey(self.pair(split), self.rows.read(split, start, stop))
 
     def write(self, normalization: Normalization, directory: Path, shard: ShardPlan) -> Written:
         """Write one shard as a Parquet file of one row group.
@@ -70,15 +78,27 @@ class Decoder:
             bytes=path.stat().st_size,
             sha256=sha256_file(path),
         )
-        return Written(result, np.bincount(table["label"].to_numpy()))
+        return Written(result, *np.unique(table["label"].to_numpy(), return_counts=True))
 
     def _batches(self, normalization: Normalization, shard: ShardPlan) -> Iterator[pa.RecordBatch]:
         pair = self.pair(shard.split)
-        step = max(1, _BATCH_BYTES // (4 * prod(pair.image_header.row_shape)))
+        shape = image_shape(pair.image_header)
+        step = max(1, _BATCH_BYTES // (4 * prod(shape)))
         for first in range(shard.start, shard.stop, step):
-            rows = self.plan.archive_rows(shard.split, first, min(first + step, shard.stop))
-            images, labels = pair.read(rows)
-            yield to_batch(normalize(images, normalization), labels, rows + self.first_index)
+            rows = self.rows.read(shard.split, first, min(first + step, shard.stop))
+            numbers = self.classes.numbers(pair.read_labels(rows))
+            if (numbers < 0).any():
+                raise changed_labels(pair)
+            images = upright(pair.read_images(rows).reshape(-1, *shape), self.orientation)
+            yield to_batch(normalize(np.ascontiguousarray(images), normalization), numbers, rows + self.first_index)
+
+
+def changed_labels(pair: Pair) -> InputError:
+    """Return the error for labels that are not those that decided the splits."""
+    return InputError(
+        f"{pair.label_archive}: found other labels while writing than while surveying, expected an archive that does "
+        "not change; fix: run again"
+    )
 
 
 def to_batch(images: NDArray[Any], labels: NDArray[Any], rows: NDArray[Any]) -> pa.RecordBatch:

@@ -10,7 +10,7 @@ from jobs.errors import InputError
 from jobs.prepare.idx import Header
 from jobs.prepare.plan import DatasetPlan
 
-_ROW_BYTES = 32  # label, index and the levels of a list
+_ROW_BYTES = 40  # label, index, the levels of a list, and the row number in `row_files`
 _SHARD_BYTES = 8 << 10  # footer, page headers, rounding up to the file system's blocks
 _DICTIONARY_BYTES = 1 << 20  # the size at which Arrow drops a column's dictionary
 _SLACK = 1.1

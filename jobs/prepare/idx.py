@@ -10,14 +10,12 @@ archive the text states whether N counts in the compressed file or in the inflat
 
 import gzip
 import hashlib
-import math
 import os
 import stat
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
@@ -28,18 +26,11 @@ from numpy.typing import NDArray
 from jobs.archive import GZIP_MAGIC
 from jobs.errors import InputError
 from jobs.files import HashedFile, write_atomic
+from jobs.prepare.idx_header import DTYPES, MAX_DIMENSIONS, Header, encode, header_of
 
-_DTYPES: dict[int, np.dtype[Any]] = {
-    0x08: np.dtype("u1"),
-    0x09: np.dtype("i1"),
-    0x0B: np.dtype(">i2"),
-    0x0C: np.dtype(">i4"),
-    0x0D: np.dtype(">f4"),
-    0x0E: np.dtype(">f8"),
-}
-_CODES: dict[np.dtype[Any], int] = {dtype: code for code, dtype in _DTYPES.items()}
-_MAX_DIMENSIONS = 4
-_MAX_SIZE = 2**32 - 1
+__all__ = ["Header", "IdxError", "check", "check_pair", "inflate", "read", "read_blocks", "read_header"]
+__all__ += ["read_rows", "write", "write_blocks"]
+
 _MAX_ROW_BYTES = 2**63 - 1  # the range of numpy's indices, which matters even for an archive without rows
 
 # The densest deflate code is 258 bytes in 2 bits (source: zlib's "Technical Details", Maximum Expansion Factor).
@@ -54,51 +45,6 @@ _NOT_IDX = "check that this is an IDX file, then download it again"
 
 class IdxError(InputError):
     """A fault in an IDX archive (exit code 2). One line: file, byte, found, expected, fix."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """The header of an archive.
-
-    `dtype` is the type in the file (big-endian; one of uint8, int8, int16, int32, float32, float64). `shape` holds
-    1 to 4 sizes: the first from 0, the others from 1, all at most 2**32 - 1.
-    """
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-
-    @property
-    def rows(self) -> int:
-        """The number of rows: the size of the first dimension."""
-        return self.shape[0]
-
-    @property
-    def row_shape(self) -> tuple[int, ...]:
-        """The shape of one row; () in a one-dimensional archive."""
-        return self.shape[1:]
-
-    @property
-    def row_bytes(self) -> int:
-        """The size of one row in bytes."""
-        return math.prod(self.row_shape) * self.dtype.itemsize
-
-    @property
-    def header_bytes(self) -> int:
-        """The number of bytes before the first value."""
-        return 4 + 4 * len(self.shape)
-
-    @property
-    def data_bytes(self) -> int:
-        """The size of all rows in bytes."""
-        return self.rows * self.row_bytes
-
-    @property
-    def file_bytes(self) -> int:
-        """The size of the plain file in bytes: header and data."""
-        return self.header_bytes + self.data_bytes
-
-    def __str__(self) -> str:
-        return f"{' x '.join(map(str, self.shape))} of {self.dtype.name}"
 
 
 def read_header(path: Path) -> Header:
@@ -148,6 +94,18 @@ def read(path: Path) -> NDArray[Any]:
     return _native(data, header.dtype).reshape(header.shape)
 
 
+def read_blocks(path: Path) -> Iterator[NDArray[Any]]:
+    """Yield an archive's rows in order, plain or gzip, verified like `check`, in native byte order.
+
+    A block has at least one row, and at most 1 MiB if it has several. Raises IdxError, even after the last block.
+    """
+    with _open(path) as source:
+        header = _take_header(source)
+        rows = max(1, _BLOCK // header.row_bytes)
+        for block in _data_blocks(source, header, rows * header.row_bytes):
+            yield _native(np.frombuffer(bytearray(block), np.uint8), header.dtype).reshape(-1, *header.row_shape)
+
+
 def read_rows(path: Path, header: Header, start: int, stop: int) -> NDArray[Any]:
     """Return rows [start, stop) of a plain archive: shape (stop - start, *row_shape), native byte order.
 
@@ -159,7 +117,7 @@ def read_rows(path: Path, header: Header, start: int, stop: int) -> NDArray[Any]
     end = header.header_bytes + stop * header.row_bytes
     with _open(path) as source:
         # Before allocating: the header may be another file's, or the file may have been cut since.
-        if source.compressed or source.read(header.header_bytes) != _encode(header):
+        if source.compressed or source.read(header.header_bytes) != encode(header):
             raise source.error(
                 0, "gzip or another header", f"a plain IDX file of {header}", "run the preparation again"
             )
@@ -179,21 +137,31 @@ def write(path: Path, array: NDArray[Any], compress: bool | None = None) -> None
     any byte order and memory layout. `compress`: gzip or not; None means gzip if the name ends with ".gz".
     Raises ValueError for any other array.
     """
-    header = _header_of(array)
+    header = header_of(array)
+    step = max(1, _BLOCK // header.row_bytes)
+    blocks = (array[start : start + step] for start in range(0, header.rows, step))
+    write_blocks(path, header, blocks, compress)
+
+
+def write_blocks(path: Path, header: Header, blocks: Iterable[NDArray[Any]], compress: bool | None = None) -> None:
+    """Write an archive of any size like `write`, from blocks of rows of the header's row shape, in order.
+
+    Raises ValueError, and leaves no file, unless the blocks together are exactly the header's rows.
+    """
     gzipped = path.name.endswith(".gz") if compress is None else compress
-    write_atomic(path, lambda temporary: _write_file(temporary, header, _array_blocks(array, header), gzipped))
+    write_atomic(path, lambda temporary: _write_file(temporary, header, _encoded(blocks, header), gzipped))
 
 
 def check_pair(images: Path, image_header: Header, labels: Path, label_header: Header) -> None:
     """Check by their headers that two archives are images and their labels. Raises IdxError, which names both files.
 
-    Images need at least 2 dimensions (usually 3, or 4 with channels), labels 1 dimension of an integer type, and
-    both the same number of rows.
+    Images need at least 2 dimensions (usually 3, or 4 with channels), labels 1 dimension, or 2 if there are several
+    numbers per image, of an integer type, and both the same number of rows.
     """
     an_image, a_label = f"an archive of {image_header}", f"an archive of {label_header}"
     rules = (
         (len(image_header.shape) >= 2, images, 3, an_image, "images of 3 or 4 dimensions (idx3 or idx4)"),
-        (len(label_header.shape) == 1, labels, 3, a_label, "labels of 1 dimension (idx1)"),
+        (len(label_header.shape) <= 2, labels, 3, a_label, "labels of 1 dimension (idx1), or 2 (idx2)"),
         (label_header.dtype.kind in "iu", labels, 2, a_label, "labels of an integer type"),
         (label_header.rows == image_header.rows, labels, 4, f"{label_header.rows} labels", f"{image_header.rows}"),
     )
@@ -275,15 +243,15 @@ def _take_header(source: _Source) -> Header:
     if len(start) < 4:
         raise source.error(len(start), "the end of the file", "the rest of the IDX header")
     code, dimensions = start[2:]
-    if code not in _DTYPES:
-        known = ", ".join(f"0x{each:02x} ({dtype.name})" for each, dtype in _DTYPES.items())
+    if code not in DTYPES:
+        known = ", ".join(f"0x{each:02x} ({dtype.name})" for each, dtype in DTYPES.items())
         raise source.error(2, f"the type 0x{code:02x}", f"one of {known}")
-    if not 1 <= dimensions <= _MAX_DIMENSIONS:
-        raise source.error(3, f"{dimensions} dimensions", f"1 to {_MAX_DIMENSIONS}")
+    if not 1 <= dimensions <= MAX_DIMENSIONS:
+        raise source.error(3, f"{dimensions} dimensions", f"1 to {MAX_DIMENSIONS}")
     sizes = source.read(4 * dimensions)
     if len(sizes) < 4 * dimensions:
         raise source.error(4 + len(sizes), "the end of the file", "the rest of the IDX header")
-    header = Header(_DTYPES[code], struct.unpack(f">{dimensions}I", sizes))
+    header = Header(DTYPES[code], struct.unpack(f">{dimensions}I", sizes))
     _check_sizes(source, header)
     return header
 
@@ -305,12 +273,12 @@ def _check_sizes(source: _Source, header: Header) -> None:
         raise _too_long(source, header, f"{source.size - header.file_bytes} trailing bytes")
 
 
-def _data_blocks(source: _Source, header: Header) -> Iterator[bytes]:
-    """Yield the data after the header in blocks of at most 1 MiB, then verify that nothing follows."""
+def _data_blocks(source: _Source, header: Header, size: int = _BLOCK) -> Iterator[bytes]:
+    """Yield the data after the header in blocks of at most `size` bytes, then verify that nothing follows."""
     left = header.data_bytes
     while left:
-        block = source.read(min(_BLOCK, left))
-        if len(block) < min(_BLOCK, left):
+        block = source.read(min(size, left))
+        if len(block) < min(size, left):
             raise _too_short(source, header, header.file_bytes - left + len(block))
         left -= len(block)
         yield block
@@ -338,27 +306,15 @@ def _native(data: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     return values if dtype.isnative else values.byteswap(inplace=True).view(dtype.newbyteorder("="))
 
 
-def _header_of(array: NDArray[Any]) -> Header:
-    header = Header(array.dtype.newbyteorder(">"), array.shape)
-    if header.dtype not in _CODES:
-        names = ", ".join(dtype.name for dtype in _CODES)
-        raise ValueError(f"IDX has no type for {array.dtype}: expected one of {names}")
-    if not 1 <= array.ndim <= _MAX_DIMENSIONS:
-        raise ValueError(f"an array of {array.ndim} dimensions: expected 1 to {_MAX_DIMENSIONS}")
-    if 0 in header.row_shape or max(array.shape) > _MAX_SIZE:
-        raise ValueError(f"an array of shape {array.shape}: expected 1 to {_MAX_SIZE} (the first dimension from 0)")
-    return header
-
-
-def _encode(header: Header) -> bytes:
-    dimensions = len(header.shape)
-    return struct.pack(f">HBB{dimensions}I", 0, _CODES[header.dtype], dimensions, *header.shape)
-
-
-def _array_blocks(array: NDArray[Any], header: Header) -> Iterator[bytes]:
-    step = max(1, _BLOCK // header.row_bytes)
-    for start in range(0, header.rows, step):
-        yield array[start : start + step].astype(header.dtype, copy=False).tobytes()
+def _encoded(blocks: Iterable[NDArray[Any]], header: Header) -> Iterator[bytes]:
+    rows = 0
+    for block in blocks:
+        if block.shape[1:] != header.row_shape:
+            raise ValueError(f"a block of shape {block.shape}: expected rows of shape {header.row_shape}")
+        rows += len(block)
+        yield block.astype(header.dtype, copy=False).tobytes()
+    if rows != header.rows:
+        raise ValueError(f"{rows} rows: expected {header.rows}")
 
 
 def _write_file(path: Path, header: Header, blocks: Iterable[bytes], gzipped: bool) -> None:
@@ -367,7 +323,7 @@ def _write_file(path: Path, header: Header, blocks: Iterable[bytes], gzipped: bo
         if gzipped:
             # The gzip header gets no name and no time, so the bytes depend on the array alone.
             file = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0))
-        file.write(_encode(header))
+        file.write(encode(header))
         for block in blocks:
             file.write(block)
 

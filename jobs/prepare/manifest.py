@@ -1,47 +1,56 @@
 """Write a dataset's manifest, and log what the dataset holds."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from jobs.archive import Archive
-from jobs.dataset import FORMAT, MANIFEST, SPLITS, Manifest, Shard, Source, Split, SplitInfo
+from numpy.typing import NDArray
+
+from jobs.dataset import FORMAT, MANIFEST, SPLITS, Manifest, Shard, Split, SplitInfo
 from jobs.files import sealed, write_json
 from jobs.logs import log
 from jobs.prepare.archives import image_shape
 from jobs.prepare.idx import Header
+from jobs.prepare.inputs import Inputs
+from jobs.prepare.labels import ClassMap, class_names, enumerated
+from jobs.prepare.orientation import upright_shape
 from jobs.prepare.survey import Findings
 from jobs.segments import SegmentInfo, archive_row, read_segments
 
-_MOST_LISTED = 20  # labels in one line of the log
 
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What a dataset holds. `images`: the header of a training archive. `shards`: of each split, in row order.
 
-def write_manifest(
-    directory: Path,
-    *,
-    dataset_id: str,
-    images: Header,
-    findings: Findings,
-    shards: Mapping[Split, Sequence[Shard]],
-    archives: Mapping[str, Archive],
-    options: Mapping[str, int | str],
-    versions: Mapping[str, str],
-) -> Manifest:
-    """Write manifest.json into a dataset, log a summary, and return the manifest.
-
-    `images`: the header of a training archive. `shards`: of each split, in row order. `archives`: all sources.
+    `label_counts`: of each split, by class number, int64 [len(classes.labels)]. `options`: what was decided beside the
+    config's own keys.
     """
+
+    images: Header
+    classes: ClassMap
+    label_counts: Mapping[Split, NDArray[Any]]
+    findings: Findings
+    shards: Mapping[Split, Sequence[Shard]]
+    options: Mapping[str, int | str]
+    versions: Mapping[str, str]
+
+
+def write_manifest(directory: Path, inputs: Inputs, content: Content) -> Manifest:
+    """Write manifest.json into a dataset, log a summary, and return the manifest."""
+    findings, shards = content.findings, content.shards
     manifest = Manifest(
         format=FORMAT,
-        dataset_id=dataset_id,
-        shape=image_shape(images),
-        classes=findings.classes,
-        labels=tuple(range(findings.classes)),
-        class_names=tuple(map(str, range(findings.classes))),
-        orientation="none",
+        dataset_id=inputs.dataset_id,
+        shape=upright_shape(image_shape(content.images), inputs.orientation),
+        classes=content.classes.classes,
+        labels=tuple(content.classes.labels.tolist()),
+        class_names=class_names(content.classes, inputs.description.class_names),
+        orientation=inputs.orientation,
         splits={
             split: SplitInfo(
                 rows=sum(shard.rows for shard in shards[split]),
-                label_counts=findings.label_counts[split],
+                label_counts=tuple(content.label_counts[split].tolist()),
                 shards=tuple(shards[split]),
             )
             for split in SPLITS
@@ -49,12 +58,9 @@ def write_manifest(
         pixels=findings.pixels,
         normalization=findings.normalization,
         duplicates=findings.duplicates,
-        sources={
-            role: Source(name=archive.path.name, bytes=archive.bytes, sha256=archive.sha256)
-            for role, archive in archives.items()
-        },
-        options=options,
-        versions=versions,
+        sources=inputs.sources,
+        options={"validation_from": inputs.config.validation_from, **content.options},
+        versions=content.versions,
     )
     write_json(directory / MANIFEST, sealed(manifest.model_dump(mode="json")))
     log_summary(manifest, read_segments(directory))
@@ -72,19 +78,15 @@ def log_summary(manifest: Manifest, segments: Sequence[SegmentInfo] = ()) -> Non
         "prepare: dataset %s: %s images of %d × %d × %d in %d classes, pixel mean %.4f, std %.4f",
         manifest.dataset_id, rows, height, width, channels, manifest.classes, manifest.pixels.mean, manifest.pixels.std,
     )  # fmt: skip
-    counts = {split: manifest.splits[split].label_counts for split in SPLITS}
-    totals = [sum(column) for column in zip(*counts.values(), strict=True)]
-    empty = totals.count(0)
-    is_sparse = empty > max(_MOST_LISTED, manifest.classes / 2)
-    if is_sparse:
-        log.warning(
-            "prepare: %s of %s classes have no images; is %d really a label?",
-            f"{empty:,}", f"{manifest.classes:,}", manifest.classes - 1,
-        )  # fmt: skip
     for split in SPLITS:
-        missing = [label for label, n in enumerate(counts[split]) if not n and (totals[label] or not is_sparse)]
-        if missing and manifest.splits[split].rows:
-            log.warning("prepare: no images of class %s in the %s split", _listed(missing), split)
+        info = manifest.splits[split]
+        names = manifest.class_names[: manifest.classes]  # the rest only the test split has, which was logged
+        missing = [name for name, rows in zip(names, info.label_counts, strict=False) if not rows]
+        if missing and info.rows:
+            log.warning(
+                "prepare: no images of %s of %s classes in the %s split: %s",
+                f"{len(missing):,}", f"{manifest.classes:,}", split, enumerated(missing),
+            )  # fmt: skip
     if manifest.duplicates.test_images_in_train:
         test_row, index = manifest.duplicates.examples[0]
         archive, row = archive_row(index, segments)
@@ -92,10 +94,10 @@ def log_summary(manifest: Manifest, segments: Sequence[SegmentInfo] = ()) -> Non
         log.warning(
             "prepare: %s also in training; row %d of %s is row %d of %s (from 0)",
             "1 test image is" if count == 1 else f"{count:,} test images are",
-            test_row, manifest.sources["test_images"].name, row, manifest.sources[archive].name,
+            test_row, _archive_of(manifest, "test_images"), row, _archive_of(manifest, archive),
         )  # fmt: skip
 
 
-def _listed(labels: Sequence[int]) -> str:
-    more = f" and {len(labels) - _MOST_LISTED:,} more" if len(labels) > _MOST_LISTED else ""
-    return ", ".join(map(str, labels[:_MOST_LISTED])) + more
+def _archive_of(manifest: Manifest, role: str) -> str:
+    source = manifest.sources.get(role) or manifest.sources.get("train_images")  # of which a missing test is made
+    return source.name if source else role

@@ -1,17 +1,13 @@
-"""Plan which archive row goes to which shard: pure arithmetic, so `idxtrain plan` can show it in advance."""
+"""Plan how many rows each split and shard has, by headers alone, so that `idxtrain plan` can show it in advance."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.dataset import SPLITS, Split, shard_path
 from jobs.errors import InputError
 from jobs.prepare.config import PrepareConfig
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _SHARD_ROWS = 2500  # divides MNIST's 55,000, 5,000 and 10,000
 _SHARD_BYTES = 32 << 20
@@ -39,22 +35,14 @@ class ShardPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetPlan:
-    """How the rows of the training and the test pair are split and cut into shards."""
+    """How many rows each split has, and how they are cut into shards.
 
-    train_archive_rows: int
-    test_rows: int
-    validation_rows: int
-    validation_from: Literal["first", "last", "spread"]
+    `is_exact`: false where labels or groups, which headers do not have, decide the sizes; they are then near these.
+    """
+
+    rows: Mapping[Split, int]
     rows_per_shard: int
-
-    @property
-    def rows(self) -> dict[Split, int]:
-        """Number of rows of each split."""
-        return {
-            "train": self.train_archive_rows - self.validation_rows,
-            "validation": self.validation_rows,
-            "test": self.test_rows,
-        }
+    is_exact: bool = True
 
     @property
     def shards(self) -> list[ShardPlan]:
@@ -65,25 +53,9 @@ class DatasetPlan:
             for number, (start, stop) in enumerate(even_ranges(self.rows[split], self.rows_per_shard))
         ]
 
-    def archive_rows(self, split: Split, start: int, stop: int) -> "NDArray[Any]":
-        """Return the archive rows of the split's rows [start, stop): int64 [stop − start], increasing."""
-        import numpy as np
-
-        rows = np.arange(start, stop)
-        if split == "test":
-            return rows
-        total, held_out = self.train_archive_rows, self.validation_rows
-        if self.validation_from == "first":
-            return rows if split == "validation" else rows + held_out
-        if self.validation_from == "last":
-            return rows + (total - held_out) if split == "validation" else rows
-        # Spread: validation row i is archive row ⌊i · total / held_out⌋; training gets the rest.
-        validation = np.arange(held_out, dtype=np.int64) * total // max(held_out, 1)
-        if split == "validation":
-            return validation[start:stop]
-        # The t-th row that is not in a sorted list is t + the number of listed rows before it.
-        before = np.searchsorted(validation - np.arange(held_out), rows, side="right")
-        return rows + before
+    def with_rows(self, rows: Mapping[Split, int]) -> "DatasetPlan":
+        """Return the plan for the rows that the splits really have."""
+        return replace(self, rows=dict(rows), is_exact=True)
 
 
 def even_ranges(rows: int, target: int) -> list[tuple[int, int]]:
@@ -93,25 +65,59 @@ def even_ranges(rows: int, target: int) -> list[tuple[int, int]]:
     return list(pairwise(bounds))
 
 
-def plan_dataset(config: PrepareConfig, train_rows: int, test_rows: int, row_shape: Sequence[int]) -> DatasetPlan:
-    """Plan a dataset from the archives' headers. Raises InputError if the options do not fit them."""
+def plan_dataset(
+    config: PrepareConfig, train_rows: int, test_rows: int | None, row_shape: Sequence[int], excluded: int = 0
+) -> DatasetPlan:
+    """Plan a dataset from the archives' headers. Raises InputError if the options do not fit them.
+
+    `test_rows`: None if there is no test archive, so that training rows make the test split. `excluded`: rows of the
+    training archive that are left out.
+    """
     for what, rows in (("training", train_rows), ("test", test_rows)):
         if rows == 0:
             raise InputError(
                 f"the {what} archive holds no rows, expected at least one; fix: give archives with {what} images"
             )
-    validation_rows = train_rows // 12 if config.validation_rows is None else config.validation_rows
-    if validation_rows >= train_rows:
+    usable = train_rows - excluded
+    if usable < 1:
         raise InputError(
-            f"prepare.validation_rows: found {validation_rows}, expected fewer than the training archive's "
-            f"{train_rows} rows; fix: lower it"
+            f"prepare.exclude: found all {train_rows} rows of the training archive, expected some to train on; fix: "
+            "give a shorter list"
         )
-    row_bytes = 4 * prod(row_shape)
-    rows_per_shard = config.rows_per_shard or min(_SHARD_ROWS, max(1, _SHARD_BYTES // row_bytes))
+    made = _made_test_rows(config, usable) if test_rows is None else 0
+    held_out = _validation_rows(config, usable, usable - made)
+    is_exact = config.validation_from != "group" and not config.groups and config.unseen_classes != "ignore"
     return DatasetPlan(
-        train_archive_rows=train_rows,
-        test_rows=test_rows,
-        validation_rows=validation_rows,
-        validation_from=config.validation_from,
-        rows_per_shard=rows_per_shard,
+        rows={"train": usable - made - held_out, "validation": held_out, "test": made or test_rows or 0},
+        rows_per_shard=config.rows_per_shard or min(_SHARD_ROWS, max(1, _SHARD_BYTES // (4 * prod(row_shape)))),
+        is_exact=is_exact,
     )
+
+
+def _made_test_rows(config: PrepareConfig, usable: int) -> int:
+    rows = config.test_rows or max(1, usable // 10)
+    if rows >= usable:
+        raise InputError(
+            f"prepare.test_rows: found {rows}, expected fewer than the training archive's {usable} rows, of which the "
+            "test split is made; fix: lower it, or give test archives"
+        )
+    return rows
+
+
+def _validation_rows(config: PrepareConfig, usable: int, left: int) -> int:
+    """Return the rows to hold out. `usable`: rows of the training archive, of which `left` are not in a made test."""
+    if config.fold:
+        number, folds = config.fold
+        if folds > left:
+            raise InputError(
+                f"prepare.validation_from: found {config.validation_from}, expected at most one fold for each of "
+                f"{left} rows; fix: give fewer folds"
+            )
+        return len(range(number - 1, left, folds))
+    rows = usable // 12 if config.validation_rows is None else config.validation_rows
+    if rows >= left:
+        raise InputError(
+            f"prepare.validation_rows: found {rows}, expected fewer than the training archive's {left} rows; "
+            "fix: lower it"
+        )
+    return rows

@@ -4,14 +4,18 @@ WORK/segments/SEGMENT_ID/
 segment.json                         rows, label counts, statistics and shards, sealed
 train/ validation/ (or test/)        Parquet files as in a dataset
 train.digests …                      16 bytes per row, to find duplicates among segments
+train.rows …                         the archive row of each row, int64
 """
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from jobs import segments
 from jobs.archive import Archive
@@ -25,22 +29,31 @@ from jobs.prepare.config import PrepareConfig
 from jobs.prepare.decode import Decoder
 from jobs.prepare.disk_space import require_room
 from jobs.prepare.idx import Header
+from jobs.prepare.inputs import Inputs
+from jobs.prepare.labels import NO_LABELS, ClassMap, LabelColumn, LabelCounts
 from jobs.prepare.plan import DatasetPlan, plan_dataset
+from jobs.prepare.row_files import RowFiles
 from jobs.prepare.spark import Spark
-from jobs.prepare.survey import NORMALIZATION_OF_BYTES, NOTHING, Moments, Survey, add_counts
+from jobs.prepare.splits import SplitCounts, TrainingRows, write_known
+from jobs.prepare.survey import NORMALIZATION_OF_BYTES, NOTHING, Moments, Survey
 
 _FILE = "segment.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArchivePair:
-    """Images and labels that become a segment. `tag`: of a training pair; None for the test pair."""
+    """Images and labels that become a segment. `tag`: of a training pair; None for the test pair.
+
+    `excluded`: rows to leave out, increasing. `counts`: the labels of all others.
+    """
 
     tag: str | None
     images: Archive
     labels: Archive
     image_header: Header
     label_header: Header
+    excluded: tuple[int, ...]
+    counts: LabelCounts
 
     @property
     def name(self) -> str:
@@ -56,23 +69,28 @@ class ArchivePair:
         """Return how the pair's rows are split and cut into shards. Raises InputError if the options do not fit."""
         rows, row_shape = self.image_header.rows, self.image_header.row_shape
         if self.tag is None:
-            config = config.model_copy(update={"validation_rows": 0})
-        plan = plan_dataset(config, rows, rows, row_shape)
-        return DatasetPlan(
-            train_archive_rows=0 if self.tag is None else rows,
-            test_rows=rows if self.tag is None else 0,
-            validation_rows=plan.validation_rows,
-            validation_from=config.validation_from,
-            rows_per_shard=plan.rows_per_shard,
-        )
+            config = config.model_copy(update={"validation_rows": 0, "validation_from": "first"})
+        plan = plan_dataset(config, rows, rows, row_shape, len(self.excluded))
+        empty: dict[Split, int] = dict.fromkeys(plan.rows, 0)
+        used = ("test",) if self.tag is None else ("train", "validation")
+        return replace(plan, rows=empty | {split: plan.rows[split] for split in plan.rows if split in used})
 
-    def segment_id(self, config: PrepareConfig) -> str:
-        """Return the 16 hex digits that name the segment: a hash of the archives' content and the options."""
+    def segment_id(self, inputs: Inputs, classes: ClassMap) -> str:
+        """Return the 16 hex digits that name the segment: a hash of the archives' content and the options.
+
+        `classes`: of the dataset. They count only where a label is not its own class number, so that a further pair
+        seldom changes the segments of the others.
+        """
+        splits = ("validation_rows", "validation_from") if self.split == "train" else ()
         identity = {
             "format": FORMAT,
             "kind": self.split,
             "archives": [self.images.sha256, self.labels.sha256],
-            "options": config.model_dump(),
+            "options": {name: getattr(inputs.config, name) for name in (*splits, "rows_per_shard")},
+            "orientation": inputs.orientation,
+            "label_column": inputs.label_column,
+            "excluded": list(self.excluded),
+            "classes": {str(label): number for label, number in classes.own_map(self.counts.labels).items()},
         }
         return sha256_json(identity)[:16]
 
@@ -81,7 +99,7 @@ class ArchivePair:
 class Segment:
     """A segment on disk.
 
-    `label_counts`: of each split, up to its highest label. `moments`: of the stored bytes in its train split.
+    `label_counts`: of each split, up to its highest class number. `moments`: of the stored bytes in its train split.
     """
 
     directory: Path
@@ -98,6 +116,11 @@ class Segment:
         """Return 16 bytes for each row of a split."""
         return (self.directory / f"{split}.digests").read_bytes()
 
+    @property
+    def rows(self) -> RowFiles:
+        """The archive rows of each split."""
+        return RowFiles(self.directory)
+
 
 def read_segment(directory: Path) -> Segment | None:
     """Return a segment, or None if it is missing or not as it was written."""
@@ -112,27 +135,33 @@ def read_segment(directory: Path) -> Segment | None:
             moments=Moments(**raw["moments"]),
             versions=raw["versions"],
         )
-        files = {shard.path: shard.sha256 for shard in segment.shards} | raw["digests"]
+        files = {shard.path: shard.sha256 for shard in segment.shards} | raw["files"]
         is_whole = all(sha256_file(directory / path) == digest for path, digest in files.items())
     except (InputError, OSError, KeyError, TypeError, ValueError):
         return None
     return segment if is_whole else None
 
 
-def make_segment(spark: Spark, config: PrepareConfig, pair: ArchivePair, directory: Path, unfinished: Path) -> None:
+def make_segment(
+    spark: Spark, inputs: Inputs, classes: ClassMap, pair: ArchivePair, directory: Path, unfinished: Path
+) -> None:
     """Decode a pair into `unfinished` (empty), then rename that to `directory`. Raises InputError for a bad archive."""
-    plan, split = pair.plan(config), pair.split
+    plan, split = pair.plan(inputs.config), pair.split
     archives = {f"{split}_images": pair.images, f"{split}_labels": pair.labels}
     headers = {f"{split}_images": pair.image_header, f"{split}_labels": pair.label_header}
     require_room(unfinished, archives, headers | {"train_images": pair.image_header}, plan)
     scratch = unfinished / "scratch"
     scratch.mkdir()
+    rows = RowFiles(unfinished)
     with inflated(archives, scratch) as plain:
-        files = pair_of(split, archives, plain, headers)
+        files = pair_of(split, archives, plain, headers, inputs.label_column)
+        counts = _split(inputs.config, classes, pair, files.label_file, plan, rows)
+        plan = plan.with_rows({name: int(each.sum()) for name, each in counts.items()})
         first = 0 if pair.tag is None else segments.first_index(directory.name)
-        decoder = Decoder(plan=plan, train=files, test=files, first_index=first)
-        surveys = survey_splits(spark, decoder, pair.image_header)
-        counts = {name: add_counts([survey.label_counts for survey in surveys[name]]).tolist() for name in SPLITS}
+        decoder = Decoder(
+            rows=rows, train=files, test=files, classes=classes, orientation=inputs.orientation, first_index=first
+        )
+        surveys = survey_splits(spark, decoder, plan, pair.image_header)
         for name in SPLITS:
             (unfinished / name).mkdir()
         write = partial(decoder.write, NORMALIZATION_OF_BYTES, unfinished)
@@ -141,15 +170,32 @@ def make_segment(spark: Spark, config: PrepareConfig, pair: ArchivePair, directo
     check_shards(unfinished, plan, shards)
     content: dict[str, Any] = {
         "shards": [shard.model_dump() for shard in shards],
-        "label_counts": counts,
+        "label_counts": {name: np.trim_zeros(each, "b").tolist() for name, each in counts.items()},
         "moments": _moments(surveys["train"]),
-        "digests": _write_digests(unfinished, surveys),
+        "files": _write_digests(unfinished, surveys)
+        | {path.name: sha256_file(path) for path in map(rows.path, SPLITS)},
         "versions": spark.versions(),
     }
     write_json(unfinished / _FILE, sealed(content))
     unfinished.rename(directory)
     sync(directory.parent)
-    log.info("prepare: %s: %s rows decoded", pair.name, f"{pair.image_header.rows:,}")
+    log.info("prepare: %s: %s rows decoded", pair.name, f"{sum(plan.rows.values()):,}")
+
+
+def _split(
+    config: PrepareConfig, classes: ClassMap, pair: ArchivePair, labels: LabelColumn, plan: DatasetPlan, files: RowFiles
+) -> dict[Split, NDArray[Any]]:
+    """Write the rows of each split; return the rows of each class in each, int64 [len(classes.labels)]."""
+    with files.writing(*SPLITS):
+        pass  # a segment has all three files, whatever pair it is made of
+    if pair.tag is None:
+        write_known(labels, classes, files)
+        counts: SplitCounts = {"test": pair.counts}
+    else:
+        excluded = np.array(pair.excluded, np.int64)
+        rows = TrainingRows(labels=labels, counts=pair.counts, excluded=excluded)
+        counts = rows.split(config, plan, False, files)
+    return {split: classes.counts(counts.get(split, NO_LABELS)) for split in SPLITS}
 
 
 def _moments(surveys: list[Survey]) -> dict[str, Any]:

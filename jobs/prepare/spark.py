@@ -68,6 +68,8 @@ class Spark(AbstractContextManager["Spark"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is KeyboardInterrupt:
+            _kill_java()
         self._starter.shutdown(wait=True)
         # If the Java process is gone already, stopping Spark and Py4J would only print errors.
         if self._started.exception() is None and _java_end(0.0) is None:
@@ -135,9 +137,13 @@ class Spark(AbstractContextManager["Spark"]):
         progress = Progress(what, spark_tasks, "Spark tasks")
         with ThreadPoolExecutor(1, thread_name_prefix="spark-action") as pool, progress:
             running = pool.submit(action)
-            while not wait([running], timeout=_POLL_SECONDS).done:
-                stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
-                progress.update(max((stage.numCompletedTasks for stage in stages if stage), default=0))
+            try:
+                while not wait([running], timeout=_POLL_SECONDS).done:
+                    stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
+                    progress.update(max((stage.numCompletedTasks for stage in stages if stage), default=0))
+            except KeyboardInterrupt:
+                _kill_java()  # else the pool would wait for the action to finish
+                raise
             return running.result()
 
     def _gave_up(self, error: Exception, context: Any = None) -> bool:
@@ -221,6 +227,14 @@ def _java_end(seconds: float) -> int | None:
     with suppress(subprocess.TimeoutExpired):
         return int(gateway.proc.wait(seconds))
     return None
+
+
+def _kill_java() -> None:
+    """Kill the Java process, if there is one: Spark's own way to stop takes seconds."""
+    from pyspark import SparkContext
+
+    if SparkContext._gateway is not None:
+        SparkContext._gateway.proc.kill()
 
 
 def _is_local(master: str) -> bool:

@@ -7,27 +7,34 @@ from pathlib import Path
 
 from jobs import dataset, segments
 from jobs.archive import Archive
+from jobs.description import Description
 from jobs.errors import InputError
-from jobs.files import sha256_json, sync
+from jobs.files import sync
 from jobs.lease import Lease
 from jobs.logs import log
 from jobs.prepare.config import PrepareConfig, SparkConfig
+from jobs.prepare.inputs import Inputs
 from jobs.run_dir import Work
 
-
-def dataset_id(config: PrepareConfig, archives: Mapping[str, Archive]) -> str:
-    """Return the 16 hex digits that name the dataset of these archives and options."""
-    identity = {
-        "format": dataset.FORMAT,
-        "archives": {role: archive.sha256 for role, archive in archives.items()},
-        "options": config.model_dump(),
-    }
-    return sha256_json(identity)[:16]
+NOTHING_KNOWN = Description()
 
 
-def prepare(config: PrepareConfig, spark: SparkConfig, archives: Mapping[str, Archive], work: Work) -> Path:
+def dataset_id(config: PrepareConfig, archives: Mapping[str, Archive], description: Description = NOTHING_KNOWN) -> str:
+    """Return the 16 hex digits that name the dataset of these inputs. Raises InputError for an unreadable file."""
+    return Inputs(config, archives, description).dataset_id
+
+
+def prepare(
+    config: PrepareConfig,
+    spark: SparkConfig,
+    archives: Mapping[str, Archive],
+    work: Work,
+    description: Description = NOTHING_KNOWN,
+) -> Path:
     """Make the dataset unless it exists, and return its directory. It appears whole, by one rename."""
-    name = dataset_id(config, archives)
+    inputs = Inputs(config, archives, description)
+    inputs.check()
+    name = inputs.dataset_id
     directory = work.datasets / name
     work.locks.mkdir(mode=0o775, parents=True, exist_ok=True)
     # The check whether it exists needs the lease too: `idxtrain prune` removes a dataset only under its lease.
@@ -51,9 +58,9 @@ def prepare(config: PrepareConfig, spark: SparkConfig, archives: Mapping[str, Ar
         unfinished.mkdir()
         try:
             if segments.tags(archives):
-                build_of_segments(config, spark, archives, unfinished, name, work)
+                build_of_segments(inputs, spark, unfinished, work)
             else:
-                build(config, spark, archives, unfinished, name)
+                build(inputs, spark, unfinished)
             unfinished.rename(directory)
             sync(work.datasets)
         finally:

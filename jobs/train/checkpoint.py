@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ from safetensors.numpy import save_file
 
 from jobs.checkpoint_names import checkpoint_name, step_of
 from jobs.errors import IdxtrainError, InputError, one_line
-from jobs.files import sealed, sha256_file, take_seal, unfinished, write_atomic, write_json
+from jobs.files import sha256_file, unfinished, write_atomic, write_json
+from jobs.train.best import Best
 from jobs.train.config import TrainConfig
 
 log = logging.getLogger("idxtrain")
@@ -34,7 +34,6 @@ log = logging.getLogger("idxtrain")
 # It is not part of the key, which the stage's record also has: a finished training stays finished.
 FORMAT = 1
 
-_BEST = "best.json"
 # What reading a damaged file may raise: see the tests with mutated files.
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, SafetensorError)
 
@@ -51,12 +50,14 @@ class Position:
 class Checkpoint:
     """A state of the training: arrays by name, e.g. `weight.0` or `m.0`.
 
-    `validated`: an epoch ended here and its validation ran. `format`: see FORMAT.
+    `validated`: an epoch ended here and its validation ran. `best`: the best validation up to here; None if there was
+    none. It travels with the state, so that a resumed training has the same best. `format`: see FORMAT.
     """
 
     position: Position
     arrays: Mapping[str, NDArray[Any]]
     validated: bool = False
+    best: Best | None = None
     format: int = FORMAT
 
 
@@ -72,16 +73,13 @@ class Writer:
         self._running: Future[Path] | None = None
         self._last_step = -1
 
-    def save(self, checkpoint: Checkpoint, accuracy: float | None = None) -> None:
-        """Start to write a checkpoint. `accuracy`: on the validation split; the best checkpoint is kept.
-
-        Raises the error of the previous checkpoint, e.g. OSError for a full disk.
-        """
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Start to write a checkpoint. Raises the error of the previous one, e.g. OSError for a full disk."""
         self.wait()
-        if checkpoint.position.step == self._last_step and accuracy is None:
+        if checkpoint.position.step == self._last_step and not checkpoint.validated:
             return
         self._last_step = checkpoint.position.step
-        self._running = self._thread.submit(save, self._directory, checkpoint, self._keep, accuracy)
+        self._running = self._thread.submit(save, self._directory, checkpoint, self._keep)
 
     def wait(self) -> None:
         """Wait until the checkpoint is written; raise its error."""
@@ -90,31 +88,41 @@ class Writer:
             self._running = None
 
 
-def save(directory: Path, checkpoint: Checkpoint, keep: int, accuracy: float | None = None) -> Path:
-    """Write a checkpoint, remove all others but the best and the last `keep` up to this step; return its path."""
+def save(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write a checkpoint; return its path. Remove all others but the last `keep` up to this step, and their best."""
     directory.mkdir(exist_ok=True)
     path = directory / checkpoint_name(checkpoint.position.step)
+    best = asdict(checkpoint.best) if checkpoint.best else None
     metadata = {
         "format": json.dumps(checkpoint.format),
         "position": json.dumps(asdict(checkpoint.position)),
         "validated": json.dumps(checkpoint.validated),
+        "best": json.dumps(best),
     }
     _sum_file(path).unlink(missing_ok=True)
     write_atomic(path, lambda temporary: _save_arrays(checkpoint.arrays, temporary, metadata))
-    write_json(_sum_file(path), {"sha256": sha256_file(path), "bytes": path.stat().st_size})
-    best = read_best(directory)
-    if accuracy is not None and (best is None or accuracy > best[1]):
-        write_json(directory / _BEST, sealed({"file": path.name, "accuracy": accuracy}))
-        best = path.name, accuracy
+    write_json(
+        _sum_file(path), {"sha256": sha256_file(path), "bytes": path.stat().st_size, "best_step": best and best["step"]}
+    )
     steps = _steps(directory)
     # Later checkpoints were skipped when the training resumed: they are damaged or another training's.
     kept = [step for step in steps if step <= checkpoint.position.step][-keep:]
+    # The best of an older one, too: it is used if the newest turns out to be damaged.
+    kept += [best_step for step in kept if (best_step := _best_step(directory / checkpoint_name(step))) is not None]
     for step in steps:
-        old = directory / checkpoint_name(step)
-        if step not in kept and (best is None or old.name != best[0]):
+        if step not in kept:
+            old = directory / checkpoint_name(step)
             _sum_file(old).unlink(missing_ok=True)
             old.unlink(missing_ok=True)
     return path
+
+
+def _best_step(path: Path) -> int | None:
+    """Return the step of the best checkpoint up to this one; None if it has none or its .json file is damaged."""
+    try:
+        return int(json.loads(_sum_file(path).read_text(encoding="utf-8"))["best_step"])
+    except _DAMAGED:
+        return None
 
 
 def _save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path, metadata: dict[str, str]) -> None:
@@ -124,33 +132,24 @@ def _save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path, metadata: dict[
         raise IdxtrainError(f"{path.parent}: cannot write a checkpoint ({one_line(error)})") from error
 
 
-def read_best(directory: Path) -> tuple[str, float] | None:
-    """Return the file name of the best checkpoint on the validation split and its accuracy; None if unknown."""
-    try:
-        best = json.loads((directory / _BEST).read_text(encoding="utf-8"))
-        name, accuracy = str(best["file"]), float(best["accuracy"])
-        # No accuracy exceeds NaN, which would stay the best forever.
-        return (name, accuracy) if take_seal(best) and isfinite(accuracy) else None
-    except _DAMAGED:
-        return None
-
-
 def clean(directory: Path) -> None:
     """Remove the unfinished files of a killed writer. Only the one process that may write calls this."""
     for path in unfinished(directory):
         path.unlink(missing_ok=True)
 
 
-def latest(directory: Path, key: str) -> Checkpoint | None:
+def latest(directory: Path, key: str, *, with_best: bool = False) -> Checkpoint | None:
     """Return the newest intact checkpoint of the training with this key; None if there is none.
 
-    Torn, altered and other trainings' checkpoints are skipped with a warning. Raises InputError if this training's has
-    another format, which another version of idxtrain wrote.
+    Torn, altered and other trainings' checkpoints are skipped with a warning, and `with_best` also those whose best
+    checkpoint is. Raises InputError if this training's has another format, which another version of idxtrain wrote.
     """
     for step in reversed(_steps(directory)):
         path = directory / checkpoint_name(step)
         try:
             checkpoint = _load(path, step)
+            if with_best and checkpoint.best and checkpoint.best.step != step:
+                load_best(directory, checkpoint.best, key)
         except _DAMAGED as error:
             log.warning("train: %s: damaged checkpoint (%s); trying the previous one", path, one_line(error))
             continue
@@ -166,6 +165,14 @@ def latest(directory: Path, key: str) -> Checkpoint | None:
     return None
 
 
+def load_best(directory: Path, best: Best, key: str) -> Checkpoint:
+    """Return the checkpoint of the best validation. Raises one of several errors if it is damaged or missing."""
+    checkpoint = _load(directory / checkpoint_name(best.step), best.step)
+    if checkpoint.position.key != key:
+        raise ValueError(f"its best, of step {best.step}, is another training's")
+    return checkpoint
+
+
 def _load(path: Path, step: int) -> Checkpoint:
     expected = json.loads(_sum_file(path).read_text(encoding="utf-8"))
     if (path.stat().st_size, sha256_file(path)) != (expected["bytes"], expected["sha256"]):
@@ -175,11 +182,13 @@ def _load(path: Path, step: int) -> Checkpoint:
         position = json.loads(metadata["position"])
         # Development versions of 0.1.0 wrote neither format nor validated.
         version, validated = int(metadata.get("format", "1")), metadata.get("validated") == "true"
+        best = json.loads(metadata.get("best", "null"))
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     checkpoint = Checkpoint(
         position=Position(int(position["step"]), str(position["key"])),
         arrays=arrays,
         validated=validated,
+        best=Best.from_json(best) if best else None,
         format=version,
     )
     if checkpoint.position.step != step:

@@ -1,9 +1,11 @@
 """The config section of the train stage."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from annotated_types import Gt
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from jobs.config import Section
 
@@ -18,6 +20,7 @@ class TrainConfig(Section):
         "final": "final_rate_fraction",
         "sharp": "sharp_fraction",
     }
+    floors: ClassVar[Mapping[str, str]] = {"epochs": "min_steps", "batch_size": "min_steps_per_epoch"}
 
     model: str = Field(
         default="compact", pattern=r"^[a-z][a-z0-9_]*$", description="Architecture: the name of a module in `models/`."
@@ -77,6 +80,14 @@ class TrainConfig(Section):
         ge=1,
         description="Passes over the training split. `none`: no limit. Training ends at `epochs` or `max_steps`.",
     )
+    min_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description=(
+            "Fewest optimizer steps: `epochs` is raised until a training has them, but never above `max_steps`. "
+            "`none`: no minimum, as when `--set` gives `epochs` alone."
+        ),
+    )
     max_steps: int | None = Field(
         default=None,
         ge=1,
@@ -84,6 +95,14 @@ class TrainConfig(Section):
     )
     batch_size: int = Field(
         default=256, ge=1, lt=2**31, description="Images per step over all ranks together: the global batch."
+    )
+    min_steps_per_epoch: int | None = Field(
+        default=None,
+        ge=1,
+        description=(
+            "Fewest steps of an epoch: `batch_size` is halved until an epoch has them, but never below 16. "
+            "`none`: `batch_size` as it is, as when `--set` gives `batch_size` alone."
+        ),
     )
     microbatches: int = Field(
         default=1,
@@ -94,6 +113,14 @@ class TrainConfig(Section):
 
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=1, description="Fraction of each label that is spread evenly over all classes."
+    )
+    class_weights: Literal["balanced"] | dict[int, Annotated[float, Gt(0)]] | None = Field(
+        default=None,
+        description=(
+            "Weight of each image in the training loss, by its label in the archive; labels that are left out have 1. "
+            "`balanced`: the same total for each class. The weights are scaled to a mean of 1 over the training split, "
+            "so the logged loss is a weighted mean. Validation and test have no weights."
+        ),
     )
     clip_norm: float | None = Field(
         default=None,
@@ -207,7 +234,24 @@ class TrainConfig(Section):
     keep_checkpoints: int = Field(
         default=3,
         ge=1,
-        description="Newest checkpoints to keep. The best by validation accuracy is kept as well.",
+        description="Newest checkpoints to keep. The best on validation, see `best_by`, is kept as well.",
+    )
+
+    early_stopping: int | None = Field(
+        default=None,
+        ge=1,
+        description=(
+            "End the training after this many epochs in a row without a better validation, see `best_by`. The learning "
+            "rate is planned for the whole training. `none`: train to the end."
+        ),
+    )
+    keep: Literal["last", "best"] = Field(
+        default="last",
+        description="Which model is saved: that of the last epoch, or that of the epoch with the best validation.",
+    )
+    best_by: Literal["accuracy", "loss"] = Field(
+        default="accuracy",
+        description="Validation figure that decides which epoch is best. The loss decides between equal accuracies.",
     )
 
     shuffle_shards: int = Field(
@@ -233,6 +277,16 @@ class TrainConfig(Section):
         default=False,
         description="Log which rows each rank trains on in each step, to `logs/rows.rank-N.jsonl` in the run.",
     )
+
+    @field_validator("class_weights", mode="wrap")
+    @classmethod
+    def _are_weights(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return validate(value)
+        except ValidationError as error:  # pydantic would report each alternative by itself
+            raise PydanticCustomError(
+                "class_weights", "expected balanced, or a weight above 0 for each label, such as {3 = 2.5}, or none"
+            ) from error
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "TrainConfig":
@@ -265,8 +319,7 @@ class TrainConfig(Section):
         """The number of slices of each global batch; None if it is not cut, as sums need not be exact."""
         return self.slices if self.deterministic else None
 
-    @property
-    def peak_rate(self) -> float:
-        """The highest learning rate, after scaling."""
-        ratio = self.batch_size / (self.base_batch_size or self.batch_size)
+    def peak_rate(self, batch_size: int) -> float:
+        """Return the highest learning rate, after scaling to a global batch of `batch_size` rows."""
+        ratio = batch_size / (self.base_batch_size or batch_size)
         return self.learning_rate * {"off": 1.0, "linear": ratio, "sqrt": ratio**0.5}[self.learning_rate_scaling]

@@ -5,7 +5,9 @@ from jobs import dataset
 from jobs.errors import InputError
 from jobs.run_dir import RunDir
 from jobs.stage import dataset_of
+from jobs.train.class_weights import class_weights
 from jobs.train.config import TrainConfig
+from jobs.train.data.length import batch_size
 
 
 def check_config(config: TrainConfig, ranks: int) -> None:
@@ -24,8 +26,26 @@ def check_config(config: TrainConfig, ranks: int) -> None:
         )
 
 
-def check_dataset(run: RunDir) -> None:
-    """Raise InputError if a run's dataset is not as prepare wrote it."""
+def check_rows(config: TrainConfig, train_rows: int, validation_rows: int, ranks: int) -> None:
+    """Raise InputError if these rows do not suffice: a batch for each rank, validation where an option needs it."""
+    batch = batch_size(config, train_rows)
+    if batch < ranks:
+        raise InputError(
+            f"train.min_steps_per_epoch: found a global batch of {batch} for {train_rows:,} training rows and {ranks} "
+            "ranks, expected at least one row per rank; fix: lower --np or set train.batch_size"
+        )
+    needing = {"train.early_stopping": config.early_stopping is not None, "train.keep=best": config.keep == "best"}
+    for option in (option for option, is_set in needing.items() if is_set and not validation_rows):
+        raise InputError(
+            f"{option}: found no validation rows, expected some to choose an epoch by; "
+            "fix: raise prepare.validation_rows or leave the option out"
+        )
+
+
+def check_dataset(run: RunDir, config: TrainConfig, ranks: int) -> None:
+    """Raise InputError if a run's dataset is not as prepare wrote it, or does not fit the config."""
     directory = dataset_of(run)
     manifest = dataset.read_manifest(directory)
+    check_rows(config, manifest.splits["train"].rows, manifest.splits["validation"].rows, ranks)
+    class_weights(config, manifest)
     dataset.verify(directory, manifest, "train", "validation")

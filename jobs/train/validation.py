@@ -1,9 +1,14 @@
-"""Validation: every row of the split once, shared among the ranks, counted exactly."""
+"""Validation: every row of the split once, shared among the ranks, counted exactly.
+
+Which epoch is best, and so which model is saved, depends on it. In a deterministic training its figures have the same
+bits at any number of ranks: as in training, a rank takes whole slices, and the sums do not depend on their order.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jobs.train.compute.collective import Collective
 from jobs.train.compute.evaluator import Evaluate
@@ -11,13 +16,15 @@ from jobs.train.data.order import share
 from jobs.train.data.shard_cache import ShardStore
 
 _BATCH = 500  # rows of a forward pass
+_LOSS_SCALE = 2.0**20  # a batch's loss is rounded to a multiple of 1 / this; float64 adds such numbers exactly
 
 
 class Validation:
     """The validation split, and how to evaluate a model on it."""
 
-    def __init__(self, store: ShardStore) -> None:
-        self._store = store
+    def __init__(self, store: ShardStore, slices: int | None = None) -> None:
+        """`slices`: of the split, of which a rank takes whole ones; None: a rank may take any rows."""
+        self._store, self._slices = store, slices
 
     def run(
         self, evaluate: Evaluate, collective: Collective, on_batch: Callable[[], None] = lambda: None
@@ -29,12 +36,19 @@ class Validation:
         count = sum(self._store.shard_rows)
         if not count:
             return {"accuracy": None, "errors": None, "loss": None, "count": 0}
-        rows_here = np.arange(*share(count, collective.rank, collective.world_size))
         correct, loss = 0, 0.0
-        for batch in self._store.read([rows_here[i : i + _BATCH] for i in range(0, len(rows_here), _BATCH)]):
+        for batch in self._store.read(self._batches(count, collective.rank, collective.world_size)):
             batch_correct, batch_loss = evaluate(batch.images, batch.labels)
-            correct, loss = correct + batch_correct, loss + batch_loss
+            correct, loss = correct + batch_correct, loss + np.rint(batch_loss * _LOSS_SCALE)
             on_batch()
         sums = collective.gather(np.array([[correct, loss]], np.float64)).sum(axis=0)
-        errors = count - int(sums[0])
-        return {"accuracy": 1 - errors / count, "errors": errors, "loss": float(sums[1]) / count, "count": count}
+        errors, loss = count - int(sums[0]), float(sums[1]) / _LOSS_SCALE / count
+        return {"accuracy": 1 - errors / count, "errors": errors, "loss": loss, "count": count}
+
+    def _batches(self, count: int, rank: int, world_size: int) -> list[NDArray[Any]]:
+        """Return the rows of each forward pass of a rank."""
+        bounds = [share(count, rank, world_size)]
+        if self._slices is not None:
+            slices = min(self._slices, count)
+            bounds = [share(count, n, slices) for n in range(*share(slices, rank, world_size))]
+        return [np.arange(i, min(i + _BATCH, last)) for first, last in bounds for i in range(first, last, _BATCH)]

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib.metadata import version
@@ -17,9 +17,13 @@ import tensorflow as tf
 from jobs.dataset import Split, read_manifest
 from jobs.errors import IdxtrainError, InputError, PeerLostError, one_line
 from jobs.files import sha256_file, write_atomic
+from jobs.metrics import EndReason
 from jobs.run_dir import RunDir
 from jobs.stage import dataset_of, stage_key, write_record
 from jobs.train import checkpoint
+from jobs.train.best import Best, better, stops_early
+from jobs.train.caveats import training_caveats
+from jobs.train.class_weights import class_weights
 from jobs.train.compute import devices
 from jobs.train.compute.collective import Collective, is_lost_peer
 from jobs.train.compute.evaluator import make_evaluator
@@ -28,13 +32,12 @@ from jobs.train.compute.precision import choose_precision
 from jobs.train.compute.step import LocalResult, StepOptions, TrainStep
 from jobs.train.config import TrainConfig
 from jobs.train.data.calls import GraphCall, max_steps_per_execution, plan_calls, read_epoch
-from jobs.train.data.length import images_seen, total_steps
-from jobs.train.data.order import RowOrder
+from jobs.train.data.length import images_seen, row_order, total_steps
 from jobs.train.data.row_cache import keeps_all_rows
 from jobs.train.data.shard_cache import ShardStore
 from jobs.train.divergence import require_finite, require_sound
 from jobs.train.stop import StopRequest, stopped
-from jobs.train.telemetry.console import Console
+from jobs.train.telemetry.console import Console, report_end
 from jobs.train.telemetry.flight_recorder import Flight, FlightRecorder
 from jobs.train.telemetry.heartbeat import Heartbeat, Phase
 from jobs.train.telemetry.measure import Measurement, exchange
@@ -78,22 +81,18 @@ class Training:
 
         keep = keeps_all_rows(config, self.manifest, self.collective.local_size)  # counts both splits
         self.store = self._store("train", "input", keep)
-        self.validation = Validation(self._store("validation", "validation", keep))
-        self.order = RowOrder(
-            shard_rows=self.store.shard_rows,
-            batch_size=config.batch_size,
-            seed=seed,
-            shuffle_shards=config.shuffle_shards,
-            slices=config.fixed_slices,
-        )
+        self.validation = Validation(self._store("validation", "validation", keep), config.fixed_slices)
+        self.order = row_order(config, self.store.shard_rows, seed)
         self.max_steps = max_steps_per_execution(self.order, self.manifest.values_per_image, self.world_size)
         self.total_steps = total_steps(config, self.order)
+        peak_rate = config.peak_rate(self.order.batch_size)
         self.rates = Rates(
-            config.schedule, self.total_steps, config.peak_rate, config.warmup_fraction, config.final_rate_fraction
+            config.schedule, self.total_steps, peak_rate, config.warmup_fraction, config.final_rate_fraction
         )
+        self.best: Best | None = None
 
         self.network = Network(config, self.manifest, seed, self.precision)
-        self.train_step = make_step(config, self.network, self.collective, seed)
+        self.train_step = make_step(config, self.network, self.collective, seed, class_weights(config, self.manifest))
         self.evaluate = make_evaluator(self.network.final)
         self.unmeasured: list[tuple[LocalResult, Flight]] = []  # calls since the last measurement
         self.throughput = Throughput()
@@ -126,7 +125,7 @@ class Training:
         with self._console(step) as console:
             if owes_validation:
                 validation = self._end_epoch(step, console, writer)
-            while step < self.total_steps:
+            while step < self.total_steps and not self._stops_early(step):
                 epoch = step // self.order.steps
                 for call, input_seconds in self._calls(epoch, step):
                     self._train(call, input_seconds)
@@ -144,16 +143,33 @@ class Training:
                         self._save(writer, step)
                 validation = self._end_epoch(step, console, writer)
             writer.wait()
+        kept = self._keep_best(step)
+        if kept:
+            validation = kept.validation
         validation = validation or self._validate(step)
         self.heartbeat.enter("finish", step)
-        self._finish(step, validation)
+        self._finish(step, kept.step if kept else step, validation)
+
+    def _stops_early(self, step: int) -> bool:
+        return stops_early(self.best, step, self.order.steps, self.config)
+
+    def _keep_best(self, step: int) -> Best | None:
+        """Make the state the one of the best validation, if that is to be kept; return the best."""
+        if self.config.keep == "last" or self.best is None:
+            return None
+        if self.best.step != step:
+            if self.rank == 0:
+                self._load(checkpoint.load_best(self.run_dir.checkpoints, self.best, self.key))
+            self.collective.broadcast([variable for _, variable in self.network.variables()])
+        return self.best
 
     def _end_epoch(self, step: int, console: Console | None, writer: checkpoint.Writer) -> dict[str, Any]:
         """Validate, then save a checkpoint; return the validation."""
         validation = self._validate(step)
+        self.best = better(self.best, step, validation, self.config)
         if console:
             console.validated(step, validation)
-        self._save(writer, step, validation)
+        self._save(writer, step, validated=True)
         return validation
 
     def _console(self, step: int) -> AbstractContextManager[Console | None]:
@@ -208,19 +224,22 @@ class Training:
 
         Also return whether an epoch ends at that step whose validation has not run, as the training was stopped there.
         """
-        step, validated = 0, True
+        step, validated, best = 0, True, None
         if self.rank == 0:
             checkpoint.clean(self.run_dir.checkpoints)
             checkpoint.require_disk_space(self.run_dir.path, self.network.state_bytes, self.config.keep_checkpoints)
-            last = checkpoint.latest(self.run_dir.checkpoints, self.key)
+            keeps_best = self.config.keep == "best"
+            last = checkpoint.latest(self.run_dir.checkpoints, self.key, with_best=keeps_best)
             if last:
                 self._load(last)
-                step, validated = last.position.step, last.validated
+                step, validated, best = last.position.step, last.validated, last.best
                 log.info("train: resuming from step %s of %s", f"{step:,}", f"{self.total_steps:,}")
             elif self.config.initial_model:
                 self.network.warm_start(Path(self.config.initial_model))
-        state = self.collective.gather(np.array([step, validated], np.int64))
-        step, is_validated = (int(number) for number in state[:2])  # rank 0's
+        numbers = best.to_numbers() if best else []
+        state = self.collective.gather(np.array([step, validated, *numbers, *(4 - len(numbers)) * [np.nan]]))
+        step, is_validated = int(state[0]), bool(state[1])  # rank 0's
+        self.best = Best.from_numbers(state[2:6].tolist()) if np.isfinite(state[2]) else None
         self.collective.broadcast([variable for _, variable in self.network.variables()])
         is_end = step % self.order.steps == 0 or step == self.total_steps
         return step, is_end and not is_validated
@@ -234,23 +253,24 @@ class Training:
                 f"that of model {self.config.model}; fix: remove the folder to train from the start"
             ) from error
 
-    def _save(self, writer: checkpoint.Writer, step: int, validation: Mapping[str, Any] | None = None) -> None:
-        """Write a checkpoint on rank 0; the state is the same on every rank. `validation`: of that state."""
+    def _save(self, writer: checkpoint.Writer, step: int, *, validated: bool = False) -> None:
+        """Write a checkpoint on rank 0; the state is the same on every rank. `validated`: an epoch's end is."""
         if self.rank == 0:
             self.heartbeat.enter("checkpoint", step)
             arrays = self.network.state()
             require_finite(arrays, step)
-            state = checkpoint.Checkpoint(
-                position=checkpoint.Position(step, self.key), arrays=arrays, validated=validation is not None
-            )
-            writer.save(state, validation["accuracy"] if validation else None)
+            position = checkpoint.Position(step, self.key)
+            writer.save(checkpoint.Checkpoint(position=position, arrays=arrays, validated=validated, best=self.best))
 
     def _validate(self, step: int) -> dict[str, Any]:
         self.heartbeat.enter("validation", step)
         return self.validation.run(self.evaluate, self.collective, lambda: self.heartbeat.progressed("validation"))
 
-    def _finish(self, step: int, validation: dict[str, Any]) -> None:
-        """Compare the ranks' weights, then write model and record on rank 0. Raises InputError if not finite."""
+    def _finish(self, step: int, kept_step: int, validation: dict[str, Any]) -> None:
+        """Compare the ranks' weights, then write model and record on rank 0. Raises InputError if not finite.
+
+        `kept_step`: to which the state belongs. `validation`: of that state.
+        """
         require_finite(self.network.state(), step)
         digests = self._weight_digests()
         if len(set(digests)) > 1:
@@ -262,11 +282,18 @@ class Training:
             model = portable(self.network.final)
             write_atomic(self.run_dir.model_file, model.save)
             self.heartbeat.progressed("finish")
+            reason: EndReason = "early-stopping" if step < self.total_steps else "length"
+            caveats = training_caveats(self.run_dir.curve_file, step, self.config)
+            report_end(step, kept_step, reason, caveats)
             outputs = {
                 "model_sha256": sha256_file(self.run_dir.model_file),
                 "world_size": self.world_size,
                 "steps": step,
                 "images": images_seen(self.order, step),
+                "batch_size": self.order.batch_size,
+                "kept_step": kept_step,
+                "ended_by": reason,
+                "caveats": [caveat.model_dump(mode="json") for caveat in caveats],
                 "images_per_second": self.throughput.images_per_second,
                 "precision": self.precision,
                 "validation": validation,
@@ -286,8 +313,14 @@ class Training:
         return [row.tobytes().hex() for row in gathered.reshape(self.world_size, -1)]
 
 
-def make_step(config: TrainConfig, network: Network, collective: Collective, seed: int) -> TrainStep:
-    """Return the training step of a network that a config describes."""
+def make_step(
+    config: TrainConfig,
+    network: Network,
+    collective: Collective,
+    seed: int,
+    weights: tuple[float, ...] | None = None,
+) -> TrainStep:
+    """Return the training step of a network that a config describes. `weights`: of the classes; None: all 1."""
     augmentation = Augmentation(
         shift=config.shift,
         rotate=config.rotate,
@@ -298,6 +331,7 @@ def make_step(config: TrainConfig, network: Network, collective: Collective, see
     )
     options = StepOptions(
         smoothing=config.label_smoothing,
+        class_weights=weights,
         clip_norm=config.clip_norm,
         microbatches=config.microbatches,
         slices=config.fixed_slices,

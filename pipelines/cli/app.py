@@ -8,7 +8,22 @@ import typer
 
 from jobs.logs import keep_writing
 from jobs.umask import keep_others_from_writing
-from pipelines.cli import config, doctor, models, prune, recipes, retraining, run, schedule, slurm, stdout, sweep
+from pipelines.cli import (
+    config,
+    convert,
+    datasets,
+    doctor,
+    inspect,
+    models,
+    prune,
+    recipes,
+    retraining,
+    run,
+    schedule,
+    slurm,
+    stdout,
+    sweep,
+)
 
 # \b: the lines below are shown as they are.
 EXAMPLES = """\b
@@ -30,6 +45,9 @@ app = typer.Typer(
 )
 # In this order `idxtrain --help` lists the commands: first steps, cluster, schedule.
 app.add_typer(run.app)
+app.add_typer(datasets.app)
+app.add_typer(convert.app)
+app.add_typer(inspect.app)
 app.add_typer(recipes.app)
 app.add_typer(config.app)
 app.add_typer(doctor.app)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.fetch.catalog import CATALOG
+from jobs.fetch import data_sets
 
 
 def complete_recipe(incomplete: str) -> list[str]:
@@ -15,11 +15,26 @@ def complete_recipe(incomplete: str) -> list[str]:
     return [name for name in recipes.names() if name.startswith(incomplete)]
 
 
+def complete_dataset(incomplete: str) -> list[str]:
+    """Return the data sets whose names start with `incomplete`, for completion in the shell."""
+    return [name for name in data_sets.names() if name.startswith(incomplete)]
+
+
 # readable=False: the commands check paths themselves and report in one line.
 Data = Annotated[
     Path | None, typer.Option(help="Folder with your IDX archives. Default: download --dataset.", readable=False)
 ]
-Dataset = Annotated[str | None, typer.Option(help=f"Known data set: {', '.join(CATALOG)}. Default: mnist.")]
+Dataset = Annotated[
+    str | None,
+    typer.Option(help="Data set name; see `idxtrain datasets`. Default: mnist.", autocompletion=complete_dataset),
+]
+TrainImages = Annotated[Path | None, typer.Option(help="Archive of the training images.", readable=False)]
+TrainLabels = Annotated[Path | None, typer.Option(help="Archive of the training labels.", readable=False)]
+TestImages = Annotated[Path | None, typer.Option(help="Archive of the test images.", readable=False)]
+TestLabels = Annotated[Path | None, typer.Option(help="Archive of the test labels.", readable=False)]
+Classes = Annotated[
+    Path | None, typer.Option("--classes", help="Text file of class names, one per line.", readable=False)
+]
 Recipe = Annotated[
     str | None,
     typer.Option(help="Recipe name or .toml file; see `idxtrain recipes`.", autocompletion=complete_recipe),

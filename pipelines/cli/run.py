@@ -9,6 +9,7 @@ import typer
 from pipelines.cli.errors import reported
 from pipelines.cli.options import (
     Assignments,
+    Classes,
     Data,
     Dataset,
     DryRun,
@@ -17,6 +18,10 @@ from pipelines.cli.options import (
     RunId,
     Seed,
     SparkMaster,
+    TestImages,
+    TestLabels,
+    TrainImages,
+    TrainLabels,
     WorkFolder,
 )
 from pipelines.names import WORK
@@ -39,6 +44,11 @@ def run_stages_up_to(
     context: typer.Context,
     data: Data = None,
     dataset: Dataset = None,
+    train_images: TrainImages = None,
+    train_labels: TrainLabels = None,
+    test_images: TestImages = None,
+    test_labels: TestLabels = None,
+    classes: Classes = None,
     recipe: Recipe = None,
     np: Np = None,
     assignments: Assignments = None,
@@ -57,6 +67,8 @@ def run_stages_up_to(
     options = request.Options(
         data=data,
         dataset=dataset,
+        archives=request.named_archives(train_images, train_labels, test_images, test_labels),
+        classes=classes,
         recipe=recipe,
         np=np,
         assignments=tuple(assignments or ()),
@@ -74,8 +86,10 @@ def run_stages_up_to(
         for launch in local_launches(run, config, STAGES[: STAGES.index(last) + 1]).values():
             print(launch)
         return
-    run = request.open_run(options, existing, config)
-    run_stages(run, config, last)
+    if existing is None:
+        request.check_archives(config)
+    with request.opened_run(options, existing, config) as run:
+        run_stages(run, config, last)
     print(f"run {run.run_id} in {run.path}", file=sys.stderr)
     if last == STAGES[-1]:
         print(result_line(run))
@@ -90,6 +104,11 @@ for _command, _help in _HELP.items():
 def plan(
     data: Data = None,
     dataset: Dataset = None,
+    train_images: TrainImages = None,
+    train_labels: TrainLabels = None,
+    test_images: TestImages = None,
+    test_labels: TestLabels = None,
+    classes: Classes = None,
     recipe: Recipe = None,
     np: Np = None,
     assignments: Assignments = None,
@@ -105,7 +124,15 @@ def plan(
     from pipelines.stages import ranks
 
     options = request.Options(
-        data=data, dataset=dataset, recipe=recipe, np=np, assignments=tuple(assignments or ()), seed=seed, work=work
+        data=data,
+        dataset=dataset,
+        archives=request.named_archives(train_images, train_labels, test_images, test_labels),
+        classes=classes,
+        recipe=recipe,
+        np=np,
+        assignments=tuple(assignments or ()),
+        seed=seed,
+        work=work,
     )
     config = request.config_of(options, None)
     training = plan_training(config, request.work_dir(options), ranks(config, os.environ))
@@ -125,4 +152,5 @@ def report(
     from pipelines import request
     from pipelines.straggler import lines
 
-    print(*lines(request.existing_run(request.Options(run_id=run_id, work=work))), sep="\n")
+    options = request.Options(run_id=run_id, work=work)
+    print(*lines(request.recorded_run(options)), sep="\n")

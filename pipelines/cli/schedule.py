@@ -81,6 +81,7 @@ def _job(
     from deploy.schedule.job import ScheduledJob
     from jobs.errors import InputError
     from pipelines.request import Options
+    from pipelines.retraining.inputs import archives
     from pipelines.retraining.retrain import RetrainOptions, config_and_retrain_dir
 
     expression = parse(cron)
@@ -89,7 +90,8 @@ def _job(
     shared = {key: options[key] for key in ("data", "dataset", "recipe", "np", "seed", "spark_master", "work")}
     settings = Options(**shared, assignments=tuple(options["assignments"] or ()))
     # Refuses now what would fail every night.
-    _, folder = config_and_retrain_dir(RetrainOptions(options=settings, name=options["name"]))
+    config, folder = config_and_retrain_dir(RetrainOptions(options=settings, name=options["name"]))
+    archives(config)
     program = Path(sys.executable).with_name("idxtrain")
     if not program.exists():
         raise InputError(f"{program}: found no such program; fix: install idxtrain into this Python's environment")

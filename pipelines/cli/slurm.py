@@ -1,5 +1,6 @@
 """idxtrain submit, status, logs, cancel: the pipeline as Slurm jobs."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,7 +75,7 @@ def submit_run(
         print(preview(wanted, run, config), end="")
         return
     run = request.open_run(options, existing, config)
-    submitted = submit(run, wanted, config)
+    submitted = submit(run, wanted, config, os.environ)
     for stage, job in submitted.items():
         print(f"{stage:<9} {job}")
     if not submitted:

@@ -39,6 +39,10 @@ def sweep(
     name: Annotated[
         str | None, typer.Option(help="Sweep name. With the same --grid, an existing sweep is resumed.")
     ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="K", help="Train each point K times, on K folds; the mean decides."),
+    ] = None,
     site: OptionalSiteName = None,
     table: Annotated[bool, typer.Option("--table", help="Print the results so far and start nothing.")] = False,
     data: Data = None,
@@ -53,8 +57,9 @@ def sweep(
 ) -> None:
     """Train at each point of a grid; test the best one.
 
-    The grid is every combination of the --grid values. The best point has the highest validation accuracy. With --site,
-    the points run as a Slurm array; without, one after another on this machine.
+    The grid is every combination of the --grid values. The best point has the highest validation accuracy or, with
+    --folds, the highest mean; then it is trained once more, on the recipe's own split. With --site, the points run as a
+    Slurm array; without, one after another on this machine.
     """
     from jobs.errors import InputError
     from pipelines import request
@@ -73,7 +78,7 @@ def sweep(
             "--grid: found none, expected at least one; fix: add e.g. --grid train.learning_rate=1e-4,1e-3"
         )
     wanted = load_site(site, site_assignments or ()) if site else None
-    planned, configs = plan_sweep(name or new_id("sweep"), tuple(grid), options, wanted)
+    planned, configs = plan_sweep(name or new_id("sweep"), tuple(grid), options, wanted, folds)
     if dry_run:
         _print_plan(planned, wanted)
     elif wanted is None:
@@ -96,7 +101,7 @@ def _print_plan(planned: "Sweep", site: "Site | None") -> None:
     from pipelines.sweep.run import batch_scripts
 
     for point in planned.points:
-        print(f"{point.run_id}  {'  '.join(point.settings)}")
+        print(f"{point.run_id}  {'  '.join(point.assignments)}")
     if site:
         print(*batch_scripts(planned, site).values(), sep="\n", end="")
 

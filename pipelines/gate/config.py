@@ -72,6 +72,25 @@ class GateConfig(Section):
         description="Drift limit: change of the pixels' standard deviation, as a fraction of the champion's.",
     )
 
+    # A pair is reported if both hold, so a significant but small difference is not, nor a large one by chance.
+    max_feature_drift: float = Field(
+        default=0.1,
+        ge=0,
+        description=(
+            "Drift limit: distance of a new pair from the champion's data in the champion's own features, class by "
+            "class (maximum mean discrepancy; 0: none, above 0.5: other images). Shifts by one pixel have about 0.15."
+        ),
+    )
+    drift_alpha: float = Field(
+        default=0.01,
+        gt=0,
+        lt=0.5,
+        description=(
+            "Significance level of that distance: the highest probability that any of the new pairs of a retraining is "
+            "reported although none has drifted."
+        ),
+    )
+
     max_model_mb: float = Field(default=500, gt=0, description="Largest model file, in MB.")
     max_latency_ms: float = Field(
         default=1000,

@@ -9,7 +9,7 @@ from pipelines.gate.challenger_checks import leak_check, model_checks, result_ch
 from pipelines.gate.champion_checks import not_worse_check, paired_checks
 from pipelines.gate.check import Check, failure
 from pipelines.gate.config import GateConfig
-from pipelines.gate.drift_checks import drift_checks
+from pipelines.gate.drift_checks import drift_checks, feature_checks
 from pipelines.gate.facts import Evidence
 
 
@@ -47,4 +47,5 @@ def decide(config: GateConfig, evidence: Evidence) -> Decision:
     if evidence.champion_data is not None:
         for data in evidence.data:
             checks += drift_checks(config, evidence.champion_data, data)
+        checks += feature_checks(config, evidence.drift, evidence.drift_unknown)
     return Decision(all(check.holds or not check.blocks for check in checks), tuple(checks))

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jobs.config import Section
-from jobs.evaluate.comparison import Paired
+from jobs.evaluate.comparison import FeatureDrift, Paired
 
 
 class DataFacts(Section):
     """Facts of training data that the drift checks compare: of a training split, or of one segment.
 
+    `labels`: of the classes, in the archives; empty in records of versions whose labels were 0 to classes − 1.
     `label_counts`: images per class. `mean`, `std`: of the normalized pixels, in [0, 1].
     """
 
@@ -19,6 +20,17 @@ class DataFacts(Section):
     label_counts: tuple[int, ...]
     mean: float
     std: float
+    labels: tuple[int, ...] = ()
+
+    @property
+    def all_labels(self) -> tuple[int, ...]:
+        """The label of each class."""
+        return self.labels or tuple(range(self.classes))
+
+    @property
+    def images_by_label(self) -> dict[int, int]:
+        """The number of images of each label."""
+        return dict(zip(self.all_labels, self.label_counts, strict=False))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +66,7 @@ class Evidence:
     """All that the gate decides on. `test`: the challenger's result.
 
     `data`: the challenger's training split, then the segments that the champion was not trained on.
+    `drift`: of the champion's features, for each of these segments; `drift_unknown`: why that is unknown, or "".
     `paired`: against the champion; None without a champion, or if it cannot be compared, for the reason in
     `incomparable`. `best`: against the best champion so far, unless that is the champion; `best_name` names it.
     `test_images_in_training`: how many test images are also in the training data; None if that is unknown.
@@ -63,6 +76,8 @@ class Evidence:
     model: ModelFacts
     data: Sequence[DataFacts]
     champion_data: DataFacts | None = None
+    drift: Sequence[FeatureDrift] = ()
+    drift_unknown: str = ""
     paired: Paired | None = None
     incomparable: str = ""
     best: Paired | None = None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.evaluate.comparison import Paired
+from jobs.evaluate.comparison import FeatureDrift, Paired
 from jobs.files import read_object
 from jobs.run_dir import RunDir
 from pipelines.gate.facts import ModelFacts
@@ -17,7 +17,8 @@ from pipelines.gate.facts import ModelFacts
 class Comparison:
     """The comparison with the champion and with the best champion so far; None without one of them.
 
-    `incomparable`: why a champion could not be evaluated, or "".
+    `incomparable`: why a champion could not be evaluated, or "". `drift`: of each new pair from the champion's data;
+    `drift_unknown`: why that is unknown, or "".
     """
 
     model: ModelFacts
@@ -26,6 +27,8 @@ class Comparison:
     best_accuracy: float | None = None
     paired_best: Paired | None = None
     incomparable: str = ""
+    drift: tuple[FeatureDrift, ...] = ()
+    drift_unknown: str = ""
 
 
 def read_comparison(run: RunDir) -> Comparison:
@@ -38,6 +41,8 @@ def read_comparison(run: RunDir) -> Comparison:
         best_accuracy=_accuracy(raw.get("best")),
         paired_best=_paired(raw.get("paired_best")),
         incomparable=raw["incomparable"],
+        drift=tuple(FeatureDrift(**pair) for pair in raw.get("drift", ())),
+        drift_unknown=raw.get("drift_unknown", ""),
     )
 
 

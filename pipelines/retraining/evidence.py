@@ -9,6 +9,7 @@ from jobs.run_dir import RunDir
 from jobs.stage import dataset_of
 from pipelines.config import Config
 from pipelines.gate.decision import Decision, decide
+from pipelines.gate.drift_checks import pair_name
 from pipelines.gate.facts import DataFacts, EvaluationFacts, Evidence
 from pipelines.retraining.comparison import read_comparison
 from pipelines.retraining.records import Rivals, TrainingData
@@ -28,6 +29,8 @@ def decide_on(run: RunDir, config: Config, rivals: Rivals, difference: float = 0
         model=model,
         data=data_facts(run, frozenset(champion.data.segments if champion else ())),
         champion_data=champion.data.training if champion else None,
+        drift=comparison.drift,
+        drift_unknown=comparison.drift_unknown,
         paired=comparison.paired,
         incomparable=comparison.incomparable,
         best=comparison.paired_best,
@@ -53,20 +56,21 @@ def data_facts(run: RunDir, known: frozenset[str]) -> list[DataFacts]:
     manifest = read_manifest(directory)
     infos = segments.read_segments(directory)
     new = [info for info in infos if info.segment_id not in known] if len(infos) > 1 else []
-    return [
-        _training_split(manifest),
-        *(
-            DataFacts(
-                name=f"new pair {info.tag or '(untagged)'}",
-                shape=manifest.shape,
-                classes=len(info.label_counts),
-                label_counts=info.label_counts,
-                mean=info.mean,
-                std=info.std,
-            )
-            for info in new
-        ),
-    ]
+    return [_training_split(manifest), *(_segment(manifest, info) for info in new)]
+
+
+def _segment(manifest: Manifest, info: segments.SegmentInfo) -> DataFacts:
+    """Return the facts of one segment, with the labels that it has."""
+    counts = {label: count for label, count in zip(manifest.labels, info.label_counts, strict=False) if count}
+    return DataFacts(
+        name=pair_name(info.tag),
+        shape=manifest.shape,
+        classes=len(counts),
+        labels=tuple(counts),
+        label_counts=tuple(counts.values()),
+        mean=info.mean,
+        std=info.std,
+    )
 
 
 def _training_split(manifest: Manifest) -> DataFacts:
@@ -77,6 +81,7 @@ def _training_split(manifest: Manifest) -> DataFacts:
         label_counts=manifest.splits["train"].label_counts,
         mean=manifest.pixels.mean,
         std=manifest.pixels.std,
+        labels=manifest.labels[: manifest.classes],
     )
 
 

@@ -1,31 +1,56 @@
 """What a retraining depends on: if none of it changed, there is nothing to train."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from jobs.fetch.names import find
-from jobs.fetch.pairs import find_pairs
+from jobs import segments
+from jobs.fetch.describe import described_by
+from jobs.fetch.locate import locate
 from jobs.files import sha256_file, sha256_json
 from pipelines.config import Config
 from pipelines.retraining.records import FileStamp
 
+log = logging.getLogger("idxtrain")
 
-def archives(config: Config) -> list[Path]:
-    """Return the archives in the data folder, all pairs; an empty list for a data set of the catalog."""
-    if not config.fetch.data:
-        return []
-    folder = Path(config.fetch.data)
-    return [*find(folder).values(), *find_pairs(folder).values()]
+_DESCRIPTION = "description "  # and a number: the key of a file that describes the archives
 
 
-def stamps(files: Sequence[Path]) -> tuple[FileStamp, ...]:
+def archives(config: Config) -> dict[str, Path]:
+    """Return the user's archives by `jobs.segments.key`, all pairs, and the files that describe them.
+
+    Empty for a data set of the catalog. Raises InputError where the archives cannot be used.
+    """
+    if not config.fetch.data and not config.fetch.named_archives:
+        return {}
+    described = {f"{_DESCRIPTION}{number}": path for number, path in enumerate(described_by(config.fetch))}
+    return {**locate(config.fetch).archives, **described}
+
+
+def stamps(files: Iterable[Path]) -> tuple[FileStamp, ...]:
     """Return path, size in bytes and modification time in ns of each file."""
     return tuple(FileStamp(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
-def content_of(files: Sequence[Path]) -> str:
-    """Return a hash of the files' names and content."""
-    return sha256_json(sorted([file.parent.name, file.name, sha256_file(file)] for file in files))
+def content_of(files: Mapping[str, Path]) -> str:
+    """Return a hash of what the archives hold: the test pair, and each training pair once, whatever its name.
+
+    `files`: as `archives` returns them. Logs each pair that is a copy of another one.
+    """
+    digests = {key: sha256_file(path) for key, path in files.items()}
+    pairs: dict[tuple[str | None, str | None], str] = {}
+    for tag in segments.tags(files):
+        images, labels = (digests.get(segments.key(role, tag)) for role in ("train_images", "train_labels"))
+        first = pairs.setdefault((images, labels), tag)
+        if first != tag:
+            log.warning("retrain: %s has the same content as %s; it counts once", _name(tag), _name(first))
+    test = [digests.get(role) for role in ("test_images", "test_labels")]
+    description = [digest for key, digest in digests.items() if key.startswith(_DESCRIPTION)]
+    return sha256_json({"test": test, "train": sorted(pairs, key=str), "description": description})
+
+
+def _name(tag: str) -> str:
+    return f"pair {tag}" if tag else "the untagged pair"
 
 
 def settings_of(config: Config) -> str:

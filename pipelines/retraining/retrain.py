@@ -6,15 +6,15 @@ and every step may be repeated.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.registry.registry import Registry
 from deploy.registry.tracking import RegistryDownError, tracking_uri
-from jobs.errors import IdxtrainError
+from jobs.errors import IdxtrainError, InputError
 from jobs.run_dir import RunDir
-from jobs.stage import is_done
+from jobs.stage import dataset_of, is_done
 from pipelines import request, runs
 from pipelines.config import Config, validate
 from pipelines.gate.champion_checks import sample_size_problem
@@ -81,6 +81,7 @@ class _Retraining:
     def __init__(self, wanted: RetrainOptions, config: Config, retrain_dir: RetrainDir) -> None:
         self._wanted, self._config, self._dir = wanted, config, retrain_dir
         self._run: RunDir | None = None
+        self._content = ""  # the hash of the archives, once it is known
 
     def run(self) -> RetrainOutcome:
         self._notify(is_retry=True)
@@ -98,7 +99,7 @@ class _Retraining:
     def _retrain(self) -> tuple[RetrainOutcome, Registry | None]:
         """Return the outcome, and the registry if it answered."""
         files = archives(self._config)
-        seen, settings = stamps(files), settings_of(self._config)
+        seen, settings = stamps(files.values()), settings_of(self._config)
         is_whole = self._has_copies()
         if is_whole and not self._dir.waiting() and self._dir.read(Promotion) is None:
             nothing = self._nothing_new(files, seen, settings)
@@ -120,7 +121,7 @@ class _Retraining:
                 "fetch it from, expected one or the other; fix: retrain when the registry is reachable"
             )
         self._warn_of_small_test_set()
-        pending = self._begin(Inputs(settings=settings, content=content_of(files), seen=seen))
+        pending = self._begin(Inputs(settings=settings, content=self._content_of(files), seen=seen))
         self._run = RunDir(self._dir.work.runs / pending.run_id)
         return self._train_and_decide(self._run, pending, registry), registry
 
@@ -135,18 +136,23 @@ class _Retraining:
             log.info("retrain: the copy of version %s is damaged or missing", model.version)
         return not damaged
 
-    def _nothing_new(self, files: Sequence[Path], seen: Sequence[object], settings: str) -> RetrainOutcome | None:
+    def _nothing_new(self, files: Mapping[str, Path], seen: Sequence[object], settings: str) -> RetrainOutcome | None:
         """Return the outcome if the last retraining had the same inputs and its results are intact, else None."""
         state = self._dir.read(State)
         if self._wanted.force or state is None or state.inputs.settings != settings or not self._is_intact(state):
             return None
-        content = state.inputs.content if state.inputs.seen == seen else content_of(files)
+        content = state.inputs.content if state.inputs.seen == seen else self._content_of(files)
         if content != state.inputs.content:
             return None
         inputs = state.inputs.model_copy(update={"seen": seen})
         self._dir.write(state.model_copy(update={"inputs": inputs}))
         self._dir.remove(Pending)
         return RetrainOutcome("nothing-new", f"nothing new; last outcome: {state.text}")
+
+    def _content_of(self, files: Mapping[str, Path]) -> str:
+        """Return the hash of the archives' content. They are read once."""
+        self._content = self._content or content_of(files)
+        return self._content
 
     def _is_intact(self, state: State) -> bool:
         """Return whether the last run's results, and a local registry, still exist."""
@@ -215,15 +221,31 @@ class _Retraining:
     def _config_for(self, pending: Pending) -> Config:
         values = self._config.to_json()
         champion, best = pending.rivals.champion, pending.rivals.best
-        values["evaluate"] |= {"champion": "", "champion_sha256": ""}  # only the records name a champion
+        # Only the records name a champion.
+        values["evaluate"] |= {"champion": "", "champion_sha256": "", "champion_dataset": ""}
         if champion is not None:
-            copy = str(self._dir.copy_of(champion))
-            values["evaluate"] |= {"champion": copy, "champion_sha256": champion.model_sha256}
+            copy, dataset = str(self._dir.copy_of(champion)), self._dataset_of(champion)
+            values["evaluate"] |= {
+                "champion": copy,
+                "champion_sha256": champion.model_sha256,
+                "champion_dataset": str(dataset or ""),
+            }
             if pending.warm_start:
                 values["train"]["initial_model"] = copy
         if best is not None:
             values["evaluate"] |= {"best": str(self._dir.copy_of(best)), "best_sha256": best.model_sha256}
         return validate(values, "retrain")
+
+    def _dataset_of(self, champion: Champion) -> Path | None:
+        """Return the dataset that the champion was trained on; None if it is not here, e.g. after a restored registry.
+
+        `prune` keeps it as long as it keeps the champion's run.
+        """
+        try:
+            dataset = dataset_of(RunDir(self._dir.work.runs / champion.run_id))
+        except InputError:
+            return None
+        return dataset if dataset.is_dir() else None
 
     # --- afterwards
 

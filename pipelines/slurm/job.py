@@ -147,7 +147,7 @@ def _requeue(jobs: SlurmJobs, stage: JobStage, job: str) -> None:
         return
     if "_" in job:
         raise IdxtrainError(f"{stage}: cannot be requeued ({why}); fix: submit the sweep again, which resumes it")
-    new = queue.submit(jobs.script_file(stage), None, _environment_for_sbatch(os.environ))
+    new = queue.submit(jobs.script_file(stage), None, environment_for_sbatch(os.environ))
     known = jobs.jobs() | {stage: new}
     later = next((known[name] for name in _stages_after(stage) if name in known), None)
     if later:
@@ -157,7 +157,7 @@ def _requeue(jobs: SlurmJobs, stage: JobStage, job: str) -> None:
     print(f"{stage}: cannot be requeued ({why}); resubmitted as job {new}", file=sys.stderr, flush=True)
 
 
-def _environment_for_sbatch(environment: Mapping[str, str]) -> dict[str, str]:
+def environment_for_sbatch(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment without this job's own variables, which sbatch would read as options."""
     return {
         name: value

@@ -1,8 +1,7 @@
 """idxtrain submit: the pipeline as a chain of Slurm jobs, each of which starts when the one before has succeeded."""
 
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,10 +74,11 @@ def preview(site: Site, run: RunDir, config: Config) -> str:
     return "\n".join([*parts, f"# prepare starts with\n# {prepare}\n", f"# the training starts with\n# {train}\n"])
 
 
-def submit(run: RunDir, site: Site, config: Config) -> dict[str, str]:
+def submit(run: RunDir, site: Site, config: Config, environment: Mapping[str, str]) -> dict[str, str]:
     """Submit the unfinished stages; return the job ID of each. If one is refused, none stays submitted.
 
-    Raises InputError where jobs of the run are queued, another process works on the run, or Slurm refuses a job.
+    `environment`: of sbatch. Raises InputError where jobs of the run are queued, another process works on the run, or
+    Slurm refuses a job.
     """
     jobs = SlurmJobs(run)
     _require_none_queued(jobs)
@@ -91,18 +91,18 @@ def submit(run: RunDir, site: Site, config: Config) -> dict[str, str]:
             write_text(jobs.script_file(stage), text)
         unfinished: list[JobStage] = [stage for stage in JOB_STAGES if not jobs.is_done(stage)]
         jobs.record("submitted", stages=unfinished)
-        submitted = _submit_chain(jobs, unfinished)
+        submitted = _submit_chain(jobs, unfinished, environment)
         jobs.write_jobs(submitted)
     return submitted
 
 
-def _submit_chain(jobs: SlurmJobs, stages: Sequence[JobStage]) -> dict[str, str]:
+def _submit_chain(jobs: SlurmJobs, stages: Sequence[JobStage], environment: Mapping[str, str]) -> dict[str, str]:
     """Submit these stages, each to start after the one before; cancel all where one is refused."""
     submitted: dict[str, str] = {}
     before = None
     try:
         for stage in stages:
-            before = submitted[stage] = queue.submit(jobs.script_file(stage), before, os.environ)
+            before = submitted[stage] = queue.submit(jobs.script_file(stage), before, environment)
     except IdxtrainError:
         queue.cancel(list(submitted.values()))
         raise

@@ -1,47 +1,48 @@
-"""The points of a sweep and their results: each point is a run, the best has the highest validation accuracy."""
+"""The trainings of a sweep: every point of the grid or, with folds, every point on each fold; each is a run."""
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jobs.errors import InputError
 from jobs.files import read_object, write_json
+from jobs.prepare.config import PrepareConfig
 from jobs.run_dir import RunDir, Work
-from jobs.stage import is_done, read_record
-from jobs.text_table import text_table
 
-_MOST_POINTS = 1000  # Slurm's default limit of an array
+_MOST_RUNS = 1000  # Slurm's default limit of an array
+_VALIDATION = ("validation_from", "validation_rows")  # keys of section prepare that a fold sets
+_FIX = "start it again with the same --grid and --name; its finished runs are kept"
 
 
 @dataclass(frozen=True)
 class Point:
-    """One point of the grid. `settings`: assignments as --set takes them."""
+    """One training. `settings`: its point of the grid, as --set takes it. `fold`: "I/K", or "" without folds."""
 
     run_id: str
     settings: tuple[str, ...]
+    fold: str = ""
+
+    @property
+    def assignments(self) -> tuple[str, ...]:
+        """All that distinguishes this training from the others, as --set takes it."""
+        if not self.fold:
+            return self.settings
+        return (*self.settings, f"prepare.validation_from=fold:{self.fold}", "prepare.validation_rows=none")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """The result of a point. `accuracy`: on the validation split; without one, `detail` is the reason."""
-
-    point: Point
-    accuracy: float | None = None
-    steps: int = 0
-    images_per_second: float = 0.0
-    seconds: float = 0.0
-    detail: str = ""
-
-
-@dataclass(frozen=True)
 class Sweep:
-    """A sweep's folder, `WORK/sweeps/NAME`, and its points."""
+    """A sweep's folder, `WORK/sweeps/NAME`, and its trainings; the folds of a point follow each other.
+
+    `validation`: with folds, the keys of section prepare for the training of the best point, which is on no fold.
+    """
 
     name: str
     work: Work
     points: tuple[Point, ...]
+    validation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -53,77 +54,56 @@ class Sweep:
         return RunDir(self.work.runs / point.run_id)
 
     def write(self) -> None:
-        """Write the points to `sweep.json`."""
+        """Write the sweep to `sweep.json`."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_json(self.folder / "sweep.json", {point.run_id: list(point.settings) for point in self.points})
+        points = [asdict(point) for point in self.points]
+        write_json(self.folder / "sweep.json", {"points": points, "validation": dict(self.validation)})
 
 
-def grid_points(name: str, axes: Sequence[str]) -> tuple[Point, ...]:
-    """Return all points of a grid; the last axis changes first. `axes`: e.g. "train.learning_rate=1e-4,1e-3"."""
-    values: dict[str, list[str]] = {}
-    for axis in axes:
-        key, equals, text = axis.partition("=")
-        texts = [each.strip() for each in text.split(",")]
-        if not equals or not key.strip() or not all(texts):
-            raise InputError(f"--grid {axis}: expected section.key=VALUE,VALUE,…, e.g. train.learning_rate=1e-4,1e-3")
-        if key.strip() in values or len(set(texts)) < len(texts):
-            raise InputError(f"--grid {axis}: found a key or value twice, expected each once")
-        values[key.strip()] = texts
-    points = list(itertools.product(*values.values()))
-    if len(points) > _MOST_POINTS:
-        raise InputError(
-            f"--grid: found {len(points)} points, expected {_MOST_POINTS} or fewer; fix: give fewer values"
-        )
+def grid_points(name: str, axes: Sequence[str], folds: int | None = None) -> tuple[Point, ...]:
+    """Return all points of a grid, each once or once per fold; the last axis, then the fold, changes first.
+
+    `axes`: e.g. "train.learning_rate=1e-4,1e-3". Raises InputError for an axis that is not like that.
+    """
+    values = dict(_axis(axis) for axis in axes)
+    if len(values) < len(axes):
+        raise InputError(f"--grid {axes[-1]}: found a key twice, expected each once")
+    if folds and set(values) & {f"prepare.{key}" for key in _VALIDATION}:
+        raise InputError(f"--folds {folds}: found prepare.validation_… in --grid, which a fold sets; fix: drop one")
+    numbers = [f"{number}/{folds}" for number in range(1, folds + 1)] if folds else [""]
+    trainings = list(itertools.product(itertools.product(*values.values()), numbers))
+    if len(trainings) > _MOST_RUNS:
+        what = f"points on {folds} folds" if folds else "points"
+        found = f"{len(trainings) // len(numbers)} {what}"
+        raise InputError(f"--grid: found {found}, expected {_MOST_RUNS} runs or fewer; fix: give fewer values")
     return tuple(
-        Point(f"{name}-{number}", tuple(f"{key}={value}" for key, value in zip(values, point, strict=True)))
-        for number, point in enumerate(points)
+        Point(f"{name}-{number}", tuple(f"{key}={value}" for key, value in zip(values, point, strict=True)), fold)
+        for number, (point, fold) in enumerate(trainings)
     )
+
+
+def _axis(axis: str) -> tuple[str, list[str]]:
+    """Return the key and the values of one axis."""
+    key, equals, text = axis.partition("=")
+    texts = [each.strip() for each in text.split(",")]
+    if not equals or not key.strip() or not all(texts):
+        raise InputError(f"--grid {axis}: expected section.key=VALUE,VALUE,…, e.g. train.learning_rate=1e-4,1e-3")
+    if len(set(texts)) < len(texts):
+        raise InputError(f"--grid {axis}: found a value twice, expected each once")
+    return key.strip(), texts
+
+
+def validation_of(config: PrepareConfig) -> dict[str, Any]:
+    """Return the keys of section prepare that a fold replaces."""
+    return config.model_dump(mode="json", include=set(_VALIDATION))
 
 
 def read_sweep(name: str, work: Work) -> Sweep:
     """Return a sweep by its name; raise InputError where there is none."""
-    points = read_object(work.sweeps / name / "sweep.json", "start a sweep with `idxtrain sweep`")
-    return Sweep(name, work, tuple(Point(run_id, tuple(settings)) for run_id, settings in points.items()))
-
-
-def read_results(sweep: Sweep, failures: Mapping[str, str]) -> list[Result]:
-    """Return the result of each point. `failures`: why a point's training failed, by run ID."""
-    return [_read_result(sweep.run(point), point, failures.get(point.run_id, "")) for point in sweep.points]
-
-
-def _read_result(run: RunDir, point: Point, failure: str) -> Result:
-    if not is_done(run, "train"):
-        return Result(point=point, detail=failure or "not trained")
-    record = read_record(run, "train")
-    outputs: dict[str, Any] = record.outputs
-    accuracy = outputs["validation"].get("accuracy")
-    return Result(
-        point=point,
-        accuracy=accuracy,
-        steps=int(outputs["steps"]),
-        images_per_second=float(outputs["images_per_second"]),
-        seconds=record.seconds,
-        detail="" if accuracy is not None else "has no validation split",
-    )
-
-
-def best(results: Sequence[Result]) -> Result | None:
-    """Return the first result with the highest validation accuracy, or None where no point has an accuracy."""
-    trained = [result for result in results if result.accuracy is not None]
-    return max(trained, key=lambda result: result.accuracy or 0.0, default=None)
-
-
-def result_table(results: Sequence[Result]) -> list[str]:
-    """Return the results as lines of text, best first; points without an accuracy come last."""
-    keys = [setting.partition("=")[0] for setting in results[0].point.settings]
-    header = ("run", *keys, "validation", "steps", "images/s", "seconds", "")
-    winner = best(results)
-    rows = []
-    for result in sorted(results, key=lambda r: -1.0 if r.accuracy is None else r.accuracy, reverse=True):
-        values = [setting.partition("=")[2] for setting in result.point.settings]
-        figures = ("–", "–", "–", "–")
-        if result.accuracy is not None:
-            speed = f"{result.images_per_second:,.0f}"
-            figures = (f"{result.accuracy:.4f}", str(result.steps), speed, f"{result.seconds:.1f}")
-        rows.append((result.point.run_id, *values, *figures, "best" if result is winner else result.detail))
-    return text_table(header, rows, right=range(1, len(header) - 1))
+    path = work.sweeps / name / "sweep.json"
+    raw = read_object(path, "start a sweep with `idxtrain sweep`")
+    try:
+        points = tuple(Point(each["run_id"], tuple(each["settings"]), each["fold"]) for each in raw["points"])
+        return Sweep(name=name, work=work, points=points, validation=dict(raw["validation"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: found another format, expected that of this version; fix: {_FIX}") from error

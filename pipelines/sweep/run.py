@@ -1,10 +1,11 @@
-"""A sweep on this machine, one point after another, or on Slurm, as an array.
+"""A sweep on this machine, one training after another, or on Slurm, as an array.
 
 On Slurm a prepare job comes before the array. The last job is
 
     python -m pipelines.sweep.run WORK NAME
 
-which prints the table and evaluates the run of the best point.
+which prints the table and evaluates the run of the best point. With folds, it submits that run instead: a training on
+the recipe's own split, which no job of the sweep has done yet. The array then prepares the folds but the first.
 """
 
 import logging
@@ -24,39 +25,44 @@ from jobs.python import module_command
 from jobs.run_dir import RunDir, Work
 from jobs.umask import keep_others_from_writing
 from pipelines import request, runs
-from pipelines.config import Config
+from pipelines.config import Config, validate
 from pipelines.lock import RunLock
 from pipelines.request import Options
-from pipelines.slurm.job import run_job
+from pipelines.slurm.job import environment_for_sbatch, run_job
 from pipelines.slurm.jobs import SlurmJobs
-from pipelines.slurm.submit import config_for, job_command
+from pipelines.slurm.submit import config_for, job_command, submit
 from pipelines.stages import result_line, run_stages
-from pipelines.sweep.grid import Result, Sweep, best, grid_points, read_results, read_sweep, result_table
+from pipelines.sweep.grid import Point, Sweep, grid_points, read_sweep, validation_of
+from pipelines.sweep.results import Result, best, read_results, result_table
 
 log = logging.getLogger("idxtrain")
 
 Configs = Mapping[str, Config]  # by run ID
 
 
-def plan_sweep(name: str, axes: tuple[str, ...], options: Options, site: Site | None) -> tuple[Sweep, Configs]:
-    """Return the sweep and the config of each point; raise InputError for a point that cannot be trained."""
+def plan_sweep(
+    name: str, axes: tuple[str, ...], options: Options, site: Site | None, folds: int | None = None
+) -> tuple[Sweep, Configs]:
+    """Return the sweep and the config of each training; raise InputError for one that cannot be trained."""
     work = request.work_dir(options)
     runs.find(work, name)  # raises InputError for a name that cannot begin a run ID
-    sweep = Sweep(name, work, grid_points(name, axes))
+    points = grid_points(name, axes, folds)
+    whole = replace(options, assignments=(*options.assignments, *points[0].settings))
+    validation = validation_of(request.config_of(whole, None).prepare) if folds else {}
     configs = {}
-    for point in sweep.points:
-        settings = replace(options, run_id=point.run_id, assignments=(*options.assignments, *point.settings))
+    for point in points:
+        settings = replace(options, run_id=point.run_id, assignments=(*options.assignments, *point.assignments))
         existing = request.find_run(settings)
         configs[point.run_id] = config_for(site, settings, existing) if site else request.config_of(settings, existing)
-    return sweep, configs
+    return Sweep(name=name, work=work, points=points, validation=validation), configs
 
 
 def run_here(sweep: Sweep, configs: Configs) -> int:
-    """Train all points one after another, print the table, evaluate the best; return the exit code."""
+    """Train all points one after another, print the table, test the best; return the exit code."""
     sweep.write()
     failures: dict[str, str] = {}
     for number, point in enumerate(sweep.points, 1):
-        log.info("sweep: %d of %d: %s: %s", number, len(sweep.points), point.run_id, ", ".join(point.settings))
+        log.info("sweep: %d of %d: %s: %s", number, len(sweep.points), point.run_id, ", ".join(_shown(point)))
         run = runs.make(sweep.work, point.run_id)
         try:
             if run_stages(run, configs[point.run_id], "train"):
@@ -69,9 +75,23 @@ def run_here(sweep: Sweep, configs: Configs) -> int:
     _print_table(sweep, result_table(results))
     winner = best(results)
     if winner:
-        run_stages(sweep.run(winner.point), configs[winner.point.run_id])
-        _print_best(sweep, winner)
+        run, config = _tested_run(sweep, winner, configs[winner.point.run_id])
+        run_stages(run, config)
+        _print_best(winner, result_line(run))
     return IdxtrainError.exit_code if failures else 0
+
+
+def _shown(point: Point) -> tuple[str, ...]:
+    return (*point.settings, f"fold {point.fold}") if point.fold else point.settings
+
+
+def _tested_run(sweep: Sweep, winner: Result, config: Config) -> tuple[RunDir, Config]:
+    """Return the run to test, and its config: the best point's own or, with folds, a new one that is on no fold."""
+    if not sweep.validation:
+        return sweep.run(winner.point), config
+    values = config.to_json()
+    values["prepare"] |= sweep.validation
+    return runs.make(sweep.work, f"{winner.point.run_id}-best"), validate(values, "sweep")
 
 
 def submit_sweep(sweep: Sweep, configs: Configs, site: Site) -> dict[str, str]:
@@ -134,7 +154,7 @@ def batch_scripts(sweep: Sweep, site: Site) -> dict[str, str]:
     )
     array = script.Job(
         name=script.job_name(sweep.name, "train"),
-        about=f"train of {about}, {number} points",
+        about=f"train of {about}, {number} runs",
         log=f"{logs}-%a/slurm/train-%A_%a.out",
         command=module_command("pipelines.slurm.job", "train", any_run),
         array=number,
@@ -158,18 +178,25 @@ def table_so_far(sweep: Sweep) -> list[str]:
 
 
 def finish(sweep: Sweep) -> int:
-    """Print and save the table of a sweep on Slurm, evaluate the best point; return the exit code.
+    """Print and save the table of a sweep on Slurm, test the best point; return the exit code.
 
-    Raises IdxtrainError where no point was trained.
+    With folds, the training of the best point is submitted. Raises IdxtrainError where no point was trained.
     """
     results = read_results(sweep, _failures(sweep))
     _print_table(sweep, result_table(results))
     winner = best(results)
     if winner is None:
         raise IdxtrainError(f"sweep {sweep.name}: no point was trained; the reasons are in the table")
-    code = run_job("evaluate", sweep.run(winner.point), os.environ)
+    first = sweep.run(winner.point)
+    run, config = _tested_run(sweep, winner, runs.read_config(first))
+    if sweep.validation:
+        jobs = submit(run, SlurmJobs(first).site(), config, environment_for_sbatch(os.environ))
+        listed = ", ".join(f"{stage} {job}" for stage, job in jobs.items())
+        _print_best(winner, f"submitted as run {run.run_id}: {listed}; `idxtrain status {run.run_id}` shows its state")
+        return 0
+    code = run_job("evaluate", run, os.environ)
     if code == 0:
-        _print_best(sweep, winner)
+        _print_best(winner, result_line(run))
     return code
 
 
@@ -178,9 +205,9 @@ def _failures(sweep: Sweep) -> dict[str, str]:
     return {run_id: str(entry.get("why", "")) for run_id, entry in ended.items() if entry.get("code")}
 
 
-def _print_best(sweep: Sweep, winner: Result) -> None:
-    print(f"best by validation: {winner.point.run_id}: {', '.join(winner.point.settings)}")
-    print(result_line(sweep.run(winner.point)))
+def _print_best(winner: Result, outcome: str) -> None:
+    print(f"best by validation: {winner.runs}: {', '.join(winner.point.settings)}")
+    print(outcome)
 
 
 def _print_table(sweep: Sweep, lines: list[str]) -> None:

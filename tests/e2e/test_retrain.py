@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -62,13 +63,15 @@ def aliases(idxtrain: Idxtrain, folder: Path) -> dict[int, str]:
 
 
 def add_pair(folder: Path, make_archives: MakeArchives, tag: str, rows: int, change: str = "") -> None:
-    """Add a training pair under a tag. `change`: "labels" to make all incorrect, or "inverted" pixels."""
+    """Add a training pair under a tag. `change`: "labels" to make all incorrect, "inverted" or "mirrored" images."""
     pair = make_archives(folder / f"made-{tag}", (12, 20), 3, train=rows, gz=False, seed=len(tag))
     images, labels = (idx.read(pair[role].path) for role in ("train_images", "train_labels"))
     if change == "labels":
         labels = ((labels + 1) % 3).astype(np.uint8)
     if change == "inverted":
         images = 255 - images
+    if change == "mirrored":
+        images = images[:, :, ::-1]
     idx.write(folder / f"data/train-images-{tag}-idx3-ubyte", images)
     idx.write(folder / f"data/train-labels-{tag}-idx1-ubyte", labels)
 
@@ -122,6 +125,17 @@ def test_a_retraining_without_new_data_ends_without_loading_anything_heavy(idxtr
     assert list(aliases(idxtrain, folder)) == [1]
 
 
+def test_a_copy_of_a_pair_does_not_start_a_retraining(idxtrain: Idxtrain, folder: Path) -> None:
+    for kind, form in (("images", "idx3"), ("labels", "idx1")):
+        name = f"train-{kind}-{{}}{form}-ubyte.gz"
+        shutil.copy(folder / "data" / name.format(""), folder / "data" / name.format("copy-"))
+    line, stderr = retrain(idxtrain, folder)
+    assert line.startswith("nothing new; last outcome: ")
+    assert "retrain: pair copy has the same content as the untagged pair; it counts once" in stderr
+    for path in (folder / "data").glob("*-copy-*"):
+        path.unlink()
+
+
 def test_only_a_new_pair_is_decoded(idxtrain: Idxtrain, folder: Path, make_archives: MakeArchives) -> None:
     add_pair(folder, make_archives, "monday", 130)
     line, stderr = retrain(idxtrain, folder)
@@ -131,9 +145,10 @@ def test_only_a_new_pair_is_decoded(idxtrain: Idxtrain, folder: Path, make_archi
     assert aliases(idxtrain, folder) == {2: "champion", 1: "previous"}
     decision = last_decision(folder)
     assert decision["champion"]["version"] == 1
-    assert {"accuracy", "recall", "model loads", "same predictions", "not worse"} <= {
-        c["name"] for c in decision["checks"]
-    }
+    checks = {check["name"]: check for check in decision["checks"]}
+    assert {"accuracy", "recall", "model loads", "same predictions", "not worse", "drift of features"} <= set(checks)
+    assert "new pair monday: 50 of its images are at a distance of " in checks["drift of features"]["text"]
+    assert checks["drift of features"]["holds"]
     (run,) = [run for run in Work(folder / "work").runs.iterdir() if run.name == decision["run_id"]]
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["train"]["images"] == 3 * (600 - 50 + 130 - 10)  # of all pairs, without validation rows
@@ -203,17 +218,24 @@ def remove_pair(folder: Path, tag: str) -> None:
         (folder / f"data/train-{kind}-{tag}-{form}-ubyte").unlink()
 
 
-def test_a_drifted_pair_is_reported_and_blocks_if_configured(
+def test_drifted_pairs_are_reported_and_block_if_configured(
     idxtrain: Idxtrain, folder: Path, make_archives: MakeArchives
 ) -> None:
     remove_pair(folder, "mislabeled")
     add_pair(folder, make_archives, "inverted", 130, "inverted")
+    add_pair(folder, make_archives, "mirrored", 150, "mirrored")  # its mean and spread are the same
     line, _ = retrain(idxtrain, folder, "--set=gate.drift=block")
     assert line.startswith("not promoted: data version 4: ")
     decision = last_decision(folder)
     drifted = [check for check in decision["checks"] if check["name"] == "drift of pixel mean" and not check["holds"]]
     assert "new pair inverted" in drifted[-1]["text"]
-    assert set(failed(decision)) <= {"drift of pixel mean", "drift of pixel spread"}
+    features = {check["text"].partition(":")[0]: check for check in decision["checks"] if "features" in check["name"]}
+    assert [(pair, check["holds"]) for pair, check in features.items()] == [
+        ("new pair inverted", False), ("new pair mirrored", False),
+    ]  # fmt: skip
+    assert {"drift of features"} <= set(failed(decision)) <= {
+        "drift of features", "drift of pixel mean", "drift of pixel spread",
+    }  # fmt: skip
     assert aliases(idxtrain, folder)[2] == "champion"
 
 
@@ -221,6 +243,7 @@ def test_a_killed_retraining_is_resumed_with_the_same_run(
     idxtrain: Idxtrain, folder: Path, make_archives: MakeArchives
 ) -> None:
     remove_pair(folder, "inverted")
+    remove_pair(folder, "mirrored")
     add_pair(folder, make_archives, "tuesday", 150)
     command = [sys.executable, "-m", "pipelines.cli", "retrain", *options(folder)]
     before = set(aliases(idxtrain, folder))

@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 
-from jobs.archive import ROLES, Role
+from jobs.archive import ROLES, Archive, Role
 from jobs.errors import InputError
-from jobs.fetch.catalog import CATALOG, KnownArchive, KnownDataSet
+from jobs.fetch.catalog import CATALOG
 from jobs.fetch.config import FetchConfig
-from jobs.fetch.stage import Archives, fetch
+from jobs.fetch.data_set import DataSet, KnownArchive
+from jobs.fetch.stage import fetch
+from jobs.records import FetchOutputs
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES: dict[Role, str] = {
@@ -199,9 +201,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> KnownDataSet:
+def tiny(monkeypatch: pytest.MonkeyPatch) -> DataSet:
     """Add a data set without mirrors to the catalog."""
-    data_set = KnownDataSet(name="tiny", archives={role: known_archive(role) for role in ROLES}, mirrors=())
+    data_set = DataSet(name="tiny", archives={role: known_archive(role) for role in ROLES}, mirrors=())
     monkeypatch.setitem(CATALOG, "tiny", data_set)
     return data_set
 
@@ -220,7 +222,11 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return messages
 
 
-def run(work: Path, dataset: str = "tiny", **options: Any) -> Archives:
+def run(work: Path, dataset: str = "tiny", **options: Any) -> dict[str, Archive]:
+    return dict(fetched(work, dataset, **options).archives)
+
+
+def fetched(work: Path, dataset: str = "tiny", **options: Any) -> FetchOutputs:
     return fetch(FetchConfig(dataset=dataset, **options), work / "archives", work / ".locks")
 
 

@@ -1,6 +1,6 @@
 """From a rank's rows to its share of the global batch's gradient: at once, in microbatches, or in exact slices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,9 +47,10 @@ class Backward:
         collective: Collective,
         augmentation: Augmentation,
         smoothing: float,
+        class_weights: Sequence[float] | None = None,
     ) -> None:
         self._model, self._variables, self._collective = model, variables, collective
-        self._augmentation, self._smoothing = augmentation, smoothing
+        self._augmentation, self._smoothing, self._class_weights = augmentation, smoothing, class_weights
         self._shape = model.input_shape[1:]
 
     def logits(self, images: Tensor, training: bool) -> Tensor:
@@ -64,7 +65,8 @@ class Backward:
             if self._augmentation:
                 images = self._augmentation(images, key)
             logits = self.logits(images, training=True)
-            total = tf.reduce_sum(cross_entropy(batch.labels, logits, self._smoothing) * batch.weights)
+            losses = cross_entropy(batch.labels, logits, self._smoothing, self._class_weights)
+            total = tf.reduce_sum(losses * batch.weights)
             # Divided by the rows of the global batch, so that the sum over ranks is the mean over rows, however the
             # rows are shared.
             mean = total / tf.cast(key.global_rows, tf.float32) * scale

@@ -42,13 +42,14 @@ class LocalResult:
 class StepOptions:
     """The options of a training step.
 
-    `smoothing`: of labels. `clip_norm`: the largest global norm of the gradients; None: no limit. `microbatches`: of a
-    rank's rows, or of the global batch if the model has batch normalization. `slices`: of each global batch, for exact
-    sums (see `jobs.train.compute.exact`); None: not deterministic. `compression`: of gradients between ranks, see
-    `jobs.train.compute.compression`.
+    `smoothing`: of labels. `class_weights`: by class number; None: all 1. `clip_norm`: the largest global norm of the
+    gradients; None: no limit. `microbatches`: of a rank's rows, or of the global batch if the model has batch
+    normalization. `slices`: of each global batch, for exact sums (see `jobs.train.compute.exact`); None: not
+    deterministic. `compression`: of gradients between ranks, see `jobs.train.compute.compression`.
     """
 
     smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
     clip_norm: float | None = None
     microbatches: int = 1
     slices: int | None = None
@@ -71,7 +72,9 @@ class TrainStep:
     ) -> None:
         self._optimizer, self._collective = optimizer, collective
         self._seed, self._options, self._ema, self._loss_scale = seed, options, ema, loss_scale
-        self._backward = Backward(model, optimizer.variables, collective, augmentation, options.smoothing)
+        self._backward = Backward(
+            model, optimizer.variables, collective, augmentation, options.smoothing, options.class_weights
+        )
         values = int(np.prod(model.input_shape[1:]))
         self._graph = tf.function(
             self._run,

@@ -1,12 +1,38 @@
-"""The length of a training: pure arithmetic."""
+"""The length of a training: pure arithmetic on the config and the number of training rows."""
+
+from collections.abc import Sequence
 
 from jobs.train.config import TrainConfig
 from jobs.train.data.order import RowOrder
 
+SMALLEST_BATCH = 16  # to which `train.min_steps_per_epoch` may lower the batch
+
+
+def row_order(config: TrainConfig, shard_rows: Sequence[int], seed: int) -> RowOrder:
+    """Return the order of rows in a training on shards of these sizes, in global batches that fit them."""
+    return RowOrder(
+        shard_rows=tuple(shard_rows),
+        batch_size=batch_size(config, sum(shard_rows)),
+        seed=seed,
+        shuffle_shards=config.shuffle_shards,
+        slices=config.fixed_slices,
+    )
+
+
+def batch_size(config: TrainConfig, rows: int) -> int:
+    """Return the size of the global batch: halved until an epoch of `rows` rows has `min_steps_per_epoch` steps."""
+    size = config.batch_size
+    while -(-rows // size) < (config.min_steps_per_epoch or 0) and size >= 2 * SMALLEST_BATCH:
+        size //= 2
+    return size
+
 
 def total_steps(config: TrainConfig, order: RowOrder) -> int:
-    """Return the steps of a training, by whichever of its two bounds comes first."""
-    bounds = [config.max_steps, config.epochs * order.steps if config.epochs else None]
+    """Return the steps of a training: whole epochs until there are `min_steps`, bounded by `max_steps`."""
+    epochs = None
+    if config.epochs is not None:
+        epochs = max(config.epochs, -(-(config.min_steps or 0) // order.steps))
+    bounds = [config.max_steps, None if epochs is None else epochs * order.steps]
     return min(bound for bound in bounds if bound is not None)
 
 

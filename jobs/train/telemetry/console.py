@@ -1,8 +1,10 @@
 """The progress of a training, as rank 0 shows it: on the terminal, in TensorBoard, in the training log."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
+from jobs.metrics import Caveat, EndReason
 from jobs.progress import Progress
 from jobs.run_dir import RunDir
 from jobs.train.telemetry.measure import Measurement
@@ -10,6 +12,16 @@ from jobs.train.telemetry.tensorboard import TensorBoardWriter
 from models.training.schedules import Rates
 
 log = logging.getLogger("idxtrain")
+
+
+def report_end(step: int, kept_step: int, reason: EndReason, caveats: Sequence[Caveat]) -> None:
+    """Log how a training ended after `step` updates, which model is saved, and what is doubtful about it."""
+    if reason == "early-stopping":
+        log.info("train: stopped early after step %s: the validation had stopped improving", f"{step:,}")
+    if kept_step != step:
+        log.info("train: saved the model of step %s, which was best on validation", f"{kept_step:,}")
+    for caveat in caveats:
+        log.warning("train: %s", caveat.text)
 
 
 class Console:

@@ -1,0 +1,281 @@
+"""Convert a source to IDX, or IDX to another form. The target appears whole or not at all."""
+
+import logging
+import secrets
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from jobs.archive import ROLES
+from jobs.convert.collected import Bad, Collected
+from jobs.convert.options import Options, Split
+from jobs.errors import InputError, printable
+from jobs.files import naming_full_disk, sync
+
+Form = Literal["pictures", "npz", "csv", "cifar", "parquet", "idx"]
+Target = Literal["idx", "png", "npz"]
+
+# The forms of source that an option is for.
+_APPLIES: Mapping[str, tuple[Form, ...]] = {
+    "size": ("pictures", "parquet"),
+    "channels": ("pictures", "parquet"),
+    "background": ("pictures", "parquet"),
+    "skip_bad": ("pictures", "parquet"),
+    "shape": ("csv", "npz", "parquet"),
+    "label": ("csv", "parquet", "cifar"),
+    "validation": ("pictures", "npz", "csv", "parquet"),
+    "element_type": ("pictures", "npz", "csv", "parquet", "cifar"),
+    "plain": ("pictures", "npz", "csv", "parquet", "cifar"),
+}
+
+log = logging.getLogger("idxtrain")
+
+_PEEKED = 20  # members of a tar that show whether it is CIFAR's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """What a conversion wrote. `images`: their number by split. `shape`: height, width, channels of an image."""
+
+    path: Path
+    form: Target
+    images: Mapping[Split, int]
+    shape: tuple[int, ...] = ()
+    classes: int = 0
+    type_name: str = ""
+
+    def summary(self) -> str:
+        """Return one line for people."""
+        splits = {"train": "training", "test": "test"}
+        counts = " and ".join(f"{number:,} {splits[split]}" for split, number in self.images.items())
+        facts = (
+            f" of {' x '.join(map(str, self.shape))} {self.type_name}, {self.classes:,} classes" if self.shape else ""
+        )
+        return f"{self.path}: {counts} images{facts}"
+
+
+def convert_source(source: Path, target: Path, options: Options, to: Target | None = None) -> Converted:
+    """Convert `source` to `target`. `to`: the target's form; None: IDX, or from IDX what the name of the target says.
+
+    Raises InputError, and leaves no target, if the source cannot be used as it is or the target exists.
+    """
+    form = form_of(source)
+    to = to or ("idx" if form != "idx" else "npz" if target.name.lower().endswith(".npz") else "png")
+    if (form == "idx") == (to == "idx"):
+        raise InputError(
+            f"{source}: found {form}, expected {'another form' if to == 'idx' else 'idx'} for --to {to}; "
+            "fix: convert to IDX first, then from IDX to png or npz"
+        )
+    check_options(options, form)
+    _check_target(target)
+    if to != "idx":
+        return _export(source, target, to)
+    with _whole(target, is_folder=True) as folder:
+        return _to_idx(source, form, folder, target, options)
+
+
+def check_options(options: Options, form: Form) -> None:
+    """Raise InputError for an option that does nothing for this form of source."""
+    for name, forms in _APPLIES.items():
+        if getattr(options, name) not in (None, False) and form not in forms:
+            option = "--type" if name == "element_type" else f"--{name.replace('_', '-')}"
+            raise InputError(
+                f"{option}: found for a source of form {form}, expected {', '.join(forms)}; fix: leave it out"
+            )
+
+
+def form_of(source: Path) -> Form:
+    """Return what a source is, by its name or by what is in it. Raises InputError if it is nothing known."""
+    name = source.name.lower()
+    if source.is_dir():
+        return _form_of_folder(source)
+    if not source.is_file():
+        raise InputError(f"{source}: found no such file or folder; fix: give a folder, archive or table of images")
+    from jobs.convert import csv_file, entries
+
+    if name.endswith(csv_file.SUFFIXES):
+        return "csv"
+    if name.endswith((".npz", ".parquet")):
+        return "npz" if name.endswith(".npz") else "parquet"
+    if name.endswith(entries.SUFFIXES):
+        return "cifar" if name.endswith(entries.TAR_SUFFIXES) and _is_cifar(source) else "pictures"
+    raise InputError(
+        f"{source}: found a file of no known form, expected {', '.join(entries.SUFFIXES)}, .npz, .csv or .parquet; "
+        "fix: give one of these, or a folder"
+    )
+
+
+def _form_of_folder(source: Path) -> Form:
+    from jobs.convert import cifar, csv_file, parquet
+
+    if idx_pairs(source):
+        return "idx"
+    if any(cifar.is_file_of(path.name) for path in islice(source.rglob("*.bin"), _PEEKED)):
+        return "cifar"
+    if parquet.files(source):
+        return "parquet"
+    if any(path.name.lower().endswith(csv_file.SUFFIXES) for path in source.iterdir()) and not any(
+        path.is_dir() for path in source.iterdir()
+    ):
+        return "csv"
+    return "pictures"
+
+
+def _is_cifar(source: Path) -> bool:
+    from jobs.convert import cifar
+
+    try:
+        with tarfile.open(source) as archive:
+            return any(cifar.is_file_of(member.name) for member in islice(archive, _PEEKED))
+    except (tarfile.TarError, OSError, EOFError):
+        return False
+
+
+def idx_pairs(folder: Path) -> dict[Split, tuple[Path, Path]]:
+    """Return images and labels of each split whose IDX archives are in a folder."""
+    from jobs.fetch.names import find
+
+    archives = find(folder)
+    pairs: dict[Split, tuple[Path, Path]] = {}
+    for split, images, labels in (("train", *ROLES[:2]), ("test", *ROLES[2:])):
+        if images in archives and labels in archives:
+            pairs[split] = archives[images], archives[labels]  # type: ignore[index]
+    return pairs
+
+
+def _to_idx(source: Path, form: Form, folder: Path, target: Path, options: Options) -> Converted:
+    from jobs.convert.archives import SKIPPED, write_archives, write_bad
+    from jobs.convert.staging import Staging
+
+    with Staging(folder / ".staged", str(source)) as staging:
+        collected = _collector(form)(source, staging, options)
+        if collected.bad and not options.skip_bad:
+            raise _refusal(source, collected, target)
+        if not collected.order:
+            raise _empty(source, collected, target)
+        if collected.bad:
+            write_bad(folder / SKIPPED, collected.bad)
+            log.warning("%s: left out %s files, listed in %s", source, f"{len(collected.bad):,}", target / SKIPPED)
+        dtype = write_archives(folder, collected, options)
+        if dtype == np.int16 and options.element_type is None and staging.dtype == np.uint8:
+            extremes = staging.low, staging.high
+            log.info("pixels from %g to %g become int16: training scales it by its range, and uint8 by 255", *extremes)
+        return Converted(
+            path=target,
+            form="idx",
+            images={split: len(order) for split, order in collected.order.items()},
+            shape=staging.shape,
+            classes=len(np.unique(np.concatenate(list(collected.labels.values())))),
+            type_name=dtype.name,
+        )
+
+
+def _collector(form: Form) -> Callable[..., Collected]:
+    """Return the function that reads a source of this form."""
+    from jobs.convert import cifar, csv_file, npz, parquet, pictures, tables
+
+    def collect_table(module: object) -> Callable[..., Collected]:
+        return lambda source, staging, options: tables.collect(source, module.table(source, options), staging, options)  # type: ignore[attr-defined]
+
+    return {
+        "pictures": pictures.collect,
+        "parquet": parquet.collect,
+        "csv": collect_table(csv_file),
+        "npz": collect_table(npz),
+        "cifar": collect_table(cifar),
+    }[form]
+
+
+def _export(source: Path, target: Path, to: Target) -> Converted:
+    from jobs.convert import export
+
+    pairs = idx_pairs(source)
+    export.check_pairs(pairs)
+    with _whole(target, is_folder=to == "png") as path:
+        images = export.to_png(pairs, path, class_names(source)) if to == "png" else export.to_npz(pairs, path)
+    return Converted(path=target, form=to, images=images)
+
+
+def class_names(folder: Path) -> dict[int, str]:
+    """Return the names of classes by label in a folder's data.toml; empty if there is none."""
+    import tomllib
+
+    from jobs.convert.archives import DESCRIPTION
+
+    try:
+        table = tomllib.loads((folder / DESCRIPTION).read_text(encoding="utf-8")).get("class_names", {})
+        return {int(label): str(name) for label, name in table.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{folder / DESCRIPTION}: found no table of classes ({error}); fix: repair or remove it"
+        ) from error
+
+
+def _refusal(source: Path, collected: Collected, target: Path) -> InputError:
+    total = len(collected.sources) + sum(1 for each in collected.bad if each.path not in set(collected.sources))
+    path = _list_beside(target, collected.bad)
+    first = collected.bad[0]
+    return InputError(
+        f"{source}: found {len(collected.bad):,} unusable files among {total:,}, the first {printable(first.path)}: "
+        f"{first.reason}; all are listed in {path}; fix: repair or remove them, or leave them out with --skip-bad"
+    )
+
+
+def _empty(source: Path, collected: Collected, target: Path) -> InputError:
+    found = "no image"
+    if collected.bad:
+        path = _list_beside(target, collected.bad)
+        found = f"no usable image among {len(collected.bad):,} files (listed in {path})"
+    return InputError(
+        f"{source}: found {found}, expected pictures in folders by class; fix: give the folder that holds train and "
+        "test, or one folder per class"
+    )
+
+
+def _list_beside(target: Path, bad: Sequence[Bad]) -> Path:
+    """Write the list of unusable files beside the target, which will not be made; return its path."""
+    from jobs.convert.archives import SKIPPED, write_bad
+
+    path = target.with_name(f"{target.name}.{SKIPPED}")
+    write_bad(path, bad)
+    return path
+
+
+def _check_target(target: Path) -> None:
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    if target.exists() or target.is_symlink():
+        raise InputError(f"{target}: found something there, expected nothing; fix: remove it, or give another target")
+    if not target.name:
+        raise InputError(f"{target}: found no name, expected that of a new folder or file; fix: give one")
+
+
+@contextmanager
+def _whole(target: Path, *, is_folder: bool) -> Iterator[Path]:
+    """Give a temporary path beside the target, and rename it to the target in the end; after an error, remove it."""
+    temporary = target.with_name(f".{secrets.token_hex(4)}.tmp-{target.name}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if is_folder:
+            temporary.mkdir()
+    except OSError as error:
+        raise InputError(
+            f"{target}: cannot be made ({error.strerror}); fix: give a target where you may write"
+        ) from error
+    try:
+        with naming_full_disk(target):
+            yield temporary
+            sync(temporary)
+            temporary.rename(target)
+            sync(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True) if is_folder else temporary.unlink(missing_ok=True)

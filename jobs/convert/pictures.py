@@ -1,0 +1,178 @@
+"""Collect the pictures of a folder or an archive: decode them on all CPUs, find split and class, list the unusable."""
+
+import os
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from jobs.convert.collected import Bad, Collected, collected
+from jobs.convert.entries import Entry, count, entries
+from jobs.convert.labels import Value
+from jobs.convert.layout import Layout, mixed
+from jobs.convert.options import Options, Split
+from jobs.convert.picture import MOST_PIXELS, BadPictureError, decode
+from jobs.convert.staging import Staging
+from jobs.errors import InputError
+from jobs.progress import Progress
+
+_FILES_PER_TASK = 64  # of small pictures: handing over each alone costs more than decoding it
+_BYTES_PER_TASK = 4 << 20
+_SHOWN = 5  # sizes that an error lists
+
+T = TypeVar("T")
+Decoded = tuple[str, NDArray[Any] | str]  # path, and pixels or the reason why there are none
+
+
+class Kind(NamedTuple):
+    """What all pictures of a source must have in common."""
+
+    height: int
+    width: int
+    channels: int
+    bits: int
+
+
+def collect(source: Path, staging: Staging, options: Options) -> Collected:
+    """Read all pictures of a folder, .tar, .tar.gz or .zip.
+
+    Raises InputError if sizes, channels or bits differ, or if there is no usable picture. Unusable files are in `bad`.
+    """
+    paths, bad = stage(entries(source), count(source), source, staging, options)
+    return _arrange(source, staging, paths, bad, options)
+
+
+def stage(
+    items: Iterable[Entry], total: int | None, source: Path, staging: Staging, options: Options
+) -> tuple[list[str], list[Bad]]:
+    """Decode and stage pictures; return the paths of the staged ones, in the order given, and the unusable ones.
+
+    `total`: how many there are, if known. Raises InputError if sizes, channels or bits differ.
+    """
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # then it counts as damaged
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # on odd metadata, which are not read
+        with Progress(f"decoding {source}", total, "pictures") as progress:
+            paths, bad, kinds = _decode_all(items, staging, options, progress)
+    _check_kinds(source, kinds)
+    return paths, bad
+
+
+def decoded(items: Iterable[Entry], options: Options) -> Iterator[Sequence[Decoded]]:
+    """Decode pictures on all CPUs; yield them in order, in groups. Only a few groups are in memory at a time."""
+    workers = len(os.sched_getaffinity(0))
+    waiting: deque[Future[list[Decoded]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for group in _groups(items):
+            waiting.append(pool.submit(_decode_group, group, options))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _groups(items: Iterable[Entry]) -> Iterator[list[Entry]]:
+    group: list[Entry] = []
+    size = 0
+    for entry in items:
+        group.append(entry)
+        size += len(entry.data)
+        if len(group) == _FILES_PER_TASK or size > _BYTES_PER_TASK:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _decode_group(group: Sequence[Entry], options: Options) -> list[Decoded]:
+    return [(entry.path, _decode(entry, options)) for entry in group]
+
+
+def _decode(entry: Entry, options: Options) -> NDArray[Any] | str:
+    if entry.fault:
+        return entry.fault
+    try:
+        return decode(entry.data, options.size, options.channels, options.background)
+    except BadPictureError as error:
+        return str(error)
+
+
+def _decode_all(
+    items: Iterable[Entry], staging: Staging, options: Options, progress: Progress
+) -> tuple[list[str], list[Bad], Counter[Kind]]:
+    """Stage all pictures that are like the first; return the paths of the staged, the unusable, and what was seen."""
+    paths: list[str] = []
+    bad: list[Bad] = []
+    kinds: Counter[Kind] = Counter()
+    for group in decoded(items, options):
+        images = []
+        for path, pixels in group:
+            if isinstance(pixels, str):
+                bad.append(Bad(path=path, reason=pixels))
+                continue
+            height, width, channels = pixels.shape
+            kinds[Kind(height, width, channels, pixels.itemsize * 8)] += 1
+            if len(kinds) == 1:
+                paths.append(path)
+                images.append(pixels)
+        if images and len(kinds) == 1:  # of several kinds none is kept: the rest is only counted
+            staging.append(np.stack(images))
+        progress.update(sum(kinds.values()) + len(bad), f"{len(bad)} unusable" if bad else "")
+    return paths, bad, kinds
+
+
+def _check_kinds(source: Path, kinds: Counter[Kind]) -> None:
+    """Raise InputError unless all pictures have one size, number of channels and number of bits."""
+    sizes = _counted(kinds, lambda kind: (kind.height, kind.width))
+    channels = _counted(kinds, lambda kind: kind.channels)
+    bits = _counted(kinds, lambda kind: kind.bits)
+    if len(sizes) > 1:
+        listed = ", ".join(f"{h}x{w} ({n:,})" for (h, w), n in islice(sizes.items(), _SHOWN))
+        more = f" and {len(sizes) - _SHOWN:,} more" if len(sizes) > _SHOWN else ""
+        height, width = next(iter(sizes))
+        raise InputError(
+            f"{source}: found pictures of {len(sizes):,} sizes (height x width): {listed}{more}, expected one; "
+            f"fix: choose the size to resample to, e.g. --size {height}x{width}"
+        )
+    if len(channels) > 1:
+        raise InputError(
+            f"{source}: found {channels[1]:,} gray and {channels[3]:,} color pictures, expected one kind; "
+            "fix: choose --channels 1 or --channels 3"
+        )
+    if len(bits) > 1:
+        raise InputError(
+            f"{source}: found {bits[8]:,} pictures of 8 bits and {bits[16]:,} of 16, expected one kind; "
+            "fix: convert one kind first, as there is no common scale"
+        )
+
+
+def _counted(kinds: Counter[Kind], part: Callable[[Kind], T]) -> dict[T, int]:
+    """Return how many pictures have each size, or number of channels or bits; the most frequent first."""
+    counts: Counter[T] = Counter()
+    for kind in sorted(kinds):
+        counts[part(kind)] += kinds[kind]
+    return dict(counts.most_common())
+
+
+def _arrange(source: Path, staging: Staging, paths: list[str], bad: list[Bad], options: Options) -> Collected:
+    """Give each picture its split and class, and the splits their order."""
+    layout = Layout(paths, str(source), options)
+    placed: list[tuple[int, Split, Value]] = []
+    seen: set[str] = set()
+    for row in mixed(paths):
+        path = paths[row]
+        place = layout.place(path)
+        if place is None or path in seen:
+            bad.append(Bad(path=path, reason="in no class folder" if place is None else "twice in the archive"))
+        elif place[0] != "omit":
+            placed.append((row, place[0], place[1]))
+        seen.add(path)
+    return collected(placed, staging, paths, sorted(bad, key=lambda each: each.path), str(source))

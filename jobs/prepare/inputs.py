@@ -1,0 +1,108 @@
+"""All that decides a dataset: archives, options, what is known of the data set, and the files that options name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jobs import dataset, segments
+from jobs.archive import Archive
+from jobs.dataset import Source
+from jobs.description import Description, Orientation
+from jobs.errors import InputError
+from jobs.files import sha256_file, sha256_json
+from jobs.prepare.config import PrepareConfig
+
+_FILES = ("groups", "exclude")  # the options that name a file, which counts by its content
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of the prepare stage. `archives`: by role, or by role and tag, see `jobs.segments`."""
+
+    config: PrepareConfig
+    archives: Mapping[str, Archive]
+    description: Description
+
+    @property
+    def orientation(self) -> Orientation:
+        """What turns the images upright: the option, else the description."""
+        given = self.config.orientation
+        return self.description.orientation if given == "auto" else given
+
+    @property
+    def label_column(self) -> int:
+        """The column of the label in label archives of several numbers per image: the option, else the description."""
+        given = self.config.label_column
+        return self.description.label_column if given is None else given
+
+    @property
+    def makes_test(self) -> bool:
+        """Whether there is no test archive, so that training rows make the test split."""
+        return not any(role.startswith("test") for role in self.archives)
+
+    @cached_property
+    def files(self) -> dict[str, Source]:
+        """The files that options name, by option. Raises InputError for one that cannot be read."""
+        named = {option: getattr(self.config, option) for option in _FILES}
+        return {option: _source(option, Path(path)) for option, path in named.items() if path}
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """All files that the dataset is made from, by role or option."""
+        archives = {
+            role: Source(name=archive.path.name, bytes=archive.bytes, sha256=archive.sha256)
+            for role, archive in self.archives.items()
+        }
+        return archives | self.files
+
+    @property
+    def dataset_id(self) -> str:
+        """The 16 hex digits that name the dataset."""
+        options: dict[str, Any] = self.config.model_dump(mode="json") | {
+            "orientation": self.orientation,
+            "label_column": self.label_column,
+            "class_names": self.description.model_dump(mode="json")["class_names"],
+        }
+        identity = {
+            "format": dataset.FORMAT,
+            "archives": {role: archive.sha256 for role, archive in self.archives.items()},
+            "options": options | dict.fromkeys(_FILES),
+            "files": {option: source.sha256 for option, source in self.files.items()},
+        }
+        return sha256_json(identity)[:16]
+
+    def check(self) -> None:
+        """Raise InputError for options that do not fit the archives."""
+        if self.config.test_rows is not None and not self.makes_test:
+            raise InputError(
+                f"prepare.test_rows: found {self.config.test_rows} beside test archives, expected none; fix: leave it "
+                "out, or move the test archives out of --data"
+            )
+        if segments.tags(self.archives):
+            if self.makes_test:
+                raise InputError(
+                    "train_images: found several training pairs and no test pair, expected one test pair for all; "
+                    "fix: add test archives to --data"
+                )
+            if self.config.groups:
+                raise InputError(
+                    "prepare.groups: found a file for a data set of several training pairs, expected one pair; fix: "
+                    "leave it out, or give one pair"
+                )
+
+    def require_unchanged(self) -> None:
+        """Raise InputError if a file that an option names is not the one that was hashed."""
+        for option, source in self.files.items():
+            if _source(option, Path(getattr(self.config, option))) != source:
+                raise InputError(f"prepare.{option}: {source.name} changed while it was read; fix: run again")
+
+
+def _source(option: str, path: Path) -> Source:
+    try:
+        return Source(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
+    except OSError as error:
+        raise InputError(
+            f"prepare.{option}: {path}: cannot be read ({error.strerror}); fix: give the path of the file"
+        ) from error

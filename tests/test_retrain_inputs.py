@@ -1,0 +1,63 @@
+"""What a retraining depends on: the content of the archives, not their names."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipelines.config import compose
+from pipelines.retraining.inputs import archives, content_of
+from tests.conftest import MakeArchives
+
+IMAGES, LABELS = "train-images-{}-idx3-ubyte", "train-labels-{}-idx1-ubyte"
+
+
+def hash_of(folder: Path) -> str:
+    return content_of(archives(compose("fast", {"fetch.data": str(folder), "fetch.dataset": "mine"}, [])))
+
+
+def add(folder: Path, made: Path, tag: str) -> None:
+    shutil.copy(made / "train-images-idx3-ubyte", folder / IMAGES.format(tag))
+    shutil.copy(made / "train-labels-idx1-ubyte", folder / LABELS.format(tag))
+
+
+@pytest.fixture
+def folder(make_archives: MakeArchives, tmp_path: Path) -> Path:
+    for number, name in enumerate(("data", "more", "yet-more")):
+        make_archives(tmp_path / name, (6, 8), 3, train=20, test=6, gz=False, seed=number)
+    add(tmp_path / "data", tmp_path / "more", "monday")
+    return tmp_path / "data"
+
+
+def test_a_copy_of_a_pair_under_another_name_changes_nothing_and_is_named(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = hash_of(folder)
+    assert caplog.messages == []
+    add(folder, folder.parent / "more", "tuesday")
+    assert hash_of(folder) == before
+    assert caplog.messages == ["retrain: pair tuesday has the same content as pair monday; it counts once"]
+    add(folder, folder, "copy")
+    assert hash_of(folder) == before
+    assert "retrain: pair copy has the same content as the untagged pair; it counts once" in caplog.messages
+
+
+def test_a_renamed_pair_changes_nothing(folder: Path) -> None:
+    before = hash_of(folder)
+    for name in (IMAGES, LABELS):
+        (folder / name.format("monday")).rename(folder / name.format("sunday"))
+    assert hash_of(folder) == before
+
+
+def test_another_pair_and_exchanged_labels_are_new_content(folder: Path) -> None:
+    hashes = [hash_of(folder)]
+    add(folder, folder.parent / "yet-more", "tuesday")
+    hashes.append(hash_of(folder))
+    monday, tuesday, aside = (folder / LABELS.format(tag) for tag in ("monday", "tuesday", "aside"))
+    monday.rename(aside.with_suffix(".x"))
+    tuesday.rename(monday)
+    aside.with_suffix(".x").rename(tuesday)
+    hashes.append(hash_of(folder))
+    shutil.copy(folder.parent / "more/t10k-images-idx3-ubyte", folder / "t10k-images-idx3-ubyte")
+    hashes.append(hash_of(folder))
+    assert len(set(hashes)) == 4
