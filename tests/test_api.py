@@ -73,7 +73,7 @@ thread.join()
 assert "empty" in threads[0], threads
 assert handlers == [signal.getsignal(each) for each in signal.Signals if each not in (signal.SIGKILL, signal.SIGSTOP)]
 assert not logging.getLogger("idxtrain").handlers
-assert not {"tensorflow", "pyspark", "pandas", "numpy", "typer"} & set(sys.modules)
+assert not {"tensorflow", "pyspark", "pandas", "typer"} & set(sys.modules)
 """
     done = python(code, tmp_path)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
