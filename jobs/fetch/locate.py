@@ -168,10 +168,13 @@ def _in_folder(
     if problem is None and (len(tagged) > len(TRAINING) or (tagged and not set(TRAINING) & set(_lacking(present)))):
         raise missing(folder, lacking)
     files = candidates(folder, set(known.values()))
+    untagged = [each for each in files if each.path not in tagged.values()]
+    if tagged and any(each.split == "test" for each in untagged):
+        files = untagged
     if not files and problem is None:
         raise missing(folder, lacking)
     try:
-        assigned = assign(folder, files, known)
+        assigned = assign(folder, files, known, is_trained_on_others=bool(tagged) and files is untagged)
     except InputError as error:
         raise problem or error from None
     for role, path in assigned.items():
