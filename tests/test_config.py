@@ -27,6 +27,26 @@ def test_every_recipe_is_valid_and_states_its_command(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_of_the_project_says_all_about_itself(name: str) -> None:
+    about = recipes.load(name).about
+    assert about.model_fields_set == recipes.About.model_fields.keys()
+    assert all(about.model_dump().values())
+
+
+def test_your_own_recipe_needs_no_about_table(tmp_path: Path) -> None:
+    text = '[train]\nmodel = "softmax"\nepochs = 2\n'
+    for number, about in enumerate(("", '[about]\nsummary = "mine"\n')):
+        own = tmp_path / f"own{number}.toml"
+        own.write_text(about + text)
+        assert recipes.load(str(own)).about.summary == ("mine" if about else "")
+        config = compose(str(own), {})
+        assert (config.recipe, config.train.epochs) == (f"own{number}", 2)
+    own.write_text('[about]\nsumary = "mine"\n' + text)
+    with pytest.raises(InputError, match="sumary"):
+        recipes.load(str(own))
+
+
+@pytest.mark.parametrize("name", recipes.names())
 def test_a_recipe_states_the_images_it_trains_on(name: str) -> None:
     plan = plan_training(compose(name, {}), Work(Path("nowhere")), 1)
     assert recipes.load(name).about.images == plan.images
