@@ -49,8 +49,8 @@ def odd(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) -
     images[50], labels[50] = almost(images[45]), labels[45]
     images[60], labels[60] = almost(images[55]), (labels[55] + 1) % 3
     images[70] = random.integers(0, 2, images[70].shape) * 255
-    for role, array in (("train_images", images), ("train_labels", labels)):
-        archives[role] = put_archive(root / "data", role, array, gz=True)
+    archives["train_images"] = put_archive(root / "data", "train_images", images, gz=True)
+    archives["train_labels"] = put_archive(root / "data", "train_labels", labels, gz=True)
     run = new_run(root / "work", archives, CONFIG)
     with start(run) as process:
         _, log = process.communicate()
@@ -204,9 +204,8 @@ def test_normal_features_are_flagged_as_rarely_as_stated() -> None:
 
 def test_classes_that_are_few_small_or_of_another_share_are_findings() -> None:
     manifest = bare_manifest((2, 2, 1), 3)
-    splits = {name: split.model_dump() for name, split in manifest.splits.items()}
-    for name, counts in (("train", (5000, 5000, 4)), ("validation", (0, 0, 0)), ("test", (300, 700, 0))):
-        splits[name] |= {"label_counts": counts, "rows": sum(counts)}
+    counts = {"train": (5000, 5000, 4), "validation": (0, 0, 0), "test": (300, 700, 0)}
+    splits = {name: {"label_counts": each, "rows": sum(each), "shards": ()} for name, each in counts.items()}
     changed = type(manifest).model_validate(manifest.model_dump() | {"splits": splits})
     found = {(each.finding, each.label) for each in class_findings(changed)}
     assert found == {("few-images", 2), ("imbalance", 2), ("shifted-share", 0)}

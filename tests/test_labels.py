@@ -1,85 +1,120 @@
-"""Label suspects: the method on known probabilities, and the command on archives with planted mistakes."""
+"""Labels of any integers: how they become class numbers, and which test labels are refused."""
 
-import csv
+import logging
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from jobs.inspect.labels.confident import judge
-from jobs.inspect.labels.folds import fold_of
+from jobs.errors import InputError
 from jobs.prepare import idx
-from tests.conftest import Idxtrain, MakeArchives, put_archive
+from jobs.prepare.labels import ClassMap, LabelColumn, LabelCounts, class_names, count_labels, map_classes
+
+TEST = Path("t10k-labels-idx1-ubyte.gz")
+INTEGERS = st.lists(st.integers(-(2**31), 2**31 - 1) | st.integers(-3, 3), min_size=1, max_size=60)
 
 
-def test_confident_learning_estimates_the_joint_of_given_and_true_labels() -> None:
-    """Of 1000 rows of each of three classes, 100 of class 0 were labelled 1."""
-    random = np.random.default_rng(0)
-    true = np.repeat([0, 1, 2], 1000)
-    given = true.copy()
-    planted = random.choice(1000, 100, replace=False)
-    given[planted] = 1
-    probabilities = np.full((3000, 3), 0.0625)  # exact in binary, and so are the thresholds
-    probabilities[np.arange(3000), true] = 0.875
-    verdict = judge(probabilities, given)
-    assert verdict.joint.round().tolist() == [[900, 0, 0], [100, 1000, 0], [0, 0, 1000]]
-    assert set(np.flatnonzero(verdict.suspect)) == set(planted)
-    assert set(verdict.ranked()[:100]) == set(planted)
-    assert (verdict.suggested[planted] == 0).all()
+def counted(*labels: int) -> LabelCounts:
+    return count_labels(TEST, [np.array(labels, np.int64)])
 
 
-def test_predictions_that_agree_with_every_label_leave_no_suspect() -> None:
-    given = np.arange(300) % 3
-    verdict = judge(np.eye(3)[given] * 0.9 + 0.1 / 3, given)
-    assert not verdict.suspect.any()
-    assert (verdict.margin < 0).all()
+@settings(deadline=None)
+@given(INTEGERS, st.integers(1, 5))
+def test_labels_are_counted_in_any_pieces(labels: list[int], pieces: int) -> None:
+    counts = count_labels(TEST, np.array_split(np.array(labels, np.int64), pieces))
+    assert counts.labels.tolist() == sorted(set(labels))
+    assert counts.rows.tolist() == [labels.count(label) for label in sorted(set(labels))]
 
 
-def test_a_class_without_rows_and_one_of_two_classes_are_judged() -> None:
-    probabilities = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.9, 0.1, 0.0]])
-    assert not judge(probabilities, np.array([0, 1, 0])).suspect.any()
+@settings(deadline=None)
+@given(INTEGERS, INTEGERS)
+def test_classes_are_the_training_labels_in_order_then_those_of_test_alone(train: list[int], test: list[int]) -> None:
+    classes = map_classes(counted(*train), counted(*test), "count", TEST)
+    known, unseen = sorted(set(train)), sorted(set(test) - set(train))
+    assert classes.labels.tolist() == [*known, *unseen]
+    assert classes.classes == len(known)
+    numbers = classes.numbers(np.array([*train, *test], np.int64))
+    assert numbers.dtype == np.int32
+    assert classes.labels[numbers].tolist() == [*train, *test]
+    assert classes.counts(counted(*test)).sum() == len(test)
 
 
-def test_folds_have_every_class_evenly() -> None:
-    labels = np.random.default_rng(1).integers(0, 4, 1003)
-    fold = fold_of(labels, 5, 0)
-    counts = np.array([np.bincount(labels[fold == number], minlength=4) for number in range(5)])
-    assert (np.ptp(counts, axis=0) <= 1).all()
-    assert (fold == fold_of(labels, 5, 0)).all()
-    assert (fold != fold_of(labels, 5, 1)).any()
+def test_a_label_without_a_class_has_the_number_minus_one() -> None:
+    classes = ClassMap(np.array([-7, 3, 300]), 3)
+    assert classes.numbers(np.array([300, 299, -7, -8, 1000])).tolist() == [2, -1, 0, -1, -1]
 
 
-@pytest.mark.long
-def test_inspect_labels_finds_planted_mistakes_and_resumes(
-    make_archives: MakeArchives, idxtrain: Idxtrain, tmp_path: Path
+def test_unseen_test_labels_are_refused_with_their_counts() -> None:
+    expected = (
+        "t10k-labels-idx1-ubyte.gz: found 3 of 5 rows with 2 labels that training lacks: 27 (2), 28 (1); expected "
+        "labels of the training archive; fix: give archives of one data set, or set prepare.unseen_classes=ignore "
+        "(leave them out) or =count (as errors)"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(expected)}$"):
+        map_classes(counted(1, 2, 3), counted(27, 28, 27, 1, 2), "refuse", TEST)
+
+
+def test_unseen_test_labels_are_left_out_or_kept_apart_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("idxtrain").addHandler(handler)
+    try:
+        ignoring = map_classes(counted(4, 9), counted(9, 5, 5), "ignore", TEST)
+        counting = map_classes(counted(4, 9), counted(9, 5, 5), "count", TEST)
+    finally:
+        logging.getLogger("idxtrain").removeHandler(handler)
+    assert (ignoring.labels.tolist(), counting.labels.tolist()) == ([4, 9], [4, 9, 5])
+    assert ignoring.numbers(np.array([5, 9])).tolist() == [-1, 1]
+    assert (ignoring.classes, counting.classes) == (2, 2)
+    told = "prepare: 2 test rows are of 1 classes that training lacks: 5 (2); "
+    assert lines == [f"{told}left out", f"{told}each counts as an error"]
+
+
+def test_a_test_archive_with_no_known_label_is_refused_rather_than_emptied() -> None:
+    with pytest.raises(InputError, match=r"fix: give archives of one data set$"):
+        map_classes(counted(1, 2), counted(3, 4), "ignore", TEST)
+
+
+def test_more_than_a_hundred_thousand_labels_are_refused() -> None:
+    pieces = (np.arange(start, start + 50_001) for start in (0, 50_001))
+    with pytest.raises(InputError, match=r"^t10k-labels-.*: found more than 100,000 different labels, expected"):
+        count_labels(TEST, pieces)
+
+
+@pytest.mark.parametrize(
+    ("labels", "own", "expected"),
+    [
+        ([0, 1, 2], [0, 2], {}),  # each label is its own number
+        ([1, 2, 5], [1, 5], {1: 0, 5: 2}),
+        ([0, 1, 2], [0, 9], {0: 0, 9: -1}),
+    ],
+)
+def test_the_map_of_some_labels_is_empty_where_each_is_its_number(
+    labels: list[int], own: list[int], expected: dict[int, int]
 ) -> None:
-    data = tmp_path / "data"
-    archives = make_archives(data, train=1200)
-    labels = idx.read(archives["train_labels"].path)
-    planted = np.random.default_rng(3).choice(1200, 24, replace=False)
-    labels[planted] = (labels[planted] + 1) % 3
-    put_archive(data, "train_labels", labels, gz=True)
-    options = ("inspect", "--labels", data, "--folds", 2, "--run-id", "r", "--set", "train.epochs=8")
-    done = idxtrain(*options)
-    assert done.returncode == 0, done.stderr
-    folder = tmp_path / "work" / "runs" / "r" / "labels"
-    assert Path(done.stdout.strip()) == folder / "labels.html"
-    with (folder / "suspects.csv").open(newline="") as file:
-        suspects = list(csv.DictReader(file))
-    found = {int(line["row"]) for line in suspects if line["role"] == "train"}
-    assert len(found & set(planted.tolist())) >= 0.9 * len(found)
-    assert len(found & set(planted.tolist())) >= 0.9 * 24
-    assert (folder / "labels.html").stat().st_mode & 0o777 == 0o600
-    first = {name: (folder / name).read_bytes() for name in ("suspects.csv", "ranking.csv", "labels.html")}
-    (folder / "fold-1.npz").write_bytes(b"damaged")
-    again = idxtrain("inspect", "--labels", "--folds", 2, "--run-id", "r")
-    assert again.returncode == 0, again.stderr
-    assert "fold 1 of 2" not in again.stderr
-    assert "fold 2 of 2" in again.stderr
-    assert (folder / "suspects.csv").read_bytes() == first["suspects.csv"]
+    assert ClassMap(np.array(labels), len(labels)).own_map(np.array(own)) == expected
 
 
-def test_inspect_without_a_path_names_the_fix(idxtrain: Idxtrain) -> None:
-    done = idxtrain("inspect")
-    assert done.returncode == 2
-    assert "FILE|DIR: missing" in done.stderr
+def test_names_are_those_of_the_description_else_the_labels() -> None:
+    assert class_names(ClassMap(np.array([-1, 65, 66]), 3), {65: "A", 1: "one"}) == ("-1", "A", "66")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "int32"])
+@pytest.mark.parametrize("column", [None, 2])
+def test_labels_are_read_from_any_integer_type_and_column(tmp_path: Path, dtype: str, column: int | None) -> None:
+    limits = np.iinfo(dtype)
+    labels = np.random.default_rng(0).integers(limits.min, limits.max, 500, np.int64, endpoint=True)
+    stored: NDArray[Any] = labels.astype(dtype)
+    if column is not None:
+        stored = np.zeros((500, 4), dtype)
+        stored[:, column] = labels
+    idx.write(tmp_path / "labels", stored)
+    file = LabelColumn(tmp_path / "labels", idx.read_header(tmp_path / "labels"), column or 0)
+    assert file.read(3, 9).tolist() == labels[3:9].tolist()
+    assert np.concatenate([block for _, block in file.blocks()]).tolist() == labels.tolist()
