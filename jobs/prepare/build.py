@@ -60,6 +60,7 @@ def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
                     test=test,
                     classes=assigned.classes,
                     orientation=inputs.orientation,
+                    views=True,
                 )
                 findings = merge(decoder.rows, survey_splits(spark, decoder, plan, images), images.dtype)
                 for split in SPLITS:
@@ -78,7 +79,8 @@ def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
                 options={"rows_per_shard": plan.rows_per_shard, **_decisions(inputs, plan, len(excluded), test_rows)},
                 versions=spark.versions(),
             )
-            look(directory, write_manifest(directory, inputs, content), spark.collect)
+            views = [each.view for each in written if each.view]
+            look(directory, write_manifest(directory, inputs, content), spark.collect, views)
     shutil.rmtree(scratch)
 
 

@@ -6,14 +6,13 @@ rows only equal images are found, not near ones.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.dataset import SPLITS, Manifest
+from jobs.dataset import Manifest
 from jobs.logs import log
 from jobs.prepare.findings import near, outliers
 from jobs.prepare.findings.classes import class_findings
@@ -21,11 +20,8 @@ from jobs.prepare.findings.describe import describe
 from jobs.prepare.findings.finding import KINDS, WORDS, ClassFinding, Finding, Kind, count, write
 from jobs.prepare.findings.page import pictured, write_page
 from jobs.prepare.findings.pairs import PairFinding, equal_images, near_images
-from jobs.prepare.findings.rows import fetch, join, look_at_shard
+from jobs.prepare.findings.rows import Run, View, fetch, join, view_shards
 from jobs.prepare.findings.sketch import Sketch
-
-# What runs tasks: `Spark.collect`, or `in_this_process`.
-Run = Callable[[str, Callable[[Any], Any], Sequence[Any]], list[Any]]
 
 _MOST_COMPARED = 10_000_000  # rows
 _MOST_OUTLIERS = 1000  # listed: more are a property of the data, not a finding
@@ -36,18 +32,20 @@ def in_this_process(what: str, function: Callable[[Any], Any], tasks: Sequence[A
     return list(map(function, tasks))
 
 
-def look(directory: Path, manifest: Manifest, run: Run) -> None:
-    """Write what is odd about a dataset into its folder, and log it. The same dataset gives the same bytes."""
-    shards = [shard for split in SPLITS for shard in manifest.splits[split].shards]
-    views = run("prepare: looking at the images", partial(look_at_shard, directory, manifest), shards)
-    rows = join(manifest, views)
+def look(directory: Path, manifest: Manifest, run: Run, views: Sequence[View] | None = None) -> None:
+    """Write what is odd about a dataset into its folder, and log it. The same dataset gives the same bytes.
+
+    `views`: of all its shards in order, if they were made while the images were in memory.
+    """
+    rows = join(manifest, view_shards(directory, manifest, run) if views is None else views)
     flat = rows.sketch.highs == rows.sketch.lows
     equal = [each for each in equal_images(rows.sketch.digests, rows.sketch.labels, rows.is_test) if not flat[each.row]]
     pairs = _near_pairs(rows.sketch, flat, {each.row for each in equal})
     far = _outliers(rows.sketch, flat)
     images = fetch(directory, manifest, rows, run, [*pairs.reshape(-1).tolist(), *pictured(rows, equal, far)])
     alike = list(near_images(*_verified(pairs, images), rows.sketch.labels, rows.is_test))
-    constant = [PairFinding(kind="constant", row=int(row), other=-1) for row in np.flatnonzero(flat)]
+    is_picture = manifest.values_per_image > 1  # an image of one value says nothing about it
+    constant = [PairFinding(kind="constant", row=int(row), other=-1) for row in np.flatnonzero(flat & is_picture)]
     found = [*equal, *alike, *constant, *far]
     found.sort(key=_place_in_file)
     listed, classes = describe(directory, manifest, rows, found), list(class_findings(manifest))

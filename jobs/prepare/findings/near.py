@@ -23,6 +23,7 @@ _BANDS = 16
 _CELL = 26  # steps
 _NEXT = 16  # images of a bucket that each is compared with
 _ESTIMATE = 1.25  # of the distance: sketches are this inexact, at most (5 standard errors)
+_ROUGH_ESTIMATE = 1.45  # the same of a third of it
 _ROUNDING = 0.02  # of the distance, by int8
 _BLOCK = 1 << 16  # pairs at a time: limits the memory
 
@@ -36,9 +37,12 @@ def candidates(projections: NDArray[Any]) -> NDArray[Any]:
     codes = [_in_band(keys) for keys in _band_keys(projections).T]
     pairs = np.unique(np.concatenate([first * rows + second for first, second in codes]))
     pairs = np.stack([pairs // max(rows, 1), pairs % max(rows, 1)], axis=1)
-    near = [_sketch_distance(projections, pairs[i : i + _BLOCK]) for i in range(0, len(pairs), _BLOCK)]
-    limit = _ESTIMATE * NEAR + _ROUNDING
-    return pairs[np.concatenate(near) <= limit] if near else pairs
+    # Most pairs of a bucket are far apart, which a third of the projections shows.
+    for used, estimate in ((PROJECTIONS // 3, _ROUGH_ESTIMATE), (PROJECTIONS, _ESTIMATE)):
+        part = projections[:, :used]
+        blocks = [_sketch_distance(part, pairs[i : i + _BLOCK]) for i in range(0, len(pairs), _BLOCK)]
+        pairs = pairs[np.concatenate([np.empty(0), *blocks]) <= estimate * NEAR + _ROUNDING]
+    return pairs
 
 
 def _band_keys(projections: NDArray[Any]) -> NDArray[Any]:
@@ -72,7 +76,7 @@ def _in_band(keys: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
 def _sketch_distance(projections: NDArray[Any], pairs: NDArray[Any]) -> NDArray[Any]:
     difference = projections[pairs[:, 0]].astype(np.int16) - projections[pairs[:, 1]]
     squares = np.einsum("ij,ij->i", difference, difference, dtype=np.float32)
-    return np.sqrt(squares / PROJECTIONS) / STEPS
+    return np.sqrt(squares / projections.shape[1]) / STEPS
 
 
 def picture_distance(first: NDArray[Any], second: NDArray[Any]) -> float:

@@ -3,16 +3,22 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from jobs.dataset import SPLITS, Manifest, Shard
+from jobs.dataset import SPLITS, Manifest, Shard, Split
 from jobs.prepare.findings.sketch import Sketch, read_shard, sketch_images
 
+# What runs tasks: `Spark.collect`, or `in_this_process`.
+Run = Callable[[str, Callable[[Any], Any], Sequence[Any]], list[Any]]
+
 MOST_CLASSES = 30  # with a mean image
+_BATCH = 256  # rows decoded at a time
 _MEANS_FROM = 100  # shards: their sums are sent to the driver
 _LONGEST_SIDE = 64  # of a mean image, in pixels
 
@@ -45,17 +51,45 @@ class Rows:
         return self.split == SPLITS.index("test")
 
 
-def look_at_shard(directory: Path, manifest: Manifest, shard: Shard) -> View:
-    """Return what the driver needs of a shard; runs on an executor."""
-    images, labels, indices = read_shard(directory / shard.path, manifest.values_per_image)
-    sums = None
-    if shard.path in {each.path for each in manifest.splits["train"].shards[:_MEANS_FROM]}:
-        height, width, channels = manifest.shape
-        step = -(-max(height, width) // _LONGEST_SIDE)
-        small = images.reshape(-1, height, width, channels)[:, ::step, ::step]
-        one_hot = (labels == np.arange(min(manifest.classes, MOST_CLASSES))[:, None]).astype(np.float32)
-        sums = (one_hot @ small.reshape(len(images), -1)).reshape(-1, *small.shape[1:])
-    return View(sketch=sketch_images(images, labels, indices, manifest.shape), sums=sums)
+@dataclass(frozen=True)
+class Look:
+    """Makes the views of shards. `shape`: height, width, channels. `classes`: of the whole dataset."""
+
+    shape: tuple[int, int, int]
+    classes: int
+
+    def __call__(self, images: NDArray[Any], labels: NDArray[Any], indices: NDArray[Any], summed: bool) -> View:
+        """Return the view of images float32 [n, values]. `summed`: whether to sum them by class."""
+        sums = self._sums(images, labels) if summed else None
+        return View(sketch=sketch_images(images, labels, indices, self.shape), sums=sums)
+
+    def _sums(self, images: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+        step = -(-max(self.shape[:2]) // _LONGEST_SIDE)
+        small = images.reshape(-1, *self.shape)[:, ::step, ::step]
+        one_hot = (labels == np.arange(min(self.classes, MOST_CLASSES))[:, None]).astype(np.float32)
+        sums: NDArray[Any] = (one_hot @ small.reshape(len(images), -1)).reshape(-1, *small.shape[1:])
+        return sums
+
+
+def is_summed(split: Split, number: int) -> bool:
+    """Return whether the images of a split's shard are summed by class."""
+    return split == "train" and number < _MEANS_FROM
+
+
+def view_shards(directory: Path, manifest: Manifest, run: Run) -> list[View]:
+    """Return the views of all shards of a finished dataset, in order."""
+    tasks = [
+        (shard.path, is_summed(split, number))
+        for split in SPLITS
+        for number, shard in enumerate(manifest.splits[split].shards)
+    ]
+    look = Look(manifest.shape, len(manifest.labels))
+    return run("prepare: looking at the images", partial(_view, directory, look), tasks)
+
+
+def _view(directory: Path, look: Look, task: tuple[str, bool]) -> View:
+    path, summed = task
+    return look(*read_shard(directory / path, prod(look.shape)), summed)
 
 
 def join(manifest: Manifest, views: Sequence[View]) -> Rows:
@@ -83,7 +117,7 @@ def fetch(
     directory: Path,
     manifest: Manifest,
     rows: Rows,
-    run: Callable[[str, Callable[[Any], Any], Sequence[Any]], list[Any]],
+    run: Run,
     wanted: Sequence[int],
 ) -> dict[int, NDArray[Any]]:
     """Return the images of these rows, float32 [values] each, by row."""
@@ -97,6 +131,17 @@ def fetch(
     return dict(zip(numbers.tolist(), (image for part in parts for image in part), strict=True))
 
 
-def _take(directory: Path, values: int, task: tuple[str, list[int]]) -> NDArray[Any]:
+def _take(directory: Path, values: int, task: tuple[str, list[int]]) -> list[NDArray[Any]]:
+    """Return the images at these positions of a shard, which increase; decode no more than up to the last."""
     path, positions = task
-    return read_shard(directory / path, values)[0][positions]
+    images: list[NDArray[Any]] = []
+    first = 0
+    for batch in pq.ParquetFile(directory / path).iter_batches(_BATCH, columns=["image"]):
+        here = [position - first for position in positions if first <= position < first + len(batch)]
+        if here:
+            block = batch.column(0).flatten().to_numpy().reshape(-1, values)
+            images += [block[position].copy() for position in here]
+        first += len(batch)
+        if len(images) == len(positions):
+            break
+    return images
