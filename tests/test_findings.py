@@ -100,8 +100,8 @@ def test_a_finding_has_the_archives_label_and_the_split(odd: Made) -> None:
 
 
 def test_the_log_counts_findings_and_names_archive_and_row(odd: Made) -> None:
-    assert "prepare: 1 images have a single value, first: row 40 of train-images-idx3-ubyte.gz" in odd.log
-    assert "prepare: 2 images have the same pixels as another, first: row" in odd.log
+    assert "prepare: images of a single value: 1, first: row 40 of train-images-idx3-ubyte.gz" in odd.log
+    assert "prepare: images with the same pixels as another: 2, first: row" in odd.log
 
 
 def test_the_same_dataset_gives_the_same_files_with_and_without_spark(odd: Made, tmp_path: Path) -> None:

@@ -24,15 +24,15 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # How the log names them.
 WORDS: Mapping[Kind, str] = {
-    "duplicate": "images have the same pixels as another",
-    "near-duplicate": "images are nearly the same as another",
-    "conflict": "images have the same pixels as one of another class",
-    "near-conflict": "images are nearly the same as one of another class",
-    "constant": "images have a single value",
-    "outlier": "images are far from their class",
-    "few-images": "classes have very few training images",
-    "imbalance": "classes have far fewer training images than the largest",
-    "shifted-share": "classes have another share of the test split than of the training data",
+    "duplicate": "images with the same pixels as another",
+    "near-duplicate": "images nearly the same as another",
+    "conflict": "images with the same pixels as one of another class",
+    "near-conflict": "images nearly the same as one of another class",
+    "constant": "images of a single value",
+    "outlier": "images far from their class",
+    "few-images": "classes of very few training images",
+    "imbalance": "classes of far fewer training images than the largest",
+    "shifted-share": "classes whose share of the test split is another",
 }
 
 

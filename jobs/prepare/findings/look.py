@@ -102,4 +102,4 @@ def _log(directory: Path, images: Sequence[Finding], classes: Sequence[ClassFind
         first.setdefault(other.finding, f"class {other.name}: {other.detail}")
     for kind, number in count([*images, *classes]).items():
         if number:
-            log.warning("prepare: %s %s, first: %s", f"{number:,}", WORDS[kind], first[kind])
+            log.warning("prepare: %s: %s, first: %s", WORDS[kind], f"{number:,}", first[kind])

@@ -12,7 +12,7 @@ from jobs import page, png
 from jobs.dataset import DATA_PAGE, SPLITS, Manifest
 from jobs.places import Place
 from jobs.prepare.findings.describe import manifest_label
-from jobs.prepare.findings.finding import CSV, WORDS, ClassFinding, Finding, Kind, count
+from jobs.prepare.findings.finding import CSV, ClassFinding, Finding, Kind, count
 from jobs.prepare.findings.pairs import PairFinding
 from jobs.prepare.findings.rows import Rows
 
@@ -44,7 +44,6 @@ class Gallery:
     """The findings of one kind: how many there are, and one or two pictures of each of the first."""
 
     heading: str
-    words: str
     count: int
     items: list[tuple[list[Picture], str]]
 
@@ -96,7 +95,7 @@ def write_page(
         rows=_class_rows(manifest, rows, images),
         means=len(rows.means),
         galleries=list(_galleries(manifest, found, images)),
-        class_findings=[(WORDS[each.finding], each) for each in classes],
+        class_findings=list(classes),
         findings=sum(count([*(finding for _, finding in found), *classes]).values()),
     )
     page.write_private(directory / DATA_PAGE, html)
@@ -127,7 +126,7 @@ def _galleries(
         of_kind = [(each, finding) for each, finding in found if each.kind == kind]
         if of_kind:
             items = [(_of_finding(manifest, *pair, images), pair[1].detail) for pair in of_kind[:_MOST_PICTURES]]
-            yield Gallery(heading=heading, words=WORDS[kind], count=len(of_kind), items=items)
+            yield Gallery(heading=heading, count=len(of_kind), items=items)
 
 
 def _of_finding(
