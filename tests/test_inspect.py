@@ -22,6 +22,7 @@ from jobs.inspect.survey import LONGEST_SIDE, MOST_CLASSES, Surveyed, survey
 from jobs.inspect.terminal import WIDEST, Screen, pictures
 from jobs.prepare import idx
 from tests.conftest import Idxtrain
+from tests.support.real_data import fashion
 from tests.support.report_picture import screenshot
 
 PLAIN = Screen(80, "none", False)
@@ -169,6 +170,51 @@ def test_a_terminal_gets_half_blocks_in_color_unless_it_wants_none(tmp_path: Pat
     assert "\x1b[38;2;" in on_a_terminal(arguments, base | {"COLORTERM": "truecolor"})
     for plain in ({"NO_COLOR": "1"}, {"TERM": "dumb"}, {"PYTHONIOENCODING": "ascii"}):
         assert "\x1b[38" not in on_a_terminal(arguments, base | plain)
+
+
+def names_of(path: Path) -> list[tuple[str, str | None, str | None]]:
+    return [
+        (part.name, part.images.name if part.images else None, part.labels.name if part.labels else None)
+        for part in archives(path).parts
+    ]
+
+
+def test_archives_without_a_role_are_paired_by_their_rows_and_the_refusal_is_shown(
+    idxtrain: Idxtrain, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    for name, rows in (("first_test", 9), ("second_test", 8)):
+        idx.write(tmp_path / "data" / f"X_{name}-idx3-ubyte", np.full((rows, 3, 3), 9, np.uint8))
+        idx.write(tmp_path / "data" / f"y_{name}-idx1-ubyte", np.arange(rows, dtype=np.uint8))
+    first, second = "X_first_test-idx3-ubyte", "X_second_test-idx3-ubyte"
+    assert names_of(tmp_path / "data") == [
+        (first, first, "y_first_test-idx1-ubyte"),
+        (second, second, "y_second_test-idx1-ubyte"),
+    ]
+    done = idxtrain("inspect", "data")
+    assert done.returncode == 0
+    assert done.stderr.startswith("a training would refuse this folder: ")
+
+
+def test_tagged_pairs_are_parts_of_their_own(tmp_path: Path) -> None:
+    digits(tmp_path / "data", 100)
+    for kind in ("images-idx3-ubyte.gz", "labels-idx1-ubyte.gz"):
+        shutil.copy(
+            tmp_path / "data" / f"train-{kind}", tmp_path / "data" / f"train-{kind.replace('-', '-monday-', 1)}"
+        )
+    assert [name for name, _, _ in names_of(tmp_path / "data")] == ["training", "test", "training monday"]
+
+
+def test_images_are_shown_upright(tmp_path: Path) -> None:
+    images, _ = digits(tmp_path / "data", 100)
+    (tmp_path / "data" / "data.toml").write_text('orientation = "transpose"\n')
+    seen = surveyed(tmp_path / "data")[0].images
+    assert seen
+    np.testing.assert_allclose(seen.mean_image[..., 0], images.mean(axis=0).T / 255)
+
+
+def test_a_known_data_set_has_its_class_names() -> None:
+    assert archives(fashion()).description.class_names[9] == "Ankle boot"
 
 
 def test_a_picture_in_characters_has_its_shape() -> None:
