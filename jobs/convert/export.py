@@ -34,7 +34,7 @@ def to_png(pairs: Mapping[Split, Pair], folder: Path, class_names: Mapping[int, 
         for name in set(folders.values()):
             (folder / split / name).mkdir(parents=True)
         digits = max(6, len(str(len(classes))))
-        with Progress(f"writing {folder.parent / split}", len(classes), "pictures") as progress:
+        with Progress(f"writing {split}", len(classes), "pictures") as progress:
             for row, (pixels, label) in enumerate(zip(_images(images), classes.tolist(), strict=True)):
                 path = folder / split / folders[label] / f"{row:0{digits}}.png"
                 path.write_bytes(encode(pixels, images))
