@@ -101,9 +101,12 @@ def run(config: Config, *, work: str | Path = WORK, run_id: str | None = None) -
     ResumableError where the run was stopped on request, and IdxtrainError for another failure.
     """
     options = request.Options(work=Path(work), run_id=run_id)
-    directory = request.open_run(options, request.find_run(options), config)
+    existing = request.find_run(options)
+    if existing is None:
+        request.check_archives(config)
     try:
-        run_stages(directory, config)
+        with request.opened_run(options, existing, config) as directory:
+            run_stages(directory, config)
     except ReportedError as error:
         kinds = {kind.exit_code: kind for kind in (InputError, ResumableError)}
         raise kinds.get(error.exit_code, IdxtrainError)(str(error)) from None
