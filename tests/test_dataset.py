@@ -72,7 +72,7 @@ def valid(directory: Path) -> dict[str, Any]:
         "splits": splits,
         "pixels": {"mean": 0.5, "std": 0.25, "min": 0.0, "max": 1.0},
         "normalization": {"rule": "type-range", "offset": 0.0, "scale": 1 / 255},
-        "duplicates": {"test_images_in_train": 1, "examples": [[1, 5]]},
+        "duplicates": {"test_images_in_train": 1, "test_rows": [1], "examples": [[1, 5]]},
         "sources": {"train_images": {"name": "train.gz", "bytes": 12, "sha256": "ab"}},
         "options": {"validation_from": "first", "rows_per_shard": 4},
         "versions": {"spark": "3.5"},

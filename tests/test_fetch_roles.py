@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from jobs import segments
 from jobs.archive import ROLES, Kind, Role, Split
 from jobs.fetch.candidates import candidates
+from jobs.fetch.data_set import DataSet
 from jobs.fetch.name_words import split_and_kind
 from jobs.fetch.names import role_of
 from jobs.fetch.sniff import Sniffed, sniff
-from tests.support.fetching import PLAIN, SHAPES, fill, idx_bytes, lines, refused, run
+from tests.support.fetching import PLAIN, SHAPES, fill, idx_bytes, lines, refused, run, tiny
 
-__all__ = ["lines"]  # a fixture
+__all__ = ["lines", "tiny"]  # fixtures
 
 # --- words
 
@@ -254,6 +255,20 @@ def test_what_is_unclear_is_refused_in_one_line_that_says_what_was_seen(
     assert words in message
     assert message.startswith(f"{folder}: found ")
     assert "--train-images F --train-labels F" in message
+
+
+def test_archives_that_lie_deeper_are_pointed_at(tmp_path: Path) -> None:
+    folder = put(tmp_path / "data", {f"MNIST/raw/X_{role}": PLAIN[role] for role in ROLES})
+    assert refused(tmp_path, "ours", data=str(folder)) == (
+        f"{folder}: found no archives, but some in MNIST/raw; fix: give --data {folder}/MNIST/raw"
+    )
+
+
+def test_training_archives_of_ones_own_never_get_the_catalogs_test_pair(tmp_path: Path, tiny: DataSet) -> None:
+    folder = put(tmp_path / "data", {"x": PLAIN["train_images"], "y": idx(400)})
+    options = {"train_images": str(folder / "x"), "train_labels": str(folder / "y")}
+    assert f"{folder}/y: found MD5 " in refused(tmp_path, "tiny", **options)
+    assert list(run(tmp_path, "ours", **options)) == ["train_images", "train_labels"]
 
 
 def test_of_a_plain_file_and_its_gz_the_plain_one_is_used(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ PARAMETERS = {
     "mnist_cnn": 1_199_882,
     "residual": 176_090,
     "vgg": 292_906,
+    "whitened": 1_965_610,
 }
 
 
@@ -102,7 +103,7 @@ def test_the_exported_model_loads_without_this_projects_code(tmp_path: Path) -> 
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["residual", "vgg"])
+@pytest.mark.parametrize("name", ["residual", "vgg", "whitened"])
 def test_batch_normalization_is_exported_as_keras_own(name: str) -> None:
     model = models.build(name, (8, 8, 1), 4)
     random = np.random.default_rng(0)
@@ -112,6 +113,14 @@ def test_batch_normalization_is_exported_as_keras_own(name: str) -> None:
     assert not any(type(layer).__module__.startswith("models") for layer in exported.layers)
     expected = tf.nn.softmax(model(images, training=False))
     np.testing.assert_allclose(exported(images), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_first_layer_of_whitened_is_a_fixed_orthonormal_transform() -> None:
+    model = models.build("whitened", (32, 32, 3), 10)
+    kernel = model.get_layer("patches").get_weights()[0].reshape(12, 12)
+    np.testing.assert_allclose(kernel.T @ kernel, np.eye(12), atol=1e-6)
+    np.testing.assert_allclose(kernel[:, 0], 1 / np.sqrt(12), rtol=1e-6)  # the mean of the patch
+    assert "patches" not in {variable.path.split("/")[0] for variable in model.trainable_variables}
 
 
 def bend(images: NDArray[Any], first: int, of: int, displacement: float) -> NDArray[Any]:

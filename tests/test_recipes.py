@@ -73,12 +73,14 @@ def test_a_recipe_states_its_command_and_the_images_it_trains_on() -> None:
     for name in recipes.names():
         recipe, config = recipes.load(name), compose(name, {})
         train, held_out = config.train, config.prepare.validation_rows
-        rows = 60_000 - (5_000 if held_out is None else held_out)
+        archive = CATALOG[config.fetch.dataset].archives["train_images"].shape[0]
+        rows = archive - (archive // 12 if held_out is None else held_out)
         steps = min(train.max_steps or 10**9, (train.epochs or 10**9) * -(-rows // train.batch_size))
         seen = min(steps * train.batch_size, (train.epochs or 10**9) * rows)
         assert recipe.about.images == seen, name
-        assert recipe.about.command in (f"idxtrain run --recipe {name}", "idxtrain run"), name
-        assert float(recipe.about.expected.split()[0]) > 0.9, name
+        commands = ("idxtrain run", f"idxtrain run --recipe {name}", f"idxtrain run --recipe {name} --data FOLDER")
+        assert recipe.about.command in commands, name
+        assert recipe.about.expected == "not measured yet" or float(recipe.about.expected.split()[0]) > 0.9, name
 
 
 def choices(section: type[Section], key: str) -> tuple[str, ...]:

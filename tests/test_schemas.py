@@ -34,9 +34,9 @@ METRICS: dict[str, Any] = {
     "train": {
         "images": 100,
         "steps": 10,
-        "batch_size": 256,
-        "kept_step": 10,
-        "ended_by": "length",
+        "batch_size": 10,
+        "kept_step": 5,
+        "ended_by": "early-stopping",
         "images_per_second": 5.0,
         "precision": "float32",
     },

@@ -166,8 +166,16 @@ def test_deterministic_training_gives_the_same_bits_at_any_number_of_ranks(
 def test_batch_normalization_ema_and_augmentation_train_the_same_at_any_number_of_ranks(
     idxtrain: Idxtrain, archives: dict[str, Path], work: Path
 ) -> None:
-    config = {"model": "residual", "ema_decay": 0.9, "label_smoothing": 0.1, "clip_norm": 1, "optimizer": "lamb"}
-    config |= {"elastic": 1, "rotate": 10, "zoom": 0.1, "dropout": 0.2}
+    config = {"model": "residual", "ema_decay": 0.9, "label_smoothing": 0.1, "clip_norm": 1, "optimizer": "muon"}
+    config |= {
+        "elastic": 1,
+        "rotate": 10,
+        "zoom": 0.1,
+        "dropout": 0.2,
+        "flip": "true",
+        "border": "reflect",
+        "cutout": 3,
+    }
     settings = [f"--set=train.{key}={value}" for key, value in config.items()]
     options = ("--set", "prepare.rows_per_shard=29", "--set", "prepare.validation_rows=40", *FAST, *settings)
     curves, results = [], []

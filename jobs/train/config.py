@@ -43,6 +43,7 @@ class TrainConfig(Section):
         ),
     )
 
+    flip: bool = Field(default=False, description="Augmentation: mirror half of the images left to right, at random.")
     shift: float = Field(
         default=0.0, ge=0, description="Augmentation: largest random shift, in pixels, in each direction."
     )
@@ -73,6 +74,17 @@ class TrainConfig(Section):
             "Augmentation: fraction of the images that are only shifted, by whole pixels. "
             "Interpolation blurs all others."
         ),
+    )
+    border: Literal["zero", "reflect"] = Field(
+        default="zero",
+        description=(
+            "Augmentation: what moved images show of the area outside the image: 0, or its reflection at the edge."
+        ),
+    )
+    cutout: int = Field(
+        default=0,
+        ge=0,
+        description="Augmentation: side, in pixels, of a square at a random place that is covered. 0: none.",
     )
 
     epochs: int | None = Field(
@@ -137,28 +149,31 @@ class TrainConfig(Section):
         ),
     )
 
-    optimizer: Literal["sgd", "momentum", "nesterov", "rmsprop", "adadelta", "adam", "adamw", "lamb"] = Field(
+    optimizer: Literal["sgd", "momentum", "nesterov", "rmsprop", "adadelta", "adam", "adamw", "lamb", "muon"] = Field(
         default="adam", description="Optimizer; see `models/training/optimizers.py` for the formulas."
     )
     learning_rate: float = Field(
         default=1e-3, gt=0, description="Highest learning rate of the schedule, before `learning_rate_scaling`."
     )
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of `momentum` and `nesterov`.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of `momentum`, `nesterov` and `muon`.")
     rho: float = Field(
         default=0.9, ge=0, lt=1, description="Decay of the mean squared gradient of `rmsprop` and `adadelta`."
     )
     beta1: float = Field(
-        default=0.9, ge=0, lt=1, description="Decay of the mean gradient of `adam`, `adamw` and `lamb`."
+        default=0.9, ge=0, lt=1, description="Decay of the mean gradient of `adam`, `adamw`, `lamb` and `muon`."
     )
     beta2: float = Field(
-        default=0.999, ge=0, lt=1, description="Decay of the mean squared gradient of `adam`, `adamw` and `lamb`."
+        default=0.999,
+        ge=0,
+        lt=1,
+        description="Decay of the mean squared gradient of `adam`, `adamw`, `lamb` and `muon`.",
     )
     epsilon: float = Field(
         default=1e-8,
         gt=0,
-        description="Term that keeps the divisor above 0: `rmsprop`, `adadelta`, `adam`, `adamw` and `lamb`.",
+        description="Term that keeps the divisor above 0: `rmsprop`, `adadelta`, `adam`, `adamw`, `lamb` and `muon`.",
     )
-    weight_decay: float = Field(default=0.0, ge=0, description="Decoupled weight decay of `adamw` and `lamb`.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Decoupled weight decay of `adamw`, `lamb` and `muon`.")
 
     schedule: Literal["constant", "step", "cosine", "linear", "one-cycle"] = Field(
         default="constant", description="Shape of the learning rate over the training, after the warm-up."
@@ -225,7 +240,7 @@ class TrainConfig(Section):
         ge=1,
         description=(
             "Steps between two checkpoints, rounded up to a measurement. `none`: no limit by steps. "
-            "Each epoch and each stop on request also writes one."
+            "Each validation and each stop on request also writes one."
         ),
     )
     checkpoint_every_minutes: float = Field(
@@ -241,8 +256,9 @@ class TrainConfig(Section):
         default=None,
         ge=1,
         description=(
-            "End the training after this many epochs in a row without a better validation, see `best_by`. The learning "
-            "rate is planned for the whole training. `none`: train to the end."
+            "End the training after this many validations in a row without a better one, see `best_by`. Each epoch has "
+            "one; of many short epochs, every few. The learning rate is planned for the whole training. `none`: train "
+            "to the end."
         ),
     )
     keep: Literal["last", "best"] = Field(
@@ -301,6 +317,11 @@ class TrainConfig(Section):
             raise ValueError(
                 f"found microbatches={self.microbatches} with deterministic, expected 1; "
                 "fix: leave it at 1, and raise train.slices to need less memory"
+            )
+        if self.deterministic and self.optimizer == "muon":
+            raise ValueError(
+                "found optimizer=muon with deterministic, expected another, as its matrix products may round "
+                "differently on each number of ranks; fix: choose another optimizer or set train.deterministic=false"
             )
         if self.deterministic and self.precision == "float16":
             raise ValueError(

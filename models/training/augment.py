@@ -1,12 +1,15 @@
-"""Augmentation: training images shifted, rotated, zoomed and bent a little at random, in the graph."""
+"""Augmentation: training images flipped, shifted, rotated, zoomed, bent and partly covered at random, in the graph."""
 
 from dataclasses import dataclass
 from math import pi
+from typing import Literal
 
 import tensorflow as tf
 
+from models.training.cutout import cut_out
 from models.training.elastic import displacements
-from models.training.grid_sample import bilinear_sample
+from models.training.flip import flipped
+from models.training.grid_sample import bilinear_sample, reflected
 from models.training.keys import StepKey, salt_of
 from models.training.types import Tensor
 
@@ -15,24 +18,44 @@ from models.training.types import Tensor
 class Augmentation:
     """The largest random change of an image in each direction; changes are uniform up to it.
 
-    `shift`: pixels. `rotate`: degrees. `zoom`: share of the size. `elastic`, `elastic_sigma`: pixels, see
-    `models.training.elastic`. `sharp_fraction`: the share of images that are only shifted, by whole pixels. All others
-    are interpolated, which blurs them, and a network trained on blurred images alone does worse on sharp ones.
+    `flip`: whether half of the images are mirrored left to right. `shift`: pixels. `rotate`: degrees. `zoom`: share of
+    the size. `elastic`, `elastic_sigma`: pixels, see `models.training.elastic`. `sharp_fraction`: the share of
+    images that are only shifted, by whole pixels. All others are interpolated, which blurs them, and a network trained
+    on blurred images alone does worse on sharp ones.
+    `border`: what a pixel from outside the image is, 0 or the image's reflection at its edge. `cutout`: the side of a
+    covered square in pixels, see `models.training.cutout`.
     """
 
+    flip: bool = False
     shift: float = 0.0
     rotate: float = 0.0
     zoom: float = 0.0
     elastic: float = 0.0
     elastic_sigma: float = 4.0
     sharp_fraction: float = 0.0
+    border: Literal["zero", "reflect"] = "zero"
+    cutout: int = 0
 
     def __bool__(self) -> bool:
         """Return whether it changes anything."""
-        return any((self.shift, self.rotate, self.zoom, self.elastic))
+        return any((self.flip, self.cutout, self._moves))
 
     def __call__(self, images: Tensor, key: StepKey) -> Tensor:
-        """Return images float32 [n, height, width, channels], each changed by itself; pixels from outside are 0."""
+        """Return images float32 [n, height, width, channels], each changed by itself."""
+        if self.flip:
+            images = flipped(images, key)
+        if self._moves:
+            images = self._moved(images, key)
+        if self.cutout:
+            images = cut_out(images, key, self.cutout)
+        return images
+
+    @property
+    def _moves(self) -> bool:
+        return any((self.shift, self.rotate, self.zoom, self.elastic))
+
+    def _moved(self, images: Tensor, key: StepKey) -> Tensor:
+        """Return images of the same shape, shifted, rotated, zoomed and bent."""
         rows, size = tf.shape(images)[0], tuple(images.shape[1:3])
         blurred = self._blurred(rows, key)
         transforms = self._transforms(key.uniform(salt_of("augment"), rows, [4]) * 2 - 1, blurred, *size)
@@ -43,7 +66,10 @@ class Augmentation:
         y = tf.range(size[0], dtype=tf.float32)[:, None] + field[..., 0]
         x = tf.range(size[1], dtype=tf.float32)[None, :] + field[..., 1]
         a, b, c, d, e, f = tf.unstack(transforms[:, :6, None, None], axis=1)
-        return bilinear_sample(images, d * x + e * y + f, a * x + b * y + c)
+        at_rows, at_columns = d * x + e * y + f, a * x + b * y + c
+        if self.border == "reflect":
+            at_rows, at_columns = reflected(at_rows, size[0]), reflected(at_columns, size[1])
+        return bilinear_sample(images, at_rows, at_columns)
 
     def _blurred(self, rows: Tensor, key: StepKey) -> Tensor:
         """Return float32 [n]: 1 for an image that may be interpolated, 0 for one that stays sharp."""
@@ -60,7 +86,7 @@ class Augmentation:
             transforms=transforms,
             output_shape=tf.shape(images)[1:3],
             interpolation="BILINEAR" if self.rotate or self.zoom else "NEAREST",
-            fill_mode="CONSTANT",
+            fill_mode="REFLECT" if self.border == "reflect" else "CONSTANT",
             fill_value=0.0,
         )
         return tf.ensure_shape(transformed, images.shape)

@@ -26,3 +26,14 @@ def bilinear_sample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     upper = at(0) * (1 - along) + at(1) * along
     lower = at(width + 2) * (1 - along) + at(width + 3) * along
     return upper * (1 - down) + lower * down
+
+
+def reflected(positions: Tensor, size: int) -> Tensor:
+    """Return positions of any value, each moved into the image as if mirrors stood at its edges.
+
+    The edges are half a pixel outside the first and the last of `size` pixels. So the pixel before the first is the
+    first, as in TensorFlow's fill mode REFLECT.
+    """
+    period = 2.0 * size
+    folded = tf.math.floormod(positions + 0.5, period)
+    return tf.clip_by_value(tf.minimum(folded, period - folded) - 0.5, 0.0, float(size - 1))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from models.training.orthogonal import orthogonalized
 from models.training.types import Tensor, Variable
 
 
@@ -162,6 +163,34 @@ class Lamb(Adam):
         variable.assign_sub(rate * ratio * direction)
 
 
+class Muon(AdamW):
+    """Momentum, orthogonalized, for the kernels of hidden layers; AdamW for all other variables.
+
+    a ← μ a + g, w ← w − η (0.2 √max(m, n) O(g + μ a) + λ w), where O orthogonalizes a kernel as a matrix of m inputs,
+    filter positions included, and n outputs. Jordan et al., "Muon: an optimizer for hidden layers in neural networks"
+    (2024). The factor gives an update the size of AdamW's, so that one rate fits both: Liu et al., "Muon is scalable
+    for LLM training" (2025), section 2.2. The last kernel is the output layer's, and AdamW's.
+    """
+
+    slot_names = ("m", "v")  # a is in m; a hidden kernel's v is not used
+
+    def __init__(self, variables: Sequence[Variable], hyperparameters: Hyperparameters) -> None:
+        super().__init__(variables, hyperparameters)
+        kernels = [variable.ref() for variable in self.variables if len(variable.shape) > 1]
+        self._hidden = set(kernels[:-1])
+
+    def _update(self, variable: Variable, gradient: Tensor, rate: Tensor, step: Tensor, **slots: Variable) -> None:
+        if variable.ref() not in self._hidden:
+            super()._update(variable, gradient, rate, step, **slots)
+            return
+        momentum = slots["m"]
+        momentum.assign(self.h.momentum * momentum + gradient)
+        ahead = tf.reshape(gradient + self.h.momentum * momentum, [-1, variable.shape[-1]])
+        scale = 0.2 * max(ahead.shape) ** 0.5
+        direction = tf.reshape(scale * orthogonalized(ahead), variable.shape) + self.h.weight_decay * variable
+        variable.assign_sub(rate * direction)
+
+
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "sgd": SGD,
     "momentum": Momentum,
@@ -171,4 +200,5 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adam": Adam,
     "adamw": AdamW,
     "lamb": Lamb,
+    "muon": Muon,
 }
