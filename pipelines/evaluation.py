@@ -13,7 +13,6 @@ from jobs.errors import InputError, ResumableError
 from jobs.files import write_json
 from jobs.python import module_command
 from jobs.run_dir import RunDir
-from jobs.stage import stage_key, write_record
 from pipelines import runs
 from pipelines.config import Config, assign, validate
 from pipelines.lock import RunLock
@@ -74,25 +73,20 @@ def folder(run: RunDir, config: Config) -> RunDir:
 
 def launches(evaluation: RunDir) -> dict[str, Launch]:
     """Return how the stages of an evaluation start."""
-    modules = {"prepare": "jobs.prepare.test_pair", "evaluate": "jobs.evaluate"}
+    modules = {"fetch": "jobs.fetch.test_pair", "prepare": "jobs.prepare.test_pair", "evaluate": "jobs.evaluate"}
     return {stage: Launch(module_command(module, str(evaluation.path))) for stage, module in modules.items()}
 
 
 def evaluate_elsewhere(run: RunDir, config: Config) -> RunDir:
     """Evaluate the run's model on the archives of a config; return the evaluation's folder.
 
-    Raises InputError for archives that are unclear, and ReportedError if a stage fails.
+    Raises ReportedError if a stage fails.
     """
-    from jobs.fetch.test_pair import fetch_test_pair
-
-    fetched = fetch_test_pair(config.fetch)
     evaluation = folder(run, config)
     dataset = evaluation.path / "dataset"
     with RunLock(run):
         evaluation.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_json(evaluation.config_file, config.to_json())
-        outputs = fetched.model_dump(mode="json")
-        write_record(evaluation, "fetch", stage_key(evaluation, "fetch"), outputs, [])
         shutil.rmtree(dataset, ignore_errors=True)  # of a killed evaluation
         try:
             for stage, how in launches(evaluation).items():
@@ -100,4 +94,6 @@ def evaluate_elsewhere(run: RunDir, config: Config) -> RunDir:
                     raise ResumableError(f"{stage}: finished, then stopped on request; the same command starts again")
         finally:
             shutil.rmtree(dataset, ignore_errors=True)
+            if not evaluation.metrics_file.exists():  # its input was refused
+                shutil.rmtree(evaluation.path, ignore_errors=True)
     return evaluation

@@ -1,4 +1,7 @@
-"""The pair of archives that a finished run's model is evaluated on: nothing else has to be in the folder."""
+"""python -m jobs.fetch.test_pair EVALUATION_DIR: find the pair of archives to evaluate a finished run's model on.
+
+Nothing else has to be in the folder.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +18,22 @@ from jobs.fetch.identify import identify
 from jobs.fetch.locate import Located
 from jobs.fetch.names import unreadable
 from jobs.files import sha256_file
+from jobs.logs import log
 from jobs.records import FetchOutputs
+from jobs.run_dir import RunDir
+from jobs.stage import run_as_process, stage_key, write_record
 
 _SHOWN = 6  # files that an error lists
 _KINDS: tuple[Kind, ...] = ("images", "labels")
+
+
+def main(run: RunDir) -> None:
+    """Find the pair, `run` being the evaluation's folder, and record it as the fetch stage does."""
+    key = stage_key(run, "fetch")
+    outputs = fetch_test_pair(run.section("fetch", FetchConfig))
+    for role, archive in outputs.archives.items():
+        log.info("fetch: %s: %s", role, archive.path)
+    write_record(run, "fetch", key, outputs.model_dump(mode="json"), [])
 
 
 def fetch_test_pair(config: FetchConfig) -> FetchOutputs:
@@ -88,3 +103,7 @@ def _known_by_checksum(archives: Mapping[Role, Archive]) -> DataSet | None:
     names = {each.known for each in archives.values()}
     name = next(iter(names)) if len(names) == 1 else None
     return CATALOG[name] if name else None
+
+
+if __name__ == "__main__":
+    run_as_process("fetch", main)
