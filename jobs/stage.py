@@ -193,7 +193,7 @@ def _exit_codes(run: RunDir, stage: str) -> Iterator[None]:
     Unlike `jobs.exit_codes` it also writes to the run's log, keeps the traceback of a bug, and lets one rank speak for
     all.
     """
-    resume = f"`idxtrain run --run-id {run.run_id}` resumes it"
+    resume = f"`idxtrain run --run-id {run.origin.run_id}` resumes it"
     try:
         yield
     except PeerLostError as error:
