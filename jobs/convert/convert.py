@@ -3,7 +3,6 @@
 import logging
 import secrets
 import shutil
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,13 +130,10 @@ def _form_of_folder(source: Path) -> Form:
 
 
 def _is_cifar(source: Path) -> bool:
-    from jobs.convert import cifar
+    from jobs.convert import cifar, entries
 
-    try:
-        with tarfile.open(source) as archive:
-            return any(cifar.is_file_of(member.name) for member in islice(archive, _PEEKED))
-    except (tarfile.TarError, OSError, EOFError):
-        return False
+    first = islice(entries.entries(source, 0), _PEEKED)  # only their names: no file is small enough to be read
+    return any(cifar.is_file_of(entry.path) for entry in first)
 
 
 def _to_idx(source: Path, form: Form, folder: Path, target: Path, options: Options) -> Converted:
