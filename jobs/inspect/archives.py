@@ -10,7 +10,7 @@ from jobs.archive import ROLES
 from jobs.description import Description
 from jobs.errors import InputError
 from jobs.fetch.config import FetchConfig
-from jobs.fetch.data_set import FILE, read_data_set
+from jobs.fetch.data_set import FILE, DataSet, read_data_set
 from jobs.fetch.describe import describe
 from jobs.fetch.identify import identify
 from jobs.fetch.locate import locate
@@ -74,8 +74,9 @@ def _as_fetch(folder: Path) -> tuple[dict[str, Path], Description, str]:
     try:
         located = locate(FetchConfig(dataset="data", data=str(folder)))
     except InputError as error:
-        own = read_data_set(folder / FILE).description if (folder / FILE).is_file() else Description()
-        return dict(_find(folder)), own, str(error)
+        own = read_data_set(folder / FILE) if (folder / FILE).is_file() else DataSet()
+        known = Description(class_names=own.class_names, orientation=own.orientation, label_column=own.label_column)
+        return dict(_find(folder)), known, str(error)
     identities = {key: known for key, path in located.archives.items() if (known := identify(path))}
     return dict(located.archives), describe(located, identities), ""
 
