@@ -37,6 +37,8 @@ def explain(model: type[BaseModel], error: Any) -> str:
     if error["type"] == "value_error":
         message = error["msg"].removeprefix("Value error, ")
         return f"{key}: {message}" if key else message
+    if location[-1:] == ("[key]",):  # of a table whose keys are choices
+        key = ".".join(map(str, location[:-2]))
     wanted = _wanted(model, error)
     if error["type"] == "missing":
         return f"{key}: missing, expected {wanted}"
@@ -94,8 +96,7 @@ def _range(constraints: Sequence[Any], *, whole: bool) -> str:
 def _unknown_key(model: Any, location: Sequence[str]) -> str:
     key = ".".join(location)
     *sections, last = location
-    for name in sections:
-        model = model.model_fields[name].annotation
+    model, _ = _at(model, sections)
     if last in model.renamed:
         return f"{key}: renamed; expected {'.'.join((*sections, model.renamed[last]))}"
     near = nearest(last, model.model_fields)
@@ -112,14 +113,20 @@ def _wanted(model: Any, error: Any) -> str:
         return f"at most {context['max_length']} characters"
     if error["msg"].startswith("expected "):  # a PydanticCustomError of our own
         return str(error["msg"]).removeprefix("expected ")
+    return expected(*_at(model, error["loc"]))
+
+
+def _at(model: Any, location: Sequence[str | int]) -> tuple[Any, Sequence[Any]]:
+    """Return the annotation and the constraints of the value at a location; of the keys where it ends with [key]."""
     annotation, constraints = model, ()
-    for name in error["loc"]:
+    for position, name in enumerate(location):
         if isinstance(annotation, type) and issubclass(annotation, Section):
-            field: Any = annotation.model_fields[name]
+            field: Any = annotation.model_fields[str(name)]
             annotation, constraints = field.annotation, field.metadata
-        else:  # an item of a list or table
-            annotation, constraints = get_args(annotation)[-1 if get_origin(annotation) in (dict, Mapping) else 0], ()
-    return expected(annotation, constraints)
+        elif name != "[key]":  # an item of a list or table
+            is_value = get_origin(annotation) in (dict, Mapping) and "[key]" not in location[position + 1 :]
+            annotation, constraints = get_args(annotation)[-1 if is_value else 0], ()
+    return annotation, constraints
 
 
 def _show(value: Any) -> str:

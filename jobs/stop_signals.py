@@ -1,6 +1,7 @@
 """The signals that ask a process to stop, and which of them count as one request."""
 
 import signal
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -16,8 +17,11 @@ def handle(handler: Callable[[int, FrameType | None], Any]) -> dict[signal.Signa
     """Install a handler for all signals that ask to stop; return the previous handlers.
 
     A signal that is already ignored stays ignored, except SIGTERM. Under `nohup` that is SIGHUP, where the process is
-    meant to outlive its terminal; in a script's background job it is SIGINT, where Ctrl-C is meant for others.
+    meant to outlive its terminal; in a script's background job it is SIGINT, where Ctrl-C is meant for others. Python
+    allows handlers in its main thread alone: in any other thread this installs none.
     """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
     handled = [each for each in SIGNALS if each == signal.SIGTERM or signal.getsignal(each) != signal.SIG_IGN]
     return {each: signal.signal(each, handler) for each in handled}
 

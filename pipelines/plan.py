@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from jobs import segments
 from jobs.archive import role_of_key
 from jobs.dataset import SPLITS, Split
 from jobs.errors import InputError
+from jobs.prepare.exclusions import read_exclusions
 from jobs.prepare.plan import DatasetPlan, plan_dataset
 from jobs.run_dir import Work
 from jobs.text_table import text_table
+from jobs.train.config import TrainConfig
 from jobs.train.data.length import images_seen, row_order, total_steps
 from jobs.train.data.order import RowOrder, share
 from jobs.train.preflight import check_config, check_rows
@@ -30,42 +33,47 @@ class RankPlan:
 class TrainingPlan:
     """The numbers of a training. `pairs`: training pairs; `shards`: the rows of each split's shards, in order.
 
-    `batch_size`, `last_batch`: rows of each global batch, and of the last one of an epoch. `largest_batch`: that the
-    config allows; `min_steps`: that it demands. `images`: training images seen in all `steps`.
+    `is_exact`: false where prepare decides the sizes by labels or groups. `batch_size`, `last_batch`: rows of each
+    global batch, and of the last one of an epoch; `images`: training images seen in all `steps`. `config`: of the
+    training, from which these numbers follow.
     """
 
     pairs: int
     shards: Mapping[Split, tuple[int, ...]]
+    is_exact: bool
     row_shape: tuple[int, ...]
     batch_size: int
-    largest_batch: int
     last_batch: int
     steps_per_epoch: int
     steps: int
-    min_steps: int
     images: int
     ranks: tuple[RankPlan, ...]
+    config: TrainConfig
 
 
 def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
     """Return the plan of a training on N ranks; raise InputError where such a training cannot work."""
-    train_rows, test_rows, row_shape = _archive_sizes(config, work)
-    shards = _shards([plan_dataset(config.prepare, rows, test_rows, row_shape) for rows in train_rows])
-    train = config.train
+    sizes = _archive_sizes(config, work)
+    exclusions = read_exclusions(config.prepare.exclude)
+    pairs = [
+        plan_dataset(config.prepare, rows, sizes.test, sizes.row_shape, len(exclusions.of(tag, rows)))
+        for tag, rows in sizes.train.items()
+    ]
+    shards, train = _shards(pairs), config.train
     check_config(train, ranks)
     check_rows(train, sum(shards["train"]), sum(shards["validation"]), ranks)
     order = row_order(train, shards["train"], config.seed)
     steps = total_steps(train, order)
     return TrainingPlan(
-        pairs=len(train_rows),
+        pairs=len(pairs),
         shards=shards,
-        row_shape=row_shape,
+        is_exact=all(pair.is_exact for pair in pairs),
+        row_shape=sizes.row_shape,
         batch_size=order.batch_size,
-        largest_batch=train.batch_size,
+        config=train,
         last_batch=order.batch_rows(order.steps - 1),
         steps_per_epoch=order.steps,
         steps=steps,
-        min_steps=train.min_steps or 0,
         images=images_seen(order, steps),
         ranks=tuple(_rank(order, sum(shards["validation"]), rank, ranks) for rank in range(ranks)),
     )
@@ -97,11 +105,19 @@ def _rank(order: RowOrder, validation_rows: int, rank: int, ranks: int) -> RankP
     )
 
 
-def _archive_sizes(config: Config, work: Work) -> tuple[list[int], int, tuple[int, ...]]:
-    """Return the rows of each training pair, in the order of their tags, the test rows and the shape of an image.
+@dataclass(frozen=True)
+class ArchiveSizes:
+    """The rows of each training pair by its tag, in order, of the test pair, if there is one, and an image's shape."""
 
-    From the archives' headers, or from the catalog where there are no archives yet. Raises InputError where `fetch`
-    would by the headers. Without a test pair, the test rows are 0.
+    train: Mapping[str, int]
+    test: int | None
+    row_shape: tuple[int, ...]
+
+
+def _archive_sizes(config: Config, work: Work) -> ArchiveSizes:
+    """Return sizes from the archives' headers, or from the catalog where there are no archives yet.
+
+    Raises InputError where `fetch` would by the headers.
     """
     from jobs.fetch.check import read_headers
     from jobs.fetch.locate import fetched_before, locate
@@ -113,13 +129,14 @@ def _archive_sizes(config: Config, work: Work) -> tuple[list[int], int, tuple[in
     shapes |= {role: known[role].shape for role in located.lacking if role not in shapes}
     training = sorted(key for key in shapes if role_of_key(key) == "train_images")
     test = shapes.get("test_images")
-    return [shapes[key][0] for key in training], test[0] if test else 0, shapes[training[0]][1:]
+    rows = {key.partition(segments.MARK)[2]: shapes[key][0] for key in training}
+    return ArchiveSizes(rows, test[0] if test else None, shapes[training[0]][1:])
 
 
 def test_images(config: Config, work: Work) -> int | None:
     """Return the number of test images, from the archive's header or the catalog; None if it is in neither."""
     try:
-        return _archive_sizes(config, work)[1]
+        return _archive_sizes(config, work).test
     except (InputError, OSError):
         return None
 
@@ -131,7 +148,8 @@ def lines(plan: TrainingPlan) -> list[str]:
     for split in SPLITS:
         rows = plan.shards[split]
         each = f" of {_range(rows)} rows" if rows else ""
-        text.append(f"{split:<11} {sum(rows):,} rows in {len(rows)} shards{each}")
+        about = "" if plan.is_exact else "about "
+        text.append(f"{split:<11} {about}{sum(rows):,} rows in {len(rows)} shards{each}")
     last = f", the last on {plan.last_batch} rows" if plan.last_batch != plan.batch_size else ""
     text += [
         f"epoch       {plan.steps_per_epoch:,} steps on global batches of {plan.batch_size}{last}{_why_batch(plan)}",
@@ -143,17 +161,17 @@ def lines(plan: TrainingPlan) -> list[str]:
 
 def _why_batch(plan: TrainingPlan) -> str:
     """Return why the batch is smaller than the config's, if it is."""
-    if plan.batch_size == plan.largest_batch:
+    if plan.batch_size == plan.config.batch_size:
         return ""
-    return f" (instead of {plan.largest_batch}, for {sum(plan.shards['train']):,} rows)"
+    return f" (instead of {plan.config.batch_size}, for {sum(plan.shards['train']):,} rows)"
 
 
 def _why_steps(plan: TrainingPlan) -> str:
     """Return how many epochs the steps are, if it is because of the least number of steps."""
-    is_raised = plan.steps - plan.steps_per_epoch < plan.min_steps <= plan.steps
-    if not is_raised:
+    least = plan.config.min_steps or 0
+    if plan.config.epochs is None or not plan.config.epochs * plan.steps_per_epoch < least <= plan.steps:
         return ""
-    return f" ({-(-plan.steps // plan.steps_per_epoch)} epochs to reach {plan.min_steps:,} steps)"
+    return f" ({-(-plan.steps // plan.steps_per_epoch)} epochs to reach {least:,} steps)"
 
 
 def _rank_table(plan: TrainingPlan) -> list[str]:

@@ -52,7 +52,7 @@ def run_process(how: Launch, stage: str, run_id: str) -> StageExit:
     previous = stop_signals.handle(pass_on)
     try:
         process = subprocess.Popen(
-            how.argv, env=environment, stdout=sys.stderr, stdin=subprocess.DEVNULL, process_group=0
+            how.argv, env=environment, stdout=_stderr(), stdin=subprocess.DEVNULL, process_group=0
         )
         if received:  # while the process was started
             process.send_signal(how.stop)
@@ -61,6 +61,14 @@ def run_process(how: Launch, stage: str, run_id: str) -> StageExit:
         for number, handler in previous.items():
             signal.signal(number, handler)
     return _stage_exit(code, bool(received), stage, run_id, memory)
+
+
+def _stderr() -> int:
+    """Return the descriptor of stderr: a notebook may have put an object in its place that has none."""
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        return sys.__stderr__.fileno() if sys.__stderr__ else subprocess.DEVNULL
 
 
 def _stage_exit(code: int, stop_requested: bool, stage: str, run_id: str, memory: OutOfMemory) -> StageExit:

@@ -17,14 +17,17 @@ _FOLDER = Path(__file__).with_name("recipes")
 
 
 class About(Section):
-    """A recipe's [about] table. `images`: number of training images seen; `time`: how long, on which machine."""
+    """A recipe's [about] table, which your own recipe may leave out or fill in part.
 
-    summary: str
-    source: str
-    expected: str
-    images: int = Field(ge=1)
-    time: str
-    command: str
+    `images`: number of training images seen, 0 if not stated; `time`: how long, on which machine.
+    """
+
+    summary: str = ""
+    source: str = ""
+    expected: str = ""
+    images: int = Field(default=0, ge=0)
+    time: str = ""
+    command: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ def test_an_empty_validation_split_has_no_best() -> None:
     assert not stops_early(None, 10, 10, TrainConfig(epochs=1, early_stopping=1))
 
 
-def test_training_stops_after_as_many_epochs_without_a_better_one_as_set() -> None:
+def test_training_stops_after_as_many_validations_without_a_better_one_as_set() -> None:
     best = Best(step=20, errors=3, loss=0.1, count=10)
     config = TrainConfig(epochs=100, early_stopping=3)
     assert [step for step in range(20, 71, 10) if stops_early(best, step, 10, config)] == [50, 60, 70]

@@ -116,6 +116,23 @@ def test_a_test_accuracy_far_below_validation_is_a_caveat(
         assert caveat.text.startswith("test accuracy is 4.0 points below validation (0.9900): ")
 
 
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        (
+            {"test_from": "training archive, stratified"},
+            "made-from-training",
+            "the test split was made from the training",
+        ),
+        ({"ignored_test_rows": 1234}, "left-out-images", "1,234 test images of classes that training lacks were left"),
+    ],
+)
+def test_how_prepare_chose_the_test_split_is_a_caveat(options: dict[str, int | str], kind: str, words: str) -> None:
+    (caveat,) = found(np.arange(ROWS) % 2, options=options)
+    assert caveat.kind == kind
+    assert caveat.text.startswith(words)
+
+
 def test_images_of_unseen_classes_do_not_make_the_test_fall_below_validation() -> None:
     labels = np.concatenate([np.arange(ROWS) % 2, np.full(400, 2)])
     assert [each.kind for each in found(labels)] == ["unseen-classes"]

@@ -13,7 +13,7 @@ from jobs.run_dir import RunDir, Work
 from jobs.train.config import TrainConfig
 from pipelines import recipes, runs
 from pipelines.config import assign, compose, data_set_name, differences
-from pipelines.plan import lines, plan_training
+from pipelines.plan import plan_training
 from tests.conftest import Idxtrain, MakeArchives
 
 
@@ -24,6 +24,26 @@ def test_every_recipe_is_valid_and_states_its_command(name: str) -> None:
     assert recipe.about.command.startswith("idxtrain run")
     # The README's table names every recipe.
     assert f"| `{name}` |" in (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_of_the_project_says_all_about_itself(name: str) -> None:
+    about = recipes.load(name).about
+    assert about.model_fields_set == recipes.About.model_fields.keys()
+    assert all(about.model_dump().values())
+
+
+def test_your_own_recipe_needs_no_about_table(tmp_path: Path) -> None:
+    text = '[train]\nmodel = "softmax"\nepochs = 2\n'
+    for number, about in enumerate(("", '[about]\nsummary = "mine"\n')):
+        own = tmp_path / f"own{number}.toml"
+        own.write_text(about + text)
+        assert recipes.load(str(own)).about.summary == ("mine" if about else "")
+        config = compose(str(own), {})
+        assert (config.recipe, config.train.epochs) == (f"own{number}", 2)
+    own.write_text('[about]\nsumary = "mine"\n' + text)
+    with pytest.raises(InputError, match="sumary"):
+        recipes.load(str(own))
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -313,30 +333,3 @@ def test_a_run_is_resumed_only_with_its_own_config(tmp_path: Path) -> None:
 def test_a_run_id_that_leaves_the_work_directory_is_refused(tmp_path: Path, run_id: str) -> None:
     with pytest.raises(InputError, match="expected letters, digits"):
         runs.find(Work(tmp_path), run_id)
-
-
-def test_the_plan_shows_rows_steps_and_shards(tmp_path: Path, make_archives: MakeArchives) -> None:
-    make_archives(tmp_path / "data", (6, 8), 3, train=120, test=40)
-    config = compose(
-        "fast", {"fetch.data": str(tmp_path / "data"), "fetch.dataset": "data", "prepare.rows_per_shard": 25},
-        ["train.batch_size=32"],
-    )  # fmt: skip
-    plan = plan_training(config, Work(tmp_path), 3)
-    assert [rank.rows for rank in plan.ranks] == [34, 38, 38]
-    assert sum(rank.rows for rank in plan.ranks) == 110
-    assert (plan.steps_per_epoch, plan.last_batch, plan.steps, plan.images) == (4, 14, 12, 330)
-    text = "\n".join(lines(plan))
-    assert "110 rows in 5 shards of 22 rows" in text
-    assert "4 steps on global batches of 32, the last on 14 rows" in text
-
-
-def test_the_plan_without_archives_uses_the_catalogs_sizes(tmp_path: Path) -> None:
-    plan = plan_training(compose("lecture", {}), Work(tmp_path), 2)
-    assert {split: sum(rows) for split, rows in plan.shards.items()} == {
-        "train": 55_000,
-        "validation": 5_000,
-        "test": 10_000,
-    }
-    assert (plan.steps_per_epoch, plan.steps, plan.images) == (1_100, 20_000, 1_000_000)
-    with pytest.raises(InputError, match="--data"):
-        plan_training(compose("fast", {"fetch.dataset": "unknown"}), Work(tmp_path), 1)

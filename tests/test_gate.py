@@ -34,7 +34,9 @@ DATA = facts()
 
 def result(accuracy: float = 0.95, recalls: tuple[float | None, ...] = (0.9, 0.95, 1.0)) -> EvaluationFacts:
     ci95 = (accuracy - 0.01, min(1, accuracy + 0.01))
-    return EvaluationFacts(accuracy=accuracy, ci95=ci95, count=500, recalls=dict(enumerate(recalls)))
+    return EvaluationFacts(
+        accuracy=accuracy, ci95=ci95, count=500, recalls={str(label): recall for label, recall in enumerate(recalls)}
+    )
 
 
 def first() -> Evidence:

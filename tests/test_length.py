@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.train.config import TrainConfig
-from jobs.train.data.length import SMALLEST_BATCH, batch_size, images_seen, row_order, total_steps
+from jobs.train.data.length import SMALLEST_BATCH, batch_size, images_seen, row_order, total_steps, validation_steps
 from pipelines import recipes
 from pipelines.config import compose
 
@@ -54,3 +54,19 @@ def test_an_option_replaces_a_recipes_floor_unless_it_gives_the_floor_too() -> N
     both = compose("fast", {}, ["train.epochs=2", "train.min_steps=900"]).train
     assert (both.epochs, both.min_steps) == (2, 900)
     assert both.min_steps_per_epoch is not None
+
+
+def test_many_short_epochs_are_validated_a_few_at_a_time_and_others_each() -> None:
+    def validations(rows: int, **settings: int) -> tuple[int, int]:
+        """Return the epochs from one validation to the next, and the validations of the training."""
+        config = TrainConfig.model_validate({"epochs": 3, "batch_size": 100, **settings})
+        order = row_order(config, [rows], seed=0)
+        every = validation_steps(config, order)
+        assert every % order.steps == 0
+        return every // order.steps, -(-total_steps(config, order) // every)
+
+    assert validations(100, min_steps=645) == (32, 21)
+    assert validations(1000, min_steps=645) == (3, 22)
+    assert validations(1000, epochs=3) == (1, 3)
+    assert validations(5000, epochs=500) == (1, 500)  # not short
+    assert validations(1000, epochs=500, log_every=20) == (2, 250)

@@ -139,7 +139,8 @@ def _warm_start(path: Path, folder: Path) -> None:
 
 
 def _register(path: Path, folder: Path) -> None:
-    entry = replace(entry_of(path), shape=SHAPE, classes=CLASSES)
+    labels = tuple(range(CLASSES))
+    entry = replace(entry_of(path), shape=SHAPE, labels=labels, class_names=tuple(map(str, labels)))
     Registry(Work(folder / "work"), "digits", {}).register(entry)
 
 

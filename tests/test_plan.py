@@ -1,11 +1,10 @@
-"""The plan of a dataset: the split and shard of every archive row."""
+"""The plan of a dataset: how many rows each split and shard has, by headers alone."""
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.dataset import SPLITS
@@ -19,28 +18,9 @@ def plans(draw: st.DrawFn) -> DatasetPlan:
     train = draw(st.integers(1, 400))
     config = PrepareConfig(
         validation_rows=draw(st.none() | st.integers(0, train - 1)),
-        validation_from=draw(st.sampled_from(["first", "last", "spread"])),
         rows_per_shard=draw(st.none() | st.integers(1, 50)),
     )
     return plan_dataset(config, train, draw(st.integers(1, 100)), (3, 4))
-
-
-@given(plans())
-def test_splits_partition_the_archives_in_order(plan: DatasetPlan) -> None:
-    rows = {split: plan.archive_rows(split, 0, plan.rows[split]) for split in SPLITS}
-    both = np.concatenate([rows["train"], rows["validation"]])
-    assert sorted(both.tolist()) == list(range(plan.train_archive_rows))
-    assert rows["test"].tolist() == list(range(plan.test_rows))
-    for each in rows.values():
-        assert (np.diff(each) > 0).all()
-
-
-@given(plans(), st.sampled_from(SPLITS), st.data())
-def test_a_range_of_a_split_is_a_slice_of_the_split(plan: DatasetPlan, split: Any, data: st.DataObject) -> None:
-    start = data.draw(st.integers(0, plan.rows[split]))
-    stop = data.draw(st.integers(start, plan.rows[split]))
-    whole = plan.archive_rows(split, 0, plan.rows[split])
-    assert plan.archive_rows(split, start, stop).tolist() == whole[start:stop].tolist()
 
 
 @given(plans())
@@ -59,37 +39,35 @@ def test_shards_cover_each_split_once_in_order_and_evenly(plan: DatasetPlan) -> 
         assert [shard.path for shard in shards] == sorted(shard.path for shard in shards)
 
 
-@given(st.integers(2, 400), st.data())
-def test_spread_validation_rows_are_evenly_spaced(train: int, data: st.DataObject) -> None:
-    held_out = data.draw(st.integers(1, train - 1))
-    plan = DatasetPlan(
-        train_archive_rows=train, test_rows=1, validation_rows=held_out, validation_from="spread", rows_per_shard=10
-    )
-    gaps = np.diff(plan.archive_rows("validation", 0, held_out))
-    assume(len(gaps))
-    assert set(gaps) <= {train // held_out, -(-train // held_out)}
-
-
-@pytest.mark.parametrize(
-    ("where", "validation", "train"),
-    [
-        ("first", [0, 1, 2], [3, 4, 5, 6, 7, 8, 9]),
-        ("last", [7, 8, 9], [0, 1, 2, 3, 4, 5, 6]),
-        ("spread", [0, 3, 6], [1, 2, 4, 5, 7, 8, 9]),
-    ],
-)
-def test_validation_from_decides_which_rows_are_held_out(where: Any, validation: list[int], train: list[int]) -> None:
-    plan = plan_dataset(PrepareConfig(validation_rows=3, validation_from=where), 10, 1, (2, 2))
-    assert plan.archive_rows("validation", 0, 3).tolist() == validation
-    assert plan.archive_rows("train", 0, 7).tolist() == train
-
-
-def test_mnist_is_split_as_in_the_lecture_into_equal_shards() -> None:
+def test_mnist_is_cut_into_equal_shards_of_the_lectures_sizes() -> None:
     plan = plan_dataset(PrepareConfig(), 60_000, 10_000, (28, 28))
     assert plan.rows == {"train": 55_000, "validation": 5_000, "test": 10_000}
+    assert plan.is_exact
     assert {shard.rows for shard in plan.shards} == {2_500}
     assert [sum(shard.split == split for shard in plan.shards) for split in SPLITS] == [22, 2, 4]
-    assert plan.archive_rows("train", 0, 2).tolist() == [5_000, 5_001]
+
+
+def test_without_a_test_archive_a_tenth_of_the_training_rows_make_the_test_split() -> None:
+    assert plan_dataset(PrepareConfig(), 1_200, None, (2, 2)).rows == {"train": 980, "validation": 100, "test": 120}
+    chosen = PrepareConfig(test_rows=300, validation_rows=0)
+    assert plan_dataset(chosen, 1_200, None, (2, 2)).rows == {"train": 900, "validation": 0, "test": 300}
+    with pytest.raises(InputError, match=r"^prepare\.test_rows: found 9, expected fewer than .* 9 rows, of which"):
+        plan_dataset(PrepareConfig(test_rows=9), 9, None, (2, 2))
+
+
+def test_folds_differ_by_at_most_one_row_and_cover_all() -> None:
+    sizes = [
+        plan_dataset(PrepareConfig(validation_from=f"fold:{number}/4"), 103, 10, (2, 2), excluded=1).rows
+        for number in (1, 2, 3, 4)
+    ]
+    assert [each["validation"] for each in sizes] == [26, 26, 25, 25]
+    assert {each["train"] + each["validation"] for each in sizes} == {102}
+
+
+def test_a_plan_that_labels_or_groups_decide_is_not_exact() -> None:
+    by_groups = PrepareConfig(validation_from="group", groups="g.csv")
+    for config in (by_groups, PrepareConfig(unseen_classes="ignore")):
+        assert not plan_dataset(config, 120, 10, (2, 2)).is_exact
 
 
 @pytest.mark.parametrize(
@@ -110,6 +88,16 @@ def test_rows_per_shard_overrides_the_size_of_the_images() -> None:
 def test_validation_must_leave_training_rows(validation_rows: int) -> None:
     with pytest.raises(InputError, match=rf"^prepare\.validation_rows: found {validation_rows}, expected fewer .* 10"):
         plan_dataset(PrepareConfig(validation_rows=validation_rows), 10, 5, (2, 2))
+
+
+def test_more_folds_than_rows_are_refused() -> None:
+    with pytest.raises(InputError, match=r"^prepare\.validation_from: found fold:1/11, expected at most one fold for"):
+        plan_dataset(PrepareConfig(validation_from="fold:1/11"), 10, 5, (2, 2))
+
+
+def test_an_exclusion_of_all_rows_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^prepare\.exclude: found all 10 rows of the training archive"):
+        plan_dataset(PrepareConfig(), 10, 5, (2, 2), excluded=10)
 
 
 @pytest.mark.parametrize(("train", "test", "word"), [(0, 5, "training"), (5, 0, "test"), (0, 0, "training")])

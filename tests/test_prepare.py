@@ -308,7 +308,7 @@ print(json.dumps([time.process_time(), sorted({"pyspark", "pyarrow", "numpy"} & 
 
 
 def test_other_options_or_archives_make_another_dataset(small: Made) -> None:
-    others = [
+    others: list[dict[str, Any]] = [
         {"rows_per_shard": 65},
         {"validation_rows": 1},
         {"validation_from": "last"},

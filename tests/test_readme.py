@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 
+from jobs.prepare import idx
 from pipelines.cli.app import app
+from pipelines.config import compose
+from pipelines.retraining.inputs import archives
 
 ROOT = Path(__file__).parent.parent
 # The pages with promises under "What you can rely on", each with a comment beside every sentence.
@@ -105,3 +109,23 @@ def test_every_command_and_option_in_a_page_exists(page: str) -> None:
 def options(command: Any) -> set[str]:
     """Return the long options of a command."""
     return {name for parameter in command.params for name in parameter.opts} | {"--help"}
+
+
+def test_the_data_of_the_retraining_example_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the example's own lines on archives of MNIST's sizes, with images of 2 × 2."""
+    blocks = re.findall(r"```python\n(.*?)```", text_of("pipelines/README.md"), re.DOTALL)
+    (block,) = (code for code in blocks if "monday" in code)
+    mnist = tmp_path / "work/archives/mnist"
+    mnist.mkdir(parents=True)
+    for split, rows in (("train", 60_000), ("t10k", 10_000)):
+        idx.write(mnist / f"{split}-images-idx3-ubyte", np.zeros((rows, 2, 2), np.uint8))
+        idx.write(mnist / f"{split}-labels-idx1-ubyte", np.zeros(rows, np.uint8))
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})  # noqa: S102 (our own page)
+    Path("monday").rename("digits/monday")  # the example's `mv monday digits`
+    files = archives(compose("fast", {"fetch.data": str(tmp_path / "digits"), "fetch.dataset": "digits"}, []))
+    rows_of = {key: idx.read_header(path).rows for key, path in files.items()}
+    assert rows_of == {
+        "train_images@": 20_000, "train_labels@": 20_000, "test_images": 10_000, "test_labels": 10_000,
+        "train_images@monday": 10_000, "train_labels@monday": 10_000,
+    }  # fmt: skip

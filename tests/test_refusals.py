@@ -289,7 +289,11 @@ def test_without_a_run_id_unreadable_runs_are_skipped(
         done = as_ordinary_user(command, "--work", prepared.work.path)
     finally:
         closed.chmod(0o700)
-    words = {"report": "run r", "evaluate": "run r: is not trained", "status": "found no submitted run in"}
+    words = {
+        "report": "found no run that trained",
+        "evaluate": "run r: is not trained",
+        "status": "found no submitted run in",
+    }
     require_refusal(done, words[command])
 
 

@@ -70,7 +70,8 @@ def entry(model: Path, tmp_path: Path) -> Entry:
         model=model,
         model_sha256=sha256_file(model),
         shape=SHAPE,
-        classes=4,
+        labels=(-1, 3, 5, 300),
+        class_names=("minus one", "3", "5", "300"),
         parameters={"train.epochs": "3", "seed": "0"},
         metrics={"test_accuracy": 0.97, "test_errors": 30},
         curve=tuple(("train/loss", 1 / step, step) for step in range(1, 1500)),
@@ -89,10 +90,14 @@ def local(tmp_path: Path) -> Registry:
 def test_a_run_is_registered_once_with_parameters_metrics_and_files(
     local: Registry, entry: Entry, tmp_path: Path
 ) -> None:
+    from mlflow.models import Model
+
     assert local.versions() == []
     assert local.by_alias(CHAMPION) is None
     version = local.register(entry)
     assert (version.number, version.run_id, version.accuracy) == (1, "r1", 0.97)
+    written = Model.load(next((tmp_path / "work/mlflow").rglob("MLmodel"))).metadata
+    assert written == {"labels": [-1, 3, 5, 300], "class_names": ["minus one", "3", "5", "300"]}
     assert local.register(entry).number == 1
     assert [each.number for each in local.versions()] == [1]
     assert local.details(version)["parameters"] == {"train.epochs": "3", "seed": "0"}
@@ -238,7 +243,8 @@ def entry_of(model: Path) -> Entry:
         model=model,
         model_sha256=sha256_file(model),
         shape=SHAPE,
-        classes=4,
+        labels=(-1, 3, 5, 300),
+        class_names=("minus one", "3", "5", "300"),
         parameters={},
         metrics={},
         curve=(),

@@ -12,8 +12,8 @@ from tests.conftest import MakeArchives
 IMAGES, LABELS = "train-images-{}-idx3-ubyte", "train-labels-{}-idx1-ubyte"
 
 
-def hash_of(folder: Path) -> str:
-    return content_of(archives(compose("fast", {"fetch.data": str(folder), "fetch.dataset": "mine"}, [])))
+def hash_of(folder: Path, *settings: str) -> str:
+    return content_of(archives(compose("fast", {"fetch.data": str(folder), "fetch.dataset": "mine"}, settings)))
 
 
 def add(folder: Path, made: Path, tag: str) -> None:
@@ -61,3 +61,11 @@ def test_another_pair_and_exchanged_labels_are_new_content(folder: Path) -> None
     shutil.copy(folder.parent / "more/t10k-images-idx3-ubyte", folder / "t10k-images-idx3-ubyte")
     hashes.append(hash_of(folder))
     assert len(set(hashes)) == 4
+
+
+def test_a_change_of_the_excluded_rows_is_new_content(folder: Path, tmp_path: Path) -> None:
+    hashes = [hash_of(folder)]
+    for row in (3, 4):
+        (tmp_path / "exclude.csv").write_text(f"role,row,tag\ntrain,{row},monday\n")
+        hashes.append(hash_of(folder, f"prepare.exclude={tmp_path / 'exclude.csv'}"))
+    assert len(set(hashes)) == 3

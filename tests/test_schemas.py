@@ -31,7 +31,15 @@ METRICS: dict[str, Any] = {
     },
     "caveats": [{"kind": "few-images", "text": "2 test images are few", "figures": {"count": 2.0, "width": None}}],
     "validation": {"accuracy": None, "errors": None, "loss": None, "count": 0},
-    "train": {"images": 100, "steps": 10, "images_per_second": 5.0, "precision": "float32"},
+    "train": {
+        "images": 100,
+        "steps": 10,
+        "batch_size": 10,
+        "kept_step": 5,
+        "ended_by": "early-stopping",
+        "images_per_second": 5.0,
+        "precision": "float32",
+    },
     "seconds": {"fetch": 1.0, "prepare": 1.0, "train": 1.0, "evaluate": 1.0, "total": 4.0},
     "versions": {"python": "3.11.9"},
 }

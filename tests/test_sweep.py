@@ -1,6 +1,7 @@
 """Sweeps: the grid, folds, the table, and six points as an array on a real Slurm."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,33 @@ def test_six_points_run_as_a_slurm_array(slurm: SlurmCluster, make_archives: Mak
     status = run("status", "s-3", "--work", work, env=slurm.environment)
     assert f"{array}_3" in status.stdout
     assert status.returncode == 0
+
+
+@pytest.mark.slow
+def test_on_slurm_the_best_point_of_a_sweep_with_folds_is_submitted(
+    slurm: SlurmCluster, make_archives: MakeArchives, tmp_path: Path
+) -> None:
+    make_archives(tmp_path / "data", (6, 8), 3, train=90, test=30)
+    (tmp_path / "site.toml").write_text('scratch = "/tmp"\n[train]\ncpus = 2\n', encoding="utf-8")
+    work = tmp_path / "work"
+    done = idxtrain_in(tmp_path)(
+        "sweep", "--work", work, "--name", "s", "--data", tmp_path / "data", *SETTINGS, "--folds", "2",
+        "--grid", "train.learning_rate=1e-60,0.5", "--site", tmp_path / "site.toml", env=slurm.environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    jobs = dict(line.split() for line in done.stdout.splitlines())
+    assert jobs["train"].endswith("_[0-3]")
+    slurm.wait_for_end(jobs["evaluate"], seconds=400)
+    output = (work / f"sweeps/s/table-{jobs['evaluate']}.out").read_text()
+    assert slurm.state(jobs["evaluate"]) == "COMPLETED", output
+    assert "best by validation: s-2 to s-3: train.learning_rate=0.5" in output
+    submitted = re.search(
+        r"submitted as run s-2-best: prepare \d+, train \d+, evaluate (\d+); `idxtrain status", output
+    )
+    assert submitted, output
+    slurm.wait_for_end(submitted[1], seconds=400)
+    assert slurm.state(submitted[1]) == "COMPLETED"
+    assert {path.parent.name for path in (work / "runs").glob("*/metrics.json")} == {"s-2-best"}
 
 
 @pytest.mark.slow

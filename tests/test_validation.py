@@ -56,7 +56,8 @@ def test_slices_give_the_same_batches_and_sums_at_any_number_of_ranks(
     monkeypatch.setattr(validation, "_BATCH", 4)
     results = set()
     for world_size in (1, 2, 5):
-        batches, ranks = [], [Ranks(rank, world_size) for rank in range(world_size)]
+        batches: list[bytes] = []
+        ranks = [Ranks(rank, world_size) for rank in range(world_size)]
 
         def evaluate(images: NDArray[Any], labels: NDArray[Any], seen: list[Any] = batches) -> tuple[int, float]:
             seen.append(images.tobytes())

@@ -28,7 +28,10 @@ def import_tensorflow_for_cpu(work: Work) -> None:
 
 
 def write_model(entry: Entry, folder: Path) -> None:
-    """Write an MLflow model of the flavors tensorflow (Keras) and pyfunc; its Keras file is a copy of `entry.model`."""
+    """Write an MLflow model of the flavors tensorflow (Keras) and pyfunc; its Keras file is a copy of `entry.model`.
+
+    Its metadata has `labels` and `class_names`, in the order of the output.
+    """
     import keras
     import mlflow.tensorflow
     import numpy as np
@@ -38,10 +41,13 @@ def write_model(entry: Entry, folder: Path) -> None:
 
     single = np.dtype(np.float32)
     signature = ModelSignature(
-        Schema([TensorSpec(single, (-1, *entry.shape))]), Schema([TensorSpec(single, (-1, entry.classes))])
+        Schema([TensorSpec(single, (-1, *entry.shape))]), Schema([TensorSpec(single, (-1, len(entry.labels)))])
     )
     model = load_keras(entry.model, "train it again", entry.model_sha256)
     # Without this list MLflow would load the model in another process to find its requirements.
     requirements = [f"tensorflow=={tf.__version__}", f"keras=={keras.__version__}", f"numpy=={np.__version__}"]
-    mlflow.tensorflow.save_model(model, str(folder), signature=signature, pip_requirements=requirements)
+    classes = {"labels": list(entry.labels), "class_names": list(entry.class_names)}
+    mlflow.tensorflow.save_model(
+        model, str(folder), signature=signature, pip_requirements=requirements, metadata=classes
+    )
     shutil.copyfile(entry.model, folder / KERAS_FILE)

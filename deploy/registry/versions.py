@@ -37,17 +37,18 @@ class Version:
 class Entry:
     """What the registry records of a run.
 
-    `model`: the Keras file. `shape`: height, width, channels of an image. `classes`: length of the output.
-    `parameters`, `metrics`: flat. `curve`: (key, value, step). `files`: artifacts beside the model; missing ones are
-    skipped. `data`: facts of the training data, with which the gate of a later run compares its own. `code`: identity
-    of the code.
+    `model`: the Keras file. `shape`: height, width, channels of an image. `labels`, `class_names`: of each output, the
+    label in the archives and its name. `parameters`, `metrics`: flat. `curve`: (key, value, step). `files`: artifacts
+    beside the model; missing ones are skipped. `data`: facts of the training data, with which the gate of a later run
+    compares its own. `code`: identity of the code.
     """
 
     run_id: str
     model: Path
     model_sha256: str
     shape: tuple[int, int, int]
-    classes: int
+    labels: tuple[int, ...]
+    class_names: tuple[str, ...]
     parameters: Mapping[str, str]
     metrics: Mapping[str, float]
     curve: tuple[tuple[str, float, int], ...]

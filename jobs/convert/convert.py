@@ -17,6 +17,7 @@ from jobs.archive import ROLES
 from jobs.convert.collected import Bad, Collected
 from jobs.convert.options import Options, Split
 from jobs.errors import InputError, printable
+from jobs.fetch.names import find, missing
 from jobs.files import naming_full_disk, sync
 
 Form = Literal["pictures", "npz", "csv", "cifar", "parquet", "idx"]
@@ -115,7 +116,7 @@ def form_of(source: Path) -> Form:
 def _form_of_folder(source: Path) -> Form:
     from jobs.convert import cifar, csv_file, parquet
 
-    if idx_pairs(source):
+    if find(source):
         return "idx"
     if any(cifar.is_file_of(path.name) for path in islice(source.rglob("*.bin"), _PEEKED)):
         return "cifar"
@@ -140,8 +141,6 @@ def _is_cifar(source: Path) -> bool:
 
 def idx_pairs(folder: Path) -> dict[Split, tuple[Path, Path]]:
     """Return images and labels of each split whose IDX archives are in a folder."""
-    from jobs.fetch.names import find
-
     archives = find(folder)
     pairs: dict[Split, tuple[Path, Path]] = {}
     for split, images, labels in (("train", *ROLES[:2]), ("test", *ROLES[2:])):
@@ -197,6 +196,8 @@ def _export(source: Path, target: Path, to: Target) -> Converted:
     from jobs.convert import export
 
     pairs = idx_pairs(source)
+    if not pairs:
+        raise missing(source, ROLES[:2])
     export.check_pairs(pairs)
     with _whole(target, is_folder=to == "png") as path:
         images = export.to_png(pairs, path, class_names(source)) if to == "png" else export.to_npz(pairs, path)
@@ -221,7 +222,7 @@ def class_names(folder: Path) -> dict[int, str]:
 
 
 def _refusal(source: Path, collected: Collected, target: Path) -> InputError:
-    total = len(collected.sources) + sum(1 for each in collected.bad if each.path not in set(collected.sources))
+    total = len({*collected.sources, *(each.path for each in collected.bad)})
     path = _list_beside(target, collected.bad)
     first = collected.bad[0]
     return InputError(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.archive import is_gzip
-from jobs.convert.layout import split_of_name
+from jobs.convert.layout import split_files
 from jobs.convert.options import Options, Split
 from jobs.convert.tables import Block, Table
 from jobs.errors import InputError, one_line, printable
@@ -38,23 +38,10 @@ class Layout:
 
 def table(source: Path, options: Options) -> Table:
     """Return the table of a CSV file, or of a folder of them, whose names say train or test."""
-    if source.is_file():
-        return Table(blocks=read(source, split(source, options, "train"), options))
-    paths = sorted(path for path in source.iterdir() if path.name.lower().endswith(SUFFIXES))
-    splits = {path: split(path, options, None) for path in paths}
+    is_file = source.is_file()
+    paths = [source] if is_file else sorted(each for each in source.iterdir() if each.name.lower().endswith(SUFFIXES))
+    splits = split_files(paths, options, "train" if is_file else None)
     return Table(blocks=(block for path, part in splits.items() for block in read(path, part, options)))
-
-
-def split(path: Path, options: Options, default: Split | None) -> Split:
-    """Return the split that a file's name mentions. Raises InputError if it is unclear."""
-    mentioned = split_of_name(path.name) or default
-    if mentioned == "validation" and options.validation in ("train", "test"):
-        return options.validation
-    if mentioned is None or mentioned == "validation":
-        raise InputError(
-            f"{path}: found a name without train or test, expected either; fix: rename it, or convert files one by one"
-        )
-    return mentioned
 
 
 def read(path: Path, part: Split, options: Options) -> Iterator[Block]:

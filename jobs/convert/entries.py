@@ -6,6 +6,7 @@ leave behind are not files of the data set.
 """
 
 import gzip
+import math
 import os
 import stat
 import tarfile
@@ -23,6 +24,7 @@ from jobs.errors import InputError, one_line
 MOST_BYTES = 64 << 20  # of one picture file
 MOST_EXPANSION = 200  # of a .tar.gz; pictures are compressed already, and tar adds at most some zeros
 _ALLOWANCE = 64 << 20  # bytes that any .tar.gz may inflate to
+_BLOCK = 1 << 20
 _MOST_HEADER = 1 << 20  # bytes of a tar header, such as a long name, which tarfile reads whole
 _NOT_DATA = {"thumbs.db", "desktop.ini", "__macosx"}
 _TAR_HEADERS = (
@@ -115,21 +117,21 @@ def _in_folder(folder: Path, most: int) -> Iterator[Entry]:
 def _in_zip(source: Path, most: int) -> Iterator[Entry]:
     with _opened_zip(source) as archive:
         for member in archive.infolist():
-            path = member.filename
+            path = _tidy(member.filename)
             if member.is_dir() or not is_data(path):
                 continue
             kind = stat.S_IFMT(member.external_attr >> 16)
-            fault = "a link" if stat.S_ISLNK(kind) else _escape(path)
+            fault = "a link" if stat.S_ISLNK(kind) else _escape(member.filename)
             if fault or member.file_size > most:
                 yield Entry(path, fault=fault or _too_large(member.file_size, most))
                 continue
             try:
                 with archive.open(member) as file:
-                    data = file.read(most + 1)
+                    data = file.read(member.file_size)  # no more, whatever the stream holds
             except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError, zlib.error) as error:
                 yield Entry(path, fault=f"damaged in the archive ({one_line(error) or type(error).__name__})")
                 continue
-            yield Entry(path, data) if len(data) <= most else Entry(path, fault=_too_large(len(data), most))
+            yield Entry(path, data)
 
 
 def _opened_zip(source: Path) -> zipfile.ZipFile:
@@ -141,12 +143,13 @@ def _opened_zip(source: Path) -> zipfile.ZipFile:
 
 def _in_tar(source: Path, most: int) -> Iterator[Entry]:
     try:
-        with closing(_inflated(source)) as file, tarfile.open(fileobj=file, mode="r|", tarinfo=_Member) as archive:
+        file: Any = _tar_bytes(source)
+        with closing(file), tarfile.open(fileobj=file, mode="r|", tarinfo=_Member) as archive:
             for member in archive:
-                if member.isdir() or not is_data(member.name):
-                    continue
-                yield _tar_entry(archive, member, most)
+                if not member.isdir() and is_data(member.name):
+                    yield _tar_entry(archive, member, most)
                 archive.members.clear()  # type: ignore[attr-defined] # or all members stay in memory
+            file.finish()
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, OSError) as error:
         raise _damaged(source, error) from error
 
@@ -160,7 +163,7 @@ def _tar_entry(archive: tarfile.TarFile, member: tarfile.TarInfo, most: int) -> 
     elif member.size > most:
         fault = _too_large(member.size, most)
     file = None if fault else archive.extractfile(member)
-    return Entry(member.name.removeprefix("./"), file.read() if file else b"", fault)
+    return Entry(_tidy(member.name), file.read() if file else b"", fault)
 
 
 class _Member(tarfile.TarInfo):
@@ -175,27 +178,42 @@ class _Member(tarfile.TarInfo):
         return member
 
 
-class _Limited:
-    """The inflated bytes of a .tar.gz, as far as pictures may be compressed."""
+class _TarBytes:
+    """The bytes of a tar, inflated, at most `most` of them. It remembers its last bytes: a tar ends with zeros."""
 
-    def __init__(self, file: Any, stored: int) -> None:
-        self._file, self._left = file, max(_ALLOWANCE, stored * MOST_EXPANSION)
+    def __init__(self, file: Any, most: float) -> None:
+        self._file, self._left, self._tail = file, most, b""
 
     def read(self, size: int) -> bytes:
         """Return the next bytes. Raises ReadError beyond the limit."""
-        data = self._file.read(size)
+        data: bytes = self._file.read(size)
         self._left -= len(data)
         if self._left < 0:
             raise tarfile.ReadError(f"it inflates more than {MOST_EXPANSION}-fold, which pictures do not")
+        self._tail = (self._tail + data)[-tarfile.BLOCKSIZE :]
         return data
+
+    def finish(self) -> None:
+        """Read to the end, which verifies gzip's checksum. Raises ReadError for a tar cut off between two files."""
+        if any(self._tail) or len(self._tail) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("it ends without tar's end mark")
+        while self.read(_BLOCK):
+            pass
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
 
-def _inflated(source: Path) -> Any:
-    return _Limited(gzip.open(source), source.stat().st_size) if is_gzip(source) else source.open("rb")
+def _tar_bytes(source: Path) -> _TarBytes:
+    if is_gzip(source):
+        return _TarBytes(gzip.GzipFile(source), max(_ALLOWANCE, source.stat().st_size * MOST_EXPANSION))
+    return _TarBytes(source.open("rb"), math.inf)
+
+
+def _tidy(path: str) -> str:
+    """Return a path of an archive without empty folders and `.`."""
+    return "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
 def _escape(path: str) -> str:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import takewhile
+from pathlib import Path
 from typing import Literal
 
 from jobs.convert.options import Options, Split
@@ -78,6 +79,27 @@ def mixed(paths: Sequence[str]) -> list[int]:
     pictures does not depend on the others, nor on where the source lies.
     """
     return sorted(range(len(paths)), key=lambda row: blake2b(os.fsencode(paths[row]), digest_size=16).digest())
+
+
+def split_files(paths: Sequence[Path], options: Options, default: Split | None = None) -> dict[Path, Split]:
+    """Return the split of each file, as its name says; without a file of a validation split that is omitted.
+
+    `default`: of a file whose name says nothing. Raises InputError if a name is unclear.
+    """
+    splits: dict[Path, Split] = {}
+    for path in paths:
+        mentioned = split_of_name(path.name) or default
+        if mentioned == "validation":
+            mentioned = options.validation if options.validation != "omit" else mentioned
+            if options.validation == "omit":
+                continue
+        if mentioned is None or mentioned == "validation":
+            raise InputError(
+                f"{path}: found a name of {mentioned or 'no split'}, expected train or test in it; fix: rename it"
+                + (", or choose what it becomes with --validation train, test or omit" if mentioned else "")
+            )
+        splits[path] = mentioned
+    return splits
 
 
 def _folders(path: str) -> list[str]:

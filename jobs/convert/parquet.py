@@ -14,10 +14,9 @@ import numpy as np
 
 from jobs.convert import pictures, tables
 from jobs.convert.collected import Collected, collected
-from jobs.convert.csv_file import split
 from jobs.convert.entries import MOST_BYTES, Entry
 from jobs.convert.labels import Value
-from jobs.convert.layout import split_of_name
+from jobs.convert.layout import split_files
 from jobs.convert.options import Options, Split
 from jobs.convert.staging import Staging
 from jobs.convert.tables import Block, Table
@@ -48,9 +47,7 @@ def files(source: Path) -> list[Path]:
 
 def collect(source: Path, staging: Staging, options: Options) -> Collected:
     """Read all rows, in the order of the files. Raises InputError for a table without images or classes."""
-    paths = files(source)
-    kept = [path for path in paths if not (split_of_name(path.name) == "validation" and options.validation == "omit")]
-    splits = {path: split(path, options, "train" if source.is_file() else None) for path in kept}
+    splits = split_files(files(source), options, "train" if source.is_file() else None)
     columns = {path: _columns(path, options) for path in splits}
     if len({each.is_encoded for each in columns.values()}) != 1:
         raise InputError(f"{source}: found pictures in one file and numbers in another; fix: convert them apart")

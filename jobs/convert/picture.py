@@ -13,11 +13,27 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from jobs.errors import one_line
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # no others: each decoder reads bytes that nobody vouches for
+# No others: each decoder reads bytes that nobody vouches for. Imported here, as threads would do it at the same time.
+_PLUGINS = (
+    PngImagePlugin.PngImageFile,
+    JpegImagePlugin.JpegImageFile,
+    BmpImagePlugin.BmpImageFile,
+    WebPImagePlugin.WebPImageFile,
+)
+FORMATS = tuple(each.format for each in _PLUGINS)
+NOT_A_PICTURE = "not a picture"
 MOST_PIXELS = 50_000_000  # 200 MB decoded; a picture that claims more is taken for a decompression bomb
 _LUMA = np.array([299, 587, 114])  # in thousandths; ITU-R BT.601, as Pillow's mode "L"
 _RESAMPLING = Image.Resampling.BICUBIC
@@ -40,7 +56,7 @@ def decode(
     except BadPictureError:
         raise
     except Image.DecompressionBombError as error:
-        raise BadPictureError(f"found more than {MOST_PIXELS} pixels") from error
+        raise BadPictureError(f"found more than {MOST_PIXELS:,} pixels") from error
     except Exception as error:  # the decoders raise anything on damaged bytes
         raise BadPictureError(f"damaged ({one_line(error) or type(error).__name__})") from error
     pixels = _opaque(pixels, background)
@@ -53,22 +69,19 @@ def _stored(data: bytes) -> tuple[NDArray[Any], int]:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise BadPictureError(f"not a picture: expected {', '.join(FORMATS)}") from error
+        raise BadPictureError(f"{NOT_A_PICTURE} ({', '.join(map(str, FORMATS))})") from error
     with image:
         if image.width * image.height > MOST_PIXELS:
-            raise BadPictureError(f"found {image.width} x {image.height} pixels, expected at most {MOST_PIXELS}")
-        if getattr(image, "n_frames", 1) > 1:
+            raise BadPictureError(f"found {image.width} x {image.height} pixels, expected at most {MOST_PIXELS:,}")
+        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a phone's JPEG: the first is the photograph
             raise BadPictureError("found several frames, expected one")
-        pixels = _sixteen_bits(image, data) if ";16" in _raw_mode(image) else _eight_bits(image)
+        pixels = _sixteen_bits(image, data) if _is_of_16_bits(image) else _eight_bits(image)
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if "exif" in image.info else 1
     return pixels.reshape(*pixels.shape[:2], -1), orientation
 
 
-def _raw_mode(image: Any) -> str:
-    """Return how a picture's pixels are stored, in Pillow's words, e.g. "RGB;16B"; empty if it does not say."""
-    arguments = image.tile[0].args if image.tile else ""
-    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-    return first if isinstance(first, str) else ""
+def _is_of_16_bits(image: Any) -> bool:
+    return image.format == "PNG" and bool(image.tile) and str(image.tile[0].args).endswith(";16B")
 
 
 def _sixteen_bits(image: Any, data: bytes) -> NDArray[Any]:

@@ -18,17 +18,18 @@ from jobs.convert.entries import Entry, count, entries
 from jobs.convert.labels import Value
 from jobs.convert.layout import Layout, mixed
 from jobs.convert.options import Options, Split
-from jobs.convert.picture import MOST_PIXELS, BadPictureError, decode
+from jobs.convert.picture import MOST_PIXELS, NOT_A_PICTURE, BadPictureError, decode
 from jobs.convert.staging import Staging
-from jobs.errors import InputError
+from jobs.errors import InputError, printable
+from jobs.logs import log
 from jobs.progress import Progress
 
 _FILES_PER_TASK = 64  # of small pictures: handing over each alone costs more than decoding it
-_BYTES_PER_TASK = 4 << 20
+_BYTES_PER_TASK = 8 << 20
+_MOST_WORKERS = 16  # each may decode a picture of MOST_PIXELS
 _SHOWN = 5  # sizes that an error lists
 
 T = TypeVar("T")
-Decoded = tuple[str, NDArray[Any] | str]  # path, and pixels or the reason why there are none
 
 
 class Kind(NamedTuple):
@@ -38,6 +39,10 @@ class Kind(NamedTuple):
     width: int
     channels: int
     bits: int
+
+
+# Path, and pixels, or only what they are, or the reason why there are none.
+Decoded = tuple[str, NDArray[Any] | Kind | str]
 
 
 def collect(source: Path, staging: Staging, options: Options) -> Collected:
@@ -67,42 +72,64 @@ def stage(
 
 
 def decoded(items: Iterable[Entry], options: Options) -> Iterator[Sequence[Decoded]]:
-    """Decode pictures on all CPUs; yield them in order, in groups. Only a few groups are in memory at a time."""
-    workers = len(os.sched_getaffinity(0))
+    """Decode pictures on all CPUs; yield them in order, in groups. Only a few groups are in memory at a time.
+
+    Only pictures like the first have their pixels: with another one among them none is written.
+    """
+    entries_left = iter(items)
+    like: Kind | None = None
+    at_once = 1
+    while like is None:
+        entry = next(entries_left, None)
+        if entry is None:
+            return
+        pixels = _decode(entry, options, None)
+        if not isinstance(pixels, str | Kind):
+            like = _kind(pixels)
+            at_once = max(1, min(_FILES_PER_TASK, _BYTES_PER_TASK // pixels.nbytes))
+        yield [(entry.path, pixels)]
+    workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
     waiting: deque[Future[list[Decoded]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        for group in _groups(items):
-            waiting.append(pool.submit(_decode_group, group, options))
+        for group in _groups(entries_left, at_once):
+            waiting.append(pool.submit(_decode_group, group, options, like))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _groups(items: Iterable[Entry]) -> Iterator[list[Entry]]:
+def _groups(items: Iterable[Entry], most: int) -> Iterator[list[Entry]]:
     group: list[Entry] = []
     size = 0
     for entry in items:
         group.append(entry)
         size += len(entry.data)
-        if len(group) == _FILES_PER_TASK or size > _BYTES_PER_TASK:
+        if len(group) == most or size > _BYTES_PER_TASK:
             yield group
             group, size = [], 0
     if group:
         yield group
 
 
-def _decode_group(group: Sequence[Entry], options: Options) -> list[Decoded]:
-    return [(entry.path, _decode(entry, options)) for entry in group]
+def _decode_group(group: Sequence[Entry], options: Options, like: Kind) -> list[Decoded]:
+    return [(entry.path, _decode(entry, options, like)) for entry in group]
 
 
-def _decode(entry: Entry, options: Options) -> NDArray[Any] | str:
+def _decode(entry: Entry, options: Options, like: Kind | None) -> "NDArray[Any] | Kind | str":
     if entry.fault:
         return entry.fault
     try:
-        return decode(entry.data, options.size, options.channels, options.background)
+        pixels = decode(entry.data, options.size, options.channels, options.background)
     except BadPictureError as error:
         return str(error)
+    kind = _kind(pixels)
+    return pixels if like in (None, kind) else kind
+
+
+def _kind(pixels: NDArray[Any]) -> Kind:
+    height, width, channels = pixels.shape
+    return Kind(height, width, channels, pixels.itemsize * 8)
 
 
 def _decode_all(
@@ -117,13 +144,13 @@ def _decode_all(
         for path, pixels in group:
             if isinstance(pixels, str):
                 bad.append(Bad(path=path, reason=pixels))
-                continue
-            height, width, channels = pixels.shape
-            kinds[Kind(height, width, channels, pixels.itemsize * 8)] += 1
-            if len(kinds) == 1:
+            elif isinstance(pixels, Kind):
+                kinds[pixels] += 1
+            else:
+                kinds[_kind(pixels)] += 1
                 paths.append(path)
                 images.append(pixels)
-        if images and len(kinds) == 1:  # of several kinds none is kept: the rest is only counted
+        if images and len(kinds) == 1:
             staging.append(np.stack(images))
         progress.update(sum(kinds.values()) + len(bad), f"{len(bad)} unusable" if bad else "")
     return paths, bad, kinds
@@ -175,4 +202,9 @@ def _arrange(source: Path, staging: Staging, paths: list[str], bad: list[Bad], o
         elif place[0] != "omit":
             placed.append((row, place[0], place[1]))
         seen.add(path)
+    aside = [each.path for each in bad if each.reason.startswith(NOT_A_PICTURE) and layout.place(each.path) is None]
+    if aside:
+        listed = printable(", ".join(aside[:_SHOWN])) + (f" and {len(aside) - _SHOWN:,} more" if aside[_SHOWN:] else "")
+        log.info("%s: no pictures, and in no class folder: %s", source, listed)
+    bad = [each for each in bad if each.path not in aside]
     return collected(placed, staging, paths, sorted(bad, key=lambda each: each.path), str(source))

@@ -18,11 +18,20 @@ _MOST_NAMES = 5  # in one line
 def caveats(
     manifest: Manifest, test: TestMetrics, validation: ValidationMetrics, predictions: Predictions
 ) -> tuple[Caveat, ...]:
-    """Return the caveats of a run's result, the gravest first."""
+    """Return the caveats of the result on a dataset's own test split, the gravest first."""
     return (
         *_images_in_training(manifest, predictions),
-        *_unseen_classes(test),
         *_one_class(manifest),
+        *about_test(test, validation),
+        *_made_from_training(manifest, test),
+        *_left_out_images(manifest),
+    )
+
+
+def about_test(test: TestMetrics, validation: ValidationMetrics) -> tuple[Caveat, ...]:
+    """Return the caveats of a result on any test images."""
+    return (
+        *_unseen_classes(test),
         *_missing_classes(test),
         *_below_validation(test, validation),
         *_few_images(test),
@@ -120,6 +129,25 @@ def _few_images(test: TestMetrics) -> Iterator[Caveat]:
             kind="few-images",
             text=f"{test.count:,} test images are few: the 95 % interval is {100 * width:.1f} points wide",
             figures={"count": test.count, "width": width},
+        )
+
+
+def _made_from_training(manifest: Manifest, test: TestMetrics) -> Iterator[Caveat]:
+    if "test_from" in manifest.options:
+        yield Caveat(
+            kind="made-from-training",
+            text="the test split was made from the training archive: images of new writers or cameras may be harder",
+            figures={"count": test.count},
+        )
+
+
+def _left_out_images(manifest: Manifest) -> Iterator[Caveat]:
+    count = int(manifest.options.get("ignored_test_rows", 0))
+    if count:
+        yield Caveat(
+            kind="left-out-images",
+            text=f"{count:,} test images of classes that training lacks were left out",
+            figures={"count": count},
         )
 
 

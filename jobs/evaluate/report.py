@@ -1,6 +1,6 @@
 """Write report.html: a run's result as one self-contained page for people."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from jobs.dataset import Manifest
 from jobs.evaluate import curve, png
 from jobs.evaluate.metrics import read_confusions, shown_names, worst_classes, worst_confusions
 from jobs.evaluate.predict import Predictions
-from jobs.metrics import Metrics, StageSeconds
+from jobs.metrics import Metrics, StageSeconds, TrainMetrics
 from jobs.run_dir import RunDir
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -96,12 +96,21 @@ def _facts(config: Mapping[str, Any], metrics: Metrics, manifest: Manifest) -> S
         ("Test images also in training data", number(manifest.duplicates.test_images_in_train)),
         ("World size (ranks)", number(metrics.world_size)),
         ("Precision", train.precision),
-        ("Steps", number(train.steps)),
+        *_training_length(train),
         ("Images trained on", number(train.images)),
         ("Training speed", f"{number(train.images_per_second)} images/s"),
         ("Validation accuracy", f"{percent(validation.accuracy)} of {number(validation.count)}"),
         ("Test loss (cross-entropy)", number(metrics.test.loss, 4)),
     ]
+
+
+def _training_length(train: TrainMetrics) -> Iterator[tuple[str, str]]:
+    ended_early = " (ended early)" if train.ended_by == "early-stopping" else ""
+    yield "Steps", f"{number(train.steps)}{ended_early}"
+    if train.kept_step not in (None, train.steps):
+        yield "Model saved is that of step", number(train.kept_step)
+    if train.batch_size is not None:
+        yield "Batch size", number(train.batch_size)
 
 
 def _stages(seconds: StageSeconds) -> list[tuple[str, float, float]]:

@@ -90,9 +90,10 @@ def _contradiction(labels: NDArray[Any], indices: NDArray[Any], manifest: Manife
     rows = manifest.splits["test"].rows
     if not rows:
         return "found no test images, expected at least one"
-    missing = np.setdiff1d(np.arange(rows), indices)
-    if len(missing):  # the number of rows is right, so another index occurs twice or is out of range
-        return f"found no index {missing[0]} ({len(missing)} missing in all), expected each of 0 to {rows - 1} once"
+    distinct, times = np.unique(indices, return_counts=True)
+    if len(distinct) < rows:
+        twice = distinct[times > 1]
+        return f"found index {twice[0]} more than once ({rows - len(distinct)} too many in all), expected each once"
     if labels.min() < 0 or labels.max() >= len(manifest.labels):
         return f"found labels from {labels.min()} to {labels.max()}, expected 0 to {len(manifest.labels) - 1}"
     counts = np.bincount(labels, minlength=len(manifest.labels)).tolist()
@@ -115,7 +116,7 @@ def _metrics(
         world_size=trained.world_size,
         dataset_id=manifest.dataset_id,
         test=test,
-        caveats=about,
+        caveats=(*about, *trained.caveats),
         validation=trained.validation,
         train=TrainMetrics.model_validate(trained.model_dump()),
         seconds=StageSeconds(**seconds, total=round(sum(seconds.values()), 3)),

@@ -1,5 +1,6 @@
 """The files in a data folder that may be archives, and what their names, headers and checksums say about them."""
 
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,6 +59,16 @@ def candidates(folder: Path, taken: Collection[Path] = ()) -> list[Candidate]:
     return [_with_checksum(each) for each in found if each.path not in taken]
 
 
+def folder_with_archives(folder: Path, levels: int = 2) -> Path | None:
+    """Return the first folder below, by name, that has archives, such as `MNIST/raw`; None if there is none."""
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and os.access(path, os.R_OK | os.X_OK))
+    for path in below:
+        if any(_has_an_archives_name(file) for file in files_in(path)):
+            return path
+    deeper = (folder_with_archives(path, levels - 1) for path in below) if levels > 1 else iter(())
+    return next((path for path in deeper if path), None)
+
+
 def _candidate(path: Path, split: Split | None) -> Candidate:
     header = sniff(path)
     split_by_name, kind_by_name = split_and_kind(stem(path))
@@ -85,9 +96,13 @@ def _may_be_archive(path: Path) -> bool:
     name = stem(path).lower()
     if name.startswith(".") or name.endswith((".part", ".tmp", ".bak", "~")):
         return False
-    suffix = Path(name).suffix
-    is_named_as_one = all(split_and_kind(stem(path))) and (suffix in _ENDINGS or "idx" in suffix)
-    return is_named_as_one or sniff(path) is not None or is_git_lfs_pointer(path)
+    return _has_an_archives_name(path) or sniff(path) is not None or is_git_lfs_pointer(path)
+
+
+def _has_an_archives_name(path: Path) -> bool:
+    """Return whether a name says split and kind, and does not end like that of another format."""
+    suffix = Path(stem(path).lower()).suffix
+    return all(split_and_kind(stem(path))) and (suffix in _ENDINGS or "idx" in suffix)
 
 
 def _plain_first(paths: list[Path]) -> list[Path]:

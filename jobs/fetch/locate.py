@@ -13,7 +13,7 @@ from jobs import segments
 from jobs.archive import ROLES, TEST, TRAINING, Role
 from jobs.config import nearest
 from jobs.errors import InputError
-from jobs.fetch.candidates import candidates
+from jobs.fetch.candidates import candidates, folder_with_archives
 from jobs.fetch.catalog import CATALOG
 from jobs.fetch.class_names import read_class_names
 from jobs.fetch.config import FetchConfig
@@ -67,6 +67,9 @@ def locate(config: FetchConfig) -> Located:
     own = _own_file(folder) if folder else None
     archives = _in_folder(folder, data_set, _named_by(folder, own) | given, given) if folder else _keys(given)
     lacking = _lacking(archives)
+    if data_set is not None and lacking == TEST and set(TRAINING) <= set(given):
+        for role in TRAINING:  # the catalog's test pair belongs to the catalog's training pair alone
+            _check(given[role], data_set, role)
     if data_set is None:
         _require_training(config, archives, lacking)
         lacking = ()
@@ -118,15 +121,18 @@ def _require_training(config: FetchConfig, archives: Mapping[str, Path], lacking
 
 
 def _require_file(where: str, path: Path) -> None:
-    if not path.exists() and not path.is_symlink():
-        raise InputError(f"{where} {path}: found no such file; fix: correct the path")
-    if not path.is_file():
-        raise not_a_file(path)
+    try:
+        if not path.exists() and not path.is_symlink():
+            raise InputError(f"{where} {path}: found no such file; fix: correct the path")
+        if not path.is_file():
+            raise not_a_file(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _own_file(folder: Path) -> DataSet | None:
     path = folder / FILE
-    return read_data_set(path) if path.is_file() else None
+    return read_data_set(path) if path in files_in(folder) else None
 
 
 def _named_by(folder: Path | None, own: DataSet | None) -> dict[Role, Path]:
@@ -168,10 +174,18 @@ def _in_folder(
     if problem is None and (len(tagged) > len(TRAINING) or (tagged and not set(TRAINING) & set(_lacking(present)))):
         raise missing(folder, lacking)
     files = candidates(folder, set(known.values()))
+    untagged = [each for each in files if each.path not in tagged.values()]
+    if tagged and any(each.split == "test" for each in untagged):
+        files = untagged
     if not files and problem is None:
+        deeper = folder_with_archives(folder)
+        if deeper:
+            raise InputError(
+                f"{folder}: found no archives, but some in {deeper.relative_to(folder)}; fix: give --data {deeper}"
+            )
         raise missing(folder, lacking)
     try:
-        assigned = assign(folder, files, known)
+        assigned = assign(folder, files, known, is_trained_on_others=bool(tagged) and files is untagged)
     except InputError as error:
         raise problem or error from None
     for role, path in assigned.items():

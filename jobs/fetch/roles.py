@@ -20,10 +20,13 @@ _KINDS: tuple[Kind, ...] = ("images", "labels")
 _FIX = f"fix: name the roles by --train-images F --train-labels F --test-images F --test-labels F, or in {FILE} there"
 
 
-def assign(folder: Path, files: Sequence[Candidate], given: Mapping[Role, Path]) -> dict[Role, Path]:
+def assign(
+    folder: Path, files: Sequence[Candidate], given: Mapping[Role, Path], is_trained_on_others: bool = False
+) -> dict[Role, Path]:
     """Return the archives by role: a training pair, and a test pair if there is one. Raises InputError if unclear.
 
-    `given`: archives whose role is known already.
+    `given`: archives whose role is known already. `is_trained_on_others`: there are tagged pairs, so the training pair
+    may be missing.
     """
     chosen = dict(given)
     for role in ROLES:
@@ -32,7 +35,11 @@ def assign(folder: Path, files: Sequence[Candidate], given: Mapping[Role, Path])
             chosen[role] = best[0].path
     _complete_by_rows(chosen, files)
     _take_unnamed_pair(chosen, files)
-    _require_clear(folder, chosen, files)
+    lacking = tuple(role for role in ROLES if role not in chosen)
+    if is_trained_on_others and lacking[:2] == TRAINING:
+        lacking = lacking[2:]
+    if lacking:
+        _require_clear(folder, lacking, _unused(chosen, files), files)
     return {role: chosen[role] for role in ROLES if role in chosen}
 
 
@@ -76,11 +83,11 @@ def _unused(chosen: Mapping[Role, Path], files: Iterable[Candidate]) -> list[Can
     return [each for each in files if each.path not in chosen.values()]
 
 
-def _require_clear(folder: Path, chosen: Mapping[Role, Path], files: Sequence[Candidate]) -> None:
-    lacking = tuple(role for role in ROLES if role not in chosen)
-    if not lacking:
-        return
-    seen, rest = f"{folder}: found {_listing(files)}", _unused(chosen, files)
+def _require_clear(
+    folder: Path, lacking: tuple[Role, ...], rest: Sequence[Candidate], files: Sequence[Candidate]
+) -> None:
+    """Raise InputError for lacking roles, unless only a test pair lacks and no file of the `rest` may be in it."""
+    seen = f"{folder}: found {_listing(files)}"
     if lacking[:2] == TRAINING and all(each.split == "test" for each in files):
         raise InputError(
             f"{seen}: test archives alone, by name or checksum, expected a pair to train on; fix: give one as "

@@ -43,7 +43,7 @@ def facts_of(images: Images) -> str:
 
 
 def _image_facts(images: Images | None) -> str:
-    return f"{printable(images.path.name)}: {images.header}; {facts_of(images)}" if images else ""
+    return f"{printable(images.path.name)}: {images.header}\n  {facts_of(images)}" if images else ""
 
 
 def _label_facts(labels: Labels | None) -> str:

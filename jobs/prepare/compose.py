@@ -55,19 +55,22 @@ def build_of_segments(inputs: Inputs, spark: SparkConfig, directory: Path, work:
         )
     inputs.require_unchanged()
     excluded = sum(len(pair.excluded) for pair in training)
+    label_counts = _label_counts(made, len(classes.labels))
+    ignored = test.image_header.rows - int(label_counts["test"].sum())
     write_manifest(
         directory,
         inputs,
         Content(
             images=test.image_header,
             classes=classes,
-            label_counts=_label_counts(made, len(classes.labels)),
+            label_counts=label_counts,
             findings=_findings(made),
             shards={split: _linked_shards(made, split) for split in SPLITS},
             options={
                 "rows_per_shard": training[0].plan(inputs.config).rows_per_shard,
                 "segments": len(training),
                 **({"excluded_rows": excluded} if excluded else {}),
+                **({"ignored_test_rows": ignored} if ignored else {}),
             },
             versions=made[-1].versions,
         ),

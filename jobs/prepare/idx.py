@@ -155,13 +155,13 @@ def write_blocks(path: Path, header: Header, blocks: Iterable[NDArray[Any]], com
 def check_pair(images: Path, image_header: Header, labels: Path, label_header: Header) -> None:
     """Check by their headers that two archives are images and their labels. Raises IdxError, which names both files.
 
-    Images need at least 2 dimensions (usually 3, or 4 with channels), labels 1 dimension, or 2 if there are several
-    numbers per image, of an integer type, and both the same number of rows.
+    Images need at least 2 dimensions (usually 3, or 4 with channels), labels 1 dimension of an integer type, and
+    both the same number of rows.
     """
     an_image, a_label = f"an archive of {image_header}", f"an archive of {label_header}"
     rules = (
         (len(image_header.shape) >= 2, images, 3, an_image, "images of 3 or 4 dimensions (idx3 or idx4)"),
-        (len(label_header.shape) <= 2, labels, 3, a_label, "labels of 1 dimension (idx1), or 2 (idx2)"),
+        (len(label_header.shape) == 1, labels, 3, a_label, "labels of 1 dimension (idx1)"),
         (label_header.dtype.kind in "iu", labels, 2, a_label, "labels of an integer type"),
         (label_header.rows == image_header.rows, labels, 4, f"{label_header.rows} labels", f"{image_header.rows}"),
     )

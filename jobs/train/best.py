@@ -55,11 +55,14 @@ def better(best: Best | None, step: int, validation: dict[str, Any], config: Tra
     return now if best is None or _rank(now, config) < _rank(best, config) else best
 
 
-def stops_early(best: Best | None, step: int, epoch_steps: int, config: TrainConfig) -> bool:
-    """Return whether `train.early_stopping` ends the training after the validation at `step` updates."""
+def stops_early(best: Best | None, step: int, validation_steps: int, config: TrainConfig) -> bool:
+    """Return whether `train.early_stopping` ends the training after `step` updates.
+
+    `validation_steps`: from one validation to the next.
+    """
     if config.early_stopping is None or best is None:
         return False
-    return step // epoch_steps - best.step // epoch_steps >= config.early_stopping
+    return step // validation_steps - best.step // validation_steps >= config.early_stopping
 
 
 def _rank(best: Best, config: TrainConfig) -> tuple[float, float]:

@@ -1,39 +1,54 @@
-"""What is doubtful about a finished training: too few updates, or a loss that was still falling."""
+"""What is doubtful about a finished training: few updates, or a loss that was still falling."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from statistics import mean
 
 from jobs import training_log
 from jobs.metrics import Caveat
 from jobs.train.config import TrainConfig
+from jobs.training_log import Kind
 
-# The shortest recipe on MNIST has 645 updates.
+# The shortest recipe, `fast`, trains MNIST with 645.
 _FEW_STEPS = 500
-# Between the last validation and the last one in the first nine tenths of the training, the validation loss fell by at
-# least this many nats.
+# Nats. On MNIST, the last epoch of `fast` takes 0.01 to 0.02 off the validation loss.
 _FALL = 0.05
 
 
 def training_caveats(curve: Path, steps: int, config: TrainConfig) -> list[Caveat]:
-    """Return the caveats of a training that ended after `steps` updates. `curve`: its training log."""
-    fix = "train.max_steps" if config.max_steps is not None and steps >= config.max_steps else "train.min_steps"
+    """Return the caveats of a training that ended after `steps` updates. `curve`: its training log.
+
+    The loss is still falling if the last validation is 0.05 nats below all those in the first nine tenths of the steps.
+    If there are none, the training loss decides: the mean of the last tenth against that of the tenth before.
+    """
+    is_bounded = config.max_steps is not None and steps >= config.max_steps
+    fix = f"raise {'train.max_steps' if is_bounded else 'train.min_steps or train.epochs'} to train longer"
     caveats = []
     if steps < _FEW_STEPS:
-        text = f"only {steps:,} updates; to train longer, raise {fix}"
+        text = f"the model was trained in only {steps:,} updates; {fix}"
         caveats.append(Caveat(kind="few-updates", text=text, figures={"steps": steps}))
-    before, after = _validation_losses(list(training_log.read(curve)), steps)
-    if before is not None and after is not None and before - after >= _FALL:
-        text = f"the loss was still falling at the end ({before:.3f}, then {after:.3f}); to train longer, raise {fix}"
-        figures = {"loss_before": before, "loss_after": after}
+    losses = _before_and_at_the_end(curve, steps)
+    if losses is not None and losses[0] - losses[1] >= _FALL:
+        text = f"the loss was still falling when training ended, from {losses[0]:.2f} to {losses[1]:.2f}; {fix}"
+        figures = dict(zip(("loss_before", "loss_at_end"), losses, strict=True))
         caveats.append(Caveat(kind="loss-still-falling", text=text, figures=figures))
     return caveats
 
 
-def _validation_losses(entries: list[dict[str, Any]], steps: int) -> tuple[float | None, float | None]:
-    losses = {
-        entry["step"]: float(entry["loss"])
-        for entry in entries
-        if entry["kind"] == "validation" and isinstance(entry.get("loss"), int | float)
-    }
-    before = [step for step in losses if step <= 0.9 * steps]
-    return (losses[max(before)] if before else None), losses.get(steps)
+def _before_and_at_the_end(curve: Path, steps: int) -> tuple[float, float] | None:
+    """Return the loss before the last tenth of the training, and at its end; None if the log has too few."""
+    validation = _losses(curve, "validation")
+    before = [loss for step, loss in validation.items() if step <= 0.9 * steps]
+    if before and steps in validation:
+        return min(before), validation[steps]
+    training = _losses(curve, "train")
+    before, last = (
+        [loss for step, loss in training.items() if low * steps < step <= (low + 0.1) * steps] for low in (0.8, 0.9)
+    )
+    return (mean(before), mean(last)) if before and last else None
+
+
+def _losses(curve: Path, kind: Kind) -> Mapping[int, float]:
+    """Return the losses of a kind by step."""
+    entries = (entry for entry in training_log.read(curve) if entry["kind"] == kind)
+    return {entry["step"]: entry["loss"] for entry in entries if isinstance(entry.get("loss"), int | float)}

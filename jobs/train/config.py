@@ -240,7 +240,7 @@ class TrainConfig(Section):
         ge=1,
         description=(
             "Steps between two checkpoints, rounded up to a measurement. `none`: no limit by steps. "
-            "Each epoch and each stop on request also writes one."
+            "Each validation and each stop on request also writes one."
         ),
     )
     checkpoint_every_minutes: float = Field(
@@ -256,8 +256,9 @@ class TrainConfig(Section):
         default=None,
         ge=1,
         description=(
-            "End the training after this many epochs in a row without a better validation, see `best_by`. The learning "
-            "rate is planned for the whole training. `none`: train to the end."
+            "End the training after this many validations in a row without a better one, see `best_by`. Each epoch has "
+            "one; of many short epochs, every few. The learning rate is planned for the whole training. `none`: train "
+            "to the end."
         ),
     )
     keep: Literal["last", "best"] = Field(

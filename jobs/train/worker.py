@@ -32,7 +32,7 @@ from jobs.train.compute.precision import choose_precision
 from jobs.train.compute.step import LocalResult, StepOptions, TrainStep
 from jobs.train.config import TrainConfig
 from jobs.train.data.calls import GraphCall, max_steps_per_execution, plan_calls, read_epoch
-from jobs.train.data.length import images_seen, row_order, total_steps
+from jobs.train.data.length import images_seen, row_order, total_steps, validation_steps
 from jobs.train.data.row_cache import keeps_all_rows
 from jobs.train.data.shard_cache import ShardStore
 from jobs.train.divergence import require_finite, require_sound
@@ -85,6 +85,7 @@ class Training:
         self.order = row_order(config, self.store.shard_rows, seed)
         self.max_steps = max_steps_per_execution(self.order, self.manifest.values_per_image, self.world_size)
         self.total_steps = total_steps(config, self.order)
+        self.validation_steps = validation_steps(config, self.order)
         peak_rate = config.peak_rate(self.order.batch_size)
         self.rates = Rates(
             config.schedule, self.total_steps, peak_rate, config.warmup_fraction, config.final_rate_fraction
@@ -139,9 +140,10 @@ class Training:
                         self._save(writer, step)
                         writer.wait()
                         raise stopped(step, self.total_steps, self.run_dir.run_id)
-                    if timer.is_due(step) and step % self.order.steps:  # the end of an epoch has its own
+                    if timer.is_due(step) and not self._is_validated(step):  # a validation has its own
                         self._save(writer, step)
-                validation = self._end_epoch(step, console, writer)
+                if self._is_validated(step):
+                    validation = self._end_epoch(step, console, writer)
             writer.wait()
         kept = self._keep_best(step)
         if kept:
@@ -150,8 +152,12 @@ class Training:
         self.heartbeat.enter("finish", step)
         self._finish(step, kept.step if kept else step, validation)
 
+    def _is_validated(self, step: int) -> bool:
+        """Return whether a validation follows after `step` updates."""
+        return step % self.validation_steps == 0 or step == self.total_steps
+
     def _stops_early(self, step: int) -> bool:
-        return stops_early(self.best, step, self.order.steps, self.config)
+        return stops_early(self.best, step, self.validation_steps, self.config)
 
     def _keep_best(self, step: int) -> Best | None:
         """Make the state the one of the best validation, if that is to be kept; return the best."""
@@ -241,8 +247,7 @@ class Training:
         step, is_validated = int(state[0]), bool(state[1])  # rank 0's
         self.best = Best.from_numbers(state[2:6].tolist()) if np.isfinite(state[2]) else None
         self.collective.broadcast([variable for _, variable in self.network.variables()])
-        is_end = step % self.order.steps == 0 or step == self.total_steps
-        return step, is_end and not is_validated
+        return step, self._is_validated(step) and not is_validated
 
     def _load(self, last: checkpoint.Checkpoint) -> None:
         try:

@@ -10,10 +10,10 @@ def result_checks(config: GateConfig, test: EvaluationFacts) -> list[Check]:
     low, high = test.ci95
     text = f"test accuracy {test.accuracy:.4f} (95 % interval {low:.4f} to {high:.4f})"
     checks = [at_least("accuracy", test.accuracy, config.min_accuracy, text)]
-    recalls = [(recall, label) for label, recall in test.recalls.items() if recall is not None]
+    recalls = {name: recall for name, recall in test.recalls.items() if recall is not None}
     if recalls:
-        recall, label = min(recalls)
-        text = f"recall {recall:.4f} of class {label}, the lowest"
+        name, recall = min(recalls.items(), key=lambda each: each[1])
+        text = f"recall {recall:.4f} of class {name}, the lowest"
         checks.append(at_least("recall", recall, config.min_recall, text))
     return checks
 

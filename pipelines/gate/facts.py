@@ -37,14 +37,14 @@ class DataFacts(Section):
 class EvaluationFacts:
     """The challenger's result on the test set of `count` images.
 
-    `ci95`: the 95 % confidence interval of the accuracy. `recalls`: by class label; None for a class that has no test
-    images.
+    `ci95`: the 95 % confidence interval of the accuracy. `recalls`: by class, as texts name it; None for a class that
+    has no test images.
     """
 
     accuracy: float
     ci95: tuple[float, float]
     count: int
-    recalls: Mapping[int, float | None]
+    recalls: Mapping[str, float | None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,6 @@ RUN = {
     "stages/STAGE.json": "Record of a finished stage: what went in, what came out, seconds.",
     "checkpoints/step-N.safetensors": "Training state after N steps: weights, optimizer slots, EMA.",
     "checkpoints/step-N.json": "Its step, key and checksum.",
-    "checkpoints/best.json": "Which checkpoint had the best validation accuracy.",
     "tensorboard/": "Event files for TensorBoard.",
     "logs/STAGE.log": "Log of a stage. Ranks above 0 write `train.rank-N.log`.",
     "logs/tensorflow.log": "What TensorFlow printed while it was imported.",

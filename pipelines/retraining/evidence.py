@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from jobs import segments
 from jobs.dataset import Manifest, read_manifest
-from jobs.metrics import TestMetrics, read_metrics
+from jobs.metrics import ClassMetrics, TestMetrics, read_metrics
 from jobs.run_dir import RunDir
 from jobs.stage import dataset_of
 from pipelines.config import Config
@@ -46,8 +46,12 @@ def evaluation_facts(test: TestMetrics) -> EvaluationFacts:
         accuracy=test.accuracy,
         ci95=test.ci95,
         count=test.count,
-        recalls={each.label: each.recall for each in test.classes},
+        recalls={_class_name(each): each.recall for each in test.classes},
     )
+
+
+def _class_name(each: ClassMetrics) -> str:
+    return each.name if each.name == str(each.label) else f"{each.label} ({each.name})"
 
 
 def data_facts(run: RunDir, known: frozenset[str]) -> list[DataFacts]:

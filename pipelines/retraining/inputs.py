@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from jobs import segments
+from jobs.errors import InputError
 from jobs.fetch.describe import described_by
 from jobs.fetch.locate import locate
 from jobs.files import sha256_file, sha256_json
@@ -13,18 +14,24 @@ from pipelines.retraining.records import FileStamp
 
 log = logging.getLogger("idxtrain")
 
-_DESCRIPTION = "description "  # and a number: the key of a file that describes the archives
+# Keys of other files: those that describe the archives (and a number), and those of section prepare.
+_DESCRIPTION, _EXCLUDE, _GROUPS = "description ", "exclude", "groups"
 
 
 def archives(config: Config) -> dict[str, Path]:
-    """Return the user's archives by `jobs.segments.key`, all pairs, and the files that describe them.
+    """Return the user's archives by `jobs.segments.key`, all pairs, and the other files that decide the dataset.
 
-    Empty for a data set of the catalog. Raises InputError where the archives cannot be used.
+    No archives for a data set of the catalog. Raises InputError where the archives cannot be used.
     """
+    named = {_EXCLUDE: config.prepare.exclude, _GROUPS: config.prepare.groups}
+    others = {key: Path(path) for key, path in named.items() if path}
+    for key, path in others.items():
+        if not path.is_file():
+            raise InputError(f"prepare.{key} {path}: found no such file; fix: correct the path")
     if not config.fetch.data and not config.fetch.named_archives:
-        return {}
+        return others
     described = {f"{_DESCRIPTION}{number}": path for number, path in enumerate(described_by(config.fetch))}
-    return {**locate(config.fetch).archives, **described}
+    return {**locate(config.fetch).archives, **described, **others}
 
 
 def stamps(files: Iterable[Path]) -> tuple[FileStamp, ...]:
@@ -45,8 +52,9 @@ def content_of(files: Mapping[str, Path]) -> str:
         if first != tag:
             log.warning("retrain: %s has the same content as %s; it counts once", _name(tag), _name(first))
     test = [digests.get(role) for role in ("test_images", "test_labels")]
-    description = [digest for key, digest in digests.items() if key.startswith(_DESCRIPTION)]
-    return sha256_json({"test": test, "train": sorted(pairs, key=str), "description": description})
+    others = {key: digest for key, digest in digests.items() if key.startswith((_DESCRIPTION, _EXCLUDE, _GROUPS))}
+    names = segments.tags(files) if _EXCLUDE in files else []  # that file names pairs by their tags
+    return sha256_json({"test": test, "train": sorted(pairs, key=str), "others": others, "names": names})
 
 
 def _name(tag: str) -> str:

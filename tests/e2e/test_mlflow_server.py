@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from deploy.registry.registry import Registry
 from jobs.run_dir import Work
 from tests.conftest import Idxtrain, MakeArchives
 from tests.support.mlflow_server import MlflowServer, free_port
+from tests.support.report_picture import require_chromium
 
 pytestmark = pytest.mark.long
 
@@ -72,16 +72,6 @@ def test_models_sync_registers_and_promotes_the_waiting_run(
     assert not (folder / "work/mlflow").exists()
 
 
-def chromium() -> str:
-    program = shutil.which("chromium")
-    why = "" if program else "found no chromium: apt-get install chromium"
-    if why and os.environ.get("CI") == "true":
-        pytest.fail(why)
-    if not program:
-        pytest.skip(why)
-    return program
-
-
 def test_mlflows_page_shows_the_run(server: MlflowServer, folder: Path, tmp_path: Path) -> None:
     """The page shows the run's ID and its figures, and is not empty."""
     work = Work(folder / "work")
@@ -104,5 +94,5 @@ def browse(page: str, folder: Path, *options: str) -> str:
     """Open a page in a headless browser, wait until its scripts have finished, and return what the browser prints."""
     headless = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
     profile = f"--user-data-dir={folder / 'profile'}"
-    command = [chromium(), *headless, profile, "--virtual-time-budget=20000", *options, page]
+    command = [require_chromium(), *headless, profile, "--virtual-time-budget=20000", *options, page]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=180).stdout

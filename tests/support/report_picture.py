@@ -3,11 +3,14 @@
 Chromium renders the page; 64 colours keep a picture below 150 kB.
 """
 
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 _SIZE = "1120,2265"  # down to the second row of the gallery of errors
@@ -24,11 +27,20 @@ def main(report: Path, folder: Path) -> None:
                 picture.convert("RGB").quantize(64).save(folder / f"report-{name}.png", optimize=True)
 
 
-def screenshot(report: Path, target: Path, scheme: int) -> list[str]:
-    """Return the argv that renders a page in one colour scheme."""
-    options = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size={_SIZE}"]
+def screenshot(report: Path, target: Path, scheme: int, size: str = _SIZE) -> list[str]:
+    """Return the argv that renders a page in one colour scheme. `size`: of the window, "WIDTH,HEIGHT" in pixels."""
+    options = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size={size}"]
     options += [f"--blink-settings=preferredColorScheme={scheme}", f"--screenshot={target}"]
     return ["chromium", *options, report.resolve().as_uri()]
+
+
+def require_chromium() -> str:
+    """Return the path of Chromium. Without it, skip the test; with CI=true, fail."""
+    program = shutil.which("chromium")
+    why = "" if program else "found no chromium: apt-get install chromium"
+    if why and os.environ.get("CI") == "true":
+        pytest.fail(why)
+    return program or pytest.skip(why)
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def evaluation(test: dict[str, Any]) -> Any:
     with suppress(ImportError):
         facts = import_module("pipelines.gate.facts")
         if hasattr(facts, "EvaluationFacts"):
-            recalls = {each["label"]: each["recall"] for each in test["classes"]}
+            recalls = {str(each["label"]): each["recall"] for each in test["classes"]}
             return facts.EvaluationFacts(
                 accuracy=test["accuracy"], ci95=tuple(test["ci95"]), count=test["count"], recalls=recalls
             )

@@ -1,15 +1,21 @@
 """The length of a training: pure arithmetic on the config and the number of training rows."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jobs.train.config import TrainConfig
-from jobs.train.data.order import RowOrder
+
+if TYPE_CHECKING:
+    from jobs.train.data.order import RowOrder
 
 SMALLEST_BATCH = 16  # to which `train.min_steps_per_epoch` may lower the batch
+_VALIDATIONS = 20  # of a training in many short epochs, at least
 
 
-def row_order(config: TrainConfig, shard_rows: Sequence[int], seed: int) -> RowOrder:
+def row_order(config: TrainConfig, shard_rows: Sequence[int], seed: int) -> "RowOrder":
     """Return the order of rows in a training on shards of these sizes, in global batches that fit them."""
+    from jobs.train.data.order import RowOrder  # with NumPy, which checks of the config need not wait for
+
     return RowOrder(
         shard_rows=tuple(shard_rows),
         batch_size=batch_size(config, sum(shard_rows)),
@@ -27,7 +33,7 @@ def batch_size(config: TrainConfig, rows: int) -> int:
     return size
 
 
-def total_steps(config: TrainConfig, order: RowOrder) -> int:
+def total_steps(config: TrainConfig, order: "RowOrder") -> int:
     """Return the steps of a training: whole epochs until there are `min_steps`, bounded by `max_steps`."""
     epochs = None
     if config.epochs is not None:
@@ -36,7 +42,16 @@ def total_steps(config: TrainConfig, order: RowOrder) -> int:
     return min(bound for bound in bounds if bound is not None)
 
 
-def images_seen(order: RowOrder, steps: int) -> int:
+def validation_steps(config: TrainConfig, order: "RowOrder") -> int:
+    """Return the steps from one validation to the next: an epoch, or several if they are many and short.
+
+    A thousand epochs of one step would otherwise write a thousand checkpoints, each as long as many steps.
+    """
+    epochs = -(-total_steps(config, order) // order.steps)
+    return order.steps * min(-(-config.log_every // order.steps), max(1, epochs // _VALIDATIONS))
+
+
+def images_seen(order: "RowOrder", steps: int) -> int:
     """Return how many images the first `steps` steps train on."""
     epochs, rest = divmod(steps, order.steps)
     return epochs * order.rows + min(rest * order.batch_size, order.rows)

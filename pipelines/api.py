@@ -1,0 +1,115 @@
+"""The pipeline from Python, as a notebook uses it.
+
+    from pipelines.api import load_config, load_run, run
+
+    config = load_config("fast", data="letters", settings={"train.epochs": 5})
+    trained = run(config)
+    trained.metrics.test.accuracy
+    trained.predictions().query("label != predicted")
+
+`run` does what `idxtrain run` does: each stage is a process of its own. Progress goes to stderr, nothing to stdout.
+Errors are exceptions of `jobs.errors`: bad input is an InputError, and a request to stop (Ctrl-C, or a notebook's stop
+button) a ResumableError, after which `run` with the same `run_id` resumes the run. Nothing heavy is imported before it
+is needed.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.errors import IdxtrainError, InputError, ReportedError, ResumableError
+from jobs.metrics import Metrics, read_metrics
+from jobs.run_dir import RunDir
+from pipelines import request, runs
+from pipelines.config import DEFAULT_RECIPE, Config
+from pipelines.names import WORK
+from pipelines.stages import run_stages
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. `directory`: its folder, and every path in it."""
+
+    directory: RunDir
+
+    @property
+    def run_id(self) -> str:
+        """The run's ID."""
+        return self.directory.run_id
+
+    @property
+    def config(self) -> Config:
+        """The config that the run was made with."""
+        return runs.read_config(self.directory)
+
+    @property
+    def metrics(self) -> Metrics:
+        """The content of metrics.json."""
+        return read_metrics(self.directory)
+
+    def predictions(self) -> "pd.DataFrame":
+        """Return a row per test image: `index`, `label`, `predicted`, `probability` and, if kept, `probabilities`.
+
+        Labels are those of the archives. See `jobs.evaluate.predictions`.
+        """
+        import pandas as pd
+
+        return pd.read_parquet(self.directory.predictions_file)
+
+
+def load_config(
+    recipe: str = DEFAULT_RECIPE,
+    *,
+    data: str | Path | None = None,
+    dataset: str | None = None,
+    seed: int | None = None,
+    np: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Config:
+    """Return the config that a recipe and the options of `idxtrain run` make.
+
+    `settings`: config keys with their values, as `--set` takes them, e.g. {"train.epochs": 5}. Raises InputError.
+    """
+    options = request.Options(
+        recipe=recipe,
+        data=None if data is None else Path(data),
+        dataset=dataset,
+        seed=seed,
+        np=np,
+        assignments=tuple(f"{key}={_as_toml(value)}" for key, value in (settings or {}).items()),
+    )
+    return request.config_of(options, None)
+
+
+def _as_toml(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_as_toml(each)}" for key, each in value.items()) + "}"
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+
+
+def run(config: Config, *, work: str | Path = WORK, run_id: str | None = None) -> Run:
+    """Run all stages that are not finished yet, and return the run.
+
+    `run_id`: of a run to resume, or of a new one; by default it is a new one. Raises InputError for bad input,
+    ResumableError where the run was stopped on request, and IdxtrainError for another failure.
+    """
+    options = request.Options(work=Path(work), run_id=run_id)
+    directory = request.open_run(options, request.find_run(options), config)
+    try:
+        run_stages(directory, config)
+    except ReportedError as error:
+        kinds = {kind.exit_code: kind for kind in (InputError, ResumableError)}
+        raise kinds.get(error.exit_code, IdxtrainError)(str(error)) from None
+    return Run(directory)
+
+
+def load_run(run_id: str | None = None, *, work: str | Path = WORK) -> Run:
+    """Return a run by its ID, by default the latest one. Raises InputError if there is none."""
+    return Run(request.existing_run(request.Options(work=Path(work), run_id=run_id)))
