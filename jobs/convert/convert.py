@@ -13,11 +13,11 @@ from typing import Literal
 
 import numpy as np
 
-from jobs.archive import ROLES
 from jobs.convert.collected import Bad, Collected
 from jobs.convert.options import Options, Split
 from jobs.errors import InputError, printable
-from jobs.fetch.names import find, missing
+from jobs.fetch.names import files_in
+from jobs.fetch.sniff import sniff
 from jobs.files import naming_full_disk, sync
 
 Form = Literal["pictures", "npz", "csv", "cifar", "parquet", "idx"]
@@ -116,7 +116,7 @@ def form_of(source: Path) -> Form:
 def _form_of_folder(source: Path) -> Form:
     from jobs.convert import cifar, csv_file, parquet
 
-    if find(source):
+    if any(sniff(path) for path in files_in(source)):
         return "idx"
     if any(cifar.is_file_of(path.name) for path in islice(source.rglob("*.bin"), _PEEKED)):
         return "cifar"
@@ -137,16 +137,6 @@ def _is_cifar(source: Path) -> bool:
             return any(cifar.is_file_of(member.name) for member in islice(archive, _PEEKED))
     except (tarfile.TarError, OSError, EOFError):
         return False
-
-
-def idx_pairs(folder: Path) -> dict[Split, tuple[Path, Path]]:
-    """Return images and labels of each split whose IDX archives are in a folder."""
-    archives = find(folder)
-    pairs: dict[Split, tuple[Path, Path]] = {}
-    for split, images, labels in (("train", *ROLES[:2]), ("test", *ROLES[2:])):
-        if images in archives and labels in archives:
-            pairs[split] = archives[images], archives[labels]  # type: ignore[index]
-    return pairs
 
 
 def _to_idx(source: Path, form: Form, folder: Path, target: Path, options: Options) -> Converted:
@@ -195,30 +185,10 @@ def _collector(form: Form) -> Callable[..., Collected]:
 def _export(source: Path, target: Path, to: Target) -> Converted:
     from jobs.convert import export
 
-    pairs = idx_pairs(source)
-    if not pairs:
-        raise missing(source, ROLES[:2])
-    export.check_pairs(pairs)
+    pairs, class_names = export.pairs_of(source)
     with _whole(target, is_folder=to == "png") as path:
-        images = export.to_png(pairs, path, class_names(source)) if to == "png" else export.to_npz(pairs, path)
+        images = export.to_png(pairs, path, class_names) if to == "png" else export.to_npz(pairs, path)
     return Converted(path=target, form=to, images=images)
-
-
-def class_names(folder: Path) -> dict[int, str]:
-    """Return the names of classes by label in a folder's data.toml; empty if there is none."""
-    import tomllib
-
-    from jobs.convert.archives import DESCRIPTION
-
-    try:
-        table = tomllib.loads((folder / DESCRIPTION).read_text(encoding="utf-8")).get("class_names", {})
-        return {int(label): str(name) for label, name in table.items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{folder / DESCRIPTION}: found no table of classes ({error}); fix: repair or remove it"
-        ) from error
 
 
 def _refusal(source: Path, collected: Collected, target: Path) -> InputError:

@@ -1,5 +1,6 @@
 """The file names that people use for the four archives of a data set."""
 
+import os
 import re
 import stat
 from collections.abc import Collection, Iterable
@@ -15,6 +16,7 @@ _EXAMPLES: dict[Role, str] = {
     "test_images": "t10k-images-idx3-ubyte or test-images-idx3-ubyte",
     "test_labels": "t10k-labels-idx1-ubyte or test-labels-idx1-ubyte",
 }
+_CONVERTIBLE = (".png", ".jpg", ".jpeg", ".npz", ".csv", ".parquet")  # see `jobs.convert`
 _SHOWN = 5  # files of a folder that an error lists
 
 
@@ -48,12 +50,25 @@ def missing(folder: Path, roles: Iterable[Role]) -> InputError:
     for path in sorted(folder.iterdir()):
         if role_of(path.name) in lacking and not path.is_file():
             return not_a_file(path)
+    convertible = _convertible(folder)
+    if convertible and len(lacking) == len(ROLES):
+        return InputError(
+            f"{folder}: found no IDX archive, but {_listing(folder)}; fix: make IDX archives of {convertible!r} and "
+            "its kind by `idxtrain convert`"
+        )
     accepted = "; ".join(_EXAMPLES[role] for role in lacking)
     return InputError(
         f"{folder}: found no archive for {', '.join(lacking)}, but {_listing(folder)}; expected {accepted} "
         "(or .idx for -idx, idx1 to idx4, other types than ubyte, with .gz); fix: add it, name the roles by "
         "--train-images F --train-labels F --test-images F --test-labels F, or give another --data"
     )
+
+
+def _convertible(folder: Path) -> str | None:
+    """Return the name of a file, in the folder or in a folder of it, that `idxtrain convert` reads; None if none is."""
+    below = (path for path in sorted(folder.iterdir()) if path.is_dir() and os.access(path, os.R_OK | os.X_OK))
+    names = (path.name for parent in (folder, *below) for path in sorted(parent.iterdir()))
+    return next((name for name in names if name.lower().endswith(_CONVERTIBLE)), None)
 
 
 def not_a_file(path: Path) -> InputError:

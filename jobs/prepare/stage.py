@@ -13,7 +13,7 @@ from jobs.files import sync
 from jobs.lease import Lease
 from jobs.logs import log
 from jobs.prepare.config import PrepareConfig, SparkConfig
-from jobs.prepare.inputs import Inputs
+from jobs.prepare.inputs import Inputs, check_options
 from jobs.run_dir import Work
 
 NOTHING_KNOWN = Description()
@@ -33,7 +33,7 @@ def prepare(
 ) -> Path:
     """Make the dataset unless it exists, and return its directory. It appears whole, by one rename."""
     inputs = Inputs(config, archives, description)
-    inputs.check()
+    check_options(config, archives)
     name = inputs.dataset_id
     directory = work.datasets / name
     work.locks.mkdir(mode=0o775, parents=True, exist_ok=True)
