@@ -10,10 +10,10 @@
 The last key of manifest.json, `sha256`, is the hash of all others (`jobs.files.sealed`): an altered file is refused.
 
 Columns: `image` list<float32>[height × width × channels], row-major H·W·C, each value in [0, 1]; `label` int32, the
-number of the class; `index` int64, the row number in the archive. Classes are numbered from 0 in the order of their
-labels in the archives, which the manifest lists: first those that training has, then those that only the test split
-has. With several training pairs, `index` and `segments.json` are as in `jobs.segments`. Plain Parquet: any reader reads
-it. No Spark and no TensorFlow here.
+number of the class; `index` int64, the row number in the archive, which for a test split made of training rows is the
+training archive. Classes are numbered from 0 in the order of their labels in the archives, which the manifest lists:
+first those that training has, then those that only the test split has. With several training pairs, `index` and
+`segments.json` are as in `jobs.segments`. Plain Parquet: any reader reads it. No Spark and no TensorFlow here.
 """
 
 import os

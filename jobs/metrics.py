@@ -144,7 +144,7 @@ class Metrics(Document):
     recipe: str
     seed: int
     world_size: int = Field(ge=1, description="number of ranks")
-    dataset_id: str = Field(description="of the dataset that the model was trained on")
+    dataset_id: str = Field(description="of the dataset with the test images")
     data: TestData | None = Field(default=None, description="null if the test images are the dataset's own test split")
     test: TestMetrics
     caveats: tuple[Caveat, ...] = Field(default=(), description="what to know before trusting the accuracy")

@@ -91,6 +91,17 @@ class RunDir:
         return Work(self.path.parent.parent)
 
     @property
+    def evaluations(self) -> Path:
+        """Evaluations of the run's model on other data, one folder each, laid out as a run."""
+        return self.path / "evaluations"
+
+    @property
+    def origin(self) -> "RunDir":
+        """The run whose model is evaluated: this one, or the one that has this folder among its `evaluations`."""
+        parent = self.path.parent
+        return RunDir(parent.parent) if parent.name == RunDir(parent.parent).evaluations.name else self
+
+    @property
     def config_file(self) -> Path:
         """The whole config, frozen when the run was made."""
         return self.path / "config.json"

@@ -164,8 +164,7 @@ def _clean_up_when_asked_to_stop(run: RunDir, stage: str) -> None:
         raise KeyboardInterrupt
 
     def end(number: int, frame: FrameType | None) -> None:
-        _report(_stopped(run, stage), ResumableError.exit_code)
-        os._exit(ResumableError.exit_code)
+        _end_stopped(run, stage)
 
     stop_signals.handle(interrupt)
 
@@ -180,8 +179,11 @@ def _print_nothing(unraisable: Any) -> None:
     """Take the place of a hook that prints a traceback."""
 
 
-def _stopped(run: RunDir, stage: str) -> str:
-    return f"{stage}: stopped on request; `idxtrain run --run-id {run.run_id}` resumes it"
+def _end_stopped(run: RunDir, stage: str) -> NoReturn:
+    """Report the stop, and end the process without Python's own clean-up."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    _report(f"{stage}: stopped on request; `idxtrain run --run-id {run.run_id}` resumes it", ResumableError.exit_code)
+    os._exit(ResumableError.exit_code)
 
 
 @contextmanager
@@ -191,7 +193,7 @@ def _exit_codes(run: RunDir, stage: str) -> Iterator[None]:
     Unlike `jobs.exit_codes` it also writes to the run's log, keeps the traceback of a bug, and lets one rank speak for
     all.
     """
-    resume = f"`idxtrain run --run-id {run.run_id}` resumes it"
+    resume = f"`idxtrain run --run-id {run.origin.run_id}` resumes it"
     try:
         yield
     except PeerLostError as error:
@@ -200,9 +202,8 @@ def _exit_codes(run: RunDir, stage: str) -> Iterator[None]:
     except IdxtrainError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        # The line below is printed once. What may still take long is waiting for a library's threads.
-        signal.signal(signal.SIGALRM, lambda *_: os._exit(ResumableError.exit_code))
-        _fail(_stopped(run, stage), ResumableError.exit_code)
+        # All of ours is cleaned up. Waiting for a library's threads takes long, and one that is half loaded may crash.
+        _end_stopped(run, stage)
     except Exception as error:
         if full_disk(error):
             _fail(f"{stage}: {one_line(error)[:300]}; fix: free some space, then {resume}", IdxtrainError.exit_code)

@@ -6,6 +6,7 @@
     trained = run(config)
     trained.metrics.test.accuracy
     trained.predictions().query("label != predicted")
+    trained.evaluate("other-letters").metrics.test.accuracy
 
 `run` does what `idxtrain run` does: each stage is a process of its own. Progress goes to stderr, nothing to stdout.
 Errors are exceptions of `jobs.errors`: bad input is an InputError, and a request to stop (Ctrl-C, or a notebook's stop
@@ -14,7 +15,8 @@ is needed.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ from jobs.metrics import Metrics, read_metrics
 from jobs.run_dir import RunDir
 from pipelines import request, runs
 from pipelines.config import DEFAULT_RECIPE, Config
+from pipelines.evaluation import config_of_evaluation, evaluate_elsewhere
 from pipelines.names import WORK
 from pipelines.stages import run_stages
 
@@ -60,6 +63,25 @@ class Run:
         import pandas as pd
 
         return pd.read_parquet(self.directory.predictions_file)
+
+    def evaluate(self, data: str | Path) -> "Run":
+        """Evaluate the model on the test pair in another folder; return the evaluation. See `pipelines.evaluation`.
+
+        Raises what `run` raises.
+        """
+        options = request.Options(data=Path(data))
+        with _reported_errors():
+            return Run(evaluate_elsewhere(self.directory, config_of_evaluation(options, self.directory)))
+
+
+@contextmanager
+def _reported_errors() -> Iterator[None]:
+    """Turn the error that a stage has printed into an exception that says what it was."""
+    try:
+        yield
+    except ReportedError as error:
+        kinds = {kind.exit_code: kind for kind in (InputError, ResumableError)}
+        raise kinds.get(error.exit_code, IdxtrainError)(str(error)) from None
 
 
 def load_config(
@@ -101,12 +123,11 @@ def run(config: Config, *, work: str | Path = WORK, run_id: str | None = None) -
     ResumableError where the run was stopped on request, and IdxtrainError for another failure.
     """
     options = request.Options(work=Path(work), run_id=run_id)
-    directory = request.open_run(options, request.find_run(options), config)
-    try:
+    existing = request.find_run(options)
+    if existing is None:
+        request.check_archives(config)
+    with _reported_errors(), request.opened_run(options, existing, config) as directory:
         run_stages(directory, config)
-    except ReportedError as error:
-        kinds = {kind.exit_code: kind for kind in (InputError, ResumableError)}
-        raise kinds.get(error.exit_code, IdxtrainError)(str(error)) from None
     return Run(directory)
 
 

@@ -79,10 +79,10 @@ def config_of(options: Options, existing: RunDir | None) -> Config:
 
 def _compose(options: Options) -> Config:
     settings = {
-        "fetch.data": _absolute(options.data),
-        "fetch.dataset": options.dataset or _own_name(options),
-        **{f"fetch.{role}": _absolute(path) for role, path in options.archives.items()},
-        "fetch.class_names": _absolute(options.classes),
+        "fetch.data": absolute(options.data),
+        "fetch.dataset": options.dataset or own_name(options),
+        **{f"fetch.{role}": absolute(path) for role, path in options.archives.items()},
+        "fetch.class_names": absolute(options.classes),
         "launch.np": options.np,
         "seed": options.seed,
         "spark.master": options.spark_master,
@@ -91,11 +91,12 @@ def _compose(options: Options) -> Config:
     return compose(options.recipe or DEFAULT_RECIPE, given, options.assignments)
 
 
-def _absolute(path: Path | None) -> str | None:
+def absolute(path: Path | None) -> str | None:
+    """Return an option's path as the config has it: absolute, without `~`."""
     return str(path.expanduser().resolve()) if path else None
 
 
-def _own_name(options: Options) -> str | None:
+def own_name(options: Options) -> str | None:
     """Return the name of the user's own data: that of the folder; None where it is a data set of the catalog."""
     if options.data:
         return data_set_name(options.data.expanduser().resolve())

@@ -61,7 +61,7 @@ def run_stages(
                 continue
             if stage == "train":
                 check_dataset(run, config.train, ranks(config, os.environ))
-            stop_requested = _run_stage(run, stage, how)
+            stop_requested = run_stage(run, stage, how)
             if stop_requested and stage != last:
                 raise ResumableError(
                     f"{stage}: finished, then stopped on request; `idxtrain run --run-id {run.run_id}` resumes the run"
@@ -69,10 +69,10 @@ def run_stages(
         return stop_requested
 
 
-def _run_stage(run: RunDir, stage: str, how: Launch) -> bool:
+def run_stage(run: RunDir, stage: str, how: Launch) -> bool:
     """Run one stage; return whether it finished although a stop was requested. Raises ReportedError if it fails."""
     errors = Errors(run.logs / f"{stage}.log")
-    ended = run_process(how, stage, run.run_id)
+    ended = run_process(how, stage, run.origin.run_id)
     if ended.reason:
         print(f"idxtrain: {ended.reason}", file=sys.stderr)
     if ended.code:

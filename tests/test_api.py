@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.metrics import read_metrics
+from jobs.prepare import idx
 from jobs.run_dir import RunDir
-from tests.conftest import MakeArchives
+from tests.conftest import Idxtrain, MakeArchives
 
 PAGE = Path(__file__).parent.parent / "pipelines/README.md"
 
@@ -25,9 +27,24 @@ def lines_of_the_page() -> str:
 
 
 @pytest.mark.long
-def test_the_lines_of_the_page_train_and_read_the_result(tmp_path: Path, make_archives: MakeArchives) -> None:
-    make_archives(tmp_path / "letters")
+def test_the_lines_of_the_page_train_and_read_the_result(
+    tmp_path: Path, make_archives: MakeArchives, idxtrain: Idxtrain
+) -> None:
+    archives = make_archives(tmp_path / "letters")
+    other = tmp_path / "other-letters"
+    other.mkdir()
+    idx.write(other / "X.idx3", idx.read(archives["test_images"].path)[:50])
+    labels = idx.read(archives["test_labels"].path)[:50].astype(np.int16)
+    labels[:7] = -3  # a label that the model does not know
+    idx.write(other / "y.idx1", labels)
     check = """
+test = other.metrics.test
+assert (test.count, test.unseen.count, test.unseen.classes[0].label) == (50, 7, -3)
+expected = trained.predictions()[:50]
+assert (other.predictions().predicted == expected.predicted).all()
+assert test.errors == 7 + (expected.label != expected.predicted)[7:].sum()
+assert other.metrics.run_id == trained.run_id and other.metrics.data.images.name == "X.idx3"
+assert not (other.directory.path / "dataset").exists()
 assert earlier.metrics == trained.metrics and earlier.config == trained.config
 assert load_run().run_id == trained.run_id
 assert run(config, run_id=trained.run_id).metrics == trained.metrics  # every stage is done
@@ -43,6 +60,15 @@ assert list(rows.columns) == ["index", "label", "predicted", "probability", "pro
     assert accuracy == str(metrics.test.accuracy)
     assert "100 test images are few" in caveats
     assert "evaluate: test accuracy" in done.stderr
+    again = idxtrain("evaluate", "--data", "other-letters", "--set", "prepare.unseen_classes=ignore")
+    assert again.returncode == 0, again.stderr
+    evaluated = read_metrics(RunDir(folder / "evaluations/other-letters"))
+    assert again.stdout == f"test accuracy {evaluated.test.accuracy:.4f} ({evaluated.test.errors} errors in 43)\n"
+    assert "left-out-images" in [each.kind for each in evaluated.caveats]
+    refused = idxtrain("evaluate", "--data", "other-letters", "--set", "train.epochs=9")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--set train.epochs: cannot differ from the run's, expected one of evaluate.batch_size" in refused.stderr
+    assert read_metrics(RunDir(folder)) == metrics
 
 
 def test_errors_are_exceptions_and_nothing_is_left_behind(tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ def test_your_own_recipe_needs_no_about_table(tmp_path: Path) -> None:
         assert recipes.load(str(own)).about.summary == ("mine" if about else "")
         config = compose(str(own), {})
         assert (config.recipe, config.train.epochs) == (f"own{number}", 2)
-    own.write_text('[about]\nsumary = "mine"\n' + text)
-    with pytest.raises(InputError, match="sumary"):
+    own.write_text('[about]\nabstract = "mine"\n' + text)
+    with pytest.raises(InputError, match="abstract"):
         recipes.load(str(own))
 
 

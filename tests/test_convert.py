@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,25 @@ def test_pixels_that_png_cannot_hold_are_refused(tmp_path: Path) -> None:
     folder = convert(tmp_path / "a.npz", tmp_path / "idx")
     assert "float32" in refusal(folder, tmp_path / "png")
     assert not (tmp_path / "png").exists()
+
+
+def test_more_than_65535_images_are_converted_and_memory_is_bounded(tmp_path: Path) -> None:
+    images = random_pixels(0, 70_000, 16, 16)
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=np.arange(70_000) % 1000)
+    tracemalloc.start()
+    folder = convert(tmp_path / "a.npz", tmp_path / "idx", plain=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < images.nbytes / 2
+    assert (archive(folder, "train-images") == images).all()
+    assert (archive(folder, "train-labels") == np.arange(70_000) % 1000).all()
+
+
+def test_an_archive_of_several_training_pairs_is_not_converted_back_in_part(tmp_path: Path) -> None:
+    folder = convert(put_pictures(tmp_path / "source", 1), tmp_path / "idx")
+    for kind in ("images-idx3-ubyte.gz", "labels-idx1-ubyte.gz"):
+        shutil.copy(folder / f"train-{kind}", folder / f"train-{kind.replace('-', '-monday-', 1)}")
+    assert "found training, test, training monday" in refusal(folder, tmp_path / "png")
 
 
 def test_jpegs_become_what_pillow_decodes(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from jobs.archive import ROLES, TEST, TRAINING
 from jobs.errors import InputError
 from jobs.fetch import data_sets
 from jobs.fetch.catalog import CATALOG
-from jobs.fetch.data_set import read_data_set
+from jobs.fetch.data_set import DataSet, read_data_set
 from jobs.fetch.identify import identify
 from pipelines.cli import app
 from tests.support.fetching import PLAIN, Server, fetched, lines, refused, run, server, tiny
@@ -167,6 +167,14 @@ def test_a_folders_data_toml_describes_it(tmp_path: Path) -> None:
         ("class_names = ['a', 'a']", "class_names: found 'a' for labels 0 and 1, expected a name of its own for each"),
         ("[class_names]\na = 'b'", "class_names: found label 'a', expected an integer"),
         ("class_names = 'nowhere.txt'", "nowhere.txt: found no such file"),
+        (
+            "class_names = '../names.txt'",
+            "class_names: found '../names.txt', expected the name of a file in the same folder",
+        ),
+        (
+            "[archives.test_images]\nname = '/etc/x'",
+            "archives.test_images.name: found '/etc/x', expected the name of a",
+        ),
         ("label_column = -1", "label_column: found -1, expected an integer of at least 0"),
         ("[archives.train]\nname = 'x'", "archives: found 'train', expected one of train_images, train_labels"),
         (
@@ -183,6 +191,21 @@ def test_a_bad_data_toml_is_refused_with_its_key(tmp_path: Path, text: str, word
     message = refused(tmp_path, "ours", data=str(folder))
     assert message.startswith(f"{folder}/")
     assert words.format(folder=folder) in message
+
+
+def test_a_folders_data_toml_comes_before_the_catalog(
+    tmp_path: Path, tiny: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = {"orientation": "transpose", "label_column": 1, "class_names": {0: "zero"}}
+    said = DataSet.model_validate(tiny.model_dump() | about)
+    monkeypatch.setitem(CATALOG, "tiny", said)
+    folder = put(tmp_path / "data", {f"X_{role}": PLAIN[role] for role in ROLES} | {"data.toml": b"title = 'x'"})
+    description = fetched(tmp_path, "ours", data=str(folder)).description  # known by checksum
+    assert (description.orientation, description.class_names) == ("transpose", {0: "zero"})
+    put(folder, {"data.toml": b"orientation = 'none'\nclass_names = ['nothing']"})
+    description = fetched(tmp_path, "tiny", data=str(folder)).description
+    assert (description.orientation, description.class_names) == ("none", {0: "nothing"})
+    assert description.label_column == 1
 
 
 def test_a_checksum_in_data_toml_is_checked(tmp_path: Path) -> None:

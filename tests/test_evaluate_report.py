@@ -4,6 +4,7 @@ import base64
 import json
 import struct
 import zlib
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,15 @@ def run(tmp_path: Path) -> RunDir:
     return run
 
 
-def page_of(run: RunDir, images: NDArray[Any], labels: list[int], predicted: list[int], classes: int) -> "Page":
+def page_of(
+    run: RunDir,
+    images: NDArray[Any],
+    labels: list[int],
+    predicted: list[int],
+    classes: int,
+    caveats: Sequence[str] = (),
+    names: Mapping[str, Any] | None = None,
+) -> "Page":
     """Return the report on predictions whose confidence grows with the row; image n has index 100 + n."""
     confidence = np.linspace(0.6, 0.9, len(labels), dtype=np.float32)[:, None]
     chosen = np.eye(classes, dtype=np.float32)[predicted]
@@ -42,7 +51,7 @@ def page_of(run: RunDir, images: NDArray[Any], labels: list[int], predicted: lis
     true = np.array(labels, np.int32)
     duplicates = Duplicates(test_images_in_train=3, examples=())
     manifest = bare_manifest((images.shape[1], images.shape[2], images.shape[3]), classes).model_copy(
-        update={"duplicates": duplicates}
+        update={"duplicates": duplicates, **(names or {})}
     )
     raw: dict[str, Any] = {
         "run_id": HOSTILE,
@@ -51,6 +60,7 @@ def page_of(run: RunDir, images: NDArray[Any], labels: list[int], predicted: lis
         "world_size": 2,
         "dataset_id": "0123456789abcdef",
         "test": summarize(probabilities, true, manifest).model_dump(),
+        "caveats": [{"kind": "few-images", "text": text, "figures": {}} for text in caveats],
         "validation": {"accuracy": None, "errors": None, "count": 0, "loss": None},
         "train": {"images": 1280, "steps": 40, "images_per_second": 1234.6, "precision": "float32"},
         "seconds": {"fetch": 1.5, "prepare": 2.5, "train": 1204.0, "evaluate": 3.0, "total": 1211.0},
@@ -144,6 +154,24 @@ def test_the_report_shows_what_was_measured(run: RunDir) -> None:
     ]
     assert (decode_png(page.images[0]["src"]) == np.round(images[4] * 255)).all()
     assert run.report_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_report_shows_labels_names_caveats_and_unseen_classes(run: RunDir) -> None:
+    images = np.linspace(0, 1, 6 * 20, dtype=np.float32).reshape(6, 4, 5, 1)
+    names = {"labels": (5, -7, 300), "class_names": ("T-shirt/top", HOSTILE, "Zebra")}
+    page = page_of(run, images, [0, 0, 1, 1, 2, 2], [0, 1, 1, 1, 1, 0], 2, ["six test images"], names)
+    assert page.text.count("six test images") == 1
+    matrix = page.cells.index("1", page.cells.index("1,211.0"))
+    assert page.cells[matrix : matrix + 6] == ["1", "1", "·", "2", "1", "1"]  # the last row is an unseen class
+    assert [image["alt"] for image in page.images][:2] == [
+        "test image 105 of class Zebra, predicted as T-shirt/top",
+        f"test image 104 of class Zebra, predicted as {HOSTILE}",
+    ]
+    assert "The model does not know the classes of the last row." in page.text
+    assert "Each of their 2 test images counts as an error. Without them the accuracy is 75.00 %." in page.text
+    classes = page.cells.index("5", matrix)
+    assert page.cells[classes : classes + 4] == ["5", "2", "50.00 %", "50.00 %"]  # a Zebra was taken for one
+    assert page.cells[page.cells.index("300") + 1] == "2"
 
 
 def test_the_report_escapes_every_text(run: RunDir) -> None:

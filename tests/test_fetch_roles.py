@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs import segments
@@ -54,6 +54,7 @@ _WORDS = {
 }
 
 
+@settings(deadline=None)  # a busy machine is not an error
 @given(
     role=st.sampled_from(ROLES),
     data=st.data(),
@@ -67,6 +68,7 @@ def test_any_order_of_words_gives_the_role(role: Role, data: st.DataObject, sepa
     assert split_and_kind(name) == (split, kind)
 
 
+@settings(deadline=None)  # a busy machine is not an error
 @given(st.text(max_size=30))
 def test_any_name_is_read_without_an_error(name: str) -> None:
     split, kind = split_and_kind(name)
@@ -74,6 +76,7 @@ def test_any_name_is_read_without_an_error(name: str) -> None:
     assert kind in ("images", "labels", None)
 
 
+@settings(deadline=None)  # a busy machine is not an error
 @given(st.sampled_from(["train", "t10k", "test"]), st.sampled_from(["images", "labels"]), st.sampled_from(["-", "."]))
 def test_a_customary_name_says_the_same_by_its_words(split: str, kind: str, mark: str) -> None:
     name = f"{split}-{kind}{mark}idx3-ubyte"
@@ -110,6 +113,7 @@ def test_a_header_says_images_or_labels(tmp_path: Path, start: bytes, kind: Kind
     assert read.kind == kind
 
 
+@settings(deadline=None)  # a busy machine is not an error
 @given(st.binary(max_size=40))
 def test_any_bytes_are_sniffed_without_an_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "sniffed"
@@ -255,6 +259,15 @@ def test_what_is_unclear_is_refused_in_one_line_that_says_what_was_seen(
     assert words in message
     assert message.startswith(f"{folder}: found ")
     assert "--train-images F --train-labels F" in message
+
+
+@pytest.mark.parametrize("name", ["cat/1.png", "train/cat/1.JPG", "digits.npz", "train.csv"])
+def test_a_folder_of_another_format_is_pointed_at_convert(tmp_path: Path, name: str) -> None:
+    folder = put(tmp_path / "data", {name: b"x"})
+    message = refused(tmp_path, "ours", data=str(folder))
+    assert message.endswith(
+        f"; fix: make IDX archives of {name.rpartition('/')[2]!r} and its kind by `idxtrain convert`"
+    )
 
 
 def test_archives_that_lie_deeper_are_pointed_at(tmp_path: Path) -> None:

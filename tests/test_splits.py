@@ -21,7 +21,7 @@ from jobs.prepare.archives import Pair, inflated, read_headers
 from jobs.prepare.assign import assign
 from jobs.prepare.config import PrepareConfig
 from jobs.prepare.exclusions import read_exclusions
-from jobs.prepare.inputs import Inputs
+from jobs.prepare.inputs import Inputs, check_options
 from jobs.prepare.plan import plan_dataset
 from jobs.prepare.row_files import RowFiles
 from jobs.prepare.stage import prepare
@@ -59,7 +59,7 @@ def archives_of(folder: Path, train: NDArray[Any], test: NDArray[Any] | None = N
 def split(folder: Path, archives: Archives, description: Description | None = None, **options: Any) -> Splits:
     """Assign the rows of archives as prepare does."""
     inputs = Inputs(PrepareConfig(**options), archives, description or Description())
-    inputs.check()
+    check_options(inputs.config, archives)
     headers = read_headers(archives, inputs.label_column)
     train = headers["train_labels"].rows
     test = headers["test_labels"].rows if "test_labels" in headers else None
@@ -204,6 +204,15 @@ def test_too_few_groups_are_refused(tmp_path: Path, sorted_by_class: Archives) -
     training = {role: archive for role, archive in sorted_by_class.items() if role.startswith("train")}
     with pytest.raises(InputError, match=r"expected at least 3 for a training, a validation and a test split"):
         split(tmp_path, training, validation_from="group", groups=groups)
+
+
+def test_options_that_several_pairs_cannot_have_are_refused() -> None:
+    pairs = ["train_images@a", "train_labels@a"]
+    with pytest.raises(InputError, match=r"^train_images: found several training pairs and no test pair, expected one"):
+        check_options(PrepareConfig(), pairs)
+    grouped = PrepareConfig(validation_from="group", groups="g.csv")
+    with pytest.raises(InputError, match=r"^prepare\.groups: found a file for a data set of several training pairs"):
+        check_options(grouped, [*pairs, "test_images", "test_labels"])
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,25 @@ def test_the_plan_shows_a_batch_that_fits_the_rows_and_the_epochs_that_reach_the
         plan_training(compose("fast", settings, ["train.keep=best", "prepare.validation_rows=0"]), Work(tmp_path), 1)
 
 
+def test_the_plan_knows_a_missing_test_pair_excluded_rows_and_sizes_that_groups_decide(
+    tmp_path: Path, make_archives: MakeArchives
+) -> None:
+    for role, archive in make_archives(tmp_path / "data", (6, 8), 3, train=1220, test=40).items():
+        if role.startswith("test"):
+            archive.path.unlink()
+    (tmp_path / "list.csv").write_text("role,row\n" + "".join(f"train,{row}\n" for row in range(20)))
+    settings = {"fetch.data": str(tmp_path / "data"), "fetch.dataset": "data"}
+    settings["prepare.exclude"] = str(tmp_path / "list.csv")
+    plan = plan_training(compose("fast", settings), Work(tmp_path), 1)
+    assert {split: sum(rows) for split, rows in plan.shards.items()} == {"train": 980, "validation": 100, "test": 120}
+    grouped = ["prepare.validation_from=group", "prepare.groups=writers.csv"]
+    text = "\n".join(lines(plan_training(compose("fast", settings, grouped), Work(tmp_path), 1)))
+    assert "validation  about 100 rows in 1 shards of 100 rows" in text
+    (tmp_path / "list.csv").write_text("role,row\ntrain,1220\n")
+    with pytest.raises(InputError, match=r"list\.csv: found row 1220, expected 0 to 1219"):
+        plan_training(compose("fast", settings), Work(tmp_path), 1)
+
+
 def test_the_plan_without_archives_uses_the_catalogs_sizes(tmp_path: Path) -> None:
     plan = plan_training(compose("lecture", {}), Work(tmp_path), 2)
     assert {split: sum(rows) for split, rows in plan.shards.items()} == {

@@ -85,7 +85,16 @@ def test_matched_rows_have_equal_labels_and_occur_once() -> None:
     assert labels[rows].tolist() == others[other_rows].tolist()
     assert sorted(labels[rows].tolist()) == [0, 0, 1, 2]
     assert len({*rows.tolist()}) == len({*other_rows.tolist()}) == 4
-    assert len(matched(labels, others, 3, random)[0]) == 3
+    assert len(matched(np.zeros(9), np.zeros(9), 3, random)[0]) == 3
+
+
+def test_a_change_is_significant_with_hundreds_of_classes() -> None:
+    random = np.random.default_rng(6)
+    labels = np.repeat(np.arange(400), 5)
+    one, other = (random.normal(labels[:, None], 1, (len(labels), SIZE)).astype(np.float32) for _ in range(2))
+    moved = other + np.float32(1)
+    assert compare((one, labels), (moved, labels)).p_value < LOW_P
+    assert compare((one, labels), (other, labels)).p_value > LOW_P
 
 
 @pytest.mark.parametrize("labels", [[], [7]])

@@ -35,7 +35,7 @@ def write_archives(folder: Path, collected: Collected, options: Options) -> np.d
     dtype = element_type(collected, options)
     total = sum(map(len, collected.order.values()))
     done = 0
-    with Progress(f"writing {folder.parent}", total, "images") as progress:
+    with Progress("writing archives", total, "images") as progress:
         for split, order in collected.order.items():
             shape = _without_gray_axis(collected.staging.shape)
             header = idx.Header(dtype.newbyteorder(">"), (len(order), *shape))

@@ -3,21 +3,21 @@
 import logging
 import secrets
 import shutil
-import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from jobs.archive import ROLES
 from jobs.convert.collected import Bad, Collected
 from jobs.convert.options import Options, Split
+from jobs.convert.staging import Staging
 from jobs.errors import InputError, printable
-from jobs.fetch.names import find, missing
+from jobs.fetch.names import files_in
+from jobs.fetch.sniff import sniff
 from jobs.files import naming_full_disk, sync
 
 Form = Literal["pictures", "npz", "csv", "cifar", "parquet", "idx"]
@@ -116,45 +116,31 @@ def form_of(source: Path) -> Form:
 def _form_of_folder(source: Path) -> Form:
     from jobs.convert import cifar, csv_file, parquet
 
-    if find(source):
+    if any(sniff(path) for path in files_in(source)):
         return "idx"
-    if any(cifar.is_file_of(path.name) for path in islice(source.rglob("*.bin"), _PEEKED)):
+    if any(
+        cifar.is_file_of(path.name) for path in islice(chain(source.glob("*.bin"), source.glob("*/*.bin")), _PEEKED)
+    ):
         return "cifar"
     if parquet.files(source):
         return "parquet"
-    if any(path.name.lower().endswith(csv_file.SUFFIXES) for path in source.iterdir()) and not any(
-        path.is_dir() for path in source.iterdir()
-    ):
-        return "csv"
-    return "pictures"
+    inside = list(source.iterdir())
+    is_csv = any(path.name.lower().endswith(csv_file.SUFFIXES) for path in inside)
+    return "csv" if is_csv and not any(path.is_dir() for path in inside) else "pictures"
 
 
 def _is_cifar(source: Path) -> bool:
-    from jobs.convert import cifar
+    from jobs.convert import cifar, entries
 
-    try:
-        with tarfile.open(source) as archive:
-            return any(cifar.is_file_of(member.name) for member in islice(archive, _PEEKED))
-    except (tarfile.TarError, OSError, EOFError):
-        return False
-
-
-def idx_pairs(folder: Path) -> dict[Split, tuple[Path, Path]]:
-    """Return images and labels of each split whose IDX archives are in a folder."""
-    archives = find(folder)
-    pairs: dict[Split, tuple[Path, Path]] = {}
-    for split, images, labels in (("train", *ROLES[:2]), ("test", *ROLES[2:])):
-        if images in archives and labels in archives:
-            pairs[split] = archives[images], archives[labels]  # type: ignore[index]
-    return pairs
+    first = islice(entries.entries(source, 0), _PEEKED)  # only their names: no file is small enough to be read
+    return any(cifar.is_file_of(entry.path) for entry in first)
 
 
 def _to_idx(source: Path, form: Form, folder: Path, target: Path, options: Options) -> Converted:
     from jobs.convert.archives import SKIPPED, write_archives, write_bad
-    from jobs.convert.staging import Staging
 
     with Staging(folder / ".staged", str(source)) as staging:
-        collected = _collector(form)(source, staging, options)
+        collected = _collect(source, form, staging, options)
         if collected.bad and not options.skip_bad:
             raise _refusal(source, collected, target)
         if not collected.order:
@@ -176,49 +162,25 @@ def _to_idx(source: Path, form: Form, folder: Path, target: Path, options: Optio
         )
 
 
-def _collector(form: Form) -> Callable[..., Collected]:
-    """Return the function that reads a source of this form."""
+def _collect(source: Path, form: Form, staging: Staging, options: Options) -> Collected:
+    """Read a source whole."""
     from jobs.convert import cifar, csv_file, npz, parquet, pictures, tables
 
-    def collect_table(module: object) -> Callable[..., Collected]:
-        return lambda source, staging, options: tables.collect(source, module.table(source, options), staging, options)  # type: ignore[attr-defined]
-
-    return {
-        "pictures": pictures.collect,
-        "parquet": parquet.collect,
-        "csv": collect_table(csv_file),
-        "npz": collect_table(npz),
-        "cifar": collect_table(cifar),
-    }[form]
+    if form == "pictures":
+        return pictures.collect(source, staging, options)
+    if form == "parquet":
+        return parquet.collect(source, staging, options)
+    read = {"csv": csv_file.table, "npz": npz.table, "cifar": cifar.table}[form]
+    return tables.collect(source, read(source, options), staging, options)
 
 
 def _export(source: Path, target: Path, to: Target) -> Converted:
     from jobs.convert import export
 
-    pairs = idx_pairs(source)
-    if not pairs:
-        raise missing(source, ROLES[:2])
-    export.check_pairs(pairs)
+    pairs, class_names = export.pairs_of(source)
     with _whole(target, is_folder=to == "png") as path:
-        images = export.to_png(pairs, path, class_names(source)) if to == "png" else export.to_npz(pairs, path)
+        images = export.to_png(pairs, path, class_names) if to == "png" else export.to_npz(pairs, path)
     return Converted(path=target, form=to, images=images)
-
-
-def class_names(folder: Path) -> dict[int, str]:
-    """Return the names of classes by label in a folder's data.toml; empty if there is none."""
-    import tomllib
-
-    from jobs.convert.archives import DESCRIPTION
-
-    try:
-        table = tomllib.loads((folder / DESCRIPTION).read_text(encoding="utf-8")).get("class_names", {})
-        return {int(label): str(name) for label, name in table.items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{folder / DESCRIPTION}: found no table of classes ({error}); fix: repair or remove it"
-        ) from error
 
 
 def _refusal(source: Path, collected: Collected, target: Path) -> InputError:
@@ -256,8 +218,6 @@ def _check_target(target: Path) -> None:
         return
     if target.exists() or target.is_symlink():
         raise InputError(f"{target}: found something there, expected nothing; fix: remove it, or give another target")
-    if not target.name:
-        raise InputError(f"{target}: found no name, expected that of a new folder or file; fix: give one")
 
 
 @contextmanager

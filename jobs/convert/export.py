@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from jobs import png
 from jobs.convert import npz
 from jobs.convert.options import Split
-from jobs.errors import InputError
+from jobs.errors import InputError, printable
+from jobs.inspect.archives import archives
 from jobs.prepare import idx
 from jobs.progress import Progress
 
@@ -33,7 +34,7 @@ def to_png(pairs: Mapping[Split, Pair], folder: Path, class_names: Mapping[int, 
         for name in set(folders.values()):
             (folder / split / name).mkdir(parents=True)
         digits = max(6, len(str(len(classes))))
-        with Progress(f"writing {folder.parent / split}", len(classes), "pictures") as progress:
+        with Progress(f"writing {split}", len(classes), "pictures") as progress:
             for row, (pixels, label) in enumerate(zip(_images(images), classes.tolist(), strict=True)):
                 path = folder / split / folders[label] / f"{row:0{digits}}.png"
                 path.write_bytes(encode(pixels, images))
@@ -57,10 +58,25 @@ def to_npz(pairs: Mapping[Split, Pair], path: Path) -> dict[Split, int]:
     return counts
 
 
-def check_pairs(pairs: Mapping[Split, Pair]) -> None:
-    """Raise InputError unless each split's archives are images and as many labels."""
-    for images, labels in pairs.values():
-        idx.check_pair(images, idx.read_header(images), labels, idx.read_header(labels))
+def pairs_of(folder: Path) -> tuple[dict[Split, Pair], Mapping[int, str]]:
+    """Return images and labels of each split in a folder, and the names of its classes by label.
+
+    Raises InputError unless there are images and as many labels of one column, in at most one pair for each split.
+    """
+    found = archives(folder)
+    pairs: dict[Split, Pair] = {}
+    for part in found.parts:
+        split: Split = "test" if part.name == "test" else "train"
+        if part.images and part.labels and part.name in ("training", "test"):
+            idx.check_pair(part.images, idx.read_header(part.images), part.labels, idx.read_header(part.labels))
+            pairs[split] = part.images, part.labels
+    if not pairs or len(pairs) < len(found.parts):
+        listed = printable(", ".join(part.name for part in found.parts))
+        raise InputError(
+            f"{folder}: found {listed}, expected images and labels of one training or test split; fix: "
+            + (found.refusal or "move any others out of the folder")
+        )
+    return pairs, found.description.class_names
 
 
 def encode(pixels: NDArray[Any], path: Path) -> bytes:

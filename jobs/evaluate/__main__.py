@@ -1,4 +1,4 @@
-"""python -m jobs.evaluate RUN_DIR: evaluate the model of a run on its test split."""
+"""python -m jobs.evaluate RUN_DIR: evaluate the model of a run on its test split, or an evaluation on other data."""
 
 from jobs.evaluate.config import EvaluateConfig
 from jobs.evaluate.stage import evaluate
@@ -9,9 +9,12 @@ from jobs.stage import run_as_process, stage_key, write_record
 
 
 def main(run: RunDir) -> None:
-    """Run the stage; see `jobs.evaluate.stage`."""
-    key = stage_key(run, "evaluate")
+    """Run the stage; see `jobs.evaluate.stage`. An evaluation on other data, which is never skipped, has no record."""
     config = run.section("evaluate", EvaluateConfig)
+    if run.origin != run:
+        evaluate(run, config)
+        return
+    key = stage_key(run, "evaluate")
     test = evaluate(run, config).test
     outputs = EvaluateOutputs(
         metrics_sha256=sha256_file(run.metrics_file),

@@ -67,9 +67,11 @@ def _unseen_classes(test: TestMetrics) -> Iterator[Caveat]:
     names = _listed([each.name for each in unseen.classes])
     without = unseen.accuracy_without
     more = "" if without is None else f"; accuracy without them {without:.4f}"
+    which = "1 test image of a class" if unseen.count == 1 else f"{unseen.count:,} test images of classes"
+    verb = "counts as an error" if unseen.count == 1 else "count as errors"
     yield Caveat(
         kind="unseen-classes",
-        text=f"{unseen.count:,} test images of classes that training lacks ({names}) count as errors{more}",
+        text=f"{which} that training lacks ({names}) {verb}{more}",
         figures={"count": unseen.count, "classes": len(unseen.classes), "accuracy_without": without},
     )
 
@@ -146,7 +148,8 @@ def _left_out_images(manifest: Manifest) -> Iterator[Caveat]:
     if count:
         yield Caveat(
             kind="left-out-images",
-            text=f"{count:,} test images of classes that training lacks were left out",
+            text=f"{count:,} test {'image' if count == 1 else 'images'} of classes that training lacks "
+            f"{'was' if count == 1 else 'were'} left out",
             figures={"count": count},
         )
 

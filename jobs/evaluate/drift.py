@@ -1,7 +1,8 @@
 """Compare new training pairs with the champion's data by what the champion sees: the input of its last dense layer.
 
-The champion was not trained on its validation split, nor on the new pairs. So those two are compared: images that it
-was trained on look different to it. Runs in the evaluate stage of a retraining; the gate decides on the figures.
+The champion was not trained on its validation split, nor on the new pairs. So those two are compared: a network may see
+the images that it was trained on differently. Runs in the evaluate stage of a retraining; the gate decides on the
+figures.
 """
 
 from collections.abc import Sequence

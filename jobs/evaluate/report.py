@@ -71,7 +71,7 @@ def render(
         test=test,
         facts=_facts(run.read_config(), metrics, manifest),
         stages=_stages(metrics.seconds),
-        charts=curve.charts(curve.read_curve(run.curve_file)),
+        charts=curve.charts(curve.read_curve(run.origin.curve_file)),
         frame=curve,
         names=names,
         are_named=any(each.name != str(each.label) for each in test.classes),

@@ -1,5 +1,6 @@
 """The evaluate stage: a run's model on its dataset's test split, each image once; the figures and the report."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from jobs.evaluate.report import write_report
 from jobs.evaluate.table import show
 from jobs.files import sha256_file, write_json
 from jobs.memory import free_memory
-from jobs.metrics import Caveat, Metrics, StageSeconds, TestMetrics, TrainMetrics
+from jobs.metrics import Caveat, Metrics, StageSeconds, TestData, TestMetrics, TrainMetrics
 from jobs.records import TrainOutputs
 from jobs.run_dir import RunDir
 from jobs.stage import STAGES, dataset_of, read_outputs, read_record, seconds_since_start
@@ -32,11 +33,11 @@ def evaluate(run: RunDir, config: EvaluateConfig) -> Metrics:
     """
     directory = dataset_of(run)
     manifest = read_manifest(directory)
-    trained = read_outputs(run, TrainOutputs)
-    _check_model_file(run.model_file, trained.model_sha256)
+    trained = read_outputs(run.origin, TrainOutputs)
+    _check_model_file(run.origin.model_file, trained.model_sha256)
     images, labels, indices = _read_test_split(directory, manifest)
     import_tensorflow(run.logs / "tensorflow.log")
-    model = load_model(run.model_file, manifest.shape, manifest.classes)
+    model = load_model(run.origin.model_file, manifest.shape, manifest.classes)
     probabilities = predict(model, images, config.batch_size)
     predictions = Predictions(images=images, labels=labels, indices=indices, probabilities=probabilities)
     test = summarize(probabilities, labels, manifest)
@@ -107,18 +108,27 @@ def _metrics(
 ) -> Metrics:
     """Return all of metrics.json, from the test figures, the config and the records of earlier stages."""
     config = run.read_config()
-    seconds = {stage: read_record(run, stage).seconds for stage in STAGES[:-1]}
+    seconds = {stage: read_record(run.origin if stage == "train" else run, stage).seconds for stage in STAGES[:-1]}
     seconds[STAGES[-1]] = round(seconds_since_start(), 3)
     return Metrics(
-        run_id=run.run_id,
+        run_id=run.origin.run_id,
         recipe=config["recipe"],
         seed=config["seed"],
         world_size=trained.world_size,
         dataset_id=manifest.dataset_id,
+        data=None if run.origin == run else _test_data(config, manifest),
         test=test,
         caveats=(*about, *trained.caveats),
         validation=trained.validation,
         train=TrainMetrics.model_validate(trained.model_dump()),
         seconds=StageSeconds(**seconds, total=round(sum(seconds.values()), 3)),
         versions=trained.versions,
+    )
+
+
+def _test_data(config: Mapping[str, Any], manifest: Manifest) -> TestData:
+    return TestData(
+        folder=config["fetch"].get("data", ""),
+        images=manifest.sources["test_images"],
+        labels=manifest.sources["test_labels"],
     )

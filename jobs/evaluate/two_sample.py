@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_LEAST_OF_CLASS = 10  # pairs, if there are that many: a single one of a class is compared with nothing
 _BLOCK = 1000  # exchanges that are drawn at once: 4 MB for 1,000 pairs
 
 
@@ -34,10 +35,15 @@ def matched(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return up to `most` random pairs of rows with equal labels, as rows of each sample: int64 [pairs] each.
 
-    `labels`, `other_labels`: int [rows] each. Each row is in one pair at most.
+    `labels`, `other_labels`: int [rows] each. Each row is in one pair at most. If there are more than `most` / 10
+    classes, the pairs are of that many random ones.
     """
+    common = np.intersect1d(labels, other_labels)
+    most_classes = max(1, most // _LEAST_OF_CLASS)
+    if len(common) > most_classes:
+        common = random.choice(common, most_classes, replace=False)
     rows, others = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for label in np.intersect1d(labels, other_labels):
+    for label in common:
         these, those = (random.permutation(np.flatnonzero(each == label)) for each in (labels, other_labels))
         count = min(len(these), len(those))
         rows.append(these[:count])

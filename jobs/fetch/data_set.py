@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from jobs.archive import Role
 from jobs.config import Section, explain
-from jobs.description import Description, Orientation
+from jobs.description import Orientation
 from jobs.errors import InputError, one_line
 from jobs.fetch.class_names import by_label, read_class_names
 from jobs.fetch.config import mirror_url
@@ -29,10 +29,19 @@ _MD5 = r"^[0-9a-f]{32}$"
 _LARGEST = 1 << 20  # bytes of a file
 
 
+def _inside(name: str) -> str:
+    """Return the name of a file in the folder; raise ValueError for a path that leads out of it."""
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise ValueError(f"found {name!r}, expected the name of a file in the same folder")
+    return name
+
+
 class KnownArchive(Section):
     """One archive of a data set."""
 
-    name: str = Field(min_length=1, description="Name of the plain file; mirrors serve it with .gz.")
+    name: Annotated[str, AfterValidator(_inside)] = Field(
+        description="Name of the plain file; mirrors serve it with .gz."
+    )
     shape: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), description="Sizes in its header.")
     md5: str | None = Field(default=None, pattern=_MD5, description="MD5 of the content.")
     gz_md5: str | None = Field(default=None, pattern=_MD5, description="MD5 of the .gz that mirrors serve.")
@@ -89,10 +98,9 @@ class DataSet(Section):
             raise ValueError(f"mirrors: found no gz_md5 of {unchecked[0]}, expected one for each archive")
         return self
 
-    @property
-    def description(self) -> Description:
-        """What later stages need to know."""
-        return Description(class_names=self.class_names, orientation=self.orientation, label_column=self.label_column)
+    def says(self, key: str) -> bool:
+        """Return whether the file sets a key: a default says nothing."""
+        return key in self.model_fields_set
 
 
 def read_data_set(path: Path, name: str = "") -> DataSet:
@@ -114,7 +122,10 @@ def read_data_set(path: Path, name: str = "") -> DataSet:
 def _class_names(value: Any, path: Path) -> Mapping[int, str]:
     """Return names by label, from a list, a table, or the name of a file beside `path`."""
     if isinstance(value, str):
-        return read_class_names(path.parent / value)
+        try:
+            return read_class_names(path.parent / _inside(value))
+        except ValueError as error:
+            raise InputError(f"{path}: class_names: {error}; fix: correct it") from None
     items = dict(enumerate(value)) if isinstance(value, list) else value
     if not isinstance(items, dict):
         raise InputError(f"{path}: class_names: found {value!r}, expected a list, a table or a file; fix: correct it")

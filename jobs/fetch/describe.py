@@ -19,9 +19,9 @@ def describe(located: Located, identities: Mapping[str, Identity]) -> Descriptio
     checksums of its training archives.
     """
     known = located.data_set or _known_by_checksum(located, identities)
-    said = [each.description for each in (located.own, known) if each is not None]
-    names = [each for each in (located.class_names, *(each.class_names for each in said)) if each]
-    orientations = [each.orientation for each in said if each.orientation != "none"]
+    said_by = [each for each in (located.own, known) if each is not None]
+    names = [each for each in (located.class_names, *(each.class_names for each in said_by)) if each]
+    orientations = [each.orientation for each in said_by if each.says("orientation")]
     return Description(
         class_names=names[0] if names else {},
         orientation=orientations[0] if orientations else "none",

@@ -43,8 +43,8 @@ class Located:
     @property
     def label_column(self) -> int:
         """The column of the label in label archives of several columns."""
-        said_by = self.own or self.data_set
-        return said_by.label_column if said_by else 0
+        said = [each.label_column for each in (self.own, self.data_set) if each and each.says("label_column")]
+        return said[0] if said else 0
 
 
 def locate(config: FetchConfig) -> Located:
@@ -173,27 +173,33 @@ def _in_folder(
         return _with_tags(present, tagged)
     if problem is None and (len(tagged) > len(TRAINING) or (tagged and not set(TRAINING) & set(_lacking(present)))):
         raise missing(folder, lacking)
-    files = candidates(folder, set(known.values()))
-    untagged = [each for each in files if each.path not in tagged.values()]
-    if tagged and any(each.split == "test" for each in untagged):
-        files = untagged
-    if not files and problem is None:
-        deeper = folder_with_archives(folder)
-        if deeper:
-            raise InputError(
-                f"{folder}: found no archives, but some in {deeper.relative_to(folder)}; fix: give --data {deeper}"
-            )
-        raise missing(folder, lacking)
     try:
-        assigned = assign(folder, files, known, is_trained_on_others=bool(tagged) and files is untagged)
+        assigned = _by_words(folder, known, tagged, lacking)
     except InputError as error:
         raise problem or error from None
-    for role, path in assigned.items():
-        if data_set and path not in present.values():
-            _check(path, data_set, role)
-    if data_set and len(assigned) < len(ROLES):
-        raise missing(folder, _lacking(assigned))
+    if data_set:
+        for role in assigned.keys() - present.keys():
+            _check(assigned[role], data_set, role)
+        if len(assigned) < len(ROLES):
+            raise missing(folder, _lacking(assigned))
     return _with_tags(assigned, find_pairs(folder, set(assigned.values())))
+
+
+def _by_words(
+    folder: Path, known: Mapping[Role, Path], tagged: Mapping[str, Path], lacking: tuple[Role, ...]
+) -> dict[Role, Path]:
+    """Return the archives of a folder whose names are not the customary ones; raise InputError if that is unclear."""
+    files = candidates(folder, set(known.values()))
+    untagged = [each for each in files if each.path not in tagged.values()]
+    has_test_beside = bool(tagged) and any(each.split == "test" for each in untagged)
+    if not files:
+        deeper = folder_with_archives(folder)
+        if deeper is None:
+            raise missing(folder, lacking)
+        raise InputError(
+            f"{folder}: found no archives, but some in {deeper.relative_to(folder)}; fix: give --data {deeper}"
+        )
+    return assign(folder, untagged if has_test_beside else files, known, is_trained_on_others=has_test_beside)
 
 
 def _with_tags(archives: Mapping[Role, Path], tagged: Mapping[str, Path]) -> dict[str, Path]:

@@ -1,20 +1,24 @@
-"""Find the IDX archives of a path, and what is known beside them."""
+"""Find the IDX archives of a path, and what is known beside them, as `fetch` does."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.archive import Role
-from jobs.convert.convert import class_names
+from jobs import segments
+from jobs.archive import ROLES
+from jobs.description import Description
 from jobs.errors import InputError
-from jobs.fetch.names import find
+from jobs.fetch.config import FetchConfig
+from jobs.fetch.data_set import FILE, DataSet, read_data_set
+from jobs.fetch.describe import describe
+from jobs.fetch.identify import identify
+from jobs.fetch.locate import locate
+from jobs.fetch.names import files_in, find
+from jobs.fetch.sniff import sniff
 from jobs.prepare import idx
 
-_MOST_COLUMNS = 16  # of labels in an idx2 archive; a row of an image has more values
-_SPLITS: Mapping[str, tuple[Role, Role]] = {
-    "training": ("train_images", "train_labels"),
-    "test": ("test_images", "test_labels"),
-}
+_SPLITS = {"train": "training", "test": "test"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,51 +32,87 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Archives:
-    """What is at a path. `class_names`: by label, as far as known."""
+    """What is at a path. `refusal`: why a training would refuse the folder; empty if it would not, or for a file."""
 
     path: Path
     parts: list[Part]
-    class_names: Mapping[int, str] = field(default_factory=dict)
-    label_column: int = 0
+    description: Description = field(default_factory=Description)
+    refusal: str = ""
 
 
 def archives(path: Path) -> Archives:
-    """Return the archives of a file or a folder. Raises InputError if there are none, or a header is damaged.
+    """Return the archives of a file or a folder. Raises InputError if there are none, or labels do not fit images.
 
-    In a folder, names show the split; any other IDX file in it is a part of its own.
+    A folder's archives have the roles that `idxtrain run --data` gives them. Any other IDX file in it is paired with
+    the one that has as many rows, or shown alone.
     """
     if not path.is_dir():
-        return Archives(path=path, parts=[_lone(path)])
-    by_role = find(path)
+        idx.read_header(path)
+        return Archives(path=path, parts=_without_role([path]))
+    folder = path.absolute()  # as fetch has its archives
+    by_key, description, refusal = _as_fetch(folder)
+    splits = dict.fromkeys(_split(key) for key in by_key)
     parts = [
-        Part(name=name, images=by_role.get(images), labels=by_role.get(labels))
-        for name, (images, labels) in _SPLITS.items()
-        if images in by_role or labels in by_role
+        Part(
+            name=f"{_SPLITS[split]} {tag}".rstrip(),
+            images=by_key.get(f"{split}_images{mark}{tag}"),
+            labels=by_key.get(f"{split}_labels{mark}{tag}"),
+        )
+        for split, mark, tag in splits
     ]
-    used = {each for part in parts for each in (part.images, part.labels)}
-    others = [each for each in sorted(path.iterdir()) if each not in used and _is_archive(each)]
-    parts += [_lone(each) for each in others]
+    parts += _without_role([each for each in files_in(folder) if each not in by_key.values()])
     if not parts:
         raise InputError(f"{path}: found no IDX archive, expected some; fix: make them by idxtrain convert")
     for part in parts:
         if part.images and part.labels:
-            idx.check_pair(part.images, idx.read_header(part.images), part.labels, idx.read_header(part.labels))
-    return Archives(path=path, parts=parts, class_names=class_names(path))
+            _check_rows(part.images, part.labels)
+    return Archives(path=path, parts=parts, description=description, refusal=refusal)
 
 
-def _lone(path: Path) -> Part:
-    header = idx.read_header(path)
-    are_labels = len(header.shape) == 1 or (
-        len(header.shape) == 2 and header.dtype.kind == "i" and header.shape[1] <= _MOST_COLUMNS
-    )
-    return Part(name=path.name, labels=path) if are_labels else Part(name=path.name, images=path)
-
-
-def _is_archive(path: Path) -> bool:
-    if not path.is_file():
-        return False
+def _as_fetch(folder: Path) -> tuple[dict[str, Path], Description, str]:
+    """Return the archives by role, or role and tag, what is known of them, and why fetch would refuse the folder."""
     try:
-        idx.read_header(path)
+        located = locate(FetchConfig(dataset="data", data=str(folder)))
+    except InputError as error:
+        own = read_data_set(folder / FILE) if (folder / FILE).is_file() else DataSet()
+        described = Description(class_names=own.class_names, orientation=own.orientation, label_column=own.label_column)
+        return dict(_find(folder)), described, str(error)
+    identities = {key: known for key, path in located.archives.items() if (known := identify(path))}
+    return dict(located.archives), describe(located, identities), ""
+
+
+def _find(folder: Path) -> dict[str, Path]:
+    try:
+        return {role: path for role, path in find(folder).items() if role in ROLES}
     except InputError:
-        return False
-    return True
+        return {}
+
+
+def _split(key: str) -> tuple[str, str, str]:
+    """Return the split, the mark of a tag, and the tag in an archive's key; both are empty without a tag."""
+    role, mark, tag = key.partition(segments.MARK)
+    return role.partition("_")[0], mark, tag
+
+
+def _without_role(paths: Iterable[Path]) -> list[Part]:
+    """Return the IDX files among these as parts: pairs of the same number of rows, if it is theirs alone."""
+    kinds = {path: header.kind or "images" for path in paths if (header := sniff(path))}
+    rows = {path: header.rows for path in kinds if (header := sniff(path))}
+    counts = Counter((kinds[path], rows[path]) for path in kinds)
+    labels_of = {rows[path]: path for path in kinds if kinds[path] == "labels" and counts["labels", rows[path]] == 1}
+    parts = []
+    for path in kinds:
+        is_pair = counts["images", rows[path]] == 1 and rows[path] in labels_of
+        if kinds[path] == "images":
+            parts.append(Part(name=path.name, images=path, labels=labels_of[rows[path]] if is_pair else None))
+        elif not is_pair or path != labels_of[rows[path]]:
+            parts.append(Part(name=path.name, labels=path))
+    return parts
+
+
+def _check_rows(images: Path, labels: Path) -> None:
+    counts = idx.read_header(images).rows, idx.read_header(labels).rows
+    if counts[0] != counts[1]:
+        raise InputError(
+            f"{labels}: found {counts[1]:,} labels, expected {counts[0]:,} for {images.name}; fix: inspect each alone"
+        )

@@ -39,6 +39,7 @@ def write_page(path: Path, archives: Archives, parts: Sequence[Surveyed]) -> Non
 
 def render(archives: Archives, parts: Sequence[Surveyed]) -> str:
     """Return the page. Every text in it is escaped."""
+    names = archives.description.class_names
     labeled = [part for part in parts if part.labels]
     with_images = [part for part in parts if part.images and part.images.header.rows]
     labels = sorted(set().union(*(part.labels.counts for part in labeled if part.labels)))
@@ -51,9 +52,11 @@ def render(archives: Archives, parts: Sequence[Surveyed]) -> str:
         class_count=len(labels),
         files=_files(parts),
         columns=[part.name for part in labeled],
-        classes=_classes(labels[:_MOST_ROWS], labeled, archives.class_names),
+        classes=_classes(labels[:_MOST_ROWS], labeled, names),
         hidden=max(0, len(labels) - _MOST_ROWS),
-        galleries=[_gallery(part.name, part.images, archives.class_names) for part in with_images if part.images],
+        galleries=[_gallery(part.name, part.images, names) for part in with_images if part.images],
+        orientation=archives.description.orientation,
+        refusal=archives.refusal,
         most_classes=MOST_CLASSES,
     )
     return html

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.description import Description, Orientation
 from jobs.inspect.archives import Archives, Part
 from jobs.prepare import idx
+from jobs.prepare.orientation import upright
 from jobs.progress import Progress
 
 LONGEST_SIDE = 128  # pixels of a picture that is kept: of larger images every n-th pixel
@@ -67,16 +69,19 @@ class Surveyed:
 
 
 def survey(archives: Archives) -> list[Surveyed]:
-    """Read all archives of a path. Raises InputError for a damaged one. Memory does not grow with the images."""
-    return [_survey(part, archives.label_column) for part in archives.parts]
+    """Read all archives of a path, and turn their images upright. Raises InputError for a damaged archive.
+
+    Memory does not grow with the number of images.
+    """
+    return [_survey(part, archives.description) for part in archives.parts]
 
 
-def _survey(part: Part, column: int) -> Surveyed:
+def _survey(part: Part, description: Description) -> Surveyed:
     values: NDArray[Any] | None = None
     labels: Labels | None = None
     if part.labels:
         table = idx.read(part.labels)
-        used = min(column, table.shape[1] - 1) if table.ndim == 2 else 0
+        used = min(description.label_column, table.shape[1] - 1) if table.ndim == 2 else 0
         values = table[:, used] if table.ndim == 2 else table
         found, counts = np.unique(values, return_counts=True)
         labels = Labels(
@@ -85,7 +90,7 @@ def _survey(part: Part, column: int) -> Surveyed:
             column=used,
             counts=dict(zip(found.tolist(), counts.tolist(), strict=True)),
         )
-    images = _survey_images(part.images, values) if part.images else None
+    images = _survey_images(part.images, values, description.orientation) if part.images else None
     return Surveyed(name=part.name, images=images, labels=labels)
 
 
@@ -121,7 +126,7 @@ class _Sums:
         entry[1] = entry[1] + np.nan_to_num(images.astype(np.float64)).sum(axis=0)
 
 
-def _survey_images(path: Path, labels: NDArray[Any] | None) -> Images:
+def _survey_images(path: Path, labels: NDArray[Any] | None, orientation: Orientation) -> Images:
     header = idx.read_header(path)
     wanted = _sample_rows(labels, header.rows)
     shown = {label for label, _ in wanted.values()}
@@ -130,7 +135,7 @@ def _survey_images(path: Path, labels: NDArray[Any] | None) -> Images:
     with Progress(f"reading {path.name}", header.rows, "images") as progress:
         for block in idx.read_blocks(path):
             sums.add(block)
-            small = thumbnails(block)
+            small = upright(thumbnails(block), orientation)
             for at in range(row, row + len(block)):
                 if at in wanted:
                     kept[at] = small[at - row].astype(np.float64)

@@ -18,13 +18,15 @@ def lines(archives: Archives, parts: Sequence[Surveyed], display: Screen) -> lis
     result = []
     for part in parts:
         result += [facts for facts in (_image_facts(part.images), _label_facts(part.labels)) if facts]
+    if archives.description.orientation != "none":
+        result.append(f"images are shown upright: {archives.description.orientation}")
     result.append("")
     labeled = [part for part in parts if part.labels]
     if labeled:
-        result += [*_classes(labeled, archives.class_names, display), ""]
+        result += [*_classes(labeled, archives.description.class_names, display), ""]
     for part in parts:
         if part.images and part.images.header.rows:
-            result += [*_pictures(part.name, part.images, archives.class_names, display)]
+            result += [*_pictures(part.name, part.images, archives.description.class_names, display)]
     return result[:-1] if result[-1] == "" else result
 
 

@@ -1,6 +1,6 @@
 """All that decides a dataset: archives, options, what is known of the data set, and the files that options name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +40,7 @@ class Inputs:
     @property
     def makes_test(self) -> bool:
         """Whether there is no test archive, so that training rows make the test split."""
-        return not any(role.startswith("test") for role in self.archives)
+        return _lacks_test(self.archives)
 
     @cached_property
     def files(self) -> dict[str, Source]:
@@ -73,30 +73,35 @@ class Inputs:
         }
         return sha256_json(identity)[:16]
 
-    def check(self) -> None:
-        """Raise InputError for options that do not fit the archives."""
-        if self.config.test_rows is not None and not self.makes_test:
-            raise InputError(
-                f"prepare.test_rows: found {self.config.test_rows} beside test archives, expected none; fix: leave it "
-                "out, or move the test archives out of --data"
-            )
-        if segments.tags(self.archives):
-            if self.makes_test:
-                raise InputError(
-                    "train_images: found several training pairs and no test pair, expected one test pair for all; "
-                    "fix: add test archives to --data"
-                )
-            if self.config.groups:
-                raise InputError(
-                    "prepare.groups: found a file for a data set of several training pairs, expected one pair; fix: "
-                    "leave it out, or give one pair"
-                )
-
     def require_unchanged(self) -> None:
         """Raise InputError if a file that an option names is not the one that was hashed."""
         for option, source in self.files.items():
             if _source(option, Path(getattr(self.config, option))) != source:
                 raise InputError(f"prepare.{option}: {source.name} changed while it was read; fix: run again")
+
+
+def check_options(config: PrepareConfig, archives: Iterable[str]) -> None:
+    """Raise InputError for options that do not fit the archives, given by role or by role and tag."""
+    keys = list(archives)
+    if config.test_rows is not None and not _lacks_test(keys):
+        raise InputError(
+            f"prepare.test_rows: found {config.test_rows} beside test archives, expected none; fix: leave it out, or "
+            "move the test archives out of --data"
+        )
+    if segments.tags(keys) and _lacks_test(keys):
+        raise InputError(
+            "train_images: found several training pairs and no test pair, expected one test pair for all; fix: add "
+            "test archives to --data"
+        )
+    if segments.tags(keys) and config.groups:
+        raise InputError(
+            "prepare.groups: found a file for a data set of several training pairs, expected one pair; fix: leave it "
+            "out, or give one pair"
+        )
+
+
+def _lacks_test(keys: Iterable[str]) -> bool:
+    return not any(key.startswith("test") for key in keys)
 
 
 def _source(option: str, path: Path) -> Source:

@@ -14,7 +14,7 @@ from jobs.lease import Lease
 from jobs.logs import log
 from jobs.prepare.config import PrepareConfig, SparkConfig
 from jobs.prepare.findings.finding import require_none
-from jobs.prepare.inputs import Inputs
+from jobs.prepare.inputs import Inputs, check_options
 from jobs.run_dir import Work
 
 NOTHING_KNOWN = Description()
@@ -46,7 +46,7 @@ def _make(
     config: PrepareConfig, spark: SparkConfig, archives: Mapping[str, Archive], work: Work, description: Description
 ) -> Path:
     inputs = Inputs(config, archives, description)
-    inputs.check()
+    check_options(config, archives)
     name = inputs.dataset_id
     directory = work.datasets / name
     work.locks.mkdir(mode=0o775, parents=True, exist_ok=True)

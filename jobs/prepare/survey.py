@@ -72,8 +72,13 @@ def survey(pair: Pair, rows: NDArray[Any]) -> Survey:
                 f"{pair.image_archive}: row {rows[int(np.argmin(usable))]}: found a value that is not finite or beyond "
                 f"±{_LARGEST_VALUE:g}, expected numbers; fix: correct or leave out that image"
             )
-    digests = b"".join(hashlib.blake2b(row, digest_size=_DIGEST_BYTES).digest() for row in values)
+    digests = image_digests(values)
     return Survey(_moments(values), digests)
+
+
+def image_digests(values: NDArray[Any]) -> bytes:
+    """Return 16 bytes per row of a contiguous array [n, values]: equal for equal rows, and for no others."""
+    return b"".join(hashlib.blake2b(row, digest_size=_DIGEST_BYTES).digest() for row in values)
 
 
 def _moments(values: NDArray[Any]) -> Moments:

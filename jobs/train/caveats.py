@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean
 
 from jobs import training_log
-from jobs.metrics import Caveat
+from jobs.metrics import Caveat, EndReason
 from jobs.train.config import TrainConfig
 from jobs.training_log import Kind
 
@@ -15,14 +15,18 @@ _FEW_STEPS = 500
 _FALL = 0.05
 
 
-def training_caveats(curve: Path, steps: int, config: TrainConfig) -> list[Caveat]:
-    """Return the caveats of a training that ended after `steps` updates. `curve`: its training log.
+def training_caveats(curve: Path, steps: int, config: TrainConfig, reason: EndReason = "length") -> list[Caveat]:
+    """Return the caveats of a training that ended after `steps` updates for a reason. `curve`: its training log.
 
     The loss is still falling if the last validation is 0.05 nats below all those in the first nine tenths of the steps.
     If there are none, the training loss decides: the mean of the last tenth against that of the tenth before.
     """
-    is_bounded = config.max_steps is not None and steps >= config.max_steps
-    fix = f"raise {'train.max_steps' if is_bounded else 'train.min_steps or train.epochs'} to train longer"
+    option = "train.min_steps or train.epochs"
+    if reason == "early-stopping":
+        option = "train.early_stopping"
+    elif config.max_steps is not None and steps >= config.max_steps:
+        option = "train.max_steps"
+    fix = f"raise {option} to train longer"
     caveats = []
     if steps < _FEW_STEPS:
         text = f"the model was trained in only {steps:,} updates; {fix}"

@@ -20,6 +20,7 @@ class TrainConfig(Section):
         "final": "final_rate_fraction",
         "sharp": "sharp_fraction",
     }
+    # A recipe's floor of a key. An option that gives the key alone drops it: `--set train.epochs=2` is two epochs.
     floors: ClassVar[Mapping[str, str]] = {"epochs": "min_steps", "batch_size": "min_steps_per_epoch"}
 
     model: str = Field(

@@ -288,7 +288,7 @@ class Training:
             write_atomic(self.run_dir.model_file, model.save)
             self.heartbeat.progressed("finish")
             reason: EndReason = "early-stopping" if step < self.total_steps else "length"
-            caveats = training_caveats(self.run_dir.curve_file, step, self.config)
+            caveats = training_caveats(self.run_dir.curve_file, step, self.config, reason)
             report_end(step, kept_step, reason, caveats)
             outputs = {
                 "model_sha256": sha256_file(self.run_dir.model_file),

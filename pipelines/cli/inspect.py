@@ -61,6 +61,8 @@ def inspect(
 
     found = archives(path)
     parts = survey(found)
+    if found.refusal:
+        print(f"a training would refuse this folder: {found.refusal}", file=sys.stderr)
     print(*lines(found, parts, screen()), sep="\n")
     if html:
         from jobs.inspect.html import write_page

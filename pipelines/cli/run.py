@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,10 @@ from pipelines.cli.options import (
 )
 from pipelines.names import WORK
 
+if TYPE_CHECKING:
+    from jobs.run_dir import RunDir
+    from pipelines.request import Options
+
 app = typer.Typer()
 
 _SKIPS = "Finished stages are skipped."
@@ -36,7 +40,11 @@ _HELP = {
     "fetch": "Find or download the archives, and check them.",
     "prepare": f"Fetch, then make the Parquet dataset with Spark.\n\n{_SKIPS}",
     "train": f"Fetch and prepare, then train the model.\n\n{_SKIPS}",
-    "evaluate": "Evaluate a trained model on the test set.\n\nEvaluates the run --run-id, or the latest run.",
+    "evaluate": (
+        "Evaluate a trained model on the test set.\n\nEvaluates the run --run-id, or the latest run. With --data, or "
+        "--test-images and --test-labels, it evaluates the model on that test pair instead: the result is in "
+        "RUN/evaluations/NAME, and the run stays as it is."
+    ),
 }
 
 
@@ -63,7 +71,7 @@ def run_stages_up_to(
     """Run the stages up to the one that names the command; `run` is all of them."""
     from jobs.run_dir import RunDir
     from jobs.stage import STAGES
-    from pipelines import request
+    from pipelines import evaluation, request
     from pipelines.stages import local_launches, result_line, run_stages
 
     options = request.Options(
@@ -82,6 +90,9 @@ def run_stages_up_to(
     command = str(context.info_name)
     last = STAGES[-1] if command == "run" else command
     existing = request.trained_run(options) if command == "evaluate" else request.find_run(options)
+    if command == "evaluate" and existing and evaluation.asks_for_other_data(options, existing):
+        _evaluate_elsewhere(options, existing, dry_run)
+        return
     config = request.config_of(options, existing)
     if dry_run:
         run = existing or RunDir(request.work_dir(options).runs / (run_id or "RUN_ID"))
@@ -95,6 +106,21 @@ def run_stages_up_to(
     print(f"run {run.run_id} in {run.path}", file=sys.stderr)
     if last == STAGES[-1]:
         print(result_line(run))
+
+
+def _evaluate_elsewhere(options: "Options", run: "RunDir", dry_run: bool) -> None:
+    """Evaluate a run on other data than its own test split."""
+    from pipelines import evaluation
+    from pipelines.stages import result_line
+
+    config = evaluation.config_of_evaluation(options, run)
+    if dry_run:
+        for launch in evaluation.launches(evaluation.folder(run, config)).values():
+            print(launch)
+        return
+    done = evaluation.evaluate_elsewhere(run, config)
+    print(f"run {run.run_id} on {config.fetch.dataset} in {done.path}", file=sys.stderr)
+    print(result_line(done))
 
 
 for _command, _help in _HELP.items():

@@ -35,6 +35,7 @@ RUN = {
     ),
     "report.html": "The result as a page: accuracy, curves, confusion matrix, errors.",
     "model.keras": "The trained model, plain Keras, float32.",
+    "evaluations/NAME/": "An evaluation on other data, laid out as a run: `metrics.json`, `report.html`, predictions.",
     "stages/STAGE.json": "Record of a finished stage: what went in, what came out, seconds.",
     "checkpoints/step-N.safetensors": "Training state after N steps: weights, optimizer slots, EMA.",
     "checkpoints/step-N.json": "Its step, key and checksum.",

@@ -212,6 +212,9 @@ class _Retraining:
         runs.make(self._dir.work, run.run_id)
         run_stages(run, config)
         decision = decide_and_register(self._dir, run, config, pending.rivals, registry)
+        for check in decision.checks:
+            if not check.holds and not check.blocks:
+                log.warning("retrain: %s: %s", check.name, check.text)
         outcome = record_outcome(self._dir, run, decision, pending.inputs)
         if outcome.event != "promoted":
             log.warning("retrain: %s: %s", outcome.event, decision.reason)

@@ -7,8 +7,8 @@ On twelve sets of 100 to 5,000 images (`tests/support/small_sets.py`) it compare
 - `Keras`: a plain Keras CNN, 15 epochs of batch 32, Adam at 1e-3 (the network: keras.io, "Simple MNIST convnet").
 
 Each training is a line of RESULTS.jsonl; those that are there are not repeated. The table has mean test accuracies in %
-over the seeds, and the difference between the default and the better of the other two. `--choose` takes images that no
-table reports on: settings are chosen by those.
+over the seeds, and the default against the better of the other two; SMALL_SETS.md keeps it. `--choose` takes images
+that no table reports on: settings are chosen by those.
 """
 
 import argparse
@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from jobs.dataset import Manifest, PixelStatistics
 from jobs.prepare.plan import even_ranges
 from jobs.tensorflow_import import import_tensorflow
-from jobs.text_table import text_table
 from jobs.train.config import TrainConfig
 from jobs.train.data.calls import GraphCall, plan_calls
 from jobs.train.data.length import row_order, total_steps
@@ -66,17 +65,18 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def table(lines: list[dict[str, Any]]) -> list[str]:
-    """Return one row per set."""
+    """Return the table in Markdown: one row per set."""
     by_set: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
         by_set[line["set"]][line["how"]].append(line)
-    rows = []
+    rows = [f"| set | {' | '.join(TRAININGS)} | difference | errors, ratio |", "|---|---:|---:|---:|---:|---:|"]
     for name, by_how in by_set.items():
         percent = {how: 100 * mean(line["accuracy"] for line in each) for how, each in by_how.items()}
+        columns = " | ".join(f"{percent[how]:.1f}" for how in TRAININGS)
         difference = percent["default"] - max(percent["30 epochs"], percent["Keras"])
-        seconds = mean(line["s"] for line in by_how["default"])
-        rows.append((name, *(f"{percent[how]:.1f}" for how in TRAININGS), f"{difference:+.1f}", f"{seconds:.0f}"))
-    return text_table(("set", *TRAININGS, "difference", "default, s"), rows, right=range(1, 6))
+        errors = (100 - percent["default"]) / (100 - percent["default"] + difference)
+        rows.append(f"| {name} | {columns} | {difference:+.1f} | {errors:.2f} |")
+    return rows
 
 
 def default(data: SmallSet, seed: int) -> float:
