@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from jobs import segments
+from jobs.archive import Archive, Role
 from jobs.dataset import DATA_PAGE, read_manifest
 from jobs.errors import InputError
 from jobs.prepare import idx
@@ -23,7 +25,7 @@ from jobs.prepare.findings.sketch import sketch_images
 from jobs.prepare.stage import prepare
 from jobs.run_dir import Work
 from jobs.stage import dataset_of
-from tests.conftest import MakeArchives, put_archive
+from tests.conftest import MakeArchives, learnable, put_archive
 from tests.support.prepared import NO_SPARK, Made, bare_manifest, new_run, start
 
 CONFIG = PrepareConfig(rows_per_shard=100)
@@ -214,3 +216,34 @@ def test_classes_that_are_few_small_or_of_another_share_are_findings() -> None:
 
 def test_even_classes_are_no_finding(made: Callable[[str], Made]) -> None:
     assert not list(class_findings(read_manifest(made("uint8-gz").directory)))
+
+
+@pytest.mark.long
+def test_findings_among_several_pairs_name_the_tag(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    archives: dict[str, Archive] = {}
+
+    def put(role: Role, tag: str | None, array: NDArray[Any]) -> None:
+        key = role if tag is None else segments.key(role, tag)
+        (tmp_path / key).mkdir()
+        archives[key] = put_archive(tmp_path / key, role, array)
+
+    pairs = {tag: learnable(120, (12, 20), 3, random) for tag in ("monday", "tuesday")}
+    pairs["tuesday"][0][7], pairs["tuesday"][1][7] = pairs["monday"][0][9], pairs["monday"][1][9]
+    for tag, (images, labels) in pairs.items():
+        put("train_images", tag, (255 * images).astype(np.uint8))
+        put("train_labels", tag, labels)
+    images, labels = learnable(60, (12, 20), 3, random)
+    images[4], labels[4] = pairs["monday"][0][11], pairs["monday"][1][11]
+    put("test_images", None, (255 * images).astype(np.uint8))
+    put("test_labels", None, labels)
+    run = new_run(tmp_path / "work", archives, CONFIG)
+    with start(run) as process:
+        _, log = process.communicate()
+    assert process.returncode == 0, log
+    found = {
+        tuple(line[name] for name in ("finding", "role", "tag", "row", "other_role", "other_tag", "other_row"))
+        for line in lines_of(dataset_of(run))
+    }
+    copies = {("train", "tuesday", "7", "train", "monday", "9"), ("train", "monday", "11", "test", "", "4")}
+    assert found == {("duplicate", *copy) for copy in copies}
