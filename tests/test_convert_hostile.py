@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from jobs.convert import entries
+from jobs.convert.convert import form_of
 from jobs.convert.entries import Entry
 from jobs.errors import InputError
 from tests.support.pictures import png_file, put_pictures, random_pixels
@@ -128,8 +129,9 @@ def test_a_tar_whose_headers_are_huge_is_refused_with_little_memory(tmp_path: Pa
     header = member("x", kind, size=32 << 20).tobuf(tarfile.GNU_FORMAT)
     path.write_bytes(header + bytes(32 << 20))
     tracemalloc.start()
-    with pytest.raises(InputError, match="a header of 33554432 bytes"):
-        list(entries.entries(path))
+    for read in (entries.entries, form_of):
+        with pytest.raises(InputError, match="a header of 33554432 bytes"):
+            list(read(path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 << 20

@@ -168,6 +168,7 @@ def test_what_cannot_be_used_is_named_in_one_line(data: bytes, reason: str) -> N
     assert "0x" not in str(caught.value)  # no addresses: the same file gives the same line
 
 
+@pytest.mark.filterwarnings("error")  # as in a conversion
 def test_a_picture_that_claims_too_many_pixels_is_refused_before_it_is_decoded() -> None:
     header = png_file(random_pixels(15, 1, 1, 1))
     side = int(MOST_PIXELS**0.5) + 1

@@ -3,11 +3,10 @@
 import logging
 import secrets
 import shutil
-import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from jobs.convert.collected import Bad, Collected
 from jobs.convert.options import Options, Split
+from jobs.convert.staging import Staging
 from jobs.errors import InputError, printable
 from jobs.fetch.names import files_in
 from jobs.fetch.sniff import sniff
@@ -118,33 +118,29 @@ def _form_of_folder(source: Path) -> Form:
 
     if any(sniff(path) for path in files_in(source)):
         return "idx"
-    if any(cifar.is_file_of(path.name) for path in islice(source.rglob("*.bin"), _PEEKED)):
+    if any(
+        cifar.is_file_of(path.name) for path in islice(chain(source.glob("*.bin"), source.glob("*/*.bin")), _PEEKED)
+    ):
         return "cifar"
     if parquet.files(source):
         return "parquet"
-    if any(path.name.lower().endswith(csv_file.SUFFIXES) for path in source.iterdir()) and not any(
-        path.is_dir() for path in source.iterdir()
-    ):
-        return "csv"
-    return "pictures"
+    inside = list(source.iterdir())
+    is_csv = any(path.name.lower().endswith(csv_file.SUFFIXES) for path in inside)
+    return "csv" if is_csv and not any(path.is_dir() for path in inside) else "pictures"
 
 
 def _is_cifar(source: Path) -> bool:
-    from jobs.convert import cifar
+    from jobs.convert import cifar, entries
 
-    try:
-        with tarfile.open(source) as archive:
-            return any(cifar.is_file_of(member.name) for member in islice(archive, _PEEKED))
-    except (tarfile.TarError, OSError, EOFError):
-        return False
+    first = islice(entries.entries(source, 0), _PEEKED)  # only their names: no file is small enough to be read
+    return any(cifar.is_file_of(entry.path) for entry in first)
 
 
 def _to_idx(source: Path, form: Form, folder: Path, target: Path, options: Options) -> Converted:
     from jobs.convert.archives import SKIPPED, write_archives, write_bad
-    from jobs.convert.staging import Staging
 
     with Staging(folder / ".staged", str(source)) as staging:
-        collected = _collector(form)(source, staging, options)
+        collected = _collect(source, form, staging, options)
         if collected.bad and not options.skip_bad:
             raise _refusal(source, collected, target)
         if not collected.order:
@@ -166,20 +162,16 @@ def _to_idx(source: Path, form: Form, folder: Path, target: Path, options: Optio
         )
 
 
-def _collector(form: Form) -> Callable[..., Collected]:
-    """Return the function that reads a source of this form."""
+def _collect(source: Path, form: Form, staging: Staging, options: Options) -> Collected:
+    """Read a source whole."""
     from jobs.convert import cifar, csv_file, npz, parquet, pictures, tables
 
-    def collect_table(module: object) -> Callable[..., Collected]:
-        return lambda source, staging, options: tables.collect(source, module.table(source, options), staging, options)  # type: ignore[attr-defined]
-
-    return {
-        "pictures": pictures.collect,
-        "parquet": parquet.collect,
-        "csv": collect_table(csv_file),
-        "npz": collect_table(npz),
-        "cifar": collect_table(cifar),
-    }[form]
+    if form == "pictures":
+        return pictures.collect(source, staging, options)
+    if form == "parquet":
+        return parquet.collect(source, staging, options)
+    read = {"csv": csv_file.table, "npz": npz.table, "cifar": cifar.table}[form]
+    return tables.collect(source, read(source, options), staging, options)
 
 
 def _export(source: Path, target: Path, to: Target) -> Converted:
@@ -226,8 +218,6 @@ def _check_target(target: Path) -> None:
         return
     if target.exists() or target.is_symlink():
         raise InputError(f"{target}: found something there, expected nothing; fix: remove it, or give another target")
-    if not target.name:
-        raise InputError(f"{target}: found no name, expected that of a new folder or file; fix: give one")
 
 
 @contextmanager

@@ -60,10 +60,7 @@ class Layout:
         if len(folders) < 2:
             return None
         split = _SPLITS[folders[0].lower()]
-        if split == "validation":
-            assert self._validation is not None  # noqa: S101 (checked above)
-            return self._validation, folders[1]
-        return split, folders[1]
+        return (self._validation or "omit") if split == "validation" else split, folders[1]
 
 
 def split_of_name(name: str) -> Split | Literal["validation"] | None:
@@ -88,17 +85,17 @@ def split_files(paths: Sequence[Path], options: Options, default: Split | None =
     """
     splits: dict[Path, Split] = {}
     for path in paths:
-        mentioned = split_of_name(path.name) or default
-        if mentioned == "validation":
-            mentioned = options.validation if options.validation != "omit" else mentioned
-            if options.validation == "omit":
-                continue
-        if mentioned is None or mentioned == "validation":
+        split = split_of_name(path.name) or default
+        if split is None:
+            raise InputError(f"{path}: found a name without train or test, expected either; fix: rename it")
+        if split == "validation" and options.validation is None:
             raise InputError(
-                f"{path}: found a name of {mentioned or 'no split'}, expected train or test in it; fix: rename it"
-                + (", or choose what it becomes with --validation train, test or omit" if mentioned else "")
+                f"{path}: found a validation split, expected train or test, as IDX has no third; fix: choose what it "
+                "becomes with --validation train, test or omit"
             )
-        splits[path] = mentioned
+        becomes = options.validation if split == "validation" else split
+        if becomes == "train" or becomes == "test":
+            splits[path] = becomes
     return splits
 
 

@@ -55,7 +55,7 @@ def decode(
         pixels = _upright(*_stored(data))
     except BadPictureError:
         raise
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadPictureError(f"found more than {MOST_PIXELS:,} pixels") from error
     except Exception as error:  # the decoders raise anything on damaged bytes
         raise BadPictureError(f"damaged ({one_line(error) or type(error).__name__})") from error

@@ -63,7 +63,7 @@ def stage(
     """
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS
     with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)  # then it counts as damaged
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # then the picture is refused
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # on odd metadata, which are not read
         with Progress(f"decoding {source}", total, "pictures") as progress:
             paths, bad, kinds = _decode_all(items, staging, options, progress)
