@@ -2,6 +2,7 @@
 
     WORK/datasets/ID/
       manifest.json
+      findings.csv  findings.json  data.html   what is odd about the data: see `jobs.prepare.findings`
       train/part-00000.parquet …         one row group per file, equal in rows (± 1 if they do not divide)
       validation/part-00000.parquet …
       test/part-00000.parquet …
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 FORMAT = 2  # raised when a reader of the old contract would misread the new one
 SPLITS: tuple["Split", ...] = ("train", "validation", "test")
 MANIFEST = "manifest.json"
+DATA_PAGE = "data.html"  # what the dataset holds, for people
 _PICKLE = b"dataset-toolkit.unischema"  # the key under which Petastorm stores a schema, as a pickle
 _MOST_VALUES = 2**31 - 1  # per image: the range of a list column's 32-bit offsets
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from jobs import png
 from jobs.convert.picture import MOST_PIXELS, BadPictureError, decode
-from jobs.evaluate import png
 from tests.support.pictures import encoded, few_bits_png, png_file, random_pixels
 
 

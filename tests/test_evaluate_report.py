@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from jobs import png
 from jobs.dataset import Duplicates
-from jobs.evaluate import curve, png, report
+from jobs.evaluate import curve, report
 from jobs.evaluate.metrics import summarize
 from jobs.evaluate.predict import Predictions
 from jobs.files import write_json

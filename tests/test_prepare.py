@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from pyspark import SparkContext, TaskContext
 
 from jobs.archive import ROLES
-from jobs.dataset import MANIFEST, SPLITS, Duplicates, Source, SplitInfo, read_split, verify
+from jobs.dataset import DATA_PAGE, MANIFEST, SPLITS, Duplicates, Source, SplitInfo, read_split, verify
 from jobs.description import Description
 from jobs.errors import InputError
 from jobs.prepare import idx
 from jobs.prepare.archives import image_shape
 from jobs.prepare.config import SparkConfig
+from jobs.prepare.findings.finding import CSV, JSON
 from jobs.prepare.manifest import log_summary
 from jobs.prepare.spark import Spark, spark_properties
 from jobs.prepare.stage import dataset_id, prepare
@@ -73,7 +74,13 @@ def test_each_file_is_one_row_group_and_files_are_equal_in_rows(made: Callable[[
     each = made(variant)
     manifest = each.manifest
     files = {str(path.relative_to(each.directory)) for path in each.directory.rglob("*") if path.is_file()}
-    assert files == {MANIFEST, *(shard.path for split in SPLITS for shard in manifest.splits[split].shards)}
+    assert files == {
+        MANIFEST,
+        CSV,
+        JSON,
+        DATA_PAGE,
+        *(shard.path for split in SPLITS for shard in manifest.splits[split].shards),
+    }
     for split in SPLITS:
         sizes = []
         for shard in manifest.splits[split].shards:

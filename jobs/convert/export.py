@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs import png
 from jobs.convert import npz
 from jobs.convert.options import Split
 from jobs.errors import InputError, printable
-from jobs.evaluate import png
 from jobs.inspect.archives import archives
 from jobs.prepare import idx
 from jobs.progress import Progress

@@ -1,16 +1,18 @@
 """Write report.html: a run's result as one self-contained page for people."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs import page
-from jobs.dataset import Manifest
-from jobs.evaluate import curve, png
+from jobs import page, png
+from jobs.dataset import DATA_PAGE, Manifest
+from jobs.evaluate import curve
 from jobs.evaluate.metrics import read_confusions, shown_names, worst_classes, worst_confusions
 from jobs.evaluate.predict import Predictions
 from jobs.metrics import Metrics, StageSeconds, TrainMetrics
@@ -47,17 +49,25 @@ class Mistake:
     picture: str
 
 
-def write_report(run: RunDir, metrics: Metrics, manifest: Manifest, predictions: Predictions) -> None:
-    """Write report.html atomically, readable by its owner alone: it shows images of the data."""
-    page.write_private(run.report_file, render(run, metrics, manifest, predictions))
+def write_report(
+    run: RunDir, metrics: Metrics, manifest: Manifest, predictions: Predictions, dataset: Path | None = None
+) -> None:
+    """Write report.html atomically, readable by its owner alone: it shows images of the data.
+
+    `dataset`: the folder whose page it links to.
+    """
+    page.write_private(run.report_file, render(run, metrics, manifest, predictions, dataset))
 
 
-def render(run: RunDir, metrics: Metrics, manifest: Manifest, predictions: Predictions) -> str:
+def render(
+    run: RunDir, metrics: Metrics, manifest: Manifest, predictions: Predictions, dataset: Path | None = None
+) -> str:
     """Return the page. Every text in it is escaped."""
     test, names = metrics.test, shown_names(metrics.test)
     is_readable = len(names) <= _MOST_CLASSES
     html: str = page.template(_TEMPLATE, percent=percent, number=number).render(
         metrics=metrics,
+        data_page=_data_page(run, dataset),
         test=test,
         facts=_facts(run.read_config(), metrics, manifest),
         stages=_stages(metrics.seconds),
@@ -71,6 +81,13 @@ def render(run: RunDir, metrics: Metrics, manifest: Manifest, predictions: Predi
         mistakes=most_confident_mistakes(predictions, names, _MOST_ERRORS),
     )
     return html
+
+
+def _data_page(run: RunDir, dataset: Path | None) -> str:
+    """Return the relative URL of the page that shows the dataset; empty if there is none."""
+    if dataset is None or not (dataset / DATA_PAGE).exists():
+        return ""
+    return quote(os.path.relpath(dataset / DATA_PAGE, run.path))
 
 
 def percent(share: float | None, digits: int = 2) -> str:

@@ -44,7 +44,7 @@ def evaluate(run: RunDir, config: EvaluateConfig) -> Metrics:
     metrics = _metrics(run, manifest, trained, test, caveats(manifest, test, trained.validation, predictions))
     write_json(run.metrics_file, metrics.model_dump(mode="json"))
     write_predictions(run.predictions_file, predictions, manifest)
-    write_report(run, metrics, manifest, predictions)
+    write_report(run, metrics, manifest, predictions, directory)
     if config.compare:
         write_comparison(run, config, manifest, predictions)
     show(metrics.test, metrics.caveats)

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs import page
-from jobs.evaluate import png
+from jobs import page, png
 from jobs.inspect.archives import Archives
 from jobs.inspect.survey import MOST_CLASSES, Images, Surveyed
 from jobs.inspect.text import class_label, facts_of

@@ -18,6 +18,7 @@ from jobs.prepare.config import SparkConfig
 from jobs.prepare.decode import Decoder, Written, changed_labels
 from jobs.prepare.disk_space import require_room
 from jobs.prepare.exclusions import read_exclusions
+from jobs.prepare.findings.look import look
 from jobs.prepare.idx import Header
 from jobs.prepare.inputs import Inputs
 from jobs.prepare.manifest import Content, write_manifest
@@ -47,37 +48,40 @@ def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
     with inflated(labels, scratch) as plain:
         assigned = assign(inputs, plan, headers, plain, np.array(excluded, np.int64), scratch)
         plan = plan.with_rows(assigned.rows)
-        with Spark(spark_config) as spark, inflated(pictures, scratch) as plain_images:
-            train, test = (
-                pair_of(split, archives, plain | plain_images, headers, inputs.label_column)
-                for split in ("train", "train" if inputs.makes_test else "test")
+        with Spark(spark_config) as spark:
+            with inflated(pictures, scratch) as plain_images:
+                train, test = (
+                    pair_of(split, archives, plain | plain_images, headers, inputs.label_column)
+                    for split in ("train", "train" if inputs.makes_test else "test")
+                )
+                decoder = Decoder(
+                    rows=RowFiles(scratch),
+                    train=train,
+                    test=test,
+                    classes=assigned.classes,
+                    orientation=inputs.orientation,
+                    views=True,
+                )
+                findings = merge(decoder.rows, survey_splits(spark, decoder, plan, images), images.dtype)
+                for split in SPLITS:
+                    (directory / split).mkdir()
+                write = partial(decoder.write, findings.normalization, directory)
+                written = spark.collect("prepare: writing Parquet", write, plan.shards)
+                shards = take_shards(decoder, written, assigned.label_counts)
+            inputs.require_unchanged()
+            check_shards(directory, plan, shards)
+            content = Content(
+                images=images,
+                classes=assigned.classes,
+                label_counts=assigned.label_counts,
+                findings=findings,
+                shards={split: shards_of(split, shards) for split in SPLITS},
+                options={"rows_per_shard": plan.rows_per_shard, **_decisions(inputs, plan, len(excluded), test_rows)},
+                versions=spark.versions(),
             )
-            decoder = Decoder(
-                rows=RowFiles(scratch), train=train, test=test, classes=assigned.classes, orientation=inputs.orientation
-            )
-            findings = merge(decoder.rows, survey_splits(spark, decoder, plan, images), images.dtype)
-            for split in SPLITS:
-                (directory / split).mkdir()
-            write = partial(decoder.write, findings.normalization, directory)
-            written = spark.collect("prepare: writing Parquet", write, plan.shards)
-            shards = take_shards(decoder, written, assigned.label_counts)
-            versions = spark.versions()
+            views = [each.view for each in written if each.view]
+            look(directory, write_manifest(directory, inputs, content), spark.collect, views)
     shutil.rmtree(scratch)
-    inputs.require_unchanged()
-    check_shards(directory, plan, shards)
-    write_manifest(
-        directory,
-        inputs,
-        Content(
-            images=images,
-            classes=assigned.classes,
-            label_counts=assigned.label_counts,
-            findings=findings,
-            shards={split: shards_of(split, shards) for split in SPLITS},
-            options={"rows_per_shard": plan.rows_per_shard, **_decisions(inputs, plan, len(excluded), test_rows)},
-            versions=versions,
-        ),
-    )
 
 
 def _decisions(inputs: Inputs, plan: DatasetPlan, excluded: int, test_rows: int | None) -> dict[str, int | str]:

@@ -22,6 +22,7 @@ from jobs.logs import log
 from jobs.prepare.archives import inflated
 from jobs.prepare.config import SparkConfig
 from jobs.prepare.exclusions import read_exclusions
+from jobs.prepare.findings.look import in_this_process, look
 from jobs.prepare.inputs import Inputs
 from jobs.prepare.labels import NO_LABELS, ClassMap, LabelColumn, LabelCounts, map_classes
 from jobs.prepare.manifest import Content, write_manifest
@@ -57,7 +58,7 @@ def build_of_segments(inputs: Inputs, spark: SparkConfig, directory: Path, work:
     excluded = sum(len(pair.excluded) for pair in training)
     label_counts = _label_counts(made, len(classes.labels))
     ignored = test.image_header.rows - int(label_counts["test"].sum())
-    write_manifest(
+    manifest = write_manifest(
         directory,
         inputs,
         Content(
@@ -75,6 +76,7 @@ def build_of_segments(inputs: Inputs, spark: SparkConfig, directory: Path, work:
             versions=made[-1].versions,
         ),
     )
+    look(directory, manifest, in_this_process)
 
 
 def read_pairs(inputs: Inputs, scratch: Path) -> tuple[ArchivePair, list[ArchivePair]]:

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from jobs.config import Section
 from jobs.description import Orientation
+from jobs.prepare.findings.finding import Kind
 
 MASTER = "IDXTRAIN_SPARK_MASTER"  # set by the launcher of prepare, if it has a Spark master for it
 
@@ -27,7 +28,7 @@ _FOLD = re.compile(r"fold:([1-9][0-9]{0,5})/([1-9][0-9]{0,5})")
 
 
 class PrepareConfig(Section):
-    """What the dataset is. These keys and the archives' checksums determine the dataset's ID."""
+    """What the dataset is. These keys but `strict` and `accept`, and the archives' checksums, determine its ID."""
 
     # The default is the lecture's 5,000 of MNIST's 60,000.
     validation_rows: int | None = Field(
@@ -94,6 +95,18 @@ class PrepareConfig(Section):
             "Rows per Parquet file, which is one row group. `none`: 2,500, or fewer if those exceed 32 MiB of float32."
         ),
     )
+
+    strict: bool = Field(
+        default=False,
+        description="Refuse a dataset with findings, see `findings.csv` in its folder. Same as `--strict`.",
+    )
+    accept: tuple[Kind, ...] = Field(
+        default=("outlier",), description="Kinds of findings that `strict` does not refuse."
+    )
+
+    def content(self) -> dict[str, Any]:
+        """Return the options that decide what a dataset holds, as JSON."""
+        return self.model_dump(mode="json", exclude={"strict", "accept"})
 
     @field_validator("validation_from")
     @classmethod

@@ -20,6 +20,7 @@ from jobs.description import Orientation
 from jobs.errors import InputError
 from jobs.files import sha256_file, write_atomic
 from jobs.prepare.archives import Pair, image_shape
+from jobs.prepare.findings.rows import Look, View, is_summed
 from jobs.prepare.labels import ClassMap
 from jobs.prepare.orientation import upright
 from jobs.prepare.plan import ShardPlan
@@ -30,20 +31,25 @@ _BATCH_BYTES = 4 << 20  # of float32 pixels: limits the memory between the archi
 _PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "write_statistics": ["label", "index"]}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Written:
-    """A shard, the numbers of the classes that it holds, int32 [n], and the rows of each, int64 [n]."""
+    """A shard, the numbers of the classes that it holds, int32 [n], and the rows of each, int64 [n].
+
+    `view`: for the findings, if the decoder makes it.
+    """
 
     shard: Shard
     classes: NDArray[Any]
     rows: NDArray[Any]
+    view: View | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoder:
     """All that an executor needs to survey and decode any rows of the dataset; small, pickled once per Spark job.
 
-    `first_index`: the `index` of archive row 0, nonzero only in segments (`jobs.segments`).
+    `first_index`: the `index` of archive row 0, nonzero only in segments (`jobs.segments`). `views`: whether to look at
+    the images for the findings while they are in memory, which saves reading them again.
     """
 
     rows: RowFiles
@@ -52,6 +58,7 @@ class Decoder:
     classes: ClassMap
     orientation: Orientation = "none"
     first_index: int = 0
+    views: bool = False
 
     def pair(self, split: Split) -> Pair:
         """Return the archives of a split."""
@@ -78,7 +85,16 @@ class Decoder:
             bytes=path.stat().st_size,
             sha256=sha256_file(path),
         )
-        return Written(result, *np.unique(table["label"].to_numpy(), return_counts=True))
+        classes, rows = np.unique(table["label"].to_numpy(), return_counts=True)
+        view = self._view(table, shard) if self.views else None
+        return Written(shard=result, classes=classes, rows=rows, view=view)
+
+    def _view(self, table: pa.Table, shard: ShardPlan) -> View:
+        stored = image_shape(self.pair(shard.split).image_header)
+        height, width, channels = upright(np.empty((1, *stored), np.uint8), self.orientation).shape[1:]
+        look = Look((height, width, channels), len(self.classes.labels))
+        images = table["image"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+        return look(images, table["label"].to_numpy(), table["index"].to_numpy(), is_summed(shard.split, shard.number))
 
     def _batches(self, normalization: Normalization, shard: ShardPlan) -> Iterator[pa.RecordBatch]:
         pair = self.pair(shard.split)

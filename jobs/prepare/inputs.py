@@ -60,7 +60,7 @@ class Inputs:
     @property
     def dataset_id(self) -> str:
         """The 16 hex digits that name the dataset."""
-        options: dict[str, Any] = self.config.model_dump(mode="json") | {
+        options: dict[str, Any] = self.config.content() | {
             "orientation": self.orientation,
             "label_column": self.label_column,
             "class_names": self.description.model_dump(mode="json")["class_names"],

@@ -13,6 +13,7 @@ from jobs.files import sync
 from jobs.lease import Lease
 from jobs.logs import log
 from jobs.prepare.config import PrepareConfig, SparkConfig
+from jobs.prepare.findings.finding import require_none
 from jobs.prepare.inputs import Inputs, check_options
 from jobs.run_dir import Work
 
@@ -31,7 +32,19 @@ def prepare(
     work: Work,
     description: Description = NOTHING_KNOWN,
 ) -> Path:
-    """Make the dataset unless it exists, and return its directory. It appears whole, by one rename."""
+    """Make the dataset unless it exists, and return its directory. It appears whole, by one rename.
+
+    With `prepare.strict`, raises InputError if the dataset has findings. It is kept, as is its list of findings.
+    """
+    directory = _make(config, spark, archives, work, description)
+    if config.strict:
+        require_none(directory, config.accept)
+    return directory
+
+
+def _make(
+    config: PrepareConfig, spark: SparkConfig, archives: Mapping[str, Archive], work: Work, description: Description
+) -> Path:
     inputs = Inputs(config, archives, description)
     check_options(config, archives)
     name = inputs.dataset_id

@@ -59,4 +59,5 @@ SiteAssignments = Annotated[
 ]
 ModelName = Annotated[str, typer.Option("--name", help="Name of the registered model.")]
 OptionalModelName = Annotated[str | None, typer.Option("--name", help="Name of the registered model.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse data with findings; see `prepare.accept`.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would happen and change nothing.")]

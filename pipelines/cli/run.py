@@ -18,6 +18,7 @@ from pipelines.cli.options import (
     RunId,
     Seed,
     SparkMaster,
+    Strict,
     TestImages,
     TestLabels,
     TrainImages,
@@ -65,6 +66,7 @@ def run_stages_up_to(
     work: WorkFolder = WORK,
     run_id: RunId = None,
     dry_run: DryRun = False,
+    strict: Strict = False,
 ) -> None:
     """Run the stages up to the one that names the command; `run` is all of them."""
     from jobs.run_dir import RunDir
@@ -79,7 +81,7 @@ def run_stages_up_to(
         classes=classes,
         recipe=recipe,
         np=np,
-        assignments=tuple(assignments or ()),
+        assignments=(*(assignments or ()), *(["prepare.strict=true"] if strict else [])),
         seed=seed,
         spark_master=spark_master,
         work=work,

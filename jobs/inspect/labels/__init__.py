@@ -1,0 +1,1 @@
+"""Label suspects by out-of-fold predictions."""

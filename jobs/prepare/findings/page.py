@@ -1,0 +1,148 @@
+"""Write data.html: what a dataset holds, and what is odd about it, as one self-contained page for people."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs import page, png
+from jobs.dataset import DATA_PAGE, SPLITS, Manifest
+from jobs.places import Place
+from jobs.prepare.findings.describe import manifest_label
+from jobs.prepare.findings.finding import CSV, ClassFinding, Finding, Kind, count
+from jobs.prepare.findings.pairs import PairFinding
+from jobs.prepare.findings.rows import Rows
+
+_TEMPLATE = Path(__file__).with_name("data.html.j2")
+_SAMPLES = 8  # of each class
+_MOST_PICTURES = 24  # of each kind of finding
+_MOST_ROWS = 1000  # of the table of classes
+_HEADINGS: Mapping[Kind, str] = {
+    "duplicate": "Equal images",
+    "conflict": "Equal images under two labels",
+    "near-duplicate": "Nearly equal images",
+    "near-conflict": "Nearly equal images under two labels",
+    "constant": "Constant images",
+    "outlier": "Far from their class",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture, as a data: URI, and the words under it."""
+
+    source: str
+    label: str
+    place: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """The findings of one kind: how many there are, and one or two pictures of each of the first."""
+
+    heading: str
+    count: int
+    items: list[tuple[list[Picture], str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRow:
+    """One class. `counts`: by split. `share`: of the largest class's training images, in percent."""
+
+    name: str
+    counts: tuple[int, ...]
+    share: float
+    mean: str
+    samples: list[str]
+
+
+def pictured(rows: Rows, *found: Iterable[PairFinding]) -> list[int]:
+    """Return the rows whose images the page shows, beside those of nearly equal pairs."""
+    wanted = [row for number in range(len(rows.means)) for row in _samples(rows, number)]
+    wanted += np.flatnonzero(rows.sketch.highs == rows.sketch.lows)[:_MOST_PICTURES].tolist()
+    for findings in found:
+        taken: dict[Kind, int] = {}
+        for each in findings:
+            taken[each.kind] = taken.get(each.kind, 0) + 1
+            if taken[each.kind] <= _MOST_PICTURES:
+                wanted += [each.row, *([each.other] if each.other >= 0 else [])]
+    return wanted
+
+
+def _samples(rows: Rows, number: int) -> list[int]:
+    """Return the first training rows of a class."""
+    training: list[int] = np.flatnonzero((rows.sketch.labels == number) & (rows.split == 0))[:_SAMPLES].tolist()
+    return training
+
+
+def write_page(
+    directory: Path,
+    manifest: Manifest,
+    rows: Rows,
+    found: Sequence[tuple[PairFinding, Finding]],
+    classes: Sequence[ClassFinding],
+    images: Mapping[int, NDArray[Any]],
+) -> None:
+    """Write data.html atomically, readable by its owner alone: it shows images of the data."""
+    html: str = page.template(_TEMPLATE, number="{:,}".format).render(
+        manifest=manifest,
+        splits=SPLITS,
+        file=CSV,
+        total=sum(split.rows for split in manifest.splits.values()),
+        rows=_class_rows(manifest, rows, images),
+        means=len(rows.means),
+        galleries=list(_galleries(manifest, found, images)),
+        class_findings=list(classes),
+        findings=sum(count([*(finding for _, finding in found), *classes]).values()),
+    )
+    page.write_private(directory / DATA_PAGE, html)
+
+
+def _picture(manifest: Manifest, image: NDArray[Any]) -> str:
+    return png.data_uri(image.reshape(manifest.shape))
+
+
+def _class_rows(manifest: Manifest, rows: Rows, images: Mapping[int, NDArray[Any]]) -> list[ClassRow]:
+    largest = max(1, *manifest.splits["train"].label_counts)
+    return [
+        ClassRow(
+            name=manifest_label(manifest, number),
+            counts=tuple(manifest.splits[split].label_counts[number] for split in SPLITS),
+            share=round(100 * manifest.splits["train"].label_counts[number] / largest, 1),
+            mean=png.data_uri(rows.means[number][0]) if number < len(rows.means) and rows.means[number][1] else "",
+            samples=[_picture(manifest, images[row]) for row in _samples(rows, number) if row in images],
+        )
+        for number in range(min(len(manifest.labels), _MOST_ROWS))
+    ]
+
+
+def _galleries(
+    manifest: Manifest, found: Sequence[tuple[PairFinding, Finding]], images: Mapping[int, NDArray[Any]]
+) -> Iterable[Gallery]:
+    for kind, heading in _HEADINGS.items():
+        of_kind = [(each, finding) for each, finding in found if each.kind == kind]
+        if of_kind:
+            items = [(_of_finding(manifest, *pair, images), pair[1].detail) for pair in of_kind[:_MOST_PICTURES]]
+            yield Gallery(heading=heading, count=len(of_kind), items=items)
+
+
+def _of_finding(
+    manifest: Manifest, each: PairFinding, finding: Finding, images: Mapping[int, NDArray[Any]]
+) -> list[Picture]:
+    """Return the picture of a finding, and of the image that it is like."""
+    here = Place(role=finding.role, tag=finding.tag, row=finding.row, archive=finding.archive)
+    label = manifest_label(manifest, manifest.labels.index(finding.label))
+    pictures = [Picture(source=_picture(manifest, images[each.row]), label=label, place=str(here))]
+    if each.other >= 0:
+        other = Place(
+            role=finding.other_role,
+            tag=finding.other_tag,
+            row=int(finding.other_row),
+            archive=finding.other_archive,
+        )
+        source = _picture(manifest, images[each.other])
+        pictures.append(Picture(source=source, label=finding.other_label, place=str(other)))
+    return pictures
