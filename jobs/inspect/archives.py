@@ -77,7 +77,7 @@ def _as_fetch(folder: Path) -> tuple[dict[str, Path], Description, str]:
         own = read_data_set(folder / FILE) if (folder / FILE).is_file() else DataSet()
         known = Description(class_names=own.class_names, orientation=own.orientation, label_column=own.label_column)
         return dict(_find(folder)), known, str(error)
-    identities = {key: known for key, path in located.archives.items() if (known := identify(path))}
+    identities = {key: each for key, path in located.archives.items() if (each := identify(path))}
     return dict(located.archives), describe(located, identities), ""
 
 
