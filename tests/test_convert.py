@@ -255,6 +255,8 @@ def test_an_existing_target_is_never_overwritten(tmp_path: Path) -> None:
 def test_an_option_that_would_do_nothing_is_refused(tmp_path: Path) -> None:
     source = put_pictures(tmp_path / "source", 1)
     assert refusal(source, tmp_path / "idx", label="3").startswith("--label: ")
+    put(tmp_path, "a.csv", b"0,1,2,3,4\n1,1,2,3,4\n")
+    assert refusal(tmp_path / "a.csv", tmp_path / "idx", background=0).startswith("--background: ")
     folder = convert(source, tmp_path / "idx")
     assert refusal(folder, tmp_path / "png", size=(3, 3)).startswith("--size: ")
 

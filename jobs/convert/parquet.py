@@ -64,7 +64,7 @@ def collect(source: Path, staging: Staging, options: Options) -> Collected:
 
 def _check_options(source: Path, options: Options, columns: Columns) -> None:
     """Raise InputError for an option that is only for the other kind of table."""
-    given = [name for name in ("size", "channels", "background", "skip_bad") if getattr(options, name)]
+    given = [name for name in ("size", "channels", "background", "skip_bad") if options.is_given(name)]
     given = (["shape"] if options.shape else []) if columns.is_encoded else given
     if given:
         kind, other = ("pictures", "numbers") if columns.is_encoded else ("numbers", "pictures")
