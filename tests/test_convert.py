@@ -3,8 +3,10 @@
 import csv
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 import tracemalloc
 from pathlib import Path
@@ -271,6 +273,20 @@ def test_the_command_prints_one_line_and_errors_have_exit_code_2(idxtrain: Idxtr
     done = idxtrain("convert", "source", "other", "--size", "28")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "idxtrain: --size: found 28, expected HxW, e.g. 28x28; fix: give height, then width\n"
+
+
+def test_a_conversion_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+    picture = put(tmp_path / "source", "a/picture.png", png_file(random_pixels(0, 64, 64, 3))) / "a/picture.png"
+    for number in range(20_000):
+        os.link(picture, picture.with_name(f"{number}.png"))
+    (tmp_path / "out").mkdir()
+    program = str(Path(sys.executable).with_name("idxtrain"))
+    with subprocess.Popen([program, "convert", "source", "out/idx"], cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        while not list((tmp_path / "out").iterdir()):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 75
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_pixels_that_png_cannot_hold_are_refused(tmp_path: Path) -> None:
