@@ -9,6 +9,7 @@ import pytest
 
 from jobs.evaluate.metrics import summarize
 from jobs.fetch.catalog import CATALOG
+from jobs.metrics import CaveatKind
 from jobs.train.config import TrainConfig
 from models.training import schedules
 from models.training.augment import Augmentation
@@ -38,6 +39,10 @@ def test_every_field_of_a_training_setting_is_a_config_key(settings: type[Any]) 
 
 def test_the_page_names_every_data_set_of_the_catalog() -> None:
     assert [name for name in CATALOG if f"`{name}`" not in PAGE] == []
+
+
+def test_the_page_names_every_caveat() -> None:
+    assert [kind for kind in get_args(CaveatKind) if f"`{kind}`" not in PAGE] == []
 
 
 def test_the_page_names_every_metric_of_the_test_set() -> None:

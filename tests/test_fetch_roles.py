@@ -261,7 +261,7 @@ def test_what_is_unclear_is_refused_in_one_line_that_says_what_was_seen(
     assert "--train-images F --train-labels F" in message
 
 
-@pytest.mark.parametrize("name", ["cat/1.png", "digits.npz", "train.csv"])
+@pytest.mark.parametrize("name", ["cat/1.png", "train/cat/1.JPG", "digits.npz", "train.csv"])
 def test_a_folder_of_another_format_is_pointed_at_convert(tmp_path: Path, name: str) -> None:
     folder = put(tmp_path / "data", {name: b"x"})
     message = refused(tmp_path, "ours", data=str(folder))

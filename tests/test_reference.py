@@ -95,7 +95,7 @@ def test_the_setting_that_is_shown_is_accepted(key: Key) -> None:
 def test_a_recipes_values_are_those_of_its_file() -> None:
     key = find("train.ema_decay")
     assert isinstance(key, Key)
-    assert recipes_that_set(key) == {"best": "0.999", "residual": "0.99"}
+    assert recipes_that_set(key) == {"best": "0.999", "cifar": "0.99", "fashion": "0.99", "residual": "0.99"}
 
 
 def test_config_shows_a_keys_entry(idxtrain: Idxtrain) -> None:

@@ -1,9 +1,9 @@
 """The file names that people use for the four archives of a data set."""
 
-import os
 import re
 import stat
 from collections.abc import Collection, Iterable
+from itertools import islice
 from pathlib import Path
 
 from jobs.archive import ROLES, Role
@@ -17,6 +17,7 @@ _EXAMPLES: dict[Role, str] = {
     "test_labels": "t10k-labels-idx1-ubyte or test-labels-idx1-ubyte",
 }
 _CONVERTIBLE = (".png", ".jpg", ".jpeg", ".npz", ".csv", ".parquet")  # see `jobs.convert`
+_EXAMINED = 1000  # files, of folders that may hold millions
 _SHOWN = 5  # files of a folder that an error lists
 
 
@@ -65,10 +66,13 @@ def missing(folder: Path, roles: Iterable[Role]) -> InputError:
 
 
 def _convertible(folder: Path) -> str | None:
-    """Return the name of a file, in the folder or in a folder of it, that `idxtrain convert` reads; None if none is."""
-    below = (path for path in sorted(folder.iterdir()) if path.is_dir() and os.access(path, os.R_OK | os.X_OK))
-    names = (path.name for parent in (folder, *below) for path in sorted(parent.iterdir()))
-    return next((name for name in names if name.lower().endswith(_CONVERTIBLE)), None)
+    """Return the name of a file that `idxtrain convert` reads, in a folder or up to two below; None without one."""
+    for pattern in ("*", "*/*", "*/*/*"):
+        names = (path.name for path in islice(folder.glob(pattern), _EXAMINED))
+        name = min((each for each in names if each.lower().endswith(_CONVERTIBLE)), default=None)
+        if name:
+            return name
+    return None
 
 
 def not_a_file(path: Path) -> InputError:

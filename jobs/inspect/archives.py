@@ -75,9 +75,9 @@ def _as_fetch(folder: Path) -> tuple[dict[str, Path], Description, str]:
         located = locate(FetchConfig(dataset="data", data=str(folder)))
     except InputError as error:
         own = read_data_set(folder / FILE) if (folder / FILE).is_file() else DataSet()
-        known = Description(class_names=own.class_names, orientation=own.orientation, label_column=own.label_column)
-        return dict(_find(folder)), known, str(error)
-    identities = {key: each for key, path in located.archives.items() if (each := identify(path))}
+        described = Description(class_names=own.class_names, orientation=own.orientation, label_column=own.label_column)
+        return dict(_find(folder)), described, str(error)
+    identities = {key: known for key, path in located.archives.items() if (known := identify(path))}
     return dict(located.archives), describe(located, identities), ""
 
 
