@@ -128,4 +128,4 @@ except ResumableError as error:
 """
     done = python(code, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "prepare: stopped on request; `idxtrain run --run-id r1` resumes it\\n"
+    assert done.stdout == "prepare: stopped on request; `idxtrain run --run-id r1` resumes it\n"

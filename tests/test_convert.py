@@ -3,8 +3,10 @@
 import csv
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 import tracemalloc
 from pathlib import Path
@@ -255,6 +257,8 @@ def test_an_existing_target_is_never_overwritten(tmp_path: Path) -> None:
 def test_an_option_that_would_do_nothing_is_refused(tmp_path: Path) -> None:
     source = put_pictures(tmp_path / "source", 1)
     assert refusal(source, tmp_path / "idx", label="3").startswith("--label: ")
+    put(tmp_path, "a.csv", b"0,1,2,3,4\n1,1,2,3,4\n")
+    assert refusal(tmp_path / "a.csv", tmp_path / "idx", background=0).startswith("--background: ")
     folder = convert(source, tmp_path / "idx")
     assert refusal(folder, tmp_path / "png", size=(3, 3)).startswith("--size: ")
 
@@ -269,6 +273,20 @@ def test_the_command_prints_one_line_and_errors_have_exit_code_2(idxtrain: Idxtr
     done = idxtrain("convert", "source", "other", "--size", "28")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "idxtrain: --size: found 28, expected HxW, e.g. 28x28; fix: give height, then width\n"
+
+
+def test_a_conversion_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+    picture = put(tmp_path / "source", "a/picture.png", png_file(random_pixels(0, 64, 64, 3))) / "a/picture.png"
+    for number in range(20_000):
+        os.link(picture, picture.with_name(f"{number}.png"))
+    (tmp_path / "out").mkdir()
+    program = str(Path(sys.executable).with_name("idxtrain"))
+    with subprocess.Popen([program, "convert", "source", "out/idx"], cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        while not list((tmp_path / "out").iterdir()):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 75
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_pixels_that_png_cannot_hold_are_refused(tmp_path: Path) -> None:

@@ -276,7 +276,7 @@ def hugging_face(path: Path, images: list[Any], labels: list[Any], names: list[s
     """Write a table as the Hugging Face hub has them."""
     label = {"_type": "ClassLabel", "names": names} if names else {"dtype": "int64", "_type": "Value"}
     metadata = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}, "label": label}}})}
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True, parents=True)
     pq.write_table(pa.table({"image": images, "label": labels}).replace_schema_metadata(metadata), path)
 
 
@@ -327,6 +327,25 @@ def test_a_table_of_numbers_has_its_numbers(tmp_path: Path, flat: bool) -> None:
 def test_tables_that_are_no_images_are_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     assert message in refusal(tmp_path / "t.parquet", tmp_path / "idx")
+
+
+def test_an_option_for_another_kind_of_table_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [[1, 2, 3, 4]], "label": [0]}), tmp_path / "t.parquet")
+    assert refusal(tmp_path / "t.parquet", tmp_path / "idx", size=(2, 2)).startswith("--size: ")
+    hugging_face(tmp_path / "t.parquet", [{"bytes": png_file(random_pixels(0, 2, 2, 1)), "path": None}], [0])
+    assert refusal(tmp_path / "t.parquet", tmp_path / "idx", shape=(2, 2)).startswith("--shape: ")
+
+
+def test_files_of_one_name_in_two_folders_keep_their_rows(tmp_path: Path) -> None:
+    pictures = {each: {"bytes": png_file(random_pixels(each, 2, 2, 1)), "path": None} for each in range(2)}
+    for each, picture in pictures.items():
+        hugging_face(tmp_path / "hub" / str(each) / "train.parquet", [picture], [each])
+    folder = convert(tmp_path / "hub", tmp_path / "idx")
+    assert archive(folder, "train-labels").tolist() == [0, 1]
+    assert (folder / "sources.csv").read_text().splitlines()[1:] == [
+        "train,0,0/train.parquet row 0",
+        "train,1,1/train.parquet row 0",
+    ]
 
 
 def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:

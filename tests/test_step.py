@@ -98,22 +98,6 @@ def test_a_stand_in_row_of_weight_zero_changes_nothing() -> None:
     assert not any(change.any() for change in changes)
 
 
-def test_class_weights_weight_the_loss_and_its_gradient_and_not_the_accuracy() -> None:
-    weights = (3.0, 1.0, 0.5, 0.1)
-    changes, results = [], []
-    for options, row_weights in ((StepOptions(class_weights=weights), 1.0), (StepOptions(), np.take(weights, LABELS))):
-        model, _ = make(dropout=0)
-        before = model.get_weights()
-        optimizer = SGD([v.value for v in model.trainable_variables], Hyperparameters())
-        call = replace(share(0, ROWS), weights=np.full((1, ROWS), row_weights, np.float32))
-        results.append(TrainStep(model, optimizer, OneRank(), Augmentation(), 5, options)(call, RATE))
-        changes.append([new - old for new, old in zip(model.get_weights(), before, strict=True)])
-    for one, other in zip(*changes, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(results[0].loss_sums, results[1].loss_sums, rtol=1e-6)
-    assert results[0].correct == make_evaluator(model)(IMAGES[0], LABELS[0])[0]
-
-
 def test_losses_are_taken_before_each_update_and_fall() -> None:
     _, step = make(dropout=0)
     steps = 4

@@ -85,7 +85,7 @@ def convert_source(source: Path, target: Path, options: Options, to: Target | No
 def check_options(options: Options, form: Form) -> None:
     """Raise InputError for an option that does nothing for this form of source."""
     for name, forms in _APPLIES.items():
-        if getattr(options, name) not in (None, False) and form not in forms:
+        if options.is_given(name) and form not in forms:
             option = "--type" if name == "element_type" else f"--{name.replace('_', '-')}"
             raise InputError(
                 f"{option}: found for a source of form {form}, expected {', '.join(forms)}; fix: leave it out"

@@ -26,3 +26,8 @@ class Options:
     validation: Split | Literal["omit"] | None = None
     skip_bad: bool = False
     plain: bool = False
+
+    def is_given(self, name: str) -> bool:
+        """Return whether the option of this name was given; a background of 0, black, was."""
+        value = getattr(self, name)
+        return value is not None and value is not False

@@ -49,14 +49,29 @@ def collect(source: Path, staging: Staging, options: Options) -> Collected:
     """Read all rows, in the order of the files. Raises InputError for a table without images or classes."""
     splits = split_files(files(source), options, "train" if source.is_file() else None)
     columns = {path: _columns(path, options) for path in splits}
-    if len({each.is_encoded for each in columns.values()}) != 1:
+    if not columns:
+        raise InputError(f"{source}: found only files of the validation split; fix: leave out --validation omit")
+    if len({each.is_encoded for each in columns.values()}) > 1:
         raise InputError(f"{source}: found pictures in one file and numbers in another; fix: convert them apart")
     total = sum(each.rows for each in columns.values())
     first = next(iter(columns.values()))
+    _check_options(source, options, first)
     if not first.is_encoded:
         blocks = _blocks(splits, columns)
         return tables.collect(source, Table(blocks=blocks, rows=total, class_names=first.class_names), staging, options)
     return _decode(source, splits, columns, total, staging, options)
+
+
+def _check_options(source: Path, options: Options, columns: Columns) -> None:
+    """Raise InputError for an option that is only for the other kind of table."""
+    given = [name for name in ("size", "channels", "background", "skip_bad") if options.is_given(name)]
+    given = (["shape"] if options.shape else []) if columns.is_encoded else given
+    if given:
+        kind, other = ("pictures", "numbers") if columns.is_encoded else ("numbers", "pictures")
+        raise InputError(
+            f"--{given[0].replace('_', '-')}: found for {source}, a table of {kind}, expected one of {other}; "
+            "fix: leave it out"
+        )
 
 
 def _decode(
@@ -68,13 +83,14 @@ def _decode(
     options: Options,
 ) -> Collected:
     places: dict[str, tuple[Split, Value]] = {}
+    folder = source.parent if source.is_file() else source
 
     def rows() -> Iterator[Entry]:
         for path, part in splits.items():
             start = 0
             for images, classes in _batches(path, columns[path]):
                 for row, (image, value) in enumerate(zip(images.to_pylist(), classes, strict=True), start):
-                    entry = _entry(f"{path.name} row {row}", image)
+                    entry = _entry(f"{path.relative_to(folder)} row {row}", image)
                     places[entry.path] = part, value
                     yield entry
                 start += len(classes)

@@ -150,7 +150,7 @@ def plain_keras(data: SmallSet, seed: int) -> float:
             layers.Dense(int(labels.max()) + 1, activation="softmax"),
         ]
     )
-    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", ["accuracy"])
+    model.compile(keras.optimizers.Adam(1e-3), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(images, labels, batch_size=32, epochs=15, verbose=0)
     _, accuracy = model.evaluate(_normalized(data.test_images), data.test_labels, batch_size=500, verbose=0)
     return float(accuracy)
