@@ -182,8 +182,14 @@ def _print_nothing(unraisable: Any) -> None:
 def _end_stopped(run: RunDir, stage: str) -> NoReturn:
     """Report the stop, and end the process without Python's own clean-up."""
     signal.setitimer(signal.ITIMER_REAL, 0)
-    _report(f"{stage}: stopped on request; `idxtrain run --run-id {run.run_id}` resumes it", ResumableError.exit_code)
+    _report(f"{stage}: stopped on request; {_how_to_resume(run)}", ResumableError.exit_code)
     os._exit(ResumableError.exit_code)
+
+
+def _how_to_resume(run: RunDir) -> str:
+    if run.origin != run:  # an evaluation on other data
+        return "the same command starts again"
+    return f"`idxtrain run --run-id {run.run_id}` resumes it"
 
 
 @contextmanager
@@ -193,7 +199,7 @@ def _exit_codes(run: RunDir, stage: str) -> Iterator[None]:
     Unlike `jobs.exit_codes` it also writes to the run's log, keeps the traceback of a bug, and lets one rank speak for
     all.
     """
-    resume = f"`idxtrain run --run-id {run.origin.run_id}` resumes it"
+    resume = _how_to_resume(run)
     try:
         yield
     except PeerLostError as error:
