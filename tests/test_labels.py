@@ -51,7 +51,7 @@ def test_a_label_without_a_class_has_the_number_minus_one() -> None:
 
 def test_unseen_test_labels_are_refused_with_their_counts() -> None:
     expected = (
-        "t10k-labels-idx1-ubyte.gz: found 3 of 5 rows with 2 labels that training lacks: 27 (2), 28 (1); expected "
+        "t10k-labels-idx1-ubyte.gz: found 3 of 5 rows with labels that training lacks: 27 (2), 28 (1); expected "
         "labels of the training archive; fix: give archives of one data set, or set prepare.unseen_classes=ignore "
         "(leave them out) or =count (as errors)"
     )
@@ -72,7 +72,7 @@ def test_unseen_test_labels_are_left_out_or_kept_apart_with_a_warning(caplog: py
     assert (ignoring.labels.tolist(), counting.labels.tolist()) == ([4, 9], [4, 9, 5])
     assert ignoring.numbers(np.array([5, 9])).tolist() == [-1, 1]
     assert (ignoring.classes, counting.classes) == (2, 2)
-    told = "prepare: 2 test rows are of 1 classes that training lacks: 5 (2); "
+    told = "prepare: 2 of the test rows have labels that training lacks: 5 (2); "
     assert lines == [f"{told}left out", f"{told}each counts as an error"]
 
 

@@ -45,6 +45,12 @@ def means(value: Any, given: Any) -> bool:
         return isinstance(value, dict) and all(key in value and means(value[key], given[key]) for key in given)
     if isinstance(given, list):
         return len(value) == len(given) and all(map(means, value, given))
+    if given is None and value == "none":  # the name of an orientation
+        return True
+    if isinstance(given, int) and value == str(given):  # the number of a column, or its name
+        return True
+    if isinstance(given, str) and value == str(Path(given).absolute()):  # a path, as seen from this folder
+        return True
     return bool(value == given or value == TypeAdapter(type(value)).validate_python(given))  # "3" is 3
 
 

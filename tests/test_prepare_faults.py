@@ -161,7 +161,7 @@ def test_plain_archives_are_read_in_place(tmp_path: Path, make_archives: MakeArc
     ("role", "words"),
     [
         ("train_images", "found a damaged gzip stream"),  # found while Spark starts
-        ("test_labels", "found label 3, expected 0 to 2 as in the training labels"),  # found after the survey
+        ("test_labels", "found 1 of 100 rows with labels that training lacks: 3 (1)"),  # found before Spark is needed
     ],
 )
 def test_a_fault_found_while_spark_runs_is_one_line_and_leaves_nothing(

@@ -183,7 +183,7 @@ def test_unseen_test_classes_are_refused_ignored_or_counted(tmp_path: Path) -> N
     archives = archives_of(tmp_path / "data", train, test)
     work = Work(tmp_path / "work")
     path = re.escape(str(archives["test_labels"].path))
-    with pytest.raises(InputError, match=rf"^{path}: found 3 of 5 rows with 2 labels that training lacks: 3 \(1\), 9 "):
+    with pytest.raises(InputError, match=rf"^{path}: found 3 of 5 rows with labels that training lacks: 3 \(1\), 9 "):
         prepare(PrepareConfig(), NO_SPARK, archives, work)  # before Spark starts, and so before anything is written
     assert not list(work.datasets.iterdir())
     ignoring = split(tmp_path, archives, unseen_classes="ignore")

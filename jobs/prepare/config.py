@@ -120,6 +120,8 @@ class PrepareConfig(Section):
     @classmethod
     def _is_absolute(cls, path: str | None) -> str | None:
         """Return the path as seen from the folder in which the user gave it: a stage may run in another one."""
+        if path and not path.isprintable():
+            raise ValueError(f"found {path!r}, expected a path of printable text")
         return path and str(Path(path).expanduser().absolute())
 
     @field_validator("group_column", mode="before")

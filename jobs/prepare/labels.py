@@ -132,7 +132,7 @@ def map_classes(
         return ClassMap(training.labels, len(training.labels))
     lacking = test.only(test.labels[is_unseen])
     rows = int(lacking.rows.sum())
-    described = f"{rows:,} of {int(test.rows.sum()):,} rows with {len(lacking.labels):,} labels that training lacks"
+    described = f"{rows:,} of {int(test.rows.sum()):,} rows with labels that training lacks"
     if unseen == "refuse" or (unseen == "ignore" and is_unseen.all()):
         choice = (
             "" if is_unseen.all() else ", or set prepare.unseen_classes=ignore (leave them out) or =count (as errors)"
@@ -142,8 +142,8 @@ def map_classes(
             f"of one data set{choice}"
         )
     log.warning(
-        "prepare: %s test rows are of %s classes that training lacks: %s; %s",
-        f"{rows:,}", f"{len(lacking.labels):,}", lacking,
+        "prepare: %s of the test rows %s labels that training lacks: %s; %s",
+        f"{rows:,}", "has" if rows == 1 else "have", lacking,
         "left out" if unseen == "ignore" else "each counts as an error",
     )  # fmt: skip
     if unseen == "ignore":
