@@ -81,7 +81,7 @@ def test_copies_of_training_images_are_counted(tmp_path: Path, trained_on: Path)
 
 
 def test_labels_that_the_run_lacks_are_counted_or_left_out(tmp_path: Path, trained_on: Path) -> None:
-    names = Description(class_names={10: "not A", 77: "Q"})
+    names = Description(class_names={77: "Q"})
     labels = (10, 77, 20, 30, -1, 77)
     counted, _, numbers, _ = made_of(put_pair(tmp_path / "count", IMAGES, labels), trained_on, names)
     assert (counted.labels, counted.class_names) == ((10, 20, 30, -1, 77), ("A", "B", "C", "-1", "Q"))
@@ -134,3 +134,21 @@ def test_in_a_folder_the_files_called_test_come_first(tmp_path: Path) -> None:
     (folder / "X_other.idx3").unlink()
     with pytest.raises(InputError, match="expected one pair of images and labels to evaluate on"):
         fetch_test_pair(FetchConfig(dataset="other", data=str(folder)))
+
+
+def test_a_label_that_names_another_class_than_in_training_is_refused(tmp_path: Path, trained_on: Path) -> None:
+    folder = put_pair(tmp_path / "other", 255 - IMAGES)
+    with pytest.raises(InputError, match="found label 20 for C, expected B as in training; fix: "):
+        made_of(folder, trained_on, Description(class_names={10: "A", 20: "C"}))
+    other = put_pair(tmp_path / "as in training", 255 - IMAGES)
+    manifest, *_ = made_of(other, trained_on, Description(class_names={10: "A", 20: "B"}))
+    assert manifest.class_names == ("A", "B", "C")
+
+
+def test_a_pair_that_is_named_after_training_is_evaluated_if_it_is_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    idx.write(folder / "train-images-idx3-ubyte", IMAGES)
+    idx.write(folder / "train-labels-idx1-ubyte", np.array(LABELS, np.int16))
+    archives = fetch_test_pair(FetchConfig(dataset="flat", data=str(folder))).archives
+    assert [each.path.name for each in archives.values()] == ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]

@@ -39,8 +39,8 @@ def main(run: RunDir) -> None:
 def fetch_test_pair(config: FetchConfig) -> FetchOutputs:
     """Return the test pair that a config names or that is in its folder, and what is known of it.
 
-    Archives that options or `data.toml` name come first. Otherwise the files whose names call them test archives, or
-    all files if no name does, must be one pair. Raises InputError if they are not.
+    Archives that options or `data.toml` name come first. Otherwise the files whose names call them test archives, those
+    whose names do not say, or all files must be one pair. Raises InputError if they are not.
     """
     folder = Path(config.data) if config.data else None
     own = read_data_set(folder / FILE) if folder and (folder / FILE).is_file() else None
@@ -68,7 +68,11 @@ def _in_folder(folder: Path, named: Mapping[Role, Path]) -> dict[Role, Path]:
     """Return the test pair of a folder. Raises InputError unless exactly one file of each kind can be it."""
     files = candidates(folder, set(named.values()))
     wanted = [kind for kind in _KINDS if role_for("test", kind) not in named]
-    for options in ([each for each in files if each.split == "test"], [each for each in files if each.split is None]):
+    for options in (
+        [each for each in files if each.split == "test"],
+        [each for each in files if each.split is None],
+        files,  # a pair that is named after training, alone
+    ):
         pair = {role_for("test", kind): _only(options, kind) for kind in wanted}
         if all(pair.values()):
             return {role: path for role, path in pair.items() if path}

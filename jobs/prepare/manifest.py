@@ -63,8 +63,18 @@ def write_manifest(directory: Path, inputs: Inputs, content: Content) -> Manifes
         versions=content.versions,
     )
     write_json(directory / MANIFEST, sealed(manifest.model_dump(mode="json")))
+    _log_classes_without_name(manifest, inputs.description.class_names)
     log_summary(manifest, read_segments(directory))
     return manifest
+
+
+def _log_classes_without_name(manifest: Manifest, names: Mapping[int, str]) -> None:
+    lacking = [str(label) for label in manifest.labels if label not in names]
+    if names and lacking:
+        log.warning(
+            "prepare: %s of %s classes have no name, as the class names are of %s others: %s",
+            f"{len(lacking):,}", f"{len(manifest.labels):,}", f"{len(names):,}", enumerated(lacking),
+        )  # fmt: skip
 
 
 def log_summary(manifest: Manifest, segments: Sequence[SegmentInfo] = ()) -> None:

@@ -111,9 +111,22 @@ def _classes(inputs: Inputs, counts: LabelCounts, model: Manifest, path: Path) -
     """Return the classes, numbered as in the model's dataset. Others count as errors, unless they are to be ignored."""
     if not len(counts.labels):
         raise InputError(f"{path}: found no rows, expected at least one; fix: give archives with test images")
+    _require_same_names(inputs, counts, model, path)
     known = np.array(model.labels[: model.classes], np.int64)
     unseen: Literal["ignore", "count"] = "ignore" if inputs.config.unseen_classes == "ignore" else "count"
     return map_classes(LabelCounts(known, np.zeros(len(known), np.int64)), counts, unseen, path)
+
+
+def _require_same_names(inputs: Inputs, counts: LabelCounts, model: Manifest, path: Path) -> None:
+    """Raise InputError if a label that occurs names another class than in the dataset that the model was trained on."""
+    names, trained = inputs.description.class_names, dict(zip(model.labels, model.class_names, strict=True))
+    for label in counts.labels.tolist():
+        here, there = names.get(label), trained.get(label, str(label))
+        if here is not None and there not in (here, str(label)):
+            raise InputError(
+                f"{path}: found label {label} for {here}, expected {there} as in training; fix: number the classes as "
+                "in training, or leave out the class names if only they differ"
+            )
 
 
 def _names(inputs: Inputs, classes: ClassMap, model: Manifest) -> tuple[str, ...]:

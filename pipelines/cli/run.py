@@ -105,6 +105,7 @@ def run_stages_up_to(
         run_stages(run, config, last)
     print(f"run {run.run_id} in {run.path}", file=sys.stderr)
     if last == STAGES[-1]:
+        print(f"report {run.report_file}", file=sys.stderr)
         print(result_line(run))
 
 

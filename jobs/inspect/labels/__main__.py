@@ -20,6 +20,7 @@ def main(run: RunDir, folds: int) -> None:
     from jobs.inspect.labels.check import check_labels
     from jobs.train.compute import devices
 
+    tf.get_logger().setLevel("ERROR")  # it warns of graphs that are built again, one for each fold
     devices.configure(tf, 0, 1)
     check_labels(run, folds)
 
