@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from jobs.errors import ResumableError
+from pipelines import recipes
 from pipelines.cli.errors import reported
 from pipelines.cli.startup import INTERRUPTED
 from tests.conftest import MakeArchives
@@ -105,7 +106,7 @@ def test_a_result_that_cannot_be_written_is_an_error(to: str, why: str, unbuffer
 
 
 def test_with_stderr_closed_stdout_holds_only_the_result(tmp_path: Path, make_archives: MakeArchives) -> None:
-    assert len(shell('"$1" recipes 2>&-').stdout.splitlines()) == 12
+    assert len(shell('"$1" recipes 2>&-').stdout.splitlines()) == 2 * len(recipes.names())
     refused = shell('"$1" recipes show nope 2>&-')
     assert (refused.returncode, refused.stdout) == (2, "")
     make_archives(tmp_path / "data", (6, 8), 2, train=60, test=12)

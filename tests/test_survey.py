@@ -178,7 +178,8 @@ def test_test_images_in_the_training_archive_are_found_by_row(tmp_path: Path, dt
     in_validation = int(ROWS["validation"][4])
     test[[3, 4, 19]] = train[[32, in_validation, 32]]
     merged = findings(tmp_path, (train, labels_of(60)), (test, labels_of(20)), step)
-    assert merged.duplicates == Duplicates(test_images_in_train=3, examples=((3, 31), (4, in_validation), (19, 31)))
+    examples = ((3, 31), (4, in_validation), (19, 31))
+    assert merged.duplicates == Duplicates(test_images_in_train=3, test_rows=(3, 4, 19), examples=examples)
 
 
 def test_at_most_ten_duplicates_are_listed(tmp_path: Path) -> None:
