@@ -76,7 +76,10 @@ def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
                 label_counts=assigned.label_counts,
                 findings=findings,
                 shards={split: shards_of(split, shards) for split in SPLITS},
-                options={"rows_per_shard": plan.rows_per_shard, **_decisions(inputs, plan, len(excluded), test_rows)},
+                options={
+                    "rows_per_shard": plan.rows_per_shard,
+                    **_decisions(inputs, plan, assigned.excluded, test_rows),
+                },
                 versions=spark.versions(),
             )
             views = [each.view for each in written if each.view]
@@ -86,7 +89,7 @@ def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
 
 def _decisions(inputs: Inputs, plan: DatasetPlan, excluded: int, test_rows: int | None) -> dict[str, int | str]:
     """Return what a reader of the manifest must know of how the splits were made."""
-    decisions: dict[str, int | str] = {}
+    decisions: dict[str, int | str] = {"rows_per_shard": plan.rows_per_shard}
     if inputs.makes_test:
         decisions["test_from"] = "training archive, " + ("whole groups" if inputs.config.groups else "stratified")
     if excluded:
