@@ -82,9 +82,36 @@ def test_groups_of_a_csv_are_numbered_by_value(groups: list[str], header: bool) 
     expected = [sorted(set(groups)).index(group) for group in groups]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(put(Path(folder), text.getvalue()))
-        assert read_groups(path, "1", len(groups), Path(folder)).tolist() == expected
+        if header or groups.count(groups[0]) > 1:
+            assert read_groups(path, "1", len(groups), Path(folder)).tolist() == expected
+        else:
+            with pytest.raises(InputError, match="which may be a header"):
+                read_groups(path, "1", len(groups), Path(folder))
         if header:
             assert read_groups(path, "writer", len(groups), Path(folder)).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("writer\n1\n2\n1\n", "found 3 groups under 'writer', which may be a header, expected 4; fix: give a group"),
+        ("writer\nann\nbob\nann\n", "found 3 groups under 'writer', which may be a header, expected 4"),
+        ("1\n2\n\n3\n4\n", "line 3: found a blank line, expected a group; fix: correct that line"),
+        ("\n1\n2\n3\n4\n", "line 1: found a blank line"),
+        ("5\n1\n2\n3\n4\n", "found 5 groups, expected 4"),
+        ("ann\nbob\nann\nbob\nann\n", "found 5 groups, expected 4"),
+        ("writer\n1\n2\n1,9\n2,9\n", None),
+        ("1\n2\n1\n2\n\n \n\n", None),
+    ],
+)
+def test_groups_that_may_be_shifted_by_a_line_are_refused(tmp_path: Path, text: str, words: str | None) -> None:
+    path = Path(put(tmp_path, text, "g.csv"))
+    if words is None:
+        assert read_groups(path, "0", 4, tmp_path).tolist() == [0, 1, 0, 1]
+        return
+    with pytest.raises(InputError) as caught:
+        read_groups(path, "0", 4, tmp_path)
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("packed", [False, True])
