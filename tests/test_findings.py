@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +20,13 @@ from jobs.prepare import idx
 from jobs.prepare.config import PrepareConfig
 from jobs.prepare.findings import near, outliers
 from jobs.prepare.findings.classes import class_findings
-from jobs.prepare.findings.finding import CSV, JSON, read_counts
+from jobs.prepare.findings.finding import CSV, JSON, ClassFinding, Finding, read_counts, require_none, write
 from jobs.prepare.findings.look import in_this_process, look
 from jobs.prepare.findings.sketch import sketch_images
 from jobs.prepare.stage import prepare
 from jobs.run_dir import Work
 from jobs.stage import dataset_of
+from pipelines.config import compose
 from tests.conftest import MakeArchives, learnable, put_archive
 from tests.support.prepared import NO_SPARK, Made, bare_manifest, new_run, start
 
@@ -141,6 +143,34 @@ def test_strict_refuses_a_dataset_with_findings_and_keeps_their_list(odd: Made) 
 def test_strict_accepts_the_kinds_that_it_is_given(odd: Made) -> None:
     kinds = [kind for kind, number in read_counts(odd.directory).items() if number]
     assert strictly(odd, *kinds) == odd.directory
+
+
+def options_of(error: InputError) -> list[str]:
+    """Return the assignments that an error's fix suggests after --set."""
+    words = shlex.split(str(error).partition("; fix: ")[2])
+    return [words[place + 1].rstrip(",") for place, word in enumerate(words) if word == "--set"]
+
+
+def test_strict_suggests_options_that_the_config_takes(odd: Made) -> None:
+    with pytest.raises(InputError) as caught:
+        strictly(odd, "outlier")
+    exclude, accept = (compose("fast", {}, [option]).prepare for option in options_of(caught.value))
+    assert exclude.exclude == str(odd.directory / CSV)
+    assert strictly(odd, *accept.accept) == odd.directory
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_strict_suggests_to_leave_out_only_images_that_would_be(tmp_path: Path, split: str) -> None:
+    image = Finding(role="train", tag="", row=3, split=split, finding="constant", label=1, name="1", detail="")
+    few = ClassFinding(finding="few-images", label=1, name="1", detail="")
+    write(tmp_path, [image], [few])
+    with pytest.raises(InputError) as caught:
+        require_none(tmp_path, ["outlier"])
+    accept = 'prepare.accept=["constant", "few-images", "outlier"]'
+    assert options_of(caught.value) == [f"prepare.exclude={tmp_path / CSV}", accept][split == "test" :]
+    with pytest.raises(InputError) as caught:
+        require_none(tmp_path, ["constant"])
+    assert options_of(caught.value) == ['prepare.accept=["constant", "few-images"]']
 
 
 def test_altered_counts_are_refused(odd: Made, tmp_path: Path) -> None:
