@@ -118,6 +118,20 @@ def test_the_same_dataset_gives_the_same_files_with_and_without_spark(odd: Made,
         assert (copy / name).read_bytes() == (odd.directory / name).read_bytes()
 
 
+@pytest.mark.parametrize("pictures", [1, 24])
+def test_pairs_that_are_compared_in_chunks_are_found_and_shown(
+    odd: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: int
+) -> None:
+    copy = tmp_path / odd.directory.name
+    shutil.copytree(odd.directory, copy)
+    monkeypatch.setattr("jobs.prepare.findings.look._CHUNK_BYTES", 1)  # a pair at a time
+    monkeypatch.setattr("jobs.prepare.findings.page._MOST_PICTURES", pictures)
+    look(copy, odd.manifest, in_this_process)
+    assert (copy / CSV).read_bytes() == (odd.directory / CSV).read_bytes()
+    is_same = (copy / DATA_PAGE).read_bytes() == (odd.directory / DATA_PAGE).read_bytes()
+    assert is_same == (pictures == 24)
+
+
 def test_the_page_shows_pairs_side_by_side_and_is_private(odd: Made) -> None:
     page = (odd.directory / DATA_PAGE).read_text(encoding="utf-8")
     assert (odd.directory / DATA_PAGE).stat().st_mode & 0o777 == 0o600
@@ -225,6 +239,14 @@ def test_a_thousand_copies_are_compared_in_linear_time() -> None:
     pairs = near.candidates(sketch.projections)
     assert len(pairs) <= 16 * 16 * 5000
     assert len(np.unique(pairs)) > 4950
+    is_test = np.arange(5000) >= 4000
+    kept = near.nearest(sketch.projections, pairs, is_test)
+    assert len(kept) <= min(6 * 5000, len(pairs) // 10)
+    # Every row keeps a partner of each kind that it had: earlier and later, of training and of the test split.
+    for one, other in ((0, 1), (1, 0)):
+        for side in (False, True):
+            had, has = (set(each[is_test[each[:, other]] == side, one].tolist()) for each in (pairs, kept))
+            assert has == had
 
 
 def test_normal_features_are_flagged_as_rarely_as_stated() -> None:
