@@ -10,10 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs import segments
+from jobs.archive import Archive
+from jobs.description import Description
 from jobs.errors import InputError
 from jobs.prepare import idx
+from jobs.prepare.compose import read_pairs
+from jobs.prepare.config import PrepareConfig
 from jobs.prepare.exclusions import read_exclusions
 from jobs.prepare.groups import read_groups
+from jobs.prepare.inputs import Inputs
+from tests.conftest import MakeArchives
 
 CSV = "role,tag,row,finding\ntrain,,7,blank\ntrain,,3,duplicate\ntrain,,7,outlier\ntest,,1,duplicate\ntrain,b,2,blank\n"
 
@@ -62,6 +69,18 @@ def test_a_row_or_tag_that_the_data_set_lacks_is_refused(tmp_path: Path) -> None
         exclusions.of("", 7)
     with pytest.raises(InputError, match=r"found the tag 'b', expected one of ''"):
         exclusions.require_tags([""])
+
+
+def test_rows_to_leave_out_of_a_copy_of_a_pair_are_refused(tmp_path: Path, make_archives: MakeArchives) -> None:
+    archives: dict[str, Archive] = dict(make_archives(tmp_path / "data"))
+    archives |= {segments.key(role, "b"): archives[role] for role in ("train_images", "train_labels")}
+
+    def read(text: str) -> None:
+        read_pairs(Inputs(PrepareConfig(exclude=put(tmp_path, text)), archives, Description()), tmp_path)
+
+    read("role,tag,row\ntrain,,3\ntrain,,5\ntrain,b,3\n")
+    with pytest.raises(InputError, match=r"list\.csv: found row 5 of pair b, .* name the rows under the tag ''$"):
+        read("role,tag,row\ntrain,,3\ntrain,b,5\n")
 
 
 # --- groups
