@@ -73,14 +73,16 @@ def test_a_row_or_tag_that_the_data_set_lacks_is_refused(tmp_path: Path) -> None
 
 def test_rows_to_leave_out_of_a_copy_of_a_pair_are_refused(tmp_path: Path, make_archives: MakeArchives) -> None:
     archives: dict[str, Archive] = dict(make_archives(tmp_path / "data"))
-    archives |= {segments.key(role, "b"): archives[role] for role in ("train_images", "train_labels")}
+    for role in ("train_images", "train_labels"):
+        archives |= {segments.key(role, tag): archives[role] for tag in "ab"}
+        del archives[role]
 
     def read(text: str) -> None:
         read_pairs(Inputs(PrepareConfig(exclude=put(tmp_path, text)), archives, Description()), tmp_path)
 
-    read("role,tag,row\ntrain,,3\ntrain,,5\ntrain,b,3\n")
-    with pytest.raises(InputError, match=r"list\.csv: found row 5 of pair b, .* name the rows under the tag ''$"):
-        read("role,tag,row\ntrain,,3\ntrain,b,5\n")
+    read("role,tag,row\ntrain,a,3\ntrain,a,5\ntrain,b,3\n")
+    with pytest.raises(InputError, match=r"list\.csv: found row 5 of pair b, .* name the rows under the tag 'a'$"):
+        read("role,tag,row\ntrain,a,3\ntrain,b,5\n")
 
 
 # --- groups
