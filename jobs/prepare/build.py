@@ -19,6 +19,7 @@ from jobs.prepare.decode import Decoder, Written, changed_labels
 from jobs.prepare.disk_space import require_room
 from jobs.prepare.exclusions import read_exclusions
 from jobs.prepare.findings.look import look
+from jobs.prepare.findings.rows import read_view
 from jobs.prepare.idx import Header
 from jobs.prepare.inputs import Inputs
 from jobs.prepare.manifest import Content, write_manifest
@@ -82,7 +83,7 @@ def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
                 },
                 versions=spark.versions(),
             )
-            views = [each.view for each in written if each.view]
+            views = [read_view(each.view) for each in written if each.view]
             look(directory, write_manifest(directory, inputs, content), spark.collect, views)
     shutil.rmtree(scratch)
 
