@@ -10,10 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs import segments
+from jobs.archive import Archive
+from jobs.description import Description
 from jobs.errors import InputError
 from jobs.prepare import idx
+from jobs.prepare.compose import read_pairs
+from jobs.prepare.config import PrepareConfig
 from jobs.prepare.exclusions import read_exclusions
 from jobs.prepare.groups import read_groups
+from jobs.prepare.inputs import Inputs
+from tests.conftest import MakeArchives
 
 CSV = "role,tag,row,finding\ntrain,,7,blank\ntrain,,3,duplicate\ntrain,,7,outlier\ntest,,1,duplicate\ntrain,b,2,blank\n"
 
@@ -64,6 +71,20 @@ def test_a_row_or_tag_that_the_data_set_lacks_is_refused(tmp_path: Path) -> None
         exclusions.require_tags([""])
 
 
+def test_rows_to_leave_out_of_a_copy_of_a_pair_are_refused(tmp_path: Path, make_archives: MakeArchives) -> None:
+    archives: dict[str, Archive] = dict(make_archives(tmp_path / "data"))
+    for role in ("train_images", "train_labels"):
+        archives |= {segments.key(role, tag): archives[role] for tag in "ab"}
+        del archives[role]
+
+    def read(text: str) -> None:
+        read_pairs(Inputs(PrepareConfig(exclude=put(tmp_path, text)), archives, Description()), tmp_path)
+
+    read("role,tag,row\ntrain,a,3\ntrain,a,5\ntrain,b,3\n")
+    with pytest.raises(InputError, match=r"list\.csv: found row 5 of pair b, .* name the rows under the tag 'a'$"):
+        read("role,tag,row\ntrain,a,3\ntrain,b,5\n")
+
+
 # --- groups
 
 
@@ -82,9 +103,36 @@ def test_groups_of_a_csv_are_numbered_by_value(groups: list[str], header: bool) 
     expected = [sorted(set(groups)).index(group) for group in groups]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(put(Path(folder), text.getvalue()))
-        assert read_groups(path, "1", len(groups), Path(folder)).tolist() == expected
+        if header or groups.count(groups[0]) > 1:
+            assert read_groups(path, "1", len(groups), Path(folder)).tolist() == expected
+        else:
+            with pytest.raises(InputError, match="which may be a header"):
+                read_groups(path, "1", len(groups), Path(folder))
         if header:
             assert read_groups(path, "writer", len(groups), Path(folder)).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("writer\n1\n2\n1\n", "found 3 groups under 'writer', which may be a header, expected 4; fix: give a group"),
+        ("writer\nann\nbob\nann\n", "found 3 groups under 'writer', which may be a header, expected 4"),
+        ("1\n2\n\n3\n4\n", "line 3: found a blank line, expected a group; fix: correct that line"),
+        ("\n1\n2\n3\n4\n", "line 1: found a blank line"),
+        ("5\n1\n2\n3\n4\n", "found 5 groups, expected 4"),
+        ("ann\nbob\nann\nbob\nann\n", "found 5 groups, expected 4"),
+        ("writer\n1\n2\n1,9\n2,9\n", None),
+        ("1\n2\n1\n2\n\n \n\n", None),
+    ],
+)
+def test_groups_that_may_be_shifted_by_a_line_are_refused(tmp_path: Path, text: str, words: str | None) -> None:
+    path = Path(put(tmp_path, text, "g.csv"))
+    if words is None:
+        assert read_groups(path, "0", 4, tmp_path).tolist() == [0, 1, 0, 1]
+        return
+    with pytest.raises(InputError) as caught:
+        read_groups(path, "0", 4, tmp_path)
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +20,13 @@ from jobs.prepare import idx
 from jobs.prepare.config import PrepareConfig
 from jobs.prepare.findings import near, outliers
 from jobs.prepare.findings.classes import class_findings
-from jobs.prepare.findings.finding import CSV, JSON, read_counts
+from jobs.prepare.findings.finding import CSV, JSON, ClassFinding, Finding, read_counts, require_none, write
 from jobs.prepare.findings.look import in_this_process, look
 from jobs.prepare.findings.sketch import sketch_images
 from jobs.prepare.stage import prepare
 from jobs.run_dir import Work
 from jobs.stage import dataset_of
+from pipelines.config import compose
 from tests.conftest import MakeArchives, learnable, put_archive
 from tests.support.prepared import NO_SPARK, Made, bare_manifest, new_run, start
 
@@ -116,6 +118,20 @@ def test_the_same_dataset_gives_the_same_files_with_and_without_spark(odd: Made,
         assert (copy / name).read_bytes() == (odd.directory / name).read_bytes()
 
 
+@pytest.mark.parametrize("pictures", [1, 24])
+def test_pairs_that_are_compared_in_chunks_are_found_and_shown(
+    odd: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: int
+) -> None:
+    copy = tmp_path / odd.directory.name
+    shutil.copytree(odd.directory, copy)
+    monkeypatch.setattr("jobs.prepare.findings.look._CHUNK_BYTES", 1)  # a pair at a time
+    monkeypatch.setattr("jobs.prepare.findings.page._MOST_PICTURES", pictures)
+    look(copy, odd.manifest, in_this_process)
+    assert (copy / CSV).read_bytes() == (odd.directory / CSV).read_bytes()
+    is_same = (copy / DATA_PAGE).read_bytes() == (odd.directory / DATA_PAGE).read_bytes()
+    assert is_same == (pictures == 24)
+
+
 def test_the_page_shows_pairs_side_by_side_and_is_private(odd: Made) -> None:
     page = (odd.directory / DATA_PAGE).read_text(encoding="utf-8")
     assert (odd.directory / DATA_PAGE).stat().st_mode & 0o777 == 0o600
@@ -141,6 +157,34 @@ def test_strict_refuses_a_dataset_with_findings_and_keeps_their_list(odd: Made) 
 def test_strict_accepts_the_kinds_that_it_is_given(odd: Made) -> None:
     kinds = [kind for kind, number in read_counts(odd.directory).items() if number]
     assert strictly(odd, *kinds) == odd.directory
+
+
+def options_of(error: InputError) -> list[str]:
+    """Return the assignments that an error's fix suggests after --set."""
+    words = shlex.split(str(error).partition("; fix: ")[2])
+    return [words[place + 1].rstrip(",") for place, word in enumerate(words) if word == "--set"]
+
+
+def test_strict_suggests_options_that_the_config_takes(odd: Made) -> None:
+    with pytest.raises(InputError) as caught:
+        strictly(odd, "outlier")
+    exclude, accept = (compose("fast", {}, [option]).prepare for option in options_of(caught.value))
+    assert exclude.exclude == str(odd.directory / CSV)
+    assert strictly(odd, *accept.accept) == odd.directory
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_strict_suggests_to_leave_out_only_images_that_would_be(tmp_path: Path, split: str) -> None:
+    image = Finding(role="train", tag="", row=3, split=split, finding="constant", label=1, name="1", detail="")
+    few = ClassFinding(finding="few-images", label=1, name="1", detail="")
+    write(tmp_path, [image], [few])
+    with pytest.raises(InputError) as caught:
+        require_none(tmp_path, ["outlier"])
+    accept = 'prepare.accept=["constant", "few-images", "outlier"]'
+    assert options_of(caught.value) == [f"prepare.exclude={tmp_path / CSV}", accept][split == "test" :]
+    with pytest.raises(InputError) as caught:
+        require_none(tmp_path, ["constant"])
+    assert options_of(caught.value) == ['prepare.accept=["constant", "few-images"]']
 
 
 def test_altered_counts_are_refused(odd: Made, tmp_path: Path) -> None:
@@ -195,6 +239,14 @@ def test_a_thousand_copies_are_compared_in_linear_time() -> None:
     pairs = near.candidates(sketch.projections)
     assert len(pairs) <= 16 * 16 * 5000
     assert len(np.unique(pairs)) > 4950
+    is_test = np.arange(5000) >= 4000
+    kept = near.nearest(sketch.projections, pairs, is_test)
+    assert len(kept) <= min(6 * 5000, len(pairs) // 10)
+    # Every row keeps a partner of each kind that it had: earlier and later, of training and of the test split.
+    for one, other in ((0, 1), (1, 0)):
+        for side in (False, True):
+            had, has = (set(each[is_test[each[:, other]] == side, one].tolist()) for each in (pairs, kept))
+            assert has == had
 
 
 def test_normal_features_are_flagged_as_rarely_as_stated() -> None:

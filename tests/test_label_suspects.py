@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs.errors import InputError
+from jobs.inspect.labels import check, folds
 from jobs.inspect.labels.confident import judge
 from jobs.inspect.labels.folds import fold_of
 from jobs.prepare import idx
 from tests.conftest import Idxtrain, MakeArchives, put_archive
+from tests.support.prepared import bare_manifest
 
 
 def test_confident_learning_estimates_the_joint_of_given_and_true_labels() -> None:
@@ -47,6 +50,26 @@ def test_folds_have_every_class_evenly() -> None:
     assert (np.ptp(counts, axis=0) <= 1).all()
     assert (fold == fold_of(labels, 5, 0)).all()
     assert (fold != fold_of(labels, 5, 1)).any()
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 400, -30, -1])
+def test_a_damaged_fold_is_trained_again(tmp_path: Path, kept: int) -> None:
+    path, random = tmp_path / "fold-0.npz", np.random.default_rng(0)
+    folds._write(path, "key", folds.Predictions(random.random((30, 3)), random.random((10, 3))))
+    assert folds._read(path, "key") is not None
+    assert folds._read(path, "other key") is None
+    whole = path.read_bytes()
+    path.write_bytes(whole[:kept])
+    assert folds._read(path, "key") is None
+    path.write_bytes(whole[:200] + b"?" + whole[201:])
+    assert folds._read(path, "key") is None
+
+
+def test_memory_that_grows_with_the_classes_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "free_memory", lambda: 10**9)
+    check._require_fit(tmp_path, bare_manifest((1, 1, 1), 100), 0)
+    with pytest.raises(InputError, match=r"found 1\.00 GB of free memory, expected .* images of 10,000 classes; fix: "):
+        check._require_fit(tmp_path, bare_manifest((1, 1, 1), 10_000), 0)
 
 
 @pytest.mark.long

@@ -70,6 +70,13 @@ def test_a_plan_that_labels_or_groups_decide_is_not_exact() -> None:
         assert not plan_dataset(config, 120, 10, (2, 2)).is_exact
 
 
+def test_excluded_rows_do_not_change_the_size_of_a_made_test_split() -> None:
+    plan = plan_dataset(PrepareConfig(), 1_200, None, (2, 2), excluded=600)
+    assert plan.rows["test"] == 120
+    assert not plan.is_exact  # those of the 600 that are in the test split stay
+    assert plan_dataset(PrepareConfig(), 1_200, 10, (2, 2), excluded=600).is_exact
+
+
 @pytest.mark.parametrize(
     ("row_shape", "rows"),
     [((28, 28), 2_500), ((32, 32, 3), 2_500), ((224, 224, 3), 55), ((4096, 4096, 3), 1)],

@@ -3,10 +3,12 @@
 import gzip
 import hashlib
 import os
+import pickle
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,9 @@ from jobs.prepare.archives import inflate, inflated, pair_of
 from jobs.prepare.build import take_shards
 from jobs.prepare.config import PrepareConfig, SparkConfig
 from jobs.prepare.decode import Decoder
+from jobs.prepare.findings.rows import read_view
 from jobs.prepare.labels import ClassMap
-from jobs.prepare.plan import plan_dataset
+from jobs.prepare.plan import DatasetPlan, plan_dataset
 from jobs.prepare.row_files import RowFiles
 from jobs.prepare.spark import Spark
 from jobs.prepare.stage import prepare
@@ -139,7 +142,8 @@ def test_the_digest_covers_the_whole_archive(tmp_path: Path, packed: Archives, f
     assert digest.hexdigest() == sha256_file(path)
 
 
-def test_labels_that_differ_from_the_survey_are_refused(tmp_path: Path, plain: Archives) -> None:
+def decoder_of(plain: Archives, tmp_path: Path) -> tuple[Decoder, DatasetPlan]:
+    """Return a decoder of plain archives, with its row files and empty folders of the splits, and its plan."""
     headers = {role: idx.read_header(archive.path) for role, archive in plain.items()}
     train, test = (
         pair_of(split, plain, {role: archive.path for role, archive in plain.items()}, headers)
@@ -151,7 +155,23 @@ def test_labels_that_differ_from_the_survey_are_refused(tmp_path: Path, plain: A
         for split, (low, high) in {"train": (5, 60), "validation": (0, 5), "test": (0, 10)}.items():
             writer.add(split, np.arange(low, high))  # type: ignore[arg-type]
             (tmp_path / split).mkdir()
-    decoder = Decoder(rows=rows, train=train, test=test, classes=ClassMap(np.arange(3), 3))
+    return Decoder(rows=rows, train=train, test=test, classes=ClassMap(np.arange(3), 3)), plan
+
+
+def test_what_spark_returns_of_a_shard_does_not_grow_with_its_rows(tmp_path: Path, plain: Archives) -> None:
+    """Spark limits the results of all tasks to 1 GiB."""
+    decoder, plan = decoder_of(plain, tmp_path)
+    write = partial(replace(decoder, views=True).write, NORMALIZATION_OF_BYTES, tmp_path)
+    written = [write(shard) for shard in plan.shards]
+    assert max(len(pickle.dumps(each)) for each in written) < 2000  # 25 rows of a view have 6000
+    views = [read_view(each.view) for each in written if each.view]
+    assert np.concatenate([view.sketch.indices for view in views]).tolist() == [*range(5, 60), *range(5), *range(10)]
+    assert [view.sums is not None for view in views] == [shard.split == "train" for shard in plan.shards]
+
+
+def test_labels_that_differ_from_the_survey_are_refused(tmp_path: Path, plain: Archives) -> None:
+    decoder, plan = decoder_of(plain, tmp_path)
+    train, rows = decoder.train, decoder.rows
     expected = {split: np.bincount(decoder.pair(split).read_labels(rows.whole(split)), minlength=3) for split in SPLITS}
     written = [decoder.write(NORMALIZATION_OF_BYTES, tmp_path, shard) for shard in plan.shards]
     shards = take_shards(decoder, written, expected)

@@ -1,5 +1,6 @@
 """Which archive row is in which split: decided by labels and groups before Spark starts, and read back by row."""
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,13 +34,17 @@ from tests.support.real_data import real_data
 RULES = ("first", "last", "spread", "stratified", "group", "fold:2/3", "grouped fold:2/3")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Splits:
-    """The archive rows of each split, the labels by class number, and the images of each class in each split."""
+    """The archive rows of each split, the labels by class number, and the images of each class in each split.
+
+    `excluded`: how many rows were left out.
+    """
 
     rows: Mapping[Split, NDArray[Any]]
     labels: list[int]
     counts: Mapping[Split, list[int]]
+    excluded: int
 
 
 def archives_of(folder: Path, train: NDArray[Any], test: NDArray[Any] | None = None) -> Archives:
@@ -74,7 +79,12 @@ def split(folder: Path, archives: Archives, description: Description | None = No
         assert made.rows == plan.rows
     rows = {each: RowFiles(scratch).whole(each) for each in SPLITS}
     assert {each: len(rows[each]) for each in SPLITS} == made.rows
-    return Splits(rows, made.classes.labels.tolist(), {each: made.label_counts[each].tolist() for each in SPLITS})
+    return Splits(
+        rows=rows,
+        labels=made.classes.labels.tolist(),
+        counts={each: made.label_counts[each].tolist() for each in SPLITS},
+        excluded=made.excluded,
+    )
 
 
 @pytest.fixture
@@ -116,13 +126,18 @@ def test_splits_are_disjoint_and_cover_all_rows_but_the_excluded(
     (folder / "groups.csv").write_text("".join(f"{group}\n" for group in random.integers(0, 12, total)))
     groups = np.array((folder / "groups.csv").read_text().split())
     rule = data.draw(st.sampled_from(RULES))
-    options: dict[str, Any] = {"exclude": str(folder / "list.csv"), "validation_from": rule.removeprefix("grouped ")}
+    # A class of which only test rows are left must not end an example.
+    options: dict[str, Any] = {"validation_from": rule.removeprefix("grouped "), "unseen_classes": "count"}
     if rule.startswith("group"):
         options["groups"] = str(folder / "groups.csv")
     known = np.setdiff1d(labels, excluded)[:1].repeat(10)
-    made = split(folder, archives_of(folder / "data", labels, known if has_test else None), **options)
+    archives = archives_of(folder / "data", labels, known if has_test else None)
+    without = split(folder, archives, **options)
+    made = split(folder, archives, **options, exclude=str(folder / "list.csv"))
+    assert made.rows["test"].tolist() == without.rows["test"].tolist()
+    left_out = set(excluded.tolist()) - (set() if has_test else set(made.rows["test"].tolist()))
     parts = [made.rows["train"], made.rows["validation"], *([] if has_test else [made.rows["test"]])]
-    assert sorted(np.concatenate(parts).tolist()) == sorted(set(range(total)) - set(excluded.tolist()))
+    assert sorted(np.concatenate(parts).tolist()) == sorted(set(range(total)) - left_out)
     for each in SPLITS:
         assert (np.diff(made.rows[each]) > 0).all()
         if each != "test" or not has_test:
@@ -145,6 +160,33 @@ def test_a_missing_test_split_is_made_stratified_and_each_class_stays_in_trainin
     assert made.counts == {"train": [82, 81, 1], "validation": [8, 8, 0], "test": [10, 10, 0]}
     with pytest.raises(InputError, match=r"^prepare\.test_rows: found 50 beside test archives, expected none"):
         split(tmp_path, archives_of(tmp_path / "both", labels, labels), test_rows=50)
+
+
+def test_excluded_rows_of_a_made_test_split_stay_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(logging.getLogger("idxtrain"), "warning", lambda text, *values: lines.append(text % values))
+    archives = archives_of(tmp_path / "data", np.tile(np.array([1, 2], np.uint8), 100))
+    before = split(tmp_path, archives)
+    listed = [*before.rows["test"][:3], *before.rows["train"][:20], *before.rows["validation"][:2]]
+    (tmp_path / "list.csv").write_text("role,row\n" + "".join(f"train,{row}\n" for row in listed))
+    made = split(tmp_path, archives, exclude=str(tmp_path / "list.csv"))
+    assert made.rows["test"].tolist() == before.rows["test"].tolist()
+    assert not set(listed[3:]) & {*made.rows["train"], *made.rows["validation"]}
+    assert made.excluded == 22
+    assert sum(map(len, made.rows.values())) == 200 - 22
+    assert lines == ["prepare: 3 excluded rows are in the test split, and stay"]
+
+
+def test_a_class_whose_training_rows_are_all_excluded_is_unseen_in_a_made_test_split(tmp_path: Path) -> None:
+    labels = np.repeat(np.array([1, 2, 255], np.uint8), 20)
+    (tmp_path / "garbage.csv").write_text("role,row\n" + "".join(f"train,{row}\n" for row in range(40, 60)))
+    archives = archives_of(tmp_path / "data", labels)
+    with pytest.raises(InputError, match=r"found 2 of 6 rows with 1 labels that training lacks: 255 \(2\)"):
+        split(tmp_path, archives, exclude=str(tmp_path / "garbage.csv"))
+    made = split(tmp_path, archives, exclude=str(tmp_path / "garbage.csv"), unseen_classes="ignore")
+    assert (made.labels, made.counts["test"]) == ([1, 2], [2, 2])
 
 
 def test_one_image_a_class_leaves_no_rows_to_hold_out(tmp_path: Path) -> None:

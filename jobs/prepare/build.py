@@ -19,6 +19,7 @@ from jobs.prepare.decode import Decoder, Written, changed_labels
 from jobs.prepare.disk_space import require_room
 from jobs.prepare.exclusions import read_exclusions
 from jobs.prepare.findings.look import look
+from jobs.prepare.findings.rows import read_view
 from jobs.prepare.idx import Header
 from jobs.prepare.inputs import Inputs
 from jobs.prepare.manifest import Content, write_manifest
@@ -76,17 +77,20 @@ def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
                 label_counts=assigned.label_counts,
                 findings=findings,
                 shards={split: shards_of(split, shards) for split in SPLITS},
-                options={"rows_per_shard": plan.rows_per_shard, **_decisions(inputs, plan, len(excluded), test_rows)},
+                options={
+                    "rows_per_shard": plan.rows_per_shard,
+                    **_decisions(inputs, plan, assigned.excluded, test_rows),
+                },
                 versions=spark.versions(),
             )
-            views = [each.view for each in written if each.view]
+            views = [read_view(each.view) for each in written if each.view]
             look(directory, write_manifest(directory, inputs, content), spark.collect, views)
     shutil.rmtree(scratch)
 
 
 def _decisions(inputs: Inputs, plan: DatasetPlan, excluded: int, test_rows: int | None) -> dict[str, int | str]:
     """Return what a reader of the manifest must know of how the splits were made."""
-    decisions: dict[str, int | str] = {}
+    decisions: dict[str, int | str] = {"rows_per_shard": plan.rows_per_shard}
     if inputs.makes_test:
         decisions["test_from"] = "training archive, " + ("whole groups" if inputs.config.groups else "stratified")
     if excluded:

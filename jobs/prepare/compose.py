@@ -109,6 +109,11 @@ def read_pairs(inputs: Inputs, scratch: Path) -> tuple[ArchivePair, list[Archive
         same = training.setdefault((images.sha256, labels.sha256), each)
         if same is not each:
             log.warning("prepare: %s has the same content as %s; it counts once", each.name, same.name)
+            if lost := set(each.excluded) - set(same.excluded):
+                raise InputError(
+                    f"{exclusions.path}: found row {min(lost)} of {each.name}, expected rows of {same.name}, of which "
+                    f"it is a copy; fix: name the rows under the tag {same.tag!r}"
+                )
     if not training:
         raise InputError(f"{test.images.path.parent}: found no training pair beside the test pair; fix: add one")
     first = next(iter(training.values()))

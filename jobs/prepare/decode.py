@@ -20,7 +20,7 @@ from jobs.description import Orientation
 from jobs.errors import InputError
 from jobs.files import sha256_file, write_atomic
 from jobs.prepare.archives import Pair, image_shape
-from jobs.prepare.findings.rows import Look, View, is_summed
+from jobs.prepare.findings.rows import Look, is_summed, write_view
 from jobs.prepare.labels import ClassMap
 from jobs.prepare.orientation import upright
 from jobs.prepare.plan import ShardPlan
@@ -35,13 +35,13 @@ _PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "writ
 class Written:
     """A shard, the numbers of the classes that it holds, int32 [n], and the rows of each, int64 [n].
 
-    `view`: for the findings, if the decoder makes it.
+    `view`: the file of the shard's view, for the findings, if the decoder makes it.
     """
 
     shard: Shard
     classes: NDArray[Any]
     rows: NDArray[Any]
-    view: View | None
+    view: Path | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Decoder:
     """All that an executor needs to survey and decode any rows of the dataset; small, pickled once per Spark job.
 
     `first_index`: the `index` of archive row 0, nonzero only in segments (`jobs.segments`). `views`: whether to look at
-    the images for the findings while they are in memory, which saves reading them again.
+    the images for the findings while they are in memory, which saves reading them again; views go beside the row files.
     """
 
     rows: RowFiles
@@ -89,12 +89,15 @@ class Decoder:
         view = self._view(table, shard) if self.views else None
         return Written(shard=result, classes=classes, rows=rows, view=view)
 
-    def _view(self, table: pa.Table, shard: ShardPlan) -> View:
+    def _view(self, table: pa.Table, shard: ShardPlan) -> Path:
         stored = image_shape(self.pair(shard.split).image_header)
         height, width, channels = upright(np.empty((1, *stored), np.uint8), self.orientation).shape[1:]
         look = Look((height, width, channels), len(self.classes.labels))
         images = table["image"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
-        return look(images, table["label"].to_numpy(), table["index"].to_numpy(), is_summed(shard.split, shard.number))
+        labels, indices = table["label"].to_numpy(), table["index"].to_numpy()
+        path = self.rows.directory / f"{shard.split}-{shard.number}.view.npz"
+        write_view(path, look(images, labels, indices, is_summed(shard.split, shard.number)))
+        return path
 
     def _batches(self, normalization: Normalization, shard: ShardPlan) -> Iterator[pa.RecordBatch]:
         pair = self.pair(shard.split)

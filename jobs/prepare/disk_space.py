@@ -12,6 +12,7 @@ from jobs.prepare.plan import DatasetPlan
 
 _ROW_BYTES = 40  # label, index, the levels of a list, and the row number in `row_files`
 _SHARD_BYTES = 8 << 10  # footer, page headers, rounding up to the file system's blocks
+_VIEW_BYTES = 240  # of a row, for the findings, in scratch files
 _DICTIONARY_BYTES = 1 << 20  # the size at which Arrow drops a column's dictionary
 _SLACK = 1.1
 
@@ -21,7 +22,8 @@ def require_room(
 ) -> None:
     """Raise InputError if the disk of `directory` has no room for the inflated archives and the Parquet files."""
     inflated = sum(headers[role].file_bytes for role, archive in archives.items() if is_gzip(archive.path))
-    needed = inflated + parquet_bytes(plan, headers["train_images"])
+    views = _VIEW_BYTES * sum(plan.rows.values())
+    needed = inflated + parquet_bytes(plan, headers["train_images"]) + views
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise InputError(

@@ -4,7 +4,6 @@ import csv
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +20,8 @@ def read_groups(path: Path, column: str, rows: int, scratch: Path) -> NDArray[An
     """Return the number of each row's group: int32 [rows], from 0, in the order of the groups' values.
 
     `path`: IDX of one or two dimensions, plain or gzip, or CSV in UTF-8, with or without a header. `column`: a number
-    from 0, or a name in the header of a CSV. Raises InputError unless there is one group for each of `rows` rows.
+    from 0, or a name in the header of a CSV, which is needed if its first group is a text that occurs once. Raises
+    InputError unless there is one group for each of `rows` rows.
     """
     with path.open("rb") as file:
         start = file.read(2)
@@ -56,22 +56,51 @@ def _from_idx(path: Path, column: str, scratch: Path) -> NDArray[Any]:
 
 
 def _from_csv(path: Path, column: str, rows: int) -> NDArray[Any]:
+    numbers: dict[str, int] = {}
+    cells = array("i")
     with _reading(path) as file:
-        lines = (line for line in csv.reader(file) if line)
-        first = next(lines, [])
-        position = _position(path, column, first)
-        numbers: dict[str, int] = {}
-        values = array("i")
-        # Whether the first line is a header: a name says so, and else the number of lines does.
-        for line in chain([first], lines) if first else ():
+        reader = csv.reader(file)
+        position = blank = None
+        for line in reader:
+            if len(line) < 2 and not "".join(line).strip():
+                blank = blank or reader.line_num
+                continue
+            if blank:  # lines at the end may be blank; one between rows would shift all groups after it
+                raise InputError(f"{path}: line {blank}: found a blank line, expected a group; fix: correct that line")
+            position = _position(path, column, line) if position is None else position
             if position >= len(line):
                 raise InputError(
-                    f"{path}: line {len(values) + 1}: found {len(line)} columns, expected more than {position}; fix: "
+                    f"{path}: line {reader.line_num}: found {len(line)} columns, expected more than {position}; fix: "
                     "correct that line"
                 )
-            values.append(numbers.setdefault(line[position], len(numbers)))
-    has_header = not column.isdecimal() or len(values) == rows + 1
-    return _renumbered(np.frombuffer(values, np.int32)[1 if has_header else 0 :], list(numbers))
+            cells.append(numbers.setdefault(line[position], len(numbers)))
+    values, texts = np.frombuffer(cells, np.int32), list(numbers)
+    return _renumbered(values[1 if _has_header(path, column, rows, values, texts) else 0 :], texts)
+
+
+def _has_header(path: Path, column: str, rows: int, values: NDArray[Any], texts: list[str]) -> bool:
+    """Return whether the first line is a header. Raises InputError if it may be one in place of a row.
+
+    A name as the column means that there is one. Else the first line is one if its cell is no number and occurs once,
+    and if the file has one more line than rows. With as many lines as rows, all groups might be shifted by one.
+    """
+    if not column.isdecimal():
+        return True
+    may_be = len(values) > 0 and not _is_number(texts[0]) and np.count_nonzero(values == values[0]) == 1
+    if may_be and len(values) == rows:
+        raise InputError(
+            f"{path}: found {rows - 1} groups under {texts[0]!r}, which may be a header, expected {rows}; fix: give a "
+            "group for each row of the training archive, a header, and its name as prepare.group_column"
+        )
+    return may_be and len(values) == rows + 1
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _position(path: Path, column: str, header: list[str]) -> int:

@@ -71,7 +71,7 @@ def plan_dataset(
     """Plan a dataset from the archives' headers. Raises InputError if the options do not fit them.
 
     `test_rows`: None if there is no test archive, so that training rows make the test split. `excluded`: rows of the
-    training archive that are left out.
+    training archive that are to be left out; those in a made test split stay.
     """
     for what, rows in (("training", train_rows), ("test", test_rows)):
         if rows == 0:
@@ -84,9 +84,10 @@ def plan_dataset(
             f"prepare.exclude: found all {train_rows} rows of the training archive, expected some to train on; fix: "
             "give a shorter list"
         )
-    made = _made_test_rows(config, usable) if test_rows is None else 0
+    made = _made_test_rows(config, train_rows, usable) if test_rows is None else 0
     held_out = _validation_rows(config, usable, usable - made)
-    is_exact = config.validation_from != "group" and not config.groups and config.unseen_classes != "ignore"
+    by_headers = config.validation_from != "group" and not config.groups and config.unseen_classes != "ignore"
+    is_exact = by_headers and not (excluded and made)  # which of the excluded rows are in a made test split, and stay?
     return DatasetPlan(
         rows={"train": usable - made - held_out, "validation": held_out, "test": made or test_rows or 0},
         rows_per_shard=config.rows_per_shard or min(_SHARD_ROWS, max(1, _SHARD_BYTES // (4 * prod(row_shape)))),
@@ -94,8 +95,9 @@ def plan_dataset(
     )
 
 
-def _made_test_rows(config: PrepareConfig, usable: int) -> int:
-    rows = config.test_rows or max(1, usable // 10)
+def _made_test_rows(config: PrepareConfig, train_rows: int, usable: int) -> int:
+    """Return the rows of the test split that is made of all training rows, so that excluded rows do not change it."""
+    rows = config.test_rows or max(1, train_rows // 10)
     if rows >= usable:
         raise InputError(
             f"prepare.test_rows: found {rows}, expected fewer than the training archive's {usable} rows, of which the "

@@ -23,10 +23,6 @@ class Rows:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def where(self, mask: NDArray[Any]) -> "Rows":
-        """Return the rows of a mask."""
-        return Rows(self.numbers[mask], self.groups[mask])
-
 
 Rule = Callable[[Rows], NDArray[Any]]
 

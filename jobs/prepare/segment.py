@@ -192,9 +192,9 @@ def _split(
         write_known(labels, classes, files)
         counts: SplitCounts = {"test": pair.counts}
     else:
-        excluded = np.array(pair.excluded, np.int64)
-        rows = TrainingRows(labels=labels, counts=pair.counts, excluded=excluded)
-        counts = rows.split(config, plan, False, files)
+        left_out = np.array(pair.excluded, np.int64)
+        rows = TrainingRows(labels=labels, counts=pair.counts, left_out=left_out)
+        counts = rows.split(config, plan, files)
     return {split: classes.counts(counts.get(split, NO_LABELS)) for split in SPLITS}
 
 

@@ -29,116 +29,91 @@ from jobs.prepare.row_rules import (
 
 SplitCounts = dict[Split, LabelCounts]
 
-_TEST, _VALIDATION = 0, 1  # salts, so that the two choices are independent
+_VALIDATION = 1  # a salt, other than that of `jobs.prepare.made_test`, so that the two choices are independent
+_NOTHING = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRows:
-    """The rows of a training archive that may be used.
+    """The rows of a training archive that make the training and the validation split.
 
-    `labels`: all of the archive. `counts`: of the usable rows. `excluded`: increasing rows to leave out, int64.
+    `labels`: all of the archive. `counts`: of the rows to use. `left_out`: increasing rows not to use, int64.
     `groups`: number of each archive row's group from 0, int32; None if there are no groups.
     """
 
     labels: LabelColumn
     counts: LabelCounts
-    excluded: NDArray[Any]
+    left_out: NDArray[Any]
     groups: NDArray[Any] | None = None
 
-    def split(self, config: PrepareConfig, plan: DatasetPlan, makes_test: bool, files: RowFiles) -> SplitCounts:
-        """Write the rows of each split; return each split's LabelCounts. Raises InputError if the rows do not suffice.
-
-        `makes_test`: whether the test split is made of these rows; else no test rows are written.
-        """
+    def split(self, config: PrepareConfig, plan: DatasetPlan, files: RowFiles) -> SplitCounts:
+        """Write the rows of both splits; return each split's LabelCounts. Raises InputError if rows do not suffice."""
         classes = ClassMap(self.counts.labels, len(self.counts.labels))
-        choose = _Chooser(config, self.counts, self._group_sizes())
-        test_rule = choose.test(plan.rows["test"]) if makes_test else None
-        validation_rule = choose.validation(plan.rows["validation"])
-        splits: tuple[Split, ...] = ("train", "validation", "test") if makes_test else ("train", "validation")
+        sizes = group_sizes(self.groups, self.left_out)
+        rule = _validation_rule(config, self.counts, sizes, plan.rows["validation"])
+        splits: tuple[Split, ...] = ("train", "validation")
         counts = {split: np.zeros(len(classes.labels), np.int64) for split in splits}
         with files.writing(*splits) as writer:
-            for archive_rows, rows in self._blocks(classes):
-                is_test = test_rule(rows) if test_rule else np.zeros(len(rows), bool)
-                is_held_out = np.zeros(len(rows), bool)
-                is_held_out[~is_test] = validation_rule(rows.where(~is_test))
-                masks = {"train": ~(is_test | is_held_out), "validation": is_held_out, "test": is_test}
-                for split in splits:
-                    writer.add(split, archive_rows[masks[split]])
-                    counts[split] += np.bincount(rows.numbers[masks[split]], minlength=len(classes.labels))
+            for archive_rows, rows in blocks(self.labels, classes, self.groups, self.left_out):
+                is_held_out = rule(rows)
+                for split, mask in zip(splits, (~is_held_out, is_held_out), strict=True):
+                    writer.add(split, archive_rows[mask])
+                    counts[split] += np.bincount(rows.numbers[mask], minlength=len(classes.labels))
         return {split: LabelCounts(classes.labels, counts[split]) for split in splits}
 
-    def _blocks(self, classes: ClassMap) -> Iterator[tuple[NDArray[Any], Rows]]:
-        """Yield archive rows, int64 [n], and their classes and groups, of usable rows in order."""
-        for start, labels in self.labels.blocks():
-            archive_rows = np.arange(start, start + len(labels))
-            kept = ~np.isin(archive_rows, self.excluded)
-            groups = np.zeros(len(labels), np.int32) if self.groups is None else self.groups[archive_rows]
-            yield archive_rows[kept], Rows(classes.numbers(labels[kept]), groups[kept])
 
-    def _group_sizes(self) -> NDArray[Any] | None:
-        if self.groups is None:
-            return None
-        sizes = np.bincount(self.groups)
-        np.subtract.at(sizes, self.groups[self.excluded], 1)
-        return sizes
+def blocks(
+    labels: LabelColumn, classes: ClassMap, groups: NDArray[Any] | None, left_out: NDArray[Any] = _NOTHING
+) -> Iterator[tuple[NDArray[Any], Rows]]:
+    """Yield archive rows, int64 [n], and their classes and groups, of all rows but those left out, in order."""
+    for start, block in labels.blocks():
+        kept = _kept(start, len(block), left_out)
+        archive_rows = start + np.flatnonzero(kept)
+        of_rows = np.zeros(len(archive_rows), np.int32) if groups is None else groups[archive_rows]
+        yield archive_rows, Rows(classes.numbers(block[kept]), of_rows)
 
 
-class _Chooser:
-    """Makes the rules that choose the test rows, then the validation rows, of one training archive."""
+def group_sizes(groups: NDArray[Any] | None, left_out: NDArray[Any] = _NOTHING) -> NDArray[Any] | None:
+    """Return the rows of each group, int64 [groups], without those left out; None if there are no groups."""
+    if groups is None:
+        return None
+    sizes = np.bincount(groups)
+    np.subtract.at(sizes, groups[left_out], 1)
+    return sizes
 
-    def __init__(self, config: PrepareConfig, counts: LabelCounts, group_sizes: NDArray[Any] | None) -> None:
-        self._config, self._labels = config, counts.labels
-        self._counts, self._sizes = counts.rows.copy(), group_sizes  # of the rows that are left
 
-    def test(self, wanted: int) -> Rule:
-        """Return the rule that makes the test split of about `wanted` rows."""
-        if self._sizes is not None:
-            _require_groups(self._sizes, 3, "a training, a validation and a test split")
-            chosen = choose_groups(self._sizes, wanted, _TEST)
-            self._sizes = np.where(chosen, 0, self._sizes)
-            return of_groups(chosen)
-        quotas = shares(self._counts, wanted)
-        self._require("test", wanted, int(quotas.sum()), self._config.test_rows is not None)
-        if not quotas.any():
-            raise InputError(
-                "the test split: found no test archive, and one image per class to make a test split of, expected "
-                "more; fix: give test archives"
-            )
-        rule = stratified(self._labels, self._counts.copy(), quotas, _TEST)
-        self._counts -= quotas
-        return rule
-
-    def validation(self, wanted: int) -> Rule:
-        """Return the rule that holds out about `wanted` rows of those that are left."""
-        kind, fold, total = self._config.validation_from, self._config.fold, int(self._counts.sum())
-        if self._sizes is not None:
-            folds = fold[1] if fold else 2
-            purpose = f"{folds} folds" if fold else "a training and a validation split"
-            _require_groups(self._sizes, folds, purpose)
-            if fold:
-                return of_groups(fold_of_groups(self._sizes, folds, _VALIDATION) == fold[0] - 1)
-            return of_groups(choose_groups(self._sizes, wanted, _VALIDATION))
+def _validation_rule(config: PrepareConfig, counts: LabelCounts, sizes: NDArray[Any] | None, wanted: int) -> Rule:
+    """Return the rule that holds out about `wanted` rows. `counts`, `sizes`: of the rows that it may choose from."""
+    kind, fold = config.validation_from, config.fold
+    if sizes is not None:
+        folds = fold[1] if fold else 2
+        require_groups(sizes, folds, f"{folds} folds" if fold else "a training and a validation split")
         if fold:
-            return stratified_fold(self._labels, self._counts, fold[0] - 1, fold[1], _VALIDATION)
-        if kind != "stratified":
-            return by_position(kind, total, wanted)
-        quotas = shares(self._counts, wanted)
-        self._require("validation", wanted, int(quotas.sum()), self._config.validation_rows is not None)
-        return stratified(self._labels, self._counts, quotas, _VALIDATION)
-
-    def _require(self, split: str, wanted: int, possible: int, is_explicit: bool) -> None:
-        """Raise InputError if rows that an option demands are not there; log if a default cannot be met."""
-        if possible == wanted:
-            return
-        if is_explicit:
-            raise InputError(
-                f"prepare.{split}_rows: found {wanted}, expected at most {possible}, as each class keeps one row for "
-                "training; fix: lower it"
-            )
-        log.warning("prepare: %d %s rows instead of %d: each class keeps one for training", possible, split, wanted)
+            return of_groups(fold_of_groups(sizes, folds, _VALIDATION) == fold[0] - 1)
+        return of_groups(choose_groups(sizes, wanted, _VALIDATION))
+    if fold:
+        return stratified_fold(counts.labels, counts.rows, fold[0] - 1, fold[1], _VALIDATION)
+    if kind != "stratified":
+        return by_position(kind, int(counts.rows.sum()), wanted)
+    quotas = shares(counts.rows, wanted)
+    require_rows("validation", wanted, int(quotas.sum()), config.validation_rows is not None)
+    return stratified(counts.labels, counts.rows, quotas, _VALIDATION)
 
 
-def _require_groups(sizes: NDArray[Any], least: int, purpose: str) -> None:
+def require_rows(split: Split, wanted: int, possible: int, is_explicit: bool) -> None:
+    """Raise InputError if rows that an option demands are not there; log if a default cannot be met."""
+    if possible == wanted:
+        return
+    if is_explicit:
+        raise InputError(
+            f"prepare.{split}_rows: found {wanted}, expected at most {possible}, as each class keeps one row for "
+            "training; fix: lower it"
+        )
+    log.warning("prepare: %d %s rows instead of %d: each class keeps one for training", possible, split, wanted)
+
+
+def require_groups(sizes: NDArray[Any], least: int, purpose: str) -> None:
+    """Raise InputError if fewer than `least` groups have rows."""
     groups = int((sizes > 0).sum())
     if groups < least:
         raise InputError(
@@ -147,16 +122,27 @@ def _require_groups(sizes: NDArray[Any], least: int, purpose: str) -> None:
         )
 
 
-def count_usable(labels: LabelColumn, archive: Path, excluded: NDArray[Any]) -> LabelCounts:
-    """Count the labels of the rows of an archive that are not excluded."""
-    return count_labels(
-        archive,
-        (block[~np.isin(np.arange(start, start + len(block)), excluded)] for start, block in labels.blocks()),
-    )
+def count_usable(labels: LabelColumn, archive: Path, left_out: NDArray[Any]) -> LabelCounts:
+    """Count the labels of the rows of an archive but those left out: increasing, int64."""
+    return count_labels(archive, (block[_kept(start, len(block), left_out)] for start, block in labels.blocks()))
 
 
-def write_known(labels: LabelColumn, classes: ClassMap, files: RowFiles) -> None:
-    """Write the rows of the test split: those of a test archive whose label has a class."""
+def _kept(start: int, rows: int, left_out: NDArray[Any]) -> NDArray[Any]:
+    """Return whether each of `rows` rows from `start` is not left out: bool [rows]."""
+    kept = np.ones(rows, bool)
+    first, end = np.searchsorted(left_out, [start, start + rows])
+    kept[left_out[first:end] - start] = False
+    return kept
+
+
+def write_known(labels: LabelColumn, classes: ClassMap, files: RowFiles, rows: NDArray[Any] | None = None) -> None:
+    """Write the rows of the test split: those of an archive whose label has a class.
+
+    `rows`: of which it is made, increasing, int64; None for all of a test archive.
+    """
     with files.writing("test") as writer:
         for start, block in labels.blocks():
-            writer.add("test", start + np.flatnonzero(classes.numbers(block) >= 0))
+            is_known = classes.numbers(block) >= 0
+            if rows is not None:
+                is_known &= ~_kept(start, len(block), rows)
+            writer.add("test", start + np.flatnonzero(is_known))

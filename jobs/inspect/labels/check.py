@@ -18,6 +18,8 @@ from jobs.stage import dataset_of
 from jobs.train.config import TrainConfig
 
 _COPIES = 3  # of the images in memory: all rows, a fold's training rows, one read in progress
+_PER_PROBABILITY = 24  # bytes: float32 of all folds, and the copies, float64, that `judge` makes
+_PER_PAIR = 24  # bytes for each pair of classes: counts, joint and rounded joint
 
 
 def check_labels(run: RunDir, folds: int) -> Path:
@@ -53,11 +55,12 @@ def check_labels(run: RunDir, folds: int) -> Path:
 
 def _require_fit(directory: Path, manifest: Manifest, folds: int) -> None:
     rows = sum(split.rows for split in manifest.splits.values())
-    needed, free = _COPIES * 4 * manifest.values_per_image * rows, free_memory()
+    classes, free = manifest.classes, free_memory()
+    needed = _COPIES * 4 * manifest.values_per_image * rows + _PER_PROBABILITY * rows * classes + _PER_PAIR * classes**2
     if needed > free:
         raise InputError(
             f"{directory}: found {free / 1e9:.2f} GB of free memory, expected {needed / 1e9:.2f} GB for {rows:,} "
-            "images; fix: end other processes, or check the labels of fewer images"
+            f"images of {classes:,} classes; fix: end other processes, or check the labels of fewer images"
         )
     training = rows - manifest.splits["test"].rows
     if training < folds:

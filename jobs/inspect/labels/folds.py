@@ -5,6 +5,8 @@ but i. It predicts the rows of fold i, and all test rows: no network sees those,
 A finished fold is kept in FOLDER/fold-I.npz, and a later call continues with the next one.
 """
 
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +92,7 @@ def _read(path: Path, key: str) -> Predictions | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return Predictions(arrays["train"], arrays["test"]) if str(arrays["key"]) == key else None
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
 
 

@@ -7,7 +7,9 @@ and lists what is odd about whole classes.
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import shlex
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -96,10 +98,23 @@ def read_counts(directory: Path) -> dict[str, int]:
 
 def require_none(directory: Path, accepted: Iterable[str]) -> None:
     """Raise InputError, naming counts and file, if a dataset has findings of a kind that is not accepted."""
-    counts = {kind: number for kind, number in read_counts(directory).items() if number and kind not in set(accepted)}
+    known = set(accepted)
+    counts = {kind: number for kind, number in read_counts(directory).items() if number and kind not in known}
     if counts:
         listed = ", ".join(f"{number} {kind}" for kind, number in counts.items())
+        exclude = shlex.quote(f"prepare.exclude={directory / CSV}")
+        accept = shlex.quote(f"prepare.accept={json.dumps(sorted({*known, *counts}))}")
+        leave_out = f"leave the images out with --set {exclude}, or " if _can_leave_out(directory, counts) else ""
         raise InputError(
-            f"{directory / CSV}: found {listed}, expected none with --strict; fix: leave the images out with "
-            f"--set prepare.exclude={directory / CSV}, or accept them with --set prepare.accept={','.join(counts)}"
+            f"{directory / CSV}: found {listed}, expected none with --strict; fix: {leave_out}accept them with --set "
+            f"{accept}"
+        )
+
+
+def _can_leave_out(directory: Path, kinds: Container[str]) -> bool:
+    """Return whether `prepare.exclude` removes a finding: test images stay, also those of a made test split."""
+    with (directory / CSV).open(newline="", encoding="utf-8") as file:
+        return any(
+            line["finding"] in kinds and line["role"] == "train" and line["split"] != "test"
+            for line in csv.DictReader(file)
         )

@@ -6,6 +6,7 @@ rows only equal images are found, not near ones.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,15 @@ from jobs.prepare.findings.describe import describe
 from jobs.prepare.findings.finding import KINDS, WORDS, ClassFinding, Finding, Kind, count, write
 from jobs.prepare.findings.page import pictured, write_page
 from jobs.prepare.findings.pairs import PairFinding, equal_images, near_images
-from jobs.prepare.findings.rows import Run, View, fetch, join, view_shards
+from jobs.prepare.findings.rows import Rows, Run, View, fetch, join, view_shards
 from jobs.prepare.findings.sketch import Sketch
 
 _MOST_COMPARED = 10_000_000  # rows
+_CHUNK_BYTES = 256 << 20  # of images that the driver holds at a time to compare pairs
 _MOST_OUTLIERS = 1000  # listed: more are a property of the data, not a finding
+
+
+Images = dict[int, NDArray[Any]]  # float32 [values] each, by row
 
 
 def in_this_process(what: str, function: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
@@ -40,10 +45,11 @@ def look(directory: Path, manifest: Manifest, run: Run, views: Sequence[View] | 
     rows = join(manifest, view_shards(directory, manifest, run) if views is None else views)
     flat = rows.sketch.highs == rows.sketch.lows
     equal = [each for each in equal_images(rows.sketch.digests, rows.sketch.labels, rows.is_test) if not flat[each.row]]
-    pairs = _near_pairs(rows.sketch, flat, {each.row for each in equal})
+    equal.sort(key=_place_in_file)
+    pairs = _near_pairs(rows, flat, {each.row for each in equal})
     far = _outliers(rows.sketch, flat)
-    images = fetch(directory, manifest, rows, run, [*pairs.reshape(-1).tolist(), *pictured(rows, equal, far)])
-    alike = list(near_images(*_verified(pairs, images), rows.sketch.labels, rows.is_test))
+    get = partial(fetch, directory, manifest, rows, run)
+    alike, images = _verified(rows, pairs, pictured(rows, equal, far), get, manifest.values_per_image)
     is_picture = manifest.values_per_image > 1  # an image of one value says nothing about it
     constant = [PairFinding(kind="constant", row=int(row), other=-1) for row in np.flatnonzero(flat & is_picture)]
     found = [*equal, *alike, *constant, *far]
@@ -54,23 +60,41 @@ def look(directory: Path, manifest: Manifest, run: Run, views: Sequence[View] | 
     _log(directory, listed, classes)
 
 
-def _near_pairs(sketch: Sketch, flat: NDArray[Any], copies: set[int]) -> NDArray[Any]:
+def _near_pairs(rows: Rows, flat: NDArray[Any], copies: set[int]) -> NDArray[Any]:
     """Return pairs of rows that may be nearly equal, int64 [n, 2]; of equal images only one takes part."""
+    sketch = rows.sketch
     if len(sketch) > _MOST_COMPARED:
         log.warning("prepare: near duplicates are not searched in more than %s rows", f"{_MOST_COMPARED:,}")
         return np.empty((0, 2), np.int64)
     takes_part = ~flat
     takes_part[list(copies)] = False
-    rows = np.flatnonzero(takes_part)
-    pairs: NDArray[Any] = rows[near.candidates(sketch.projections[rows])]
-    return pairs[sketch.digests[pairs[:, 0]] != sketch.digests[pairs[:, 1]]]
+    numbers = np.flatnonzero(takes_part)
+    pairs: NDArray[Any] = numbers[near.candidates(sketch.projections[numbers])]
+    pairs = pairs[sketch.digests[pairs[:, 0]] != sketch.digests[pairs[:, 1]]]
+    return near.nearest(sketch.projections, pairs, rows.is_test)
 
 
-def _verified(pairs: NDArray[Any], images: dict[int, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the pairs whose pictures are near, and their distances."""
-    distances = np.array([near.picture_distance(images[first], images[second]) for first, second in pairs.tolist()])
-    kept = distances <= near.NEAR
-    return pairs[kept], distances[kept]
+def _verified(
+    rows: Rows, pairs: NDArray[Any], wanted: list[int], get: Callable[[list[int]], Images], values: int
+) -> tuple[list[PairFinding], Images]:
+    """Return the findings of the pairs whose pictures are near, and the images that the page shows, by row.
+
+    `wanted`: rows that the page shows beside those of these findings. `get`: fetches the images of rows. The driver
+    holds those of a chunk of the pairs at a time.
+    """
+    step = max(1, _CHUNK_BYTES // (2 * 4 * values))
+    images: Images = {}
+    kept, distances = [np.empty((0, 2), np.int64)], [np.empty(0)]
+    for start in range(0, max(1, len(pairs)), step):
+        chunk = pairs[start : start + step]
+        images = get([*chunk.reshape(-1).tolist(), *wanted])
+        apart = np.array([near.picture_distance(images[first], images[second]) for first, second in chunk.tolist()])
+        kept.append(chunk[apart <= near.NEAR])
+        distances.append(apart[apart <= near.NEAR])
+    found = list(near_images(np.concatenate(kept), np.concatenate(distances), rows.sketch.labels, rows.is_test))
+    if missing := [row for row in pictured(rows, found) if row not in images]:  # of other chunks than the last
+        images |= get(missing)
+    return found, images
 
 
 def _outliers(sketch: Sketch, flat: NDArray[Any]) -> list[PairFinding]:

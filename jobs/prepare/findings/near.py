@@ -3,7 +3,7 @@
 Banded locality-sensitive hashing (Datar et al., "Locality-sensitive hashing scheme based on p-stable distributions",
 2004): 16 bands of 12 quantized projections each. Two images are compared if some band is equal in both. Of a bucket of
 a band, each image is compared with the next few only, so a thousand copies cost no million comparisons. Then two tests:
-the distance of the sketches, and, for what is left, the distance of the pictures themselves.
+the distance of the sketches, and, for the nearest pairs that are left, the distance of the pictures themselves.
 
 The distance of two pictures is that of their pixels, each centered and scaled to length 1: d² = 2 (1 − correlation).
 Cells are 26 steps wide, so a band is equal with probability (1 − 0.98 d)^12 for small d: a pair at distance 0.05, 0.1
@@ -24,6 +24,7 @@ _CELL = 26  # steps
 _NEXT = 16  # images of a bucket that each is compared with
 _ESTIMATE = 1.25  # of the distance: sketches are this inexact, at most (5 standard errors)
 _ROUGH_ESTIMATE = 1.45  # the same of a third of it
+_MOST_PARTNERS = 2  # of a row on each side: see `nearest`
 _ROUNDING = 0.02  # of the distance, by int8
 _BLOCK = 1 << 16  # pairs at a time: limits the memory
 
@@ -40,9 +41,26 @@ def candidates(projections: NDArray[Any]) -> NDArray[Any]:
     # Most pairs of a bucket are far apart, which a third of the projections shows.
     for used, estimate in ((PROJECTIONS // 3, _ROUGH_ESTIMATE), (PROJECTIONS, _ESTIMATE)):
         part = projections[:, :used]
-        blocks = [_sketch_distance(part, pairs[i : i + _BLOCK]) for i in range(0, len(pairs), _BLOCK)]
-        pairs = pairs[np.concatenate([np.empty(0), *blocks]) <= estimate * NEAR + _ROUNDING]
+        pairs = pairs[_sketch_distances(part, pairs) <= estimate * NEAR + _ROUNDING]
     return pairs
+
+
+def nearest(projections: NDArray[Any], pairs: NDArray[Any], is_test: NDArray[Any]) -> NDArray[Any]:
+    """Return those of the pairs that are among the nearest two of one of their rows: at most 6 for each row.
+
+    The nearest two are of the later and of the earlier partners, and of training and of test partners, each for itself:
+    these decide which row of a pair is a finding. `pairs`: of `candidates`. `is_test`: bool [rows]. So the number of
+    pairs that are compared pixel by pixel is proportional to the rows, even if all are copies.
+    """
+    distances = _sketch_distances(projections, pairs)
+    kept = np.zeros(len(pairs), bool)
+    for rows, partners in (pairs.T, pairs.T[::-1]):
+        side = 2 * rows + is_test[partners]
+        order = np.lexsort((partners, distances, side))
+        ordered = side[order]
+        rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+        kept[order[rank < _MOST_PARTNERS]] = True
+    return pairs[kept]
 
 
 def _band_keys(projections: NDArray[Any]) -> NDArray[Any]:
@@ -71,6 +89,12 @@ def _in_band(keys: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         second.append(order[same + distance])
     empty = np.empty(0, np.int64)
     return np.concatenate([empty, *first]), np.concatenate([empty, *second])
+
+
+def _sketch_distances(projections: NDArray[Any], pairs: NDArray[Any]) -> NDArray[Any]:
+    """Return the distance of the sketches of each pair, float [n]."""
+    blocks = [_sketch_distance(projections, pairs[i : i + _BLOCK]) for i in range(0, len(pairs), _BLOCK)]
+    return np.concatenate([np.empty(0), *blocks])
 
 
 def _sketch_distance(projections: NDArray[Any], pairs: NDArray[Any]) -> NDArray[Any]:

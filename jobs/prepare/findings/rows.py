@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from jobs.dataset import SPLITS, Manifest, Shard, Split
+from jobs.files import write_atomic
 from jobs.prepare.findings.sketch import Sketch, read_shard, sketch_images
 
 # What runs tasks: `Spark.collect`, or `in_this_process`.
@@ -25,7 +26,7 @@ _LONGEST_SIDE = 64  # of a mean image, in pixels
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What an executor returns of a shard. `sums`: float32 [≤ 30, height, width, channels], by class, of thumbnails."""
+    """What an executor makes of a shard. `sums`: float32 [≤ 30, height, width, channels], by class, of thumbnails."""
 
     sketch: Sketch
     sums: NDArray[Any] | None
@@ -69,6 +70,24 @@ class Look:
         one_hot = (labels == np.arange(min(self.classes, MOST_CLASSES))[:, None]).astype(np.float32)
         sums: NDArray[Any] = (one_hot @ small.reshape(len(images), -1)).reshape(-1, *small.shape[1:])
         return sums
+
+
+def write_view(path: Path, view: View) -> None:
+    """Write a view atomically, uncompressed, as .npz: about 240 bytes per row, too many for a result of Spark."""
+    arrays = dict(vars(view.sketch)) | ({} if view.sums is None else {"sums": view.sums})
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+
+    write_atomic(path, write)
+
+
+def read_view(path: Path) -> View:
+    """Return the view that `write_view` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        sketch = Sketch(**{name: arrays[name] for name in Sketch.__annotations__})
+        return View(sketch=sketch, sums=arrays.get("sums"))
 
 
 def is_summed(split: Split, number: int) -> bool:

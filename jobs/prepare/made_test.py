@@ -1,0 +1,56 @@
+"""Make a test split of training rows, for a data set without a test archive.
+
+The choice depends on the whole archive, its groups and the number of rows alone. The list of rows to leave out has no
+part in it: accuracies with and without that list are of the same images.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.errors import InputError
+from jobs.logs import log
+from jobs.prepare.config import PrepareConfig
+from jobs.prepare.labels import ClassMap, LabelColumn, LabelCounts, count_labels
+from jobs.prepare.row_rules import Rule, choose_groups, of_groups, shares, stratified
+from jobs.prepare.splits import blocks, group_sizes, require_groups, require_rows
+
+_TEST = 0  # a salt
+
+
+def choose_test(
+    config: PrepareConfig, labels: LabelColumn, archive: Path, groups: NDArray[Any] | None, wanted: int
+) -> tuple[NDArray[Any], LabelCounts]:
+    """Return about `wanted` rows that make the test split, int64, increasing, and the counts of their labels.
+
+    `groups`: number of each row's group from 0, int32; None if there are no groups. Raises InputError, naming `archive`
+    or an option, if the rows do not suffice.
+    """
+    counts = count_labels(archive, (block for _, block in labels.blocks()))
+    rule = _rule(config, counts, group_sizes(groups), wanted)
+    chosen, numbers = [], np.zeros(len(counts.labels), np.int64)
+    for archive_rows, rows in blocks(labels, ClassMap(counts.labels, len(counts.labels)), groups):
+        is_test = rule(rows)
+        chosen.append(archive_rows[is_test])
+        numbers += np.bincount(rows.numbers[is_test], minlength=len(numbers))
+    log.info(
+        "prepare: no test archive: %s rows of the training archive make the test split (%s)",
+        f"{numbers.sum():,}", "stratified" if groups is None else "whole groups",
+    )  # fmt: skip
+    return np.concatenate(chosen), LabelCounts(counts.labels[numbers > 0], numbers[numbers > 0])
+
+
+def _rule(config: PrepareConfig, counts: LabelCounts, sizes: NDArray[Any] | None, wanted: int) -> Rule:
+    if sizes is not None:
+        require_groups(sizes, 3, "a training, a validation and a test split")
+        return of_groups(choose_groups(sizes, wanted, _TEST))
+    quotas = shares(counts.rows, wanted)
+    require_rows("test", wanted, int(quotas.sum()), config.test_rows is not None)
+    if not quotas.any():
+        raise InputError(
+            "the test split: found no test archive, and one image per class to make a test split of, expected "
+            "more; fix: give test archives"
+        )
+    return stratified(counts.labels, counts.rows, quotas, _TEST)
