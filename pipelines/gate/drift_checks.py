@@ -59,7 +59,10 @@ def feature_checks(config: GateConfig, drifts: Sequence[FeatureDrift], unknown: 
     """
     blocks = config.drift == "block"
     if unknown:
-        return [Check(name="drift of features", holds=False, blocks=blocks, text=f"not checked: {unknown}")]
+        text = f"not checked: {unknown}"
+        if blocks:  # also the next challengers, until a champion's dataset can be compared with
+            text = f"not checked: {unknown.partition('; fix:')[0]}; fix: promote once with --set gate.drift=report"
+        return [Check(name="drift of features", holds=False, blocks=blocks, text=text)]
     checks = []
     for drift in drifts:
         level = max(config.drift_alpha / len(drifts), 1 / (EXCHANGES + 1))

@@ -45,10 +45,19 @@ class Inputs(Section):
 
 
 class TrainingData(Section):
-    """What the gate compares later training data with: facts of the training split, and the IDs of its segments."""
+    """What the gate compares later training data with: facts of the training split, and its archive pairs.
+
+    `pairs`: the SHA-256 of the image and of the label archive of each. `segments`: their segment IDs, only in records
+    of versions that had no `pairs`.
+    """
 
     training: DataFacts
-    segments: tuple[str, ...]
+    segments: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+
+    def has(self, segment_id: str, pair: tuple[str, str]) -> bool:
+        """Return whether a pair, by its segment ID and its archives' SHA-256, is among this training data."""
+        return pair in self.pairs or segment_id in self.segments
 
 
 class RegisteredModel(Record):
