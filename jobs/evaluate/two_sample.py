@@ -68,7 +68,7 @@ def two_sample_test(
         return TwoSampleResult(pairs, 0.0, 1.0)
     core = _core(features, other_features, labels)
     observed = float(core.sum())
-    # Exchanging all pairs gives the same sum as none, in exact arithmetic: rounding in float32 must not decide such ties.
+    # In exact arithmetic, exchanging all pairs gives the same sum as none: rounding must not decide such ties.
     slack = 1e-5 * float(np.abs(core).sum())
     reached = 0
     for start in range(0, exchanges, _BLOCK):
