@@ -11,6 +11,7 @@ from jobs.files import write_json
 from jobs.run_dir import RunDir, Work
 from jobs.stage import stage_key, write_record
 from pipelines.config import Config, compose
+from pipelines.slurm.jobs import SlurmJobs
 from pipelines.sweep import run as sweep_run
 from pipelines.sweep.grid import Sweep, grid_points
 from pipelines.sweep.run import finish, run_here
@@ -71,7 +72,7 @@ def test_a_sweep_with_folds_on_slurm_whose_best_point_is_tested_prints_the_resul
         run = sweep.run(point)
         run.path.mkdir(parents=True)
         train(run, compose("softmax", {}, point.assignments))
-    monkeypatch.setattr(sweep_run.SlurmJobs, "site", lambda _: SimpleNamespace())
+    monkeypatch.setattr(SlurmJobs, "site", lambda _: SimpleNamespace())
     monkeypatch.setattr(sweep_run, "submit", lambda *_: {})  # all stages are done
     monkeypatch.setattr(sweep_run, "result_line", lambda run: f"tested {run.run_id}")
     assert finish(sweep) == 0

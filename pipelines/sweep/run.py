@@ -93,8 +93,8 @@ def _require_all_trained(sweep: Sweep) -> None:
     untrained = [point for point in sweep.points if not is_done(sweep.run(point), "train")]
     if untrained:
         raise IdxtrainError(
-            f"sweep {sweep.name}: not tested: {len(untrained)} of {len(sweep.points)} runs failed, for the reasons in the "
-            f"table; fix: correct them, then run the same command with --name {sweep.name}"
+            f"sweep {sweep.name}: not tested: {len(untrained)} of {len(sweep.points)} runs failed, for the reasons in "
+            f"the table; fix: correct them, then run the same command with --name {sweep.name}"
         )
 
 
