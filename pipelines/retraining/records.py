@@ -95,7 +95,11 @@ class Rivals(Section):
 
 
 class Pending(Record):
-    """pending.json: the retraining under way. A killed one is resumed with the same run and the same rivals."""
+    """pending.json: the retraining under way. A killed one is resumed with the same run and the same rivals.
+
+    `champion_dataset`: the path of the dataset that the champion was trained on; "" without one. A resumed retraining
+    takes it from here, so that its config stays the same if the dataset has been removed.
+    """
 
     file_name = "pending.json"
     fix = "remove it; the next retraining then begins a new run"
@@ -104,6 +108,7 @@ class Pending(Record):
     inputs: Inputs
     rivals: Rivals
     warm_start: bool
+    champion_dataset: str = ""
 
     @property
     def champion_run(self) -> str | None:
