@@ -28,7 +28,7 @@ from jobs.config import Section
 from jobs.description import Orientation
 from jobs.errors import InputError, one_line
 from jobs.files import read_object, sha256_file, take_seal
-from jobs.segments import require_current
+from jobs.segments import key, require_current, tags
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,6 +127,15 @@ class Manifest(Section):
     def values_per_image(self) -> int:
         """Height × width × channels."""
         return prod(self.shape)
+
+    @property
+    def training_pairs(self) -> dict[str, tuple[str, str]]:
+        """By tag, the SHA-256 of the image and of the label archive of each training pair; empty for one plain pair."""
+        roles = ("train_images", "train_labels")
+        return {
+            tag: (self.sources[key(roles[0], tag)].sha256, self.sources[key(roles[1], tag)].sha256)
+            for tag in tags(self.sources)
+        }
 
 
 def shard_path(split: Split, number: int) -> str:

@@ -39,6 +39,12 @@ class Progress:
             unit = "" if self._unit == "bytes" else f" {self._unit}"
             log.info("%s: %s%s%s%s", self._what, self._amount(done), goal, unit, f": {detail}" if detail else "")
 
+    def ended(self, done: int) -> None:
+        """Take `done` units as the whole task: it ended before its total."""
+        self._total = done
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=done)
+
     def _amount(self, units: int) -> str:
         return megabytes(units) if self._unit == "bytes" else f"{units:,}"
 

@@ -169,7 +169,7 @@ def _why_batch(plan: TrainingPlan) -> str:
 
 
 def _why_steps(plan: TrainingPlan) -> str:
-    """Return how many epochs the steps are, if it is because of the least number of steps."""
+    """Return how many epochs the steps are, if it is because of the minimum number of steps."""
     least = plan.config.min_steps or 0
     if plan.config.epochs is None or not plan.config.epochs * plan.steps_per_epoch < least <= plan.steps:
         return ""

@@ -100,6 +100,10 @@ def test_another_trainings_checkpoint_is_skipped_with_a_warning(
     assert same(latest(tmp_path, KEY), state(1))
     assert "another training's checkpoint; trying the previous one" in caplog.text
     assert latest(tmp_path, "no training's") is None
+    save(tmp_path, state(3, key="another", best=2), keep=3)
+    caplog.clear()
+    assert same(latest(tmp_path, KEY, with_best=True), state(1))
+    assert "damaged" not in caplog.text
 
 
 def test_this_trainings_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:

@@ -280,7 +280,7 @@ def test_a_model_that_predicts_nan_is_rejected_and_its_decision_is_readable() ->
 
 
 def test_facts_of_training_data_survive_json() -> None:
-    data = TrainingData(training=DATA, segments=("a", "b"))
+    data = TrainingData(training=DATA, pairs=(("a", "b"), ("c", "d")))
     assert TrainingData.model_validate(json.loads(json.dumps(data.model_dump(mode="json")))) == data
 
 

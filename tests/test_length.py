@@ -1,5 +1,6 @@
-"""The length of a training: a batch that fits the data, and a least number of updates."""
+"""The length of a training: a batch that fits the data, and a minimum number of updates."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,10 +40,19 @@ def test_epochs_are_repeated_until_the_least_number_of_steps_and_no_longer(
     assert images_seen(order, steps) <= steps * order.batch_size
 
 
+@pytest.mark.parametrize(("name", "rows", "steps"), [("cifar", 49_000, 3_840), ("fashion", 59_000, 2_772)])
+def test_the_floor_of_a_recipe_changes_only_the_training_on_less_data(name: str, rows: int, steps: int) -> None:
+    config = compose(name, {}).train
+    assert total_steps(config, row_order(config, [rows], seed=0)) == steps
+    assert total_steps(config, row_order(config, [500], seed=0)) == 1_000
+
+
 def test_mnist_is_trained_as_before_and_published_settings_have_no_floors() -> None:
     config = compose("fast", {}).train
     order = row_order(config, [2500] * 22, seed=0)
     assert (order.batch_size, total_steps(config, order), config.peak_rate(order.batch_size)) == (256, 645, 0.01)
+    for rows in (54_784, 48_000):  # a few rows less, and a fold of five: as many epochs as MNIST
+        assert total_steps(config, row_order(config, [rows], seed=0)) == 3 * -(-rows // 256)
     for name in ("lecture", "softmax", "keras"):
         train = recipes.load(name).sections["train"]
         assert not {"min_steps", "min_steps_per_epoch"} & set(train)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from jobs.train.compute import precision
+from jobs.train.compute import devices, precision
 from jobs.train.compute.collective import Collective
 from jobs.train.config import TrainConfig
+from jobs.train.worker import Training
 
 WITH, WITHOUT = "flags\t\t: fpu avx512_bf16\n", "flags\t\t: fpu avx2\n"
 SLOW, FAST = (f"vendor_id\t: GenuineIntel\n{flags}" for flags in (WITH, "flags\t\t: avx512_bf16 amx_bf16\n"))
@@ -75,3 +76,21 @@ def test_a_configured_precision_is_used(name: Any) -> None:
 def test_a_deterministic_training_does_not_depend_on_the_device() -> None:
     config = TrainConfig(epochs=1, precision="auto", deterministic=True)
     assert precision.choose_precision(tensorflow((9, 0)), config, Ranks()) == "float32"
+
+
+@pytest.mark.parametrize(("optimizer", "expected"), [("adam", True), ("muon", False)])
+def test_muon_alone_turns_tf32_off(optimizer: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+
+    monkeypatch.setattr(devices, "configure", lambda *_: "a GPU")
+    rank = SimpleNamespace(
+        config=TrainConfig.model_validate({"epochs": 1, "optimizer": optimizer, "precision": "float32"}),
+        collective=SimpleNamespace(local_rank=0, local_size=1),
+        rank=1,
+        world_size=2,
+    )
+    try:
+        assert Training._configure_tensorflow(rank) == "float32"  # type: ignore[arg-type]
+        assert tf.config.experimental.tensor_float_32_execution_enabled() == expected
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(True)

@@ -30,6 +30,14 @@ with Progress("train", 645, "steps") as progress:
     time.sleep(0.2)
     raise SystemExit(1)
 """
+STOPPED_EARLY = """
+import time
+from jobs.progress import Progress
+with Progress("train", 645, "steps") as progress:
+    progress.update(400)
+    time.sleep(0.2)
+    progress.ended(430)
+"""
 
 
 @pytest.mark.parametrize("columns", [80, 130, 200])
@@ -53,6 +61,12 @@ def test_the_bar_of_a_finished_task_is_full() -> None:
     assert "645/645 steps" in bar
     assert "╺" not in bar
     assert "╸" not in bar
+
+
+def test_the_bar_of_a_task_that_ended_early_shows_how_far_it_went() -> None:
+    _, _, last = run_on_terminal([sys.executable, "-c", STOPPED_EARLY], 100)
+    (bar,) = [line for line in last if "━" in line]
+    assert "430/430 steps" in bar
 
 
 def test_the_bar_of_a_task_that_failed_stays_where_it_was() -> None:

@@ -15,7 +15,7 @@ from deploy.registry.registry import Registry
 from deploy.registry.versions import Entry, Version
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import sealed, sha256_file, write_json
-from jobs.run_dir import Work
+from jobs.run_dir import RunDir, Work
 from pipelines.config import compose
 from pipelines.gate.facts import ModelFacts
 from pipelines.request import Options
@@ -216,6 +216,23 @@ def test_a_retraining_compares_with_champion_and_best_champion(
     config = retraining._config_for(pending).evaluate
     assert sha256_file(Path(config.best)) == config.best_sha256 == sha256_file(tmp_path / "1.keras")
     assert sha256_file(Path(config.champion)) == sha256_file(tmp_path / "2.keras")
+
+
+def test_a_resumed_retraining_keeps_its_config_after_the_champions_dataset_was_removed(
+    retrain_dir: RetrainDir, registry: Registry, model: Path, tmp_path: Path
+) -> None:
+    by_gate(retrain_dir, registry, other_model(model, tmp_path, 1), {"challenger": 0.990})
+    dataset = retrain_dir.work.datasets / ("0" * 16)
+    dataset.mkdir(parents=True)
+    record = RunDir(retrain_dir.work.runs / "r1").record_file("prepare")
+    record.parent.mkdir(parents=True)
+    write_json(record, sealed({"key": "k", "outputs": {"dataset": str(dataset)}, "files": [], "seconds": 1.0}))
+    retraining = _Retraining(RetrainOptions(options=Options()), compose("fast", {}), retrain_dir)
+    inputs = Inputs(settings="settings", content="content", seen=())
+    begun = retraining._config_for(retraining._begin(inputs))
+    assert begun.evaluate.champion_dataset == str(dataset)
+    dataset.rmdir()
+    assert retraining._config_for(retraining._begin(inputs)) == begun
 
 
 def test_a_kill_during_a_promotion_does_not_lose_the_best_champion(

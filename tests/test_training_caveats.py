@@ -50,9 +50,9 @@ def test_a_caveat_names_the_option_that_ended_the_training(tmp_path: Path) -> No
     (bounded,) = training_caveats(log, 40, TrainConfig(epochs=3, max_steps=40))
     (free,) = training_caveats(log, 39, TrainConfig(epochs=3, max_steps=40))
     (early,) = training_caveats(log, 39, TrainConfig(epochs=3, early_stopping=1), "early-stopping")
-    assert early.text == "the model was trained in only 39 updates; raise train.early_stopping to train longer"
-    assert bounded.text == "the model was trained in only 40 updates; raise train.max_steps to train longer"
+    assert early.text == "the model was trained for only 39 updates; raise train.early_stopping to train longer"
+    assert bounded.text == "the model was trained for only 40 updates; raise train.max_steps to train longer"
     assert (
-        free.text == "the model was trained in only 39 updates; raise train.min_steps or train.epochs to train longer"
+        free.text == "the model was trained for only 39 updates; raise train.min_steps or train.epochs to train longer"
     )
     assert free.figures == {"steps": 39}

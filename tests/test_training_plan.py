@@ -35,8 +35,10 @@ def test_the_plan_shows_a_batch_that_fits_the_rows_and_the_epochs_that_reach_the
     text = "\n".join(lines(plan_training(compose("fast", settings, options), Work(tmp_path), 2)))
     assert "35 steps on global batches of 32, the last on 12 rows (instead of 256, for 1,100 rows)" in text
     assert "training    140 steps, 4,400 images (4 epochs to reach 110 steps)" in text
-    with pytest.raises(InputError, match=r"^train\.min_steps_per_epoch: found a global batch of 32 for 1,100 training"):
+    refusal = r"^train\.min_steps_per_epoch: found a global batch of 32 for 1,100 training .* fix: lower --np to 32 or"
+    with pytest.raises(InputError, match=refusal + r" less, or set train\.batch_size=33 or more, which is then kept$"):
         plan_training(compose("fast", settings, options), Work(tmp_path), 33)
+    assert plan_training(compose("fast", settings, ["train.batch_size=33"]), Work(tmp_path), 33).steps_per_epoch == 34
     with pytest.raises(InputError, match=r"^train\.keep=best: found no validation rows"):
         plan_training(compose("fast", settings, ["train.keep=best", "prepare.validation_rows=0"]), Work(tmp_path), 1)
 

@@ -41,8 +41,18 @@ def changed(kind: str, features: NDArray[Any], labels: NDArray[Any]) -> tuple[An
 def test_a_change_of_any_kind_is_significant(kind: str) -> None:
     random = np.random.default_rng(1)
     result = compare(sample(400, random), changed(kind, *sample(400, random)))
-    assert result.p_value == 1 / 1000  # the least possible
+    assert result.p_value == 1 / 1000  # the smallest possible
     assert result.distance > 0.1
+
+
+@pytest.mark.parametrize("pairs", [4, 5, 6])
+def test_exchanging_all_pairs_counts_as_no_less_drift_than_exchanging_none(pairs: int) -> None:
+    """So of 2**pairs equally likely exchanges at least two reach the observed distance, also when it is the largest."""
+    labels = np.zeros(pairs, int)
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        one, other = (random.normal(shift, 1, (pairs, SIZE)).astype(np.float32) for shift in (0, 3))
+        assert two_sample_test(one, other, labels, 1999, random).p_value > 0.5 / 2 ** (pairs - 1)
 
 
 def test_other_label_shares_alone_are_no_drift() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-EXCHANGES = 9_999  # of a permutation test, which takes a second: its least p-value is 1 in 10,000
+EXCHANGES = 9_999  # of a permutation test, which takes a second: its smallest p-value is 1 in 10,000
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,11 +31,12 @@ def feature_drift(
     """Return how far each new pair of a dataset is from the champion's data; empty without a new pair.
 
     `champion`: the keras.Model. `champion_dataset`: that it was trained on. `directory`, `manifest`: the dataset of the
-    challenger. A pair is new if it is not among the segments of `champion_dataset`. Raises InputError if the
-    champion's dataset is missing or damaged, or has no validation split.
+    challenger. A pair is new if `champion_dataset` was not made from its archives, whatever the options. Raises
+    InputError if the champion's dataset is missing, damaged or of another format, or has no validation split.
     """
-    known = {info.segment_id for info in read_segments(champion_dataset)}
-    new = [info for info in read_segments(directory) if info.segment_id not in known]
+    known = set(read_manifest(champion_dataset).training_pairs.values())
+    pairs = manifest.training_pairs
+    new = [info for info in read_segments(directory) if pairs[info.tag] not in known]
     if not new:
         return []
     reference = Reference(champion, champion_dataset, batch_size)
@@ -57,7 +58,7 @@ class Reference:
         shards = manifest.splits["validation"].shards
         if not shards:
             raise InputError(
-                f"{dataset}: found no validation split, with which new pairs are compared; fix: set "
+                f"{dataset}: found no validation split, expected one to compare new pairs with; fix: set "
                 "prepare.validation_rows above 0"
             )
         images, self._labels = _sample(dataset, manifest, "validation", shards, _MOST_REFERENCE)

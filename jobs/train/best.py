@@ -10,7 +10,7 @@ from jobs.train.config import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The best validation so far, after `step` updates: wrong rows, mean loss, and rows in all."""
+    """The best validation so far, after `step` updates: incorrect rows, mean loss, and rows in all."""
 
     step: int
     errors: int

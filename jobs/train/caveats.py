@@ -29,7 +29,7 @@ def training_caveats(curve: Path, steps: int, config: TrainConfig, reason: EndRe
     fix = f"raise {option} to train longer"
     caveats = []
     if steps < _FEW_STEPS:
-        text = f"the model was trained in only {steps:,} updates; {fix}"
+        text = f"the model was trained for only {steps:,} updates; {fix}"
         caveats.append(Caveat(kind="few-updates", text=text, figures={"steps": steps}))
     losses = _before_and_at_the_end(curve, steps)
     if losses is not None and losses[0] - losses[1] >= _FALL:

@@ -148,13 +148,13 @@ def latest(directory: Path, key: str, *, with_best: bool = False) -> Checkpoint 
         path = directory / checkpoint_name(step)
         try:
             checkpoint = _load(path, step)
+            if checkpoint.position.key != key:
+                log.warning("train: %s: another training's checkpoint; trying the previous one", path)
+                continue
             if with_best and checkpoint.best and checkpoint.best.step != step:
                 load_best(directory, checkpoint.best, key)
         except _DAMAGED as error:
             log.warning("train: %s: damaged checkpoint (%s); trying the previous one", path, one_line(error))
-            continue
-        if checkpoint.position.key != key:
-            log.warning("train: %s: another training's checkpoint; trying the previous one", path)
             continue
         if checkpoint.format != FORMAT:
             raise InputError(

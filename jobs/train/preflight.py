@@ -32,7 +32,8 @@ def check_rows(config: TrainConfig, train_rows: int, validation_rows: int, ranks
     if batch < ranks:
         raise InputError(
             f"train.min_steps_per_epoch: found a global batch of {batch} for {train_rows:,} training rows and {ranks} "
-            "ranks, expected at least one row per rank; fix: lower --np or set train.batch_size"
+            f"ranks, expected at least one row per rank; fix: lower --np to {batch} or less, or set train.batch_size="
+            f"{ranks} or more, which is then kept"
         )
     needing = {"train.early_stopping": config.early_stopping is not None, "train.keep=best": config.keep == "best"}
     for option in (option for option, is_set in needing.items() if is_set and not validation_rows):

@@ -106,6 +106,9 @@ class Training:
         device = devices.configure(tf, self.collective.local_rank, self.collective.local_size, deterministic)
         if deterministic:
             tf.config.experimental.enable_op_determinism()
+        if self.config.optimizer == "muon":
+            # GPUs multiply float32 matrices in TF32 by default: too few bits for the iteration on Gram matrices.
+            tf.config.experimental.enable_tensor_float_32_execution(False)
         precision = choose_precision(tf, self.config, self.collective)
         if self.rank == 0:
             ranks = f"{self.world_size} ranks, each" if self.world_size > 1 else "1 rank"
@@ -145,6 +148,8 @@ class Training:
                 if self._is_validated(step):
                     validation = self._end_epoch(step, console, writer)
             writer.wait()
+            if console:
+                console.ended(step)
         kept = self._keep_best(step)
         if kept:
             validation = kept.validation

@@ -13,7 +13,7 @@ _ITERATIONS = 5
 def orthogonalized(matrix: Tensor) -> Tensor:
     """Return about U Vᵀ for a float32 matrix U S Vᵀ [m, n], by a Newton-Schulz iteration: matrix products only.
 
-    Zeros stay zeros.
+    Zeros stay zeros. Inaccurate where TensorFlow multiplies float32 matrices in TF32, so `jobs.train` turns that off.
     """
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = matrix / (tf.norm(matrix) + 1e-7)

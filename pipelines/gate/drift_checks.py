@@ -54,12 +54,15 @@ def feature_checks(config: GateConfig, drifts: Sequence[FeatureDrift], unknown: 
     """Check the champion's features of each new pair. `unknown`: why there are no figures, or "".
 
     A pair fails if its distance is too large and significant, by Bonferroni's correction over the new pairs. So if no
-    pair has drifted, one fails with a probability of at most gate.drift_alpha. The least p-value is 1 in 10,000. Where
-    the correction asks for less (above 100 pairs at the default), that is each pair's level.
+    pair has drifted, one fails with a probability of at most gate.drift_alpha. The smallest p-value is 1 in 10,000.
+    Where the correction asks for less (above 100 pairs at the default), that is each pair's level.
     """
     blocks = config.drift == "block"
     if unknown:
-        return [Check(name="drift of features", holds=False, blocks=blocks, text=f"not checked: {unknown}")]
+        text = f"not checked: {unknown}"
+        if blocks:  # also the next challengers, until a champion's dataset can be compared with
+            text = f"not checked: {unknown.partition('; fix:')[0]}; fix: promote once with --set gate.drift=report"
+        return [Check(name="drift of features", holds=False, blocks=blocks, text=text)]
     checks = []
     for drift in drifts:
         level = max(config.drift_alpha / len(drifts), 1 / (EXCHANGES + 1))

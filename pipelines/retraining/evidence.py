@@ -1,5 +1,6 @@
 """From a finished run to the gate's evidence and decision."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from jobs import segments
@@ -22,15 +23,17 @@ def decide_on(run: RunDir, config: Config, rivals: Rivals, difference: float = 0
     """
     comparison = read_comparison(run)
     model, champion, best = comparison.model, rivals.champion, rivals.best
+    new = new_segments(run, champion.data if champion else None)
     if model.difference is not None:
         model = replace(model, difference=max(model.difference, difference))
     evidence = Evidence(
         test=evaluation_facts(read_metrics(run).test),
         model=model,
-        data=data_facts(run, frozenset(champion.data.segments if champion else ())),
+        data=data_facts(run, new),
         champion_data=champion.data.training if champion else None,
-        drift=comparison.drift,
-        drift_unknown=comparison.drift_unknown,
+        # Without a new pair there is nothing to compare: it does not matter if the champion's dataset cannot be read.
+        drift=comparison.drift if new else (),
+        drift_unknown=comparison.drift_unknown if new else "",
         paired=comparison.paired,
         incomparable=comparison.incomparable,
         best=comparison.paired_best,
@@ -54,13 +57,19 @@ def _class_name(each: ClassMetrics) -> str:
     return each.name if each.name == str(each.label) else f"{each.label} ({each.name})"
 
 
-def data_facts(run: RunDir, known: frozenset[str]) -> list[DataFacts]:
-    """Return the facts of a run's training split and, if it has several segments, of each whose ID is not `known`."""
+def new_segments(run: RunDir, known: TrainingData | None) -> list[segments.SegmentInfo]:
+    """Return the segments of a run's dataset whose archives are not among `known`, the champion's training data."""
     directory = dataset_of(run)
-    manifest = read_manifest(directory)
+    pairs = read_manifest(directory).training_pairs
     infos = segments.read_segments(directory)
-    new = [info for info in infos if info.segment_id not in known] if len(infos) > 1 else []
-    return [_training_split(manifest), *(_segment(manifest, info) for info in new)]
+    return [info for info in infos if known is None or not known.has(info.segment_id, pairs[info.tag])]
+
+
+def data_facts(run: RunDir, new: Sequence[segments.SegmentInfo]) -> list[DataFacts]:
+    """Return the facts of a run's training split and, unless that is all of it, of each `new` segment."""
+    manifest = read_manifest(dataset_of(run))
+    only_segment = len(set(manifest.training_pairs.values())) == 1
+    return [_training_split(manifest), *(_segment(manifest, info) for info in new if not only_segment)]
 
 
 def _segment(manifest: Manifest, info: segments.SegmentInfo) -> DataFacts:
@@ -91,8 +100,5 @@ def _training_split(manifest: Manifest) -> DataFacts:
 
 def training_data(run: RunDir) -> TrainingData:
     """Return what the gate compares later training data with."""
-    directory = dataset_of(run)
-    return TrainingData(
-        training=_training_split(read_manifest(directory)),
-        segments=tuple(info.segment_id for info in segments.read_segments(directory)),
-    )
+    manifest = read_manifest(dataset_of(run))
+    return TrainingData(training=_training_split(manifest), pairs=tuple(manifest.training_pairs.values()))

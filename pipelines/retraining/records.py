@@ -45,10 +45,19 @@ class Inputs(Section):
 
 
 class TrainingData(Section):
-    """What the gate compares later training data with: facts of the training split, and the IDs of its segments."""
+    """What the gate compares later training data with: facts of the training split, and its archive pairs.
+
+    `pairs`: the SHA-256 of the image and of the label archive of each. `segments`: their segment IDs, only in records
+    of versions that had no `pairs`.
+    """
 
     training: DataFacts
-    segments: tuple[str, ...]
+    segments: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+
+    def has(self, segment_id: str, pair: tuple[str, str]) -> bool:
+        """Return whether a pair, by its segment ID and its archives' SHA-256, is among this training data."""
+        return pair in self.pairs or segment_id in self.segments
 
 
 class RegisteredModel(Record):
@@ -86,7 +95,11 @@ class Rivals(Section):
 
 
 class Pending(Record):
-    """pending.json: the retraining under way. A killed one is resumed with the same run and the same rivals."""
+    """pending.json: the retraining under way. A killed one is resumed with the same run and the same rivals.
+
+    `champion_dataset`: the path of the dataset that the champion was trained on; "" without one. A resumed retraining
+    takes it from here, so that its config stays the same if the dataset has been removed.
+    """
 
     file_name = "pending.json"
     fix = "remove it; the next retraining then begins a new run"
@@ -95,6 +108,7 @@ class Pending(Record):
     inputs: Inputs
     rivals: Rivals
     warm_start: bool
+    champion_dataset: str = ""
 
     @property
     def champion_run(self) -> str | None:

@@ -193,6 +193,7 @@ class _Retraining:
             inputs=inputs,
             rivals=Rivals(champion=champion, best=best_besides(self._dir, champion)),
             warm_start=self._wanted.warm_start,
+            champion_dataset=str((self._dataset_of(champion) if champion else None) or ""),
         )
         self._dir.write(pending)
         return pending
@@ -227,11 +228,11 @@ class _Retraining:
         # Only the records name a champion.
         values["evaluate"] |= {"champion": "", "champion_sha256": "", "champion_dataset": ""}
         if champion is not None:
-            copy, dataset = str(self._dir.copy_of(champion)), self._dataset_of(champion)
+            copy = str(self._dir.copy_of(champion))
             values["evaluate"] |= {
                 "champion": copy,
                 "champion_sha256": champion.model_sha256,
-                "champion_dataset": str(dataset or ""),
+                "champion_dataset": pending.champion_dataset,
             }
             if pending.warm_start:
                 values["train"]["initial_model"] = copy

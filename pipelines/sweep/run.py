@@ -1,5 +1,8 @@
 """A sweep on this machine, one training after another, or on Slurm, as an array.
 
+Nothing is tested before each run is trained: the rerun that trains what had failed may find another best point, and
+the test set would then be used twice.
+
 On Slurm a prepare job comes before the array. The last job is
 
     python -m pipelines.sweep.run WORK NAME
@@ -23,6 +26,7 @@ from jobs.files import write_json, write_text
 from jobs.logs import log_to_stderr
 from jobs.python import module_command
 from jobs.run_dir import RunDir, Work
+from jobs.stage import is_done
 from jobs.umask import keep_others_from_writing
 from pipelines import request, runs
 from pipelines.config import Config, validate
@@ -58,7 +62,10 @@ def plan_sweep(
 
 
 def run_here(sweep: Sweep, configs: Configs) -> int:
-    """Train all points one after another, print the table, test the best; return the exit code."""
+    """Train all points one after another, print the table, test the best.
+
+    Returns the exit code. Raises IdxtrainError where a point failed, so none is tested.
+    """
     sweep.write()
     failures: dict[str, str] = {}
     for number, point in enumerate(sweep.points, 1):
@@ -73,12 +80,22 @@ def run_here(sweep: Sweep, configs: Configs) -> int:
             failures[point.run_id] = f"failed, see {run.logs}"
     results = read_results(sweep, failures)
     _print_table(sweep, result_table(results))
+    _require_all_trained(sweep)
     winner = best(results)
     if winner:
         run, config = _tested_run(sweep, winner, configs[winner.point.run_id])
         run_stages(run, config)
         _print_best(winner, result_line(run))
-    return IdxtrainError.exit_code if failures else 0
+    return 0
+
+
+def _require_all_trained(sweep: Sweep) -> None:
+    untrained = [point for point in sweep.points if not is_done(sweep.run(point), "train")]
+    if untrained:
+        raise IdxtrainError(
+            f"sweep {sweep.name}: not tested: {len(untrained)} of {len(sweep.points)} runs failed, for the reasons in "
+            f"the table; fix: correct them, then run the same command with --name {sweep.name}"
+        )
 
 
 def _shown(point: Point) -> tuple[str, ...]:
@@ -180,17 +197,22 @@ def table_so_far(sweep: Sweep) -> list[str]:
 def finish(sweep: Sweep) -> int:
     """Print and save the table of a sweep on Slurm, test the best point; return the exit code.
 
-    With folds, the training of the best point is submitted. Raises IdxtrainError where no point was trained.
+    With folds, the training of the best point is submitted, unless it is done. Raises IdxtrainError where a point was
+    not trained or none has a validation accuracy.
     """
     results = read_results(sweep, _failures(sweep))
     _print_table(sweep, result_table(results))
+    _require_all_trained(sweep)
     winner = best(results)
     if winner is None:
-        raise IdxtrainError(f"sweep {sweep.name}: no point was trained; the reasons are in the table")
+        raise IdxtrainError(f"sweep {sweep.name}: no point has a validation accuracy; the reasons are in the table")
     first = sweep.run(winner.point)
     run, config = _tested_run(sweep, winner, runs.read_config(first))
     if sweep.validation:
         jobs = submit(run, SlurmJobs(first).site(), config, environment_for_sbatch(os.environ))
+        if not jobs:  # all of its stages were done
+            _print_best(winner, result_line(run))
+            return 0
         listed = ", ".join(f"{stage} {job}" for stage, job in jobs.items())
         _print_best(winner, f"submitted as run {run.run_id}: {listed}; `idxtrain status {run.run_id}` shows its state")
         return 0

@@ -55,6 +55,10 @@ class Console:
             step, f"loss {loss:.4f}, training accuracy {accuracy:.3f}, {images_per_second:,.0f} images/s"
         )
 
+    def ended(self, step: int) -> None:
+        """Show that the training ended after `step` updates, which may be early."""
+        self._progress.ended(step)
+
     def validated(self, step: int, validation: dict[str, Any]) -> None:
         """Show the validation at the end of an epoch."""
         self._writer.filters(self._model, step)
