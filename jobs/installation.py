@@ -22,14 +22,16 @@ _BUILD = "HOROVOD_WITH_TENSORFLOW=1 pip install --no-cache-dir --force-reinstall
 REBUILD_HOROVOD = (
     "`uv sync --reinstall-package horovod`" if IS_CHECKOUT else f"`{_BUILD_TOOLS}`, then `{_BUILD} horovod==0.28.1`"
 )
-INSTALL = "run `uv sync`, or `make clean setup`" if IS_CHECKOUT else f"`pip install --force-reinstall {PROJECT}`"
+INSTALL = (
+    "run `uv sync`, or `make clean setup`" if IS_CHECKOUT else f"install the wheel of {PROJECT} into a new environment"
+)
 
 
 def require_horovod() -> None:
     """Raise InputError unless Horovod is here, with the extension for TensorFlow. Imports neither of them."""
     found = _horovod()
     if found is None:
-        raise InputError(f"horovod: found no such package, expected 0.28.1; fix: {INSTALL}")
+        raise InputError(f"horovod: found no such package, expected 0.28.1; fix: {REBUILD_HOROVOD}")
     if not list((found / "tensorflow").glob("mpi_lib*.so")):
         raise InputError(
             f"{found}: found a Horovod without TensorFlow, expected one compiled against it; fix: {REBUILD_HOROVOD}"

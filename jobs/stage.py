@@ -137,15 +137,17 @@ def run_as_process(stage: str, work: Callable[[RunDir], None], argv: Sequence[st
         print(f"idxtrain: usage: python -m jobs.{stage} RUN_DIR", file=sys.stderr)
         sys.exit(InputError.exit_code)
     run = RunDir(Path(arguments[0]).resolve())
-    _clean_up_when_asked_to_stop(run, stage)
-    with _exit_codes(run, stage):
+    requests = _clean_up_when_asked_to_stop(run, stage)
+    with _exit_codes(run, stage, requests):
         run.read_config()
         log_to_file(run.logs / f"{stage}{_rank_suffix()}.log")
         work(run)
 
 
-def _clean_up_when_asked_to_stop(run: RunDir, stage: str) -> None:
+def _clean_up_when_asked_to_stop(run: RunDir, stage: str) -> stop_signals.Requests:
     """Turn a request to stop into KeyboardInterrupt, and end the process if cleaning up takes long.
+
+    Returns the requests so far.
 
     What is left then, an unfinished folder or a lease, is of a dead process, so the next run removes it. Training has
     its own way: see `jobs.train.stop`.
@@ -167,6 +169,7 @@ def _clean_up_when_asked_to_stop(run: RunDir, stage: str) -> None:
         _end_stopped(run, stage)
 
     stop_signals.handle(interrupt)
+    return requests
 
 
 def _silence_libraries() -> None:
@@ -182,29 +185,37 @@ def _print_nothing(unraisable: Any) -> None:
 def _end_stopped(run: RunDir, stage: str) -> NoReturn:
     """Report the stop, and end the process without Python's own clean-up."""
     signal.setitimer(signal.ITIMER_REAL, 0)
-    _report(f"{stage}: stopped on request; `idxtrain run --run-id {run.run_id}` resumes it", ResumableError.exit_code)
+    _report(f"{stage}: stopped on request; {_how_to_resume(run)}", ResumableError.exit_code)
     os._exit(ResumableError.exit_code)
 
 
+def _how_to_resume(run: RunDir) -> str:
+    if run.origin != run:  # an evaluation on other data
+        return "the same command starts again"
+    return f"`idxtrain run --run-id {run.run_id}` resumes it"
+
+
 @contextmanager
-def _exit_codes(run: RunDir, stage: str) -> Iterator[None]:
+def _exit_codes(run: RunDir, stage: str, requests: stop_signals.Requests) -> Iterator[None]:
     """End the process with one line on stderr and the exit code of the exception.
 
     Unlike `jobs.exit_codes` it also writes to the run's log, keeps the traceback of a bug, and lets one rank speak for
     all.
     """
-    resume = f"`idxtrain run --run-id {run.origin.run_id}` resumes it"
+    resume = _how_to_resume(run)
     try:
         yield
-    except PeerLostError as error:
-        log_to_file_only(str(error))
-        sys.exit(error.exit_code)
-    except IdxtrainError as error:
-        _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         # All of ours is cleaned up. Waiting for a library's threads takes long, and one that is half loaded may crash.
         _end_stopped(run, stage)
     except Exception as error:
+        if requests.count:  # a library may turn KeyboardInterrupt into an error of its own
+            _end_stopped(run, stage)
+        if isinstance(error, PeerLostError):
+            log_to_file_only(str(error))
+            sys.exit(error.exit_code)
+        if isinstance(error, IdxtrainError):
+            _fail(str(error), error.exit_code)
         if full_disk(error):
             _fail(f"{stage}: {one_line(error)[:300]}; fix: free some space, then {resume}", IdxtrainError.exit_code)
         if isinstance(error, OSError):  # a lost file system, a missing permission: the system's words, no traceback

@@ -5,11 +5,13 @@ and logs. NAME is the data set's name. The run itself stays as it is. Evaluating
 """
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 from deploy.launcher.launch import Launch
 from jobs.archive import TEST, TRAINING
 from jobs.errors import InputError, ResumableError
+from jobs.fetch.config import FetchConfig
 from jobs.files import write_json
 from jobs.python import module_command
 from jobs.run_dir import RunDir
@@ -50,6 +52,8 @@ def config_of_evaluation(options: Options, run: RunDir) -> Config:
         "class_names": absolute(options.classes) or "",
         **{role: absolute(path) for role, path in options.archives.items()},
     }
+    # Nothing else of the run's section applies to these archives: they may lie otherwise, and have no groups.
+    values["prepare"] = {"unseen_classes": values["prepare"]["unseen_classes"]}
     values["evaluate"] = {"batch_size": values["evaluate"]["batch_size"]}
     for key in assign(values, options.assignments, "--set", "evaluate.batch_size=100"):
         if key not in _KEYS:
@@ -84,16 +88,44 @@ def evaluate_elsewhere(run: RunDir, config: Config) -> RunDir:
     """
     evaluation = folder(run, config)
     dataset = evaluation.path / "dataset"
+    earlier = evaluation.path.with_name(f".{evaluation.path.name}.earlier")
     with RunLock(run):
-        evaluation.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if earlier.exists():  # a killed evaluation has left it
+            _restore(earlier, evaluation)
+        if evaluation.path.exists():
+            _require_same_data(evaluation, config)
+            evaluation.path.rename(earlier)
+        evaluation.path.mkdir(mode=0o700, parents=True)
         write_json(evaluation.config_file, config.to_json())
-        shutil.rmtree(dataset, ignore_errors=True)  # of a killed evaluation
         try:
             for stage, how in launches(evaluation).items():
                 if run_stage(evaluation, stage, how) and stage != "evaluate":
                     raise ResumableError(f"{stage}: finished, then stopped on request; the same command starts again")
         finally:
             shutil.rmtree(dataset, ignore_errors=True)
-            if not evaluation.metrics_file.exists():  # its input was refused
-                shutil.rmtree(evaluation.path, ignore_errors=True)
+            _restore(earlier, evaluation)
     return evaluation
+
+
+def _restore(earlier: Path, evaluation: RunDir) -> None:
+    """Keep the new evaluation if it has a result, else the earlier one, if there is one."""
+    if evaluation.metrics_file.exists():
+        shutil.rmtree(earlier, ignore_errors=True)
+        return
+    shutil.rmtree(evaluation.path, ignore_errors=True)
+    if earlier.exists():
+        earlier.rename(evaluation.path)
+
+
+def _require_same_data(evaluation: RunDir, config: Config) -> None:
+    """Raise InputError if there is an evaluation of this name on archives elsewhere."""
+    there, here = (_archives(each.fetch) for each in (runs.read_config(evaluation), config))
+    if there != here:
+        raise InputError(
+            f"{evaluation.path}: found an evaluation on {' and '.join(there)}, expected one on {' and '.join(here)}; "
+            "fix: name this one with --dataset, or remove that one"
+        )
+
+
+def _archives(fetch: FetchConfig) -> list[str]:
+    return [path for path in (fetch.data, *(getattr(fetch, role) for role in TEST)) if path]

@@ -27,8 +27,10 @@ def check_labels(options: request.Options, folds: int) -> Path:
     config = request.config_of(options, existing)
     check_config(config.train, 1)
     require_horovod()
-    run = request.open_run(options, existing, config)
-    run_stages(run, config, "prepare")
+    if existing is None:
+        request.check_archives(config)
+    with request.opened_run(options, existing, config) as run:
+        run_stages(run, config, "prepare")
     with RunLock(run):
         _run(run, folds)
     return run.path / "labels" / "labels.html"

@@ -60,10 +60,10 @@ def test_a_wide_interval_is_a_caveat(count: int, wide: bool) -> None:
 def test_test_images_in_training_are_counted_and_left_out() -> None:
     duplicates = Duplicates(test_images_in_train=3, test_rows=(0, 1, 3999), examples=((0, 5), (1, 6), (3999, 7)))
     (caveat,) = found(np.arange(ROWS) % 2, errors=1, duplicates=duplicates)
-    assert caveat.text == "3 of 4,000 test images are also in the training archive; accuracy without them 1.0000"
+    assert caveat.text == "3 of 4,000 test images are also in the training data; accuracy without them 1.0000"
     assert caveat.figures == {"count": 3, "accuracy_without": 1.0}
     (caveat,) = found(np.arange(ROWS) % 2, duplicates=Duplicates(test_images_in_train=100_001, examples=((0, 5),)))
-    assert caveat.text.endswith("also in the training archive")
+    assert caveat.text.endswith("also in the training data")
 
 
 def test_the_accuracy_without_all_images_is_unknown() -> None:

@@ -258,11 +258,23 @@ STUCK = """
 """
 
 
+# A library that turns every exception into one of its own.
+TURNED = """
+    import time
+    print("up", file=sys.stderr, flush=True)
+    try:
+        time.sleep(20)
+    except BaseException as error:
+        raise ImportError("half loaded") from error
+"""
+
+
+@pytest.mark.parametrize("body", [STUCK, TURNED])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stage_that_is_asked_to_stop_ends_within_three_seconds_whatever_it_waits_for(
-    new: RunDir, number: signal.Signals
+def test_a_stage_that_is_asked_to_stop_ends_within_three_seconds_whatever_it_does(
+    new: RunDir, number: signal.Signals, body: str
 ) -> None:
-    command = [sys.executable, "-c", PROCESS.format(body=STUCK.strip()), str(new.path)]
+    command = [sys.executable, "-c", PROCESS.format(body=body.strip()), str(new.path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr
         while running.stderr.readline() != "up\n":

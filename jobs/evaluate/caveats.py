@@ -47,7 +47,7 @@ def _images_in_training(manifest: Manifest, predictions: Predictions) -> Iterato
     total = manifest.splits["test"].rows
     yield Caveat(
         kind="images-in-training",
-        text=f"{count:,} of {total:,} test images {_are(count)} also in the training archive{more}",
+        text=f"{count:,} of {total:,} test images {_are(count)} also in the training data{more}",
         figures={"count": count, "accuracy_without": without},
     )
 
@@ -79,7 +79,7 @@ def _unseen_classes(test: TestMetrics) -> Iterator[Caveat]:
 def _one_class(manifest: Manifest) -> Iterator[Caveat]:
     splits: tuple[Split, ...] = ("test", "validation")
     for split in splits:
-        present = np.flatnonzero(manifest.splits[split].label_counts).tolist()
+        present = np.flatnonzero(manifest.splits[split].label_counts[: manifest.classes]).tolist()
         if len(present) == 1 and manifest.classes > 1:
             yield Caveat(
                 kind="one-class-in-test" if split == "test" else "one-class-in-validation",

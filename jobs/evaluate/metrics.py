@@ -34,7 +34,7 @@ def summarize(probabilities: NDArray[Any], labels: NDArray[Any], manifest: Manif
     `probabilities`: float32 [rows, classes], rows > 0. `labels`: int [rows], class numbers; those from `classes` on are
     of classes that the model does not know. `manifest`: of the dataset that the model was trained on.
     """
-    predicted, known = probabilities.argmax(axis=1), labels < manifest.classes
+    predicted, known = probabilities.argmax(axis=1), np.flatnonzero(labels < manifest.classes)
     confusions = count_confusions(labels, predicted)
     count, correct = len(labels), int((labels == predicted).sum())
     return TestMetrics(
@@ -42,7 +42,7 @@ def summarize(probabilities: NDArray[Any], labels: NDArray[Any], manifest: Manif
         errors=count - correct,
         count=count,
         ci95=wilson_interval(correct, count),
-        loss=cross_entropy(probabilities[known], labels[known]) if known.any() else None,
+        loss=cross_entropy(probabilities, labels, known) if len(known) else None,
         classes=tuple(per_class(labels, predicted, manifest)),
         unseen=_unseen(labels, correct, manifest),
         confusion=_as_written(confusions, manifest).tolist(),
@@ -148,12 +148,12 @@ def _ratio(count: int, whole: int) -> float | None:
     return int(count) / int(whole) if whole else None
 
 
-def cross_entropy(probabilities: NDArray[Any], labels: NDArray[Any]) -> float:
-    """Return the mean of −ln p(true class), in nats. Shapes as in `summarize`.
+def cross_entropy(probabilities: NDArray[Any], labels: NDArray[Any], rows: NDArray[Any]) -> float:
+    """Return the mean of −ln p(true class), in nats, over some rows: int [n], n > 0. Other shapes as in `summarize`.
 
     A probability that float32 rounded to 0 counts as its smallest normal number, 1.2e-38, so that the mean is finite.
     """
-    true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    true = probabilities[rows, labels[rows]].astype(np.float64)
     return float(-np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean())
 
 

@@ -64,5 +64,5 @@ def _name(tag: str) -> str:
 def settings_of(config: Config) -> str:
     """Return a hash of the parts of the config that decide the model."""
     values = config.to_json()
-    settings = {key: values[key] for key in ("recipe", "seed", "prepare", "train")}
-    return sha256_json(settings | {"dataset": config.fetch.dataset})
+    settings = {key: values[key] for key in ("recipe", "seed", "train")}
+    return sha256_json(settings | {"prepare": config.prepare.content(), "dataset": config.fetch.dataset})
