@@ -309,5 +309,10 @@ def test_no_writer_of_mnist_is_in_training_and_validation(tmp_path: Path) -> Non
     assert abs(len(made.rows["validation"]) - 5_000) < 100
     assert min(made.counts["validation"]) > 300  # of each digit
     stratified = split(tmp_path, archives)
+    # MNIST's even rows are of one series of writers: each twelfth row would be, too.
+    of_students = table[:, 1] == 4
+    spread = split(tmp_path, archives, validation_from="spread")
+    assert of_students[spread.rows["validation"]].mean() > 0.95
+    assert abs(of_students[stratified.rows["validation"]].mean() - of_students.mean()) < 0.02
     shared = [set(table[stratified.rows[each], 2].tolist()) for each in ("train", "validation")]
     assert len(shared[0] & shared[1]) > 400
