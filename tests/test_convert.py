@@ -228,7 +228,7 @@ def test_a_validation_split_becomes_what_the_option_says(tmp_path: Path) -> None
         (["Training/cat/1.png", "Testing/dog/1.png"], {"train": {"cat"}, "test": {"dog"}}),
         (["set/data/train/cat/1.png", "set/data/train/cat/sub/2.png"], {"train": {"cat"}}),
         (["test/cat/1.png", "test/dog/1.png"], {"test": {"cat", "dog"}}),
-        (["train/1.png", "test/1.png"], {"train": {"train", "test"}}),  # classes of these names
+        (["test/1.png", "cat/1.png"], {"train": {"test", "cat"}}),  # a class of this name
     ],
 )
 def test_folders_show_split_and_class(paths: list[str], splits: dict[str, set[str]]) -> None:
@@ -244,6 +244,19 @@ def test_folders_show_split_and_class(paths: list[str], splits: dict[str, set[st
 def test_splits_and_classes_side_by_side_are_refused(tmp_path: Path) -> None:
     source = put(put_pictures(tmp_path / "source", 1), "bird/a.png", png_file(random_pixels(0, 6, 5, 1)))
     assert "train and bird side by side" in refusal(source, tmp_path / "idx").replace("test and bird", "train and bird")
+
+
+@pytest.mark.parametrize(
+    ("paths", "found"),
+    [
+        (["data/train/1.png", "data/test/1.png"], "test and train"),
+        (["train/1.png"], "train"),
+        (["train/cat/1.png", "test/1.png"], "test"),
+    ],
+)
+def test_splits_without_folders_of_classes_are_refused(paths: list[str], found: str) -> None:
+    with pytest.raises(InputError, match=f"source: found pictures directly in {found}, expected a folder per class"):
+        Layout(paths, "source", Options())
 
 
 def test_an_existing_target_is_never_overwritten(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def tables(draw: st.DrawFn) -> tuple[list[str], list[list[float]], int]:
     columns = draw(st.integers(1, 9))
     rows = draw(st.lists(st.lists(NUMBERS, min_size=columns, max_size=columns), min_size=1, max_size=12))
     names = CLASSES.map(str.strip).filter(
-        lambda name: name and not set(name) & {"\0", "\r"}
+        lambda name: name and not set(name) & {"\0", "\r"} and name.lower() not in ("label", "class", "target", "y")
     )  # Python writes "\r" unquoted
     classes = draw(st.lists(names, min_size=len(rows), max_size=len(rows)))
     return classes, rows, draw(st.integers(0, columns))
@@ -116,6 +116,23 @@ def test_kaggles_mnist_layout_is_found_by_its_header(tmp_path: Path) -> None:
         assert (archive(folder, f"{split}-images") == pixels.reshape(-1, 28, 28)).all()
         assert archive(folder, f"{split}-labels").tolist() == [row % 10 for row in range(30)]
     assert not (folder / "data.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("header", "label"),
+    [("label,0,1,2,3", None), ("0,1,2,3,label", None), ("0,1,2,3,target", "-1"), ("Class,0,1,2,3", "0")],
+)
+def test_a_header_may_call_the_pixels_by_numbers_as_pandas_does(header: str, label: str | None) -> None:
+    is_last = header.startswith("0")
+    lines = [header, *(f"10,20,30,40,{row}" if is_last else f"{row},10,20,30,40" for row in range(3))]
+    ((classes, pixels),) = parse([f"{line}\n" for line in lines], label, "t.csv")
+    assert classes == ["0", "1", "2"]
+    assert pixels.tolist() == [[10, 20, 30, 40]] * 3
+
+
+def test_classes_called_as_a_header_are_classes_in_a_row_of_pixels() -> None:
+    ((classes, _),) = parse(["y,0,0,7,9\n", "n,1,2,3,4\n"], None, "t.csv")
+    assert classes == ["y", "n"]
 
 
 def test_sklearns_digits_become_int16_so_that_training_scales_them_by_their_range(tmp_path: Path) -> None:
