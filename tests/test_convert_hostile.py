@@ -11,6 +11,7 @@ import tomllib
 import tracemalloc
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,29 @@ def test_a_tar_whose_headers_are_huge_is_refused_with_little_memory(tmp_path: Pa
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 << 20
+
+
+@pytest.mark.parametrize("lie", [{"size": "99999999999999999999"}, {"GNU.sparse.map": "x"}], ids=str)
+def test_a_tar_that_lies_about_a_size_is_refused(tmp_path: Path, lie: dict[str, str]) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as packed:
+        info = member(GOOD[0])
+        info.pax_headers = lie
+        packed.addfile(info, io.BytesIO(PICTURE))
+    with pytest.raises(InputError, match=r"a.tar: found a damaged archive .*; fix: "):
+        list(entries.entries(path))
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_any_damaged_byte_of_a_zip_is_a_fault_or_a_refusal(tmp_path: Path, packing: int) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", packing) as packed:
+        packed.writestr("a/1.png", PICTURE)
+    data = path.read_bytes()
+    for at in range(len(data)):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+        with suppress(InputError):
+            list(entries.entries(path))
 
 
 def packed_tar(path: Path) -> bytes:
