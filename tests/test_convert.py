@@ -267,6 +267,19 @@ def test_an_existing_target_is_never_overwritten(tmp_path: Path) -> None:
     assert archive(convert(source, tmp_path / "empty"), "train-labels").shape == (2,)
 
 
+def test_the_current_folder_can_be_the_target_of_a_folder_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = put_pictures(tmp_path / "source", 1)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    convert(source, Path())
+    assert archive(tmp_path / "empty", "train-labels").shape == (2,)
+    (tmp_path / "npz").mkdir()
+    with pytest.raises(InputError, match="npz: found something there, expected nothing"):
+        convert_source(tmp_path / "empty", tmp_path / "npz", Options(), "npz")
+
+
 def test_an_option_that_would_do_nothing_is_refused(tmp_path: Path) -> None:
     source = put_pictures(tmp_path / "source", 1)
     assert refusal(source, tmp_path / "idx", label="3").startswith("--label: ")
@@ -307,6 +320,19 @@ def test_pixels_that_png_cannot_hold_are_refused(tmp_path: Path) -> None:
     folder = convert(tmp_path / "a.npz", tmp_path / "idx")
     assert "float32" in refusal(folder, tmp_path / "png")
     assert not (tmp_path / "png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "folders"),
+    [("b", {"a", "b", "c"}), ("A", {"0", "1", "2"}), ("\N{HIRAGANA LETTER A}" * 90, {"0", "1", "2"})],
+)
+def test_both_splits_have_the_same_folders_of_classes(tmp_path: Path, name: str, folders: set[str]) -> None:
+    images = random_pixels(0, 2, 2, 2)
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=np.array([0, 2]), x_test=images, y_test=np.array([1, 2]))
+    folder = convert(tmp_path / "a.npz", tmp_path / "idx")
+    (folder / "data.toml").write_text(f"class_names = ['a', '{name}', 'c']", encoding="utf-8")
+    back = convert(folder, tmp_path / "back")
+    assert {path.name for path in back.glob("*/*")} == folders
 
 
 def test_more_than_65535_images_are_converted_and_memory_is_bounded(tmp_path: Path) -> None:

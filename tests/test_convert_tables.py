@@ -224,7 +224,13 @@ def test_channels_that_come_first_are_moved_last(tmp_path: Path) -> None:
         ),
         ({"x_train": np.full((2, 3, 3), 2**40), "y_train": np.arange(2)}, "at most 32 bits with sign"),
         ({"x_train": np.zeros((2, 3, 3, 3, 3)), "y_train": np.arange(2)}, "found images of shape 3 x 3 x 3 x 3"),
-        ({"x_train": np.zeros((0, 3, 3)), "y_train": np.arange(0)}, "found no image"),
+        ({"x_train": np.zeros((0, 3, 3)), "y_train": np.arange(0)}, "found no rows, expected one image"),
+        ({"x_train": np.array(["a", "b"]), "y_train": np.arange(2)}, "found x_train of text, expected pixels"),
+        ({"x_train": np.zeros((10, 0)), "y_train": np.arange(10)}, "found images of shape 0, expected"),
+        (
+            {"x_train": np.zeros((1, 2, 2)), "y_train": np.array([b"\xff"])},
+            "label in y_train that is not UTF-8",
+        ),
     ],
 )
 def test_npz_files_that_are_no_images_are_refused(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
@@ -286,6 +292,12 @@ def test_a_cut_cifar_batch_is_refused(tmp_path: Path) -> None:
     assert "data_batch_1.bin: found 9,218 bytes, expected records of 3,073" in refusal(source, tmp_path / "idx")
 
 
+def test_cifar_10_and_cifar_100_in_one_folder_are_refused(tmp_path: Path) -> None:
+    source = put(tmp_path / "source", "ten/data_batch_1.bin", records(1, 3, 1).tobytes())
+    put(source, "hundred/train.bin", records(1, 3, 2).tobytes())
+    assert "found CIFAR-10 and CIFAR-100, expected one of them" in refusal(source, tmp_path / "idx")
+
+
 # --- Parquet
 
 
@@ -328,6 +340,13 @@ def test_a_table_of_numbers_has_its_numbers(tmp_path: Path, flat: bool) -> None:
     folder = convert(tmp_path / "t.parquet", tmp_path / "idx")
     assert (archive(folder, "train-images") == images).all()
     assert archive(folder, "train-labels").tolist() == [[0, 2, 1][row % 3] for row in range(300)]
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_a_table_of_floats_keeps_their_type(tmp_path: Path, kind: str) -> None:
+    images = pa.array([[[0.1, 0.2], [0.3, 0.4]]] * 2, pa.list_(pa.list_(pa.type_for_alias(kind))))
+    pq.write_table(pa.table({"image": images, "label": [0, 1]}), tmp_path / "t.parquet")
+    assert archive(convert(tmp_path / "t.parquet", tmp_path / "idx"), "train-images").dtype == kind
 
 
 @pytest.mark.parametrize(
@@ -373,5 +392,8 @@ def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
 def test_a_gzip_csv_is_read(tmp_path: Path) -> None:
     put(tmp_path, "t.csv.gz", gzip.compress(b"0,1,2,3,255\n1,5,6,7,8\n"))
     assert archive(convert(tmp_path / "t.csv.gz", tmp_path / "idx"), "train-images")[1].tolist() == [[5, 6], [7, 8]]
-    put(tmp_path, "t.csv.gz", gzip.compress(b"0,1,2,3,255\n1,5,6,7,8\n")[:-9])
+    whole = gzip.compress(b"0,1,2,3,255\n1,5,6,7,8\n")
+    put(tmp_path, "t.csv.gz", whole[:12] + b"\xff\xff\xff" + whole[15:])
+    assert "cannot be read as CSV" in refusal(tmp_path / "t.csv.gz", tmp_path / "other")
+    put(tmp_path, "t.csv.gz", whole[:-9])
     assert "cannot be read as CSV" in refusal(tmp_path / "t.csv.gz", tmp_path / "other")
