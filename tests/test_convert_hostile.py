@@ -14,11 +14,13 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from jobs.convert import entries
+from jobs.convert import entries, npz
 from jobs.convert.convert import form_of
 from jobs.convert.entries import Entry
+from jobs.convert.options import Options
 from jobs.errors import InputError
 from tests.support.pictures import png_file, put_pictures, random_pixels
 from tests.test_convert import archive, convert, refusal
@@ -159,6 +161,16 @@ def test_any_damaged_byte_of_a_zip_is_a_fault_or_a_refusal(tmp_path: Path, packi
         path.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
         with suppress(InputError):
             list(entries.entries(path))
+
+
+def test_any_damaged_byte_of_an_npz_is_refused_or_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, x_train=random_pixels(0, 2, 2, 2), y_train=np.arange(2, dtype=np.uint8))
+    data = path.read_bytes()
+    for at in range(len(data)):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+        with suppress(InputError):
+            list(npz.table(path, Options()).blocks)
 
 
 def packed_tar(path: Path) -> bytes:
