@@ -125,7 +125,9 @@ def _archive_sizes(config: Config, work: Work) -> ArchiveSizes:
 
     located = locate(config.fetch)
     paths = {**located.archives, **fetched_before(located, work.archives)}
-    shapes = {key: header.shape for key, header in read_headers(paths, located.label_column).items()}
+    given = config.prepare.label_column
+    headers = read_headers(paths, located.label_column if given is None else given)
+    shapes = {key: header.shape for key, header in headers.items()}
     known = located.data_set.archives if located.data_set else {}
     shapes |= {role: known[role].shape for role in located.lacking if role not in shapes}
     check_options(config.prepare, shapes)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.archive import ROLES, TRAINING, Role
+from jobs.archive import ROLES, TEST, TRAINING, Role
 from jobs.errors import IdxtrainError, InputError
 from jobs.run_dir import RunDir, Work
 from jobs.stage import is_done
@@ -78,6 +78,7 @@ def config_of(options: Options, existing: RunDir | None) -> Config:
 
 
 def _compose(options: Options) -> Config:
+    _require_pairs(options)
     settings = {
         "fetch.data": absolute(options.data),
         "fetch.dataset": options.dataset or own_name(options),
@@ -89,6 +90,20 @@ def _compose(options: Options) -> Config:
     }
     given = {key: value for key, value in settings.items() if value is not None}
     return compose(options.recipe or DEFAULT_RECIPE, given, options.assignments)
+
+
+def _require_pairs(options: Options) -> None:
+    """Raise InputError for one archive of a pair: without a folder or a name, the default data set has no other one."""
+    if options.data or options.dataset or any(each.strip().startswith("fetch.data") for each in options.assignments):
+        return
+    for pair in (TRAINING, TEST):
+        lacking = [role for role in pair if role not in options.archives]
+        if len(lacking) == 1:
+            option = f"--{lacking[0].replace('_', '-')}"
+            raise InputError(
+                f"{option}: missing, expected both archives of a pair; fix: add {option} F, or name the data set of "
+                "the other one as --dataset"
+            )
 
 
 def absolute(path: Path | None) -> str | None:
@@ -119,7 +134,8 @@ def check_archives(config: Config) -> None:
 
     located = locate(config.fetch)
     if located.archives:
-        read_headers(located.archives, located.label_column)
+        given = config.prepare.label_column
+        read_headers(located.archives, located.label_column if given is None else given)
 
 
 def open_run(options: Options, existing: RunDir | None, config: Config) -> RunDir:

@@ -25,7 +25,7 @@ from tests.support.real_data import real_data
         ("0,48\n1,49\n", {0: "48", 1: "49"}),  # names, as commas separate them
         ("0 1\n1 2\n", {0: "1", 1: "2"}),  # no codes of visible characters
         ("0\n1\n", {0: "0", 1: "1"}),
-        ("2 doors\n2 wheels\n", {0: "2 doors", 1: "2 wheels"}),  # the labels are not each once
+        ("0,2 doors\n1,2 wheels\n", {0: "2 doors", 1: "2 wheels"}),
         ("2 doors\nfour doors\n", {0: "2 doors", 1: "four doors"}),
     ],
 )
@@ -42,6 +42,10 @@ def test_a_file_of_class_names_is_read_by_its_form(tmp_path: Path, text: str, na
         (b"cat\n\ndog", "found '' for label 1, expected 1 to 100 printable characters"),
         (b"cat\ncat", "found 'cat' for labels 0 and 1, expected a name of its own for each"),
         (b"cat\n\x1b[31mdog", "for label 1, expected 1 to 100 printable characters"),
+        (b"0 cat\n1 dog\nbird\n", "line 3: found 'bird', expected LABEL NAME with each label once"),
+        (b"label name\n0 cat\n1 dog\n", "line 1: found 'label name', expected LABEL NAME"),
+        (b"0 cat\n\n1 dog\n", "line 2: found '', expected LABEL NAME"),
+        (b"2 doors\n2 wheels\n", "line 2: found label 2 again, after line 1, expected"),
         (b"x" * 101, "for label 0, expected 1 to 100 printable characters"),
         (b"cat\n\xff", "found byte 4 that is not UTF-8"),
         (None, "found no such file, expected a text file of class names"),

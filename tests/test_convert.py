@@ -228,7 +228,7 @@ def test_a_validation_split_becomes_what_the_option_says(tmp_path: Path) -> None
         (["Training/cat/1.png", "Testing/dog/1.png"], {"train": {"cat"}, "test": {"dog"}}),
         (["set/data/train/cat/1.png", "set/data/train/cat/sub/2.png"], {"train": {"cat"}}),
         (["test/cat/1.png", "test/dog/1.png"], {"test": {"cat", "dog"}}),
-        (["train/1.png", "test/1.png"], {"train": {"train", "test"}}),  # classes of these names
+        (["test/1.png", "cat/1.png"], {"train": {"test", "cat"}}),  # a class of this name
     ],
 )
 def test_folders_show_split_and_class(paths: list[str], splits: dict[str, set[str]]) -> None:
@@ -246,12 +246,38 @@ def test_splits_and_classes_side_by_side_are_refused(tmp_path: Path) -> None:
     assert "train and bird side by side" in refusal(source, tmp_path / "idx").replace("test and bird", "train and bird")
 
 
+@pytest.mark.parametrize(
+    ("paths", "found"),
+    [
+        (["data/train/1.png", "data/test/1.png"], "test and train"),
+        (["train/1.png"], "train"),
+        (["train/cat/1.png", "test/1.png"], "test"),
+    ],
+)
+def test_splits_without_folders_of_classes_are_refused(paths: list[str], found: str) -> None:
+    with pytest.raises(InputError, match=f"source: found pictures directly in {found}, expected a folder per class"):
+        Layout(paths, "source", Options())
+
+
 def test_an_existing_target_is_never_overwritten(tmp_path: Path) -> None:
     source = put_pictures(tmp_path / "source", 1)
     put(tmp_path / "idx", "mine.txt", b"mine")
     assert "found something there" in refusal(source, tmp_path / "idx")
     (tmp_path / "empty").mkdir()
     assert archive(convert(source, tmp_path / "empty"), "train-labels").shape == (2,)
+
+
+def test_the_current_folder_can_be_the_target_of_a_folder_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = put_pictures(tmp_path / "source", 1)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    convert(source, Path())
+    assert archive(tmp_path / "empty", "train-labels").shape == (2,)
+    (tmp_path / "npz").mkdir()
+    with pytest.raises(InputError, match="npz: found something there, expected nothing"):
+        convert_source(tmp_path / "empty", tmp_path / "npz", Options(), "npz")
 
 
 def test_an_option_that_would_do_nothing_is_refused(tmp_path: Path) -> None:
@@ -294,6 +320,20 @@ def test_pixels_that_png_cannot_hold_are_refused(tmp_path: Path) -> None:
     folder = convert(tmp_path / "a.npz", tmp_path / "idx")
     assert "float32" in refusal(folder, tmp_path / "png")
     assert not (tmp_path / "png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "folders"),
+    [("b", {"a", "b", "c"}), ("A", {"0", "1", "2"}), ("\N{HIRAGANA LETTER A}" * 40, {"0", "1", "2"})],
+    ids=["fits", "differs by case", "too many bytes"],
+)
+def test_both_splits_have_the_same_folders_of_classes(tmp_path: Path, name: str, folders: set[str]) -> None:
+    images = random_pixels(0, 2, 2, 2)
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=np.array([0, 2]), x_test=images, y_test=np.array([1, 2]))
+    folder = convert(tmp_path / "a.npz", tmp_path / "idx")
+    (folder / "data.toml").write_text(f"class_names = ['a', '{name}', 'c']", encoding="utf-8")
+    back = convert(folder, tmp_path / "back")
+    assert {path.name for path in back.glob("*/*")} == folders
 
 
 def test_more_than_65535_images_are_converted_and_memory_is_bounded(tmp_path: Path) -> None:

@@ -11,13 +11,16 @@ import tomllib
 import tracemalloc
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from jobs.convert import entries
+from jobs.convert import entries, npz
 from jobs.convert.convert import form_of
 from jobs.convert.entries import Entry
+from jobs.convert.options import Options
 from jobs.errors import InputError
 from tests.support.pictures import png_file, put_pictures, random_pixels
 from tests.test_convert import archive, convert, refusal
@@ -135,6 +138,39 @@ def test_a_tar_whose_headers_are_huge_is_refused_with_little_memory(tmp_path: Pa
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 << 20
+
+
+@pytest.mark.parametrize("lie", [{"size": "99999999999999999999"}, {"GNU.sparse.map": "x"}], ids=str)
+def test_a_tar_that_lies_about_a_size_is_refused(tmp_path: Path, lie: dict[str, str]) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as packed:
+        info = member(GOOD[0])
+        info.pax_headers = lie
+        packed.addfile(info, io.BytesIO(PICTURE))
+    with pytest.raises(InputError, match=r"a.tar: found a damaged archive .*; fix: "):
+        list(entries.entries(path))
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_any_damaged_byte_of_a_zip_is_a_fault_or_a_refusal(tmp_path: Path, packing: int) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", packing) as packed:
+        packed.writestr("a/1.png", PICTURE)
+    data = path.read_bytes()
+    for at in range(len(data)):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+        with suppress(InputError):
+            list(entries.entries(path))
+
+
+def test_any_damaged_byte_of_an_npz_is_refused_or_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, x_train=random_pixels(0, 2, 2, 2), y_train=np.arange(2, dtype=np.uint8))
+    data = path.read_bytes()
+    for at in range(len(data)):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+        with suppress(InputError):
+            list(npz.table(path, Options()).blocks)
 
 
 def packed_tar(path: Path) -> bytes:

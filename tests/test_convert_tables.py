@@ -36,7 +36,7 @@ def tables(draw: st.DrawFn) -> tuple[list[str], list[list[float]], int]:
     columns = draw(st.integers(1, 9))
     rows = draw(st.lists(st.lists(NUMBERS, min_size=columns, max_size=columns), min_size=1, max_size=12))
     names = CLASSES.map(str.strip).filter(
-        lambda name: name and not set(name) & {"\0", "\r"}
+        lambda name: name and not set(name) & {"\0", "\r"} and name.lower() not in ("label", "class", "target", "y")
     )  # Python writes "\r" unquoted
     classes = draw(st.lists(names, min_size=len(rows), max_size=len(rows)))
     return classes, rows, draw(st.integers(0, columns))
@@ -116,6 +116,23 @@ def test_kaggles_mnist_layout_is_found_by_its_header(tmp_path: Path) -> None:
         assert (archive(folder, f"{split}-images") == pixels.reshape(-1, 28, 28)).all()
         assert archive(folder, f"{split}-labels").tolist() == [row % 10 for row in range(30)]
     assert not (folder / "data.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("header", "label"),
+    [("label,0,1,2,3", None), ("0,1,2,3,label", None), ("0,1,2,3,target", "-1"), ("Class,0,1,2,3", "0")],
+)
+def test_a_header_may_call_the_pixels_by_numbers_as_pandas_does(header: str, label: str | None) -> None:
+    is_last = header.startswith("0")
+    lines = [header, *(f"10,20,30,40,{row}" if is_last else f"{row},10,20,30,40" for row in range(3))]
+    ((classes, pixels),) = parse([f"{line}\n" for line in lines], label, "t.csv")
+    assert classes == ["0", "1", "2"]
+    assert pixels.tolist() == [[10, 20, 30, 40]] * 3
+
+
+def test_classes_called_as_a_header_are_classes_in_a_row_of_pixels() -> None:
+    ((classes, _),) = parse(["y,0,0,7,9\n", "n,1,2,3,4\n"], None, "t.csv")
+    assert classes == ["y", "n"]
 
 
 def test_sklearns_digits_become_int16_so_that_training_scales_them_by_their_range(tmp_path: Path) -> None:
@@ -207,7 +224,13 @@ def test_channels_that_come_first_are_moved_last(tmp_path: Path) -> None:
         ),
         ({"x_train": np.full((2, 3, 3), 2**40), "y_train": np.arange(2)}, "at most 32 bits with sign"),
         ({"x_train": np.zeros((2, 3, 3, 3, 3)), "y_train": np.arange(2)}, "found images of shape 3 x 3 x 3 x 3"),
-        ({"x_train": np.zeros((0, 3, 3)), "y_train": np.arange(0)}, "found no image"),
+        ({"x_train": np.zeros((0, 3, 3)), "y_train": np.arange(0)}, "found no rows, expected one image"),
+        ({"x_train": np.array(["a", "b"]), "y_train": np.arange(2)}, "found x_train of text, expected pixels"),
+        ({"x_train": np.zeros((10, 0)), "y_train": np.arange(10)}, "found images of shape 0, expected"),
+        (
+            {"x_train": np.zeros((1, 2, 2)), "y_train": np.array([b"\xff"])},
+            "label in y_train that is not UTF-8",
+        ),
     ],
 )
 def test_npz_files_that_are_no_images_are_refused(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
@@ -269,6 +292,12 @@ def test_a_cut_cifar_batch_is_refused(tmp_path: Path) -> None:
     assert "data_batch_1.bin: found 9,218 bytes, expected records of 3,073" in refusal(source, tmp_path / "idx")
 
 
+def test_cifar_10_and_cifar_100_in_one_folder_are_refused(tmp_path: Path) -> None:
+    source = put(tmp_path / "source", "ten/data_batch_1.bin", records(1, 3, 1).tobytes())
+    put(source, "hundred/train.bin", records(1, 3, 2).tobytes())
+    assert "found CIFAR-10 and CIFAR-100, expected one of them" in refusal(source, tmp_path / "idx")
+
+
 # --- Parquet
 
 
@@ -311,6 +340,13 @@ def test_a_table_of_numbers_has_its_numbers(tmp_path: Path, flat: bool) -> None:
     folder = convert(tmp_path / "t.parquet", tmp_path / "idx")
     assert (archive(folder, "train-images") == images).all()
     assert archive(folder, "train-labels").tolist() == [[0, 2, 1][row % 3] for row in range(300)]
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_a_table_of_floats_keeps_their_type(tmp_path: Path, kind: str) -> None:
+    images = pa.array([[[0.1, 0.2], [0.3, 0.4]]] * 2, pa.list_(pa.list_(pa.type_for_alias(kind))))
+    pq.write_table(pa.table({"image": images, "label": [0, 1]}), tmp_path / "t.parquet")
+    assert archive(convert(tmp_path / "t.parquet", tmp_path / "idx"), "train-images").dtype == kind
 
 
 @pytest.mark.parametrize(
@@ -356,5 +392,8 @@ def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
 def test_a_gzip_csv_is_read(tmp_path: Path) -> None:
     put(tmp_path, "t.csv.gz", gzip.compress(b"0,1,2,3,255\n1,5,6,7,8\n"))
     assert archive(convert(tmp_path / "t.csv.gz", tmp_path / "idx"), "train-images")[1].tolist() == [[5, 6], [7, 8]]
-    put(tmp_path, "t.csv.gz", gzip.compress(b"0,1,2,3,255\n1,5,6,7,8\n")[:-9])
+    whole = gzip.compress(b"0,1,2,3,255\n1,5,6,7,8\n")
+    put(tmp_path, "t.csv.gz", whole[:12] + b"\xff\xff\xff" + whole[15:])
+    assert "cannot be read as CSV" in refusal(tmp_path / "t.csv.gz", tmp_path / "other")
+    put(tmp_path, "t.csv.gz", whole[:-9])
     assert "cannot be read as CSV" in refusal(tmp_path / "t.csv.gz", tmp_path / "other")

@@ -1,6 +1,7 @@
 """The data sets that are known by name, one's own data.toml, and what `idxtrain datasets` shows."""
 
 import gzip
+import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from jobs.fetch import data_sets
 from jobs.fetch.catalog import CATALOG
 from jobs.fetch.data_set import DataSet, read_data_set
 from jobs.fetch.identify import identify
+from jobs.run_dir import RunDir
 from pipelines.cli import app
+from tests.conftest import Idxtrain
 from tests.support.fetching import PLAIN, Server, fetched, lines, refused, run, server, tiny
 from tests.support.real_data import fashion, real_data
 from tests.test_fetch_roles import put
@@ -206,6 +209,18 @@ def test_a_folders_data_toml_comes_before_the_catalog(
     description = fetched(tmp_path, "tiny", data=str(folder)).description
     assert (description.orientation, description.class_names) == ("none", {0: "nothing"})
     assert description.label_column == 1
+
+
+def test_fetch_runs_again_after_a_change_of_the_names_that_data_toml_takes_from_a_file(
+    tmp_path: Path, idxtrain: Idxtrain
+) -> None:
+    folder = put(tmp_path / "data", {f"X_{role}": PLAIN[role] for role in ROLES})
+    put(folder, {"data.toml": b"class_names = 'names.txt'"})
+    for name in ("before", "after"):
+        put(folder, {"names.txt": name.encode()})
+        assert idxtrain("fetch", "--data", folder, "--run-id", "r", "--work", tmp_path / "work").returncode == 0
+        outputs = RunDir(tmp_path / "work/runs/r").record_file("fetch").read_text()
+        assert json.loads(outputs)["outputs"]["description"]["class_names"] == {"0": name}
 
 
 def test_a_checksum_in_data_toml_is_checked(tmp_path: Path) -> None:

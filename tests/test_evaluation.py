@@ -1,5 +1,6 @@
 """A test pair becomes a dataset for the model of a finished run: classes, normalization, copies of training images."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,20 @@ def test_a_folder_of_several_pairs_needs_the_options(tmp_path: Path) -> None:
     assert {role: archive.path.name for role, archive in fetched.archives.items()} == names
     with pytest.raises(InputError, match="--test-labels: found none, expected both archives of a pair"):
         fetch_test_pair(FetchConfig(dataset="dig", test_images=given["test_images"]))
+
+
+def test_archives_that_data_toml_names_may_be_gzip_and_are_checked(tmp_path: Path) -> None:
+    folder = put_pair(tmp_path / "other", IMAGES)
+    for name in ("X_other.idx3", "y_other.idx1"):
+        (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+        (folder / name).unlink()
+    named = '[archives.train_images]\nname = "gone"\n[archives.test_images]\nname = "X_other.idx3"\n'
+    (folder / "data.toml").write_text(named + '[archives.test_labels]\nname = "y_other.idx1"\n')
+    fetched = fetch_test_pair(FetchConfig(dataset="other", data=str(folder)))
+    assert [archive.path.name for archive in fetched.archives.values()] == ["X_other.idx3.gz", "y_other.idx1.gz"]
+    (folder / "y_other.idx1.gz").unlink()
+    with pytest.raises(InputError, match=r"archives\.test_labels\.name: .*y_other.idx1: found no such file"):
+        fetch_test_pair(FetchConfig(dataset="other", data=str(folder)))
 
 
 def test_in_a_folder_the_files_called_test_come_first(tmp_path: Path) -> None:

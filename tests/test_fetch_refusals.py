@@ -126,6 +126,36 @@ def test_an_option_that_names_no_file_is_refused(data: Path, tmp_path: Path, opt
     assert not (tmp_path / "work").exists()
 
 
+def test_a_label_column_that_the_archives_lack_is_refused_before_there_is_a_run(data: Path, tmp_path: Path) -> None:
+    columns = struct.pack(">BBBB2I", 0, 0, 8, 2, 60, 2) + bytes(120)
+    (data / NAMES["train_labels"]).rename(data / "train-labels-idx2-ubyte")
+    (data / "train-labels-idx2-ubyte").write_bytes(columns)
+    for command in ("plan", "run"):
+        options = ["--data", str(data), "--set", "prepare.label_column=2", "--work", str(tmp_path / "work")]
+        done = CliRunner().invoke(app.app, [command, *options])
+        assert done.exit_code == 2
+        assert "found 2 columns, expected the label in column 2 (from 0); fix: set prepare.label_column" in done.stderr
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "lacking"),
+    [("--train-images", "--train-labels"), ("--train-labels", "--train-images"), ("--test-images", "--test-labels")],
+)
+def test_one_archive_of_a_pair_never_gets_the_other_one_from_the_default_data_set(
+    data: Path, tmp_path: Path, given: str, lacking: str
+) -> None:
+    path = data / NAMES[given[2:].replace("-", "_")]
+    for command in ("plan", "run"):
+        done = CliRunner().invoke(app.app, [command, given, str(path), "--work", str(tmp_path / "work")])
+        assert done.exit_code == 2
+        assert done.stderr == (
+            f"idxtrain: {lacking}: missing, expected both archives of a pair; fix: add {lacking} F, or name the data "
+            "set of the other one as --dataset\n"
+        )
+    assert not (tmp_path / "work").exists()
+
+
 def test_a_run_that_is_refused_after_its_start_leaves_no_folder(idxtrain: Idxtrain, tmp_path: Path) -> None:
     done = idxtrain("fetch", "--dataset", "kmnist", "--work", tmp_path / "work")
     assert done.returncode == 2

@@ -223,6 +223,14 @@ def test_a_file_with_almost_an_archives_name_is_never_left_out_silently(tmp_path
     assert "found a name that is almost an archive's" in refused(tmp_path, "ours", data=str(folder))
 
 
+def test_the_gz_of_a_file_that_data_toml_names_is_not_taken_for_another_archive(tmp_path: Path) -> None:
+    names = dict(zip(ROLES, CONVENTIONS["customary"], strict=True)) | {"train_images": "train-images_1-idx3-ubyte"}
+    folder = put(tmp_path / "data", {name: PLAIN[role] for role, name in names.items()})
+    put(folder, {f"{names['train_images']}.gz": PLAIN["train_images"]})
+    put(folder, {"data.toml": f"archives.train_images.name = '{names['train_images']}'".encode()})
+    assert run(tmp_path, "ours", data=str(folder))["train_images"].path.name == names["train_images"]
+
+
 def idx(*shape: int) -> bytes:
     return idx_bytes(shape, 7)
 

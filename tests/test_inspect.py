@@ -1,5 +1,6 @@
 """`idxtrain inspect`: counts, statistics and pictures of archives, as text and as a page."""
 
+import gzip
 import os
 import pty
 import re
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 from jobs.errors import InputError
 from jobs.inspect.archives import archives
@@ -21,6 +23,7 @@ from jobs.inspect.html import render
 from jobs.inspect.survey import LONGEST_SIDE, MOST_CLASSES, Surveyed, survey
 from jobs.inspect.terminal import WIDEST, Screen, pictures
 from jobs.prepare import idx
+from pipelines.cli import app
 from tests.conftest import Idxtrain
 from tests.support.real_data import fashion
 from tests.support.report_picture import screenshot
@@ -203,6 +206,36 @@ def test_tagged_pairs_are_parts_of_their_own(tmp_path: Path) -> None:
             tmp_path / "data" / f"train-{kind}", tmp_path / "data" / f"train-{kind.replace('-', '-monday-', 1)}"
         )
     assert [name for name, _, _ in names_of(tmp_path / "data")] == ["training", "test", "training monday"]
+
+
+def test_a_plain_file_beside_its_gz_is_shown_once(tmp_path: Path) -> None:
+    digits(tmp_path / "data", 100)
+    shutil.copy(tmp_path / "data" / "train-images-idx3-ubyte.gz", tmp_path / "data" / "more.idx.gz")
+    for path in sorted((tmp_path / "data").iterdir()):
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+    assert [name for name, _, _ in names_of(tmp_path / "data")] == ["training", "test", "more.idx"]
+
+
+def test_values_that_are_neither_images_nor_labels_are_refused(tmp_path: Path) -> None:
+    idx.write(tmp_path / "a.idx", np.zeros(9, np.float32))
+    with pytest.raises(InputError, match=r"a\.idx: found 9 of float32, expected images or integer labels; fix: "):
+        surveyed(tmp_path / "a.idx")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["data", "--labels", "--html", "a.html"], "--html: found with --labels, expected one of them"),
+        (["data", "--folds", "3"], "--folds: found without --labels, expected both"),
+        (["data", "--set", "train.epochs=1"], "--set: found without --labels"),
+        (["data", "--run-id", "r"], "--run-id: found without --labels"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(tmp_path: Path, options: list[str], words: str) -> None:
+    done = CliRunner().invoke(app.app, ["inspect", *options, "--work", str(tmp_path / "work")])
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert not (tmp_path / "work").exists()
 
 
 def test_images_are_shown_upright(tmp_path: Path) -> None:

@@ -44,16 +44,20 @@ def _split_of_ten(name: str) -> Split | None:
 
 
 def _blocks(source: Path, label: str, names: dict[int, str]) -> Iterator[Block]:
-    is_empty = True
+    kinds: set[bool] = set()
     for entry in entries(source, _MOST_BYTES):
         name = PurePosixPath(entry.path).name
         if _NAMES.get(name) in ("label", label):
             lines = entry.data.decode(errors="replace").split("\n")
             names.update(enumerate(line.strip() for line in lines if line.strip()))
         if is_file_of(entry.path):
-            is_empty = False
+            kinds.add(name in _HUNDRED)
+            if len(kinds) > 1:
+                raise InputError(
+                    f"{source}: found CIFAR-10 and CIFAR-100, expected one of them; fix: move one into its own folder"
+                )
             yield from _records(source, entry, label)
-    if is_empty:
+    if not kinds:
         raise InputError(
             f"{source}: found no data_batch_1.bin or train.bin, expected CIFAR's binary version; fix: get it"
         )

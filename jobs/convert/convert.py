@@ -75,7 +75,7 @@ def convert_source(source: Path, target: Path, options: Options, to: Target | No
             "fix: convert to IDX first, then from IDX to png or npz"
         )
     check_options(options, form)
-    _check_target(target)
+    _check_target(target, is_folder=to != "npz")
     if to != "idx":
         return _export(source, target, to)
     with _whole(target, is_folder=True) as folder:
@@ -144,7 +144,7 @@ def _to_idx(source: Path, form: Form, folder: Path, target: Path, options: Optio
         if collected.bad and not options.skip_bad:
             raise _refusal(source, collected, target)
         if not collected.order:
-            raise _empty(source, collected, target)
+            raise _empty(source, form, collected, target)
         if collected.bad:
             write_bad(folder / SKIPPED, collected.bad)
             log.warning("%s: left out %s files, listed in %s", source, f"{len(collected.bad):,}", target / SKIPPED)
@@ -193,7 +193,9 @@ def _refusal(source: Path, collected: Collected, target: Path) -> InputError:
     )
 
 
-def _empty(source: Path, collected: Collected, target: Path) -> InputError:
+def _empty(source: Path, form: Form, collected: Collected, target: Path) -> InputError:
+    if form != "pictures" and not collected.bad:
+        return InputError(f"{source}: found no rows, expected one image with its label in each; fix: add them")
     found = "no image"
     if collected.bad:
         path = _list_beside(target, collected.bad)
@@ -208,13 +210,14 @@ def _list_beside(target: Path, bad: Sequence[Bad]) -> Path:
     """Write the list of unusable files beside the target, which will not be made; return its path."""
     from jobs.convert.archives import SKIPPED, write_bad
 
-    path = target.with_name(f"{target.name}.{SKIPPED}")
+    place = target if target.name not in ("", "..") else target.resolve()
+    path = place.with_name(f"{place.name}.{SKIPPED}")
     write_bad(path, bad)
     return path
 
 
-def _check_target(target: Path) -> None:
-    if target.is_dir() and not any(target.iterdir()):
+def _check_target(target: Path, *, is_folder: bool) -> None:
+    if is_folder and target.is_dir() and not any(target.iterdir()):
         return
     if target.exists() or target.is_symlink():
         raise InputError(f"{target}: found something there, expected nothing; fix: remove it, or give another target")
@@ -223,9 +226,10 @@ def _check_target(target: Path) -> None:
 @contextmanager
 def _whole(target: Path, *, is_folder: bool) -> Iterator[Path]:
     """Give a temporary path beside the target, and rename it to the target in the end; after an error, remove it."""
-    temporary = target.with_name(f".{secrets.token_hex(4)}.tmp-{target.name}")
+    place = target.resolve()  # "." has no name
+    temporary = place.with_name(f".{secrets.token_hex(4)}.tmp-{place.name}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         if is_folder:
             temporary.mkdir()
     except OSError as error:
@@ -236,7 +240,7 @@ def _whole(target: Path, *, is_folder: bool) -> Iterator[Path]:
         with naming_full_disk(target):
             yield temporary
             sync(temporary)
-            temporary.rename(target)
-            sync(target.parent)
+            temporary.rename(place)
+            sync(place.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True) if is_folder else temporary.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ but the class. Lines without any value are skipped. A file may be gzip; one that
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def _lines(file: TextIO, path: Path) -> Iterator[str]:
             if len(line) == _LONGEST:
                 raise InputError(f"{path}: found a line of more than {_LONGEST:,} characters; fix: give a CSV file")
             yield line
-    except (UnicodeDecodeError, EOFError, OSError) as error:
+    except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read as CSV ({one_line(error)}); fix: give UTF-8 text") from error
 
 
@@ -126,7 +127,8 @@ def _layout(first: Sequence[str], label: str | None, name: str) -> tuple[Layout,
         raise InputError(f"{name}: found no column {label} among {listed}, …, expected one; fix: name one with --label")
     column = number if number is not None else names.index(label) if label is not None else _named(names)
     rest = [each for place, each in enumerate(names) if place != (column or 0)]
-    is_header = (label is not None and number is None) or not all(map(_is_number, rest))
+    has_word = names[column or 0].lower() in _LABELS and len(set(names)) == len(names)  # pixels may be named by numbers
+    is_header = (label is not None and number is None) or has_word or not all(map(_is_number, rest))
     if is_header and column is None:
         raise InputError(
             f"{name}: found a header without a column {', '.join(_LABELS)}, expected one; fix: name it with --label"

@@ -6,6 +6,7 @@ leave behind are not files of the data set.
 """
 
 import gzip
+import lzma
 import math
 import os
 import stat
@@ -27,6 +28,8 @@ _ALLOWANCE = 64 << 20  # bytes that any .tar.gz may inflate to
 _BLOCK = 1 << 20
 _MOST_HEADER = 1 << 20  # bytes of a tar header, such as a long name, which tarfile reads whole
 _NOT_DATA = {"thumbs.db", "desktop.ini", "__macosx"}
+_MOST_EMPTY_READS = 1000  # at the end of a tar; one that promises more would be read for ever
+_DAMAGE = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError, zlib.error, lzma.LZMAError)  # of a zip
 _TAR_HEADERS = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -128,7 +131,7 @@ def _in_zip(source: Path, most: int) -> Iterator[Entry]:
             try:
                 with archive.open(member) as file:
                     data = file.read(member.file_size)  # no more, whatever the stream holds
-            except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError, zlib.error) as error:
+            except _DAMAGE as error:
                 yield Entry(path, fault=f"damaged in the archive ({one_line(error) or type(error).__name__})")
                 continue
             yield Entry(path, data)
@@ -137,7 +140,7 @@ def _in_zip(source: Path, most: int) -> Iterator[Entry]:
 def _opened_zip(source: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(source)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except _DAMAGE as error:
         raise _damaged(source, error) from error
 
 
@@ -150,7 +153,7 @@ def _in_tar(source: Path, most: int) -> Iterator[Entry]:
                     yield _tar_entry(archive, member, most)
                 archive.members.clear()  # type: ignore[attr-defined] # or all members stay in memory
             file.finish()
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
         raise _damaged(source, error) from error
 
 
@@ -183,10 +186,14 @@ class _TarBytes:
 
     def __init__(self, file: Any, most: float) -> None:
         self._file, self._left, self._tail = file, most, b""
+        self._empty_reads = 0
 
     def read(self, size: int) -> bytes:
-        """Return the next bytes. Raises ReadError beyond the limit."""
+        """Return the next bytes. Raises ReadError beyond the limit, and long after the end."""
         data: bytes = self._file.read(size)
+        self._empty_reads += not data
+        if self._empty_reads > _MOST_EMPTY_READS:
+            raise tarfile.ReadError("it ends within a file")
         self._left -= len(data)
         if self._left < 0:
             raise tarfile.ReadError(f"it inflates more than {MOST_EXPANSION}-fold, which pictures do not")

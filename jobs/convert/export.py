@@ -1,6 +1,7 @@
 """Convert IDX archives back: to PNG files in folders by class, or to a NumPy .npz. Images stay as they are stored."""
 
 import io
+import os
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -18,6 +19,7 @@ from jobs.prepare import idx
 from jobs.progress import Progress
 
 _MOST = 65535  # of a 16-bit PNG
+_LONGEST = 100  # bytes of a folder's name; file systems allow 255, some encrypted ones 143
 Pair = tuple[Path, Path]  # images, labels
 
 
@@ -28,11 +30,12 @@ def to_png(pairs: Mapping[Split, Pair], folder: Path, class_names: Mapping[int, 
     a folder's, all have their labels. Raises InputError for pixels that PNG cannot hold.
     """
     counts = {}
-    for split, (images, labels) in pairs.items():
-        classes = idx.read(labels)
-        folders = _folders(classes, class_names)
-        for name in set(folders.values()):
-            (folder / split / name).mkdir(parents=True)
+    labels_of = {split: idx.read(labels) for split, (_, labels) in pairs.items()}
+    folders = _folders(np.concatenate(list(labels_of.values())), class_names)
+    for split, (images, _) in pairs.items():
+        classes = labels_of[split]
+        for label in np.unique(classes).tolist():
+            (folder / split / folders[label]).mkdir(parents=True)
         digits = max(6, len(str(len(classes))))
         with Progress(f"writing {split}", len(classes), "pictures") as progress:
             for row, (pixels, label) in enumerate(zip(_images(images), classes.tolist(), strict=True)):
@@ -111,7 +114,10 @@ def _folders(classes: NDArray[Any], class_names: Mapping[int, str]) -> dict[int,
     """Return the folder of each label: the class's name, if all names can be folders, and differ, else the label."""
     labels = sorted(set(classes.tolist()))
     names = [class_names.get(label, str(label)) for label in labels]
-    can_be = all(name and "/" not in name and "\0" not in name and name[0] != "." and len(name) < 100 for name in names)
-    if can_be and len({name.casefold() for name in names}) == len(names):
+    if all(map(_can_be_folder, names)) and len({name.casefold() for name in names}) == len(names):
         return dict(zip(labels, names, strict=True))
     return {label: str(label) for label in labels}
+
+
+def _can_be_folder(name: str) -> bool:
+    return bool(name) and "/" not in name and "\0" not in name and name[0] != "." and len(os.fsencode(name)) < _LONGEST

@@ -26,7 +26,8 @@ class Layout:
     """The folders of a source: `SPLIT/CLASS/…` or `CLASS/…`, below any folders that all pictures share.
 
     Made of the paths of all usable pictures, with `/` between folders. Raises InputError if folders of splits and of
-    classes are mixed, or if there is a validation split and `options.validation` does not say what to do with it.
+    classes are mixed, if splits have no folders of classes, or if there is a validation split and `options.validation`
+    does not say what to do with it.
     """
 
     def __init__(self, paths: Sequence[str], name: str, options: Options) -> None:
@@ -37,6 +38,12 @@ class Layout:
         firsts = {each[0] for each in rest}
         splits = {each[0] for each in rest if each[0].lower() in _SPLITS and len(each) > 1}
         self._has_splits = bool(splits) and firsts == splits
+        without_classes = sorted(firsts - splits)
+        if without_classes and all(each.lower() in _SPLITS for each in firsts):
+            raise InputError(
+                f"{name}: found pictures directly in {' and '.join(without_classes)}, expected a folder per class in "
+                f"it; fix: sort them into {without_classes[0]}/CLASS"
+            )
         if splits and firsts != splits:
             raise InputError(
                 f"{name}: found the folders {min(splits)} and {min(firsts - splits)} side by side, expected train and "

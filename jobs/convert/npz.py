@@ -1,5 +1,6 @@
 """Read images and labels from a NumPy .npz, and write them. Arrays are read in blocks of rows; nothing is unpickled."""
 
+import lzma
 import math
 import zipfile
 import zlib
@@ -82,6 +83,8 @@ def _blocks(source: Path, pairs: list[tuple[Split, str, str]]) -> Iterator[Block
                 )
             row = 0
             for block in _rows(archive, images, source):
+                if block.dtype.kind in "US":
+                    raise InputError(f"{source}: found {images} of text, expected pixels; fix: save them as numbers")
                 yield Block(split=split, images=block, classes=classes[row : row + len(block)])
                 row += len(block)
 
@@ -97,7 +100,12 @@ def _classes(archive: zipfile.ZipFile, name: str, source: Path) -> list[Value]:
             f"{source}: found {name} of {labels.dtype} and shape {by(labels.shape)}, expected one integer or text per "
             "image; fix: save labels as numbers, not one-hot"
         )
-    values = np.char.decode(labels, "utf-8") if labels.dtype.kind == "S" else labels
+    try:
+        values = np.char.decode(labels, "utf-8") if labels.dtype.kind == "S" else labels
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{source}: found a label in {name} that is not UTF-8 ({one_line(error)}); fix: save it as text"
+        ) from error
     values = values.astype(np.int64) if values.dtype.kind == "b" else values
     return list(values.tolist())
 
@@ -144,7 +152,7 @@ def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(source) as archive:
             yield archive
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
         raise InputError(f"{source}: cannot be read as .npz ({one_line(error)}); fix: save it again") from error
 
 
@@ -153,7 +161,7 @@ def _reading(archive: zipfile.ZipFile, name: str, source: Path) -> Iterator[IO[b
     try:
         with archive.open(f"{name}.npy") as file:
             yield file
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, zlib.error, RuntimeError) as error:
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, zlib.error, lzma.LZMAError, RuntimeError) as error:
         raise InputError(f"{source}: found damaged data in {name} ({one_line(error)}); fix: save it again") from error
 
 

@@ -112,7 +112,7 @@ def _blocks(splits: Mapping[Path, Split], columns: Mapping[Path, Columns]) -> It
     for path, part in splits.items():
         for images, classes in _batches(path, columns[path]):
             try:
-                values = np.array(images.to_pylist())
+                values = np.array(images.to_pylist(), _float_type(images.type))
             except ValueError as error:
                 raise InputError(
                     f"{path}: found images of several shapes, expected one; fix: pad or cut them"
@@ -122,6 +122,15 @@ def _blocks(splits: Mapping[Path, Split], columns: Mapping[Path, Columns]) -> It
                     f"{path}: found {columns[path].image} of {values.dtype}, expected numbers; fix: cast it"
                 )
             yield Block(split=part, images=values, classes=classes)
+
+
+def _float_type(kind: Any) -> Any:
+    """Return the NumPy type of lists of floats, which Python's have not; None for other lists."""
+    import pyarrow as pa
+
+    while hasattr(kind, "storage_type") or hasattr(kind, "value_type"):
+        kind = kind.storage_type if hasattr(kind, "storage_type") else kind.value_type
+    return kind.to_pandas_dtype() if pa.types.is_floating(kind) else None
 
 
 def _batches(path: Path, columns: Columns) -> Iterator[tuple[Any, list[Value]]]:

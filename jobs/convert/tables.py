@@ -77,13 +77,14 @@ def as_images(values: NDArray[Any], options: Options, name: str) -> NDArray[Any]
     Flat rows need `options.shape`, unless they are square and gray. 1 or 3 channels before the height are moved last.
     Raises InputError for values that are no images.
     """
-    if values.ndim == 2:
+    shape = values.shape
+    if values.ndim == 2 and values.shape[1]:
         values = values.reshape(-1, *_row_shape(values.shape[1], options, name))
     if values.ndim == 3:
         values = values[..., None]
     if values.ndim != 4 or 0 in values.shape[1:]:
         raise InputError(
-            f"{name}: found images of shape {by(values.shape[1:]) or 'one number'}, expected height x width, maybe x "
+            f"{name}: found images of shape {by(shape[1:]) or 'one number'}, expected height x width, maybe x "
             "channels; fix: give arrays of 3 or 4 dimensions, or flat rows with --shape HxW"
         )
     if values.shape[1] in (1, 3) and values.shape[3] not in (1, 3) and options.shape is None:

@@ -50,10 +50,10 @@ def candidates(folder: Path, taken: Collection[Path] = ()) -> list[Candidate]:
     `taken`: files that are not considered, as their role is known. Of a plain file and its .gz, the plain one is
     returned.
     """
-    found = [_candidate(path, None) for path in _plain_first(files_in(folder)) if _may_be_archive(path)]
+    found = [_candidate(path, None) for path in plain_first(files_in(folder)) if _may_be_archive(path)]
     for below in _split_folders(folder):
         split = split_of_folder(below.name)
-        inside = [_candidate(path, split) for path in _plain_first(files_in(below)) if _may_be_archive(path)]
+        inside = [_candidate(path, split) for path in plain_first(files_in(below)) if _may_be_archive(path)]
         if all(each.split == split for each in inside):  # otherwise it is another data set
             found += inside
     return [_with_checksum(each) for each in found if each.path not in taken]
@@ -105,7 +105,7 @@ def _has_an_archives_name(path: Path) -> bool:
     return all(split_and_kind(stem(path))) and (suffix in _ENDINGS or "idx" in suffix)
 
 
-def _plain_first(paths: list[Path]) -> list[Path]:
+def plain_first(paths: list[Path]) -> list[Path]:
     """Return the paths without the .gz of each plain file that is among them."""
     plain = {path for path in paths if not has_gz_suffix(path)}
     return [path for path in paths if path in plain or path.with_name(stem(path)) not in plain]

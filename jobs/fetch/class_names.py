@@ -1,7 +1,8 @@
 """The names of classes, from a text file of one line per class.
 
-If each line is `LABEL NAME` or `LABEL,NAME`, with an integer and each once, that is the label. A mapping file such as
-EMNIST's has character codes for names: `1 65 97` is `A/a`. In any other file, line i names label i, from 0.
+If most lines are `LABEL NAME` or `LABEL,NAME`, with an integer, all must be, each label once. Otherwise line i names
+label i, from 0. A mapping file such as EMNIST's has character codes for names: `1 65 97` is `A/a`. Names that are
+numbers, or begin with one, need the form `LABEL,NAME`.
 """
 
 import re
@@ -25,9 +26,19 @@ def read_class_names(path: Path) -> dict[int, str]:
     if not lines:
         raise InputError(f"{path}: found no class names, expected one line per class; fix: add them")
     matches = [_LABELLED.fullmatch(line.strip()) for line in lines]
-    labelled = [(match[1], match[2].strip()) for match in matches if match]
-    if len(labelled) < len(lines) or len({int(label) for label, _ in labelled}) < len(lines):
+    if sum(map(bool, matches)) <= len(lines) / 2:
         return by_label(enumerate(line.strip() for line in lines), str(path))
+    labelled: list[tuple[str, str]] = []
+    seen: dict[int, int] = {}
+    for number, match in enumerate(matches, 1):
+        before = seen.setdefault(int(match[1]), number) if match else None
+        if match is None or before != number:
+            found = f"label {match[1]} again, after line {before}" if match else repr(lines[number - 1][:_LONGEST])
+            raise InputError(
+                f"{path}: line {number}: found {found}, expected LABEL NAME with each label once, as most lines have a "
+                "label; fix: correct it, or write LABEL,NAME in each line"
+            )
+        labelled.append((match[1], match[2].strip()))
     if not any("," in line or ";" in line for line in lines) and all(_are_codes(name) for _, name in labelled):
         labelled = [(label, "/".join(chr(int(code)) for code in name.split())) for label, name in labelled]
     return by_label(labelled, str(path))

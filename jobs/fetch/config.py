@@ -85,8 +85,8 @@ class FetchConfig(Section):
     class_names: _Path = Field(
         default="",
         description=(
-            "Absolute path of a text file of class names, one per line, from label 0; or `LABEL NAME` lines. "
-            "`--classes` sets it. Empty: those of the data set."
+            "Absolute path of a text file of class names, one per line, from label 0; or `LABEL NAME` lines; "
+            "`LABEL,NAME` where names begin with numbers. `--classes` sets it. Empty: those of the data set."
         ),
     )
     mirrors: tuple[Annotated[str, AfterValidator(mirror_url)], ...] = Field(

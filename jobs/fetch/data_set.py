@@ -105,16 +105,27 @@ class DataSet(Section):
 
 def read_data_set(path: Path, name: str = "") -> DataSet:
     """Read a data set's TOML file. Raises InputError, naming the file and the key."""
+    values = _values(path)
+    values["class_names"] = _class_names(values.get("class_names", {}), path)
+    try:
+        return DataSet.model_validate(values | {"name": name})
+    except ValidationError as error:
+        raise InputError(f"{path}: {explain(DataSet, error.errors()[0])}; fix: correct the file") from error
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that a data set's TOML file consists of: itself, and the text file of its class names."""
+    names = _values(path).get("class_names")
+    return [path, path.parent / names] if isinstance(names, str) else [path]
+
+
+def _values(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LARGEST:
             raise InputError(f"{path}: found {path.stat().st_size} bytes, expected at most {_LARGEST}; fix: shorten it")
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        values["class_names"] = _class_names(values.get("class_names", {}), path)
-        return DataSet.model_validate(values | {"name": name})
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); fix: correct its permissions") from error
-    except ValidationError as error:
-        raise InputError(f"{path}: {explain(DataSet, error.errors()[0])}; fix: correct the file") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not TOML ({one_line(error)}); fix: correct the file") from error
 

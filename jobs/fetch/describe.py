@@ -7,7 +7,7 @@ from jobs.archive import role_of_key
 from jobs.description import Description
 from jobs.fetch.catalog import CATALOG
 from jobs.fetch.config import FetchConfig
-from jobs.fetch.data_set import FILE, DataSet
+from jobs.fetch.data_set import FILE, DataSet, files_of
 from jobs.fetch.identify import Identity
 from jobs.fetch.locate import Located
 
@@ -33,7 +33,7 @@ def described_by(config: FetchConfig) -> list[Path]:
     """Return the user's files that a description comes from: after a change of one, fetch runs again."""
     files = [Path(config.class_names)] if config.class_names else []
     own = Path(config.data) / FILE if config.data else None
-    return [*files, own] if own and own.is_file() else files
+    return [*files, *files_of(own)] if own and own.is_file() else files
 
 
 def _known_by_checksum(located: Located, identities: Mapping[str, Identity]) -> DataSet | None:

@@ -5,7 +5,7 @@ customary names and tagged pairs, then words in names, checksums, headers and nu
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def locate(config: FetchConfig) -> Located:
     folder = Path(config.data) if config.data else None
     given = config.named_archives
     for role, path in given.items():
-        _require_file(f"--{role.replace('_', '-')}", path)
+        require_file(f"--{role.replace('_', '-')}", path)
     if data_set is None and folder is None and not given:
         near = nearest(config.dataset, CATALOG)
         raise InputError(
@@ -65,7 +65,7 @@ def locate(config: FetchConfig) -> Located:
             "--data"
         )
     own = _own_file(folder) if folder else None
-    archives = _in_folder(folder, data_set, _named_by(folder, own) | given, given) if folder else _keys(given)
+    archives = _in_folder(folder, data_set, named_by(folder, own) | given, given) if folder else _keys(given)
     lacking = _lacking(archives)
     if data_set is not None and lacking == TEST and set(TRAINING) <= set(given):
         for role in TRAINING:  # the catalog's test pair belongs to the catalog's training pair alone
@@ -120,7 +120,8 @@ def _require_training(config: FetchConfig, archives: Mapping[str, Path], lacking
         )
 
 
-def _require_file(where: str, path: Path) -> None:
+def require_file(where: str, path: Path) -> None:
+    """Raise InputError unless a path is a regular file. `where`: what names it, such as an option."""
     try:
         if not path.exists() and not path.is_symlink():
             raise InputError(f"{where} {path}: found no such file; fix: correct the path")
@@ -135,14 +136,16 @@ def _own_file(folder: Path) -> DataSet | None:
     return read_data_set(path) if path in files_in(folder) else None
 
 
-def _named_by(folder: Path | None, own: DataSet | None) -> dict[Role, Path]:
-    """Return the archives that a folder's data.toml names, checked by the checksums that it gives."""
+def named_by(folder: Path | None, own: DataSet | None, roles: Collection[Role] = ROLES) -> dict[Role, Path]:
+    """Return the archives of these roles that a folder's data.toml names, checked by the checksums that it gives."""
     if folder is None or own is None:
         return {}
     paths: dict[Role, Path] = {}
     for role, archive in own.archives.items():
+        if role not in roles:
+            continue
         path = next((p for p in (folder / archive.name, folder / archive.gz_name) if p.exists()), folder / archive.name)
-        _require_file(f"{folder / FILE}: archives.{role}.name:", path)
+        require_file(f"{folder / FILE}: archives.{role}.name:", path)
         problem = mismatch(path, archive) if archive.has_checksum or archive.shape else None
         if problem:
             raise InputError(f"{path}: {problem}; fix: replace the file, or correct {FILE}")

@@ -68,7 +68,7 @@ def _require_pairs(archives: Mapping[str, Path]) -> None:
 def _candidates(folder: Path, used: Collection[Path]) -> Iterator[tuple[str, Path]]:
     """Yield each path with a tagged training archive's name, and its key; raise InputError for a bad name."""
     try:
-        for path in sorted(set(folder.iterdir()) - set(used)):
+        for path in _unused(folder, used):
             key = _key_by_name(folder, path)
             if key:
                 yield key, path
@@ -76,6 +76,12 @@ def _candidates(folder: Path, used: Collection[Path]) -> Iterator[tuple[str, Pat
                 yield from _candidates_below(path, used)
     except OSError as error:
         raise unreadable(folder, error) from error
+
+
+def _unused(folder: Path, used: Collection[Path]) -> list[Path]:
+    """Return what is in a folder, sorted, without the used files and the .gz of each, or the plain file of a .gz."""
+    stems = {(path.parent, stem(path)) for path in used}
+    return sorted(path for path in folder.iterdir() if (path.parent, stem(path)) not in stems)
 
 
 def _key_by_name(folder: Path, path: Path) -> str | None:
@@ -99,7 +105,7 @@ def _candidates_below(folder: Path, used: Collection[Path]) -> Iterator[tuple[st
     if not os.access(folder, os.R_OK | os.X_OK):
         log.warning("%s: cannot be read; training pairs in it are skipped", folder)
         return
-    paths = sorted(set(folder.iterdir()) - set(used))
+    paths = _unused(folder, used)
     if any(str(role_of(path.name)).startswith("test") for path in paths):
         return
     for path in paths:

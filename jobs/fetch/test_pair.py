@@ -15,7 +15,7 @@ from jobs.fetch.config import FetchConfig
 from jobs.fetch.data_set import FILE, DataSet, read_data_set
 from jobs.fetch.describe import describe
 from jobs.fetch.identify import identify
-from jobs.fetch.locate import Located
+from jobs.fetch.locate import Located, named_by, require_file
 from jobs.fetch.names import unreadable
 from jobs.files import sha256_file
 from jobs.logs import log
@@ -44,9 +44,10 @@ def fetch_test_pair(config: FetchConfig) -> FetchOutputs:
     """
     folder = Path(config.data) if config.data else None
     own = read_data_set(folder / FILE) if folder and (folder / FILE).is_file() else None
-    paths: dict[Role, Path] = {role: path for role, path in config.named_archives.items() if role in TEST}
-    if folder and own:
-        paths = {role: folder / each.name for role, each in own.archives.items() if role in TEST} | paths
+    given: dict[Role, Path] = {role: path for role, path in config.named_archives.items() if role in TEST}
+    for role, path in given.items():
+        require_file(f"--{role.replace('_', '-')}", path)
+    paths = named_by(folder, own, TEST) | given
     if folder and len(paths) < len(TEST):
         paths = _in_folder(folder, paths) | paths
     for role in TEST:

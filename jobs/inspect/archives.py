@@ -9,12 +9,13 @@ from jobs import segments
 from jobs.archive import ROLES
 from jobs.description import Description
 from jobs.errors import InputError
+from jobs.fetch.candidates import plain_first
 from jobs.fetch.config import FetchConfig
 from jobs.fetch.data_set import FILE, DataSet, read_data_set
 from jobs.fetch.describe import describe
 from jobs.fetch.identify import identify
 from jobs.fetch.locate import locate
-from jobs.fetch.names import files_in, find
+from jobs.fetch.names import files_in, find, stem
 from jobs.fetch.sniff import sniff
 from jobs.prepare import idx
 
@@ -60,7 +61,8 @@ def archives(path: Path) -> Archives:
         )
         for split, mark, tag in splits
     ]
-    parts += _without_role([each for each in files_in(folder) if each not in by_key.values()])
+    used = {(each.parent, stem(each)) for each in by_key.values()}
+    parts += _without_role([each for each in plain_first(files_in(folder)) if (folder, stem(each)) not in used])
     if not parts:
         raise InputError(f"{path}: found no IDX archive, expected some; fix: make them by idxtrain convert")
     for part in parts:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.description import Description, Orientation
+from jobs.errors import InputError
 from jobs.inspect.archives import Archives, Part
 from jobs.prepare import idx
 from jobs.prepare.orientation import upright
@@ -80,6 +81,7 @@ def _survey(part: Part, description: Description) -> Surveyed:
     values: NDArray[Any] | None = None
     labels: Labels | None = None
     if part.labels:
+        _check(part.labels, is_labels=True)
         table = idx.read(part.labels)
         used = min(description.label_column, table.shape[1] - 1) if table.ndim == 2 else 0
         values = table[:, used] if table.ndim == 2 else table
@@ -92,6 +94,15 @@ def _survey(part: Part, description: Description) -> Surveyed:
         )
     images = _survey_images(part.images, values, description.orientation) if part.images else None
     return Surveyed(name=part.name, images=images, labels=labels)
+
+
+def _check(path: Path, *, is_labels: bool) -> None:
+    """Raise InputError for labels that are no integers, and for images that are one number each."""
+    header = idx.read_header(path)
+    if header.dtype.kind not in "iu" if is_labels else not header.row_shape:
+        raise InputError(
+            f"{path}: found {header}, expected images or integer labels; fix: give an archive for a classifier"
+        )
 
 
 @dataclass(kw_only=True)
@@ -127,6 +138,7 @@ class _Sums:
 
 
 def _survey_images(path: Path, labels: NDArray[Any] | None, orientation: Orientation) -> Images:
+    _check(path, is_labels=False)
     header = idx.read_header(path)
     wanted = _sample_rows(labels, header.rows)
     shown = {label for label, _ in wanted.values()}

@@ -24,7 +24,9 @@ def inspect(
     labels: Annotated[
         bool, typer.Option("--labels", help="Train networks to find labels that may be incorrect.")
     ] = False,
-    folds: Annotated[int, typer.Option(min=2, help="With --labels: networks, each trained without one fold.")] = 5,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="With --labels: networks, each trained without one fold. Default: 5.")
+    ] = None,
     dataset: Dataset = None,
     recipe: Recipe = None,
     assignments: Assignments = None,
@@ -37,6 +39,8 @@ def inspect(
     With --labels, rank the labels of a folder, a --dataset or a --run-id by how doubtful they are. The recipe trains
     the networks.
     """
+    if labels and html:
+        raise InputError("--html: found with --labels, expected one of them; fix: leave one out")
     if labels:
         from pipelines.label_check import check_labels
         from pipelines.request import Options
@@ -50,8 +54,12 @@ def inspect(
             work=work,
             run_id=run_id,
         )
-        print(check_labels(options, folds))
+        print(check_labels(options, folds or 5))
         return
+    given = {"folds": folds, "dataset": dataset, "recipe": recipe, "set": assignments, "seed": seed, "run-id": run_id}
+    unused = next((option for option, value in given.items() if value not in (None, [])), None)
+    if unused:
+        raise InputError(f"--{unused}: found without --labels, expected both; fix: add --labels, or leave it out")
     if path is None:
         raise InputError("FILE|DIR: missing, expected an IDX archive or a folder; fix: name one, or give --labels")
     from jobs.inspect.archives import archives
