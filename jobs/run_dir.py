@@ -1,5 +1,6 @@
 """The run folder and the work folder around it: every path in them."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -84,6 +85,12 @@ class RunDir:
     def run_id(self) -> str:
         """The run ID, which is the directory's name."""
         return self.path.name
+
+    @property
+    def selector(self) -> str:
+        """The run ID as a user gives it to `--run-id`, followed by `--work` unless the work folder is the default."""
+        work = self.work.path.resolve()
+        return self.run_id if work == Path("work").resolve() else f"{self.run_id} --work {shlex.quote(str(work))}"
 
     @property
     def work(self) -> Work:

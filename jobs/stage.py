@@ -58,7 +58,7 @@ def stage_key(run: RunDir, stage: str) -> str:
 def read_record(run: RunDir, stage: str) -> Record:
     """Return a stage's record. Raises InputError if the stage has not finished."""
     path = run.record_file(stage)
-    raw = read_object(path, f"run `idxtrain {stage} --run-id {run.run_id}` first")
+    raw = read_object(path, f"run `idxtrain {stage} --run-id {run.selector}` first")
     try:
         is_intact = take_seal(raw)
         record = Record.model_validate(raw)
@@ -192,7 +192,7 @@ def _end_stopped(run: RunDir, stage: str) -> NoReturn:
 def _how_to_resume(run: RunDir) -> str:
     if run.origin != run:  # an evaluation on other data
         return "the same command starts again"
-    return f"`idxtrain run --run-id {run.run_id}` resumes it"
+    return f"`idxtrain run --run-id {run.selector}` resumes it"
 
 
 @contextmanager

@@ -214,7 +214,7 @@ def test_training_resumes_after_a_disk_filled_up(
     command = ("train", "--data", disk.parent / "data", "--work", disk / "work", "--run-id", "r", *TRAINING)
     for name, room in (("step-00000016.safetensors", 0), ("model.keras", 8192)):
         done = filling(command, name, room)
-        require_one_line(done, name, "fix: free some space, then `idxtrain run --run-id r` resumes it")
+        require_one_line(done, name, f"fix: free some space, then `idxtrain run --run-id {run.selector}` resumes it")
         assert unfinished(run.path) == []
         assert not run.record_file("train").exists()
         assert not run.model_file.exists()

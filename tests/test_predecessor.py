@@ -83,7 +83,7 @@ def test_a_waiting_launcher_stops_on_request(run: RunDir, orphan: Orphan) -> Non
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 75
-    resume = "`idxtrain run --run-id r1` resumes it from its last checkpoint"
+    resume = f"`idxtrain run --run-id {run.selector}` resumes it from its last checkpoint"
     assert stderr == f"idxtrain: train: stopped on request; {resume}\n"
     assert not (run.path / "trained").exists()
     assert orphan.poll() is None

@@ -85,5 +85,5 @@ def test_prepare_cleans_up_when_its_terminal_closes(small: Made, tmp_path: Path,
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 75
     lines = [line for line in stderr.splitlines() if not line.startswith("prepare: ")]
-    assert lines == ["idxtrain: prepare: stopped on request; `idxtrain run --run-id r1` resumes it"]
+    assert lines == [f"idxtrain: prepare: stopped on request; `idxtrain run --run-id {run.selector}` resumes it"]
     assert is_nothing_left(run.work)

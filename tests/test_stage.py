@@ -147,7 +147,9 @@ def test_the_order_of_keys_in_the_config_file_has_no_effect(run: RunDir) -> None
 
 def test_a_stage_key_needs_the_records_of_earlier_stages(run: RunDir) -> None:
     run.record_file("fetch").unlink()
-    expected = rf"{run.record_file('fetch')}: found no such file; fix: run `idxtrain fetch --run-id r1` first$"
+    expected = (
+        rf"{run.record_file('fetch')}: found no such file; fix: run `idxtrain fetch --run-id {run.selector}` first$"
+    )
     with pytest.raises(InputError, match=expected):
         stage_key(run, "train")
     assert done(run) == []
@@ -201,6 +203,15 @@ def test_the_dataset_of_a_run_is_read_from_its_record(run: RunDir) -> None:
         dataset_of(run)
 
 
+def test_the_command_that_resumes_a_run_names_its_work_folder_unless_it_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(tmp_path / "my work/runs/r1")
+    assert run.selector == f"r1 --work '{tmp_path}/my work'"
+    monkeypatch.chdir(tmp_path)
+    assert RunDir(tmp_path / "work/runs/r1").selector == "r1"
+
+
 # --- the process
 
 PROCESS = """
@@ -236,7 +247,7 @@ def process(run: RunDir, body: str, *args: object, **env: str) -> subprocess.Com
             "raise OSError(28, 'No space left on device', '/data/x')",
             1,
             "idxtrain: demo: [Errno 28] No space left on device: '/data/x'; fix: free some space, then `idxtrain run "
-            "--run-id r1` resumes it",
+            "--run-id r1 --work WORK` resumes it",
         ),
         ("open('nothing/here', 'w')", 1, "idxtrain: demo: [Errno 2] No such file or directory: 'nothing/here'"),
     ],
@@ -245,6 +256,7 @@ def test_a_stage_ends_with_its_code_and_one_line(new: RunDir, body: str, code: i
     ended = process(new, body)
     expected = [f"at work in {new.path}", "warning: look out"]
     assert (ended.returncode, ended.stdout) == (code, "")
+    last = last.replace("WORK", str(new.work.path))
     assert ended.stderr.splitlines() == (expected if code == 0 else [*expected, last])
 
 
@@ -284,7 +296,10 @@ def test_a_stage_that_is_asked_to_stop_ends_within_three_seconds_whatever_it_doe
         begin = time.monotonic()
         rest = running.stderr.read()
         code, seconds = running.wait(), time.monotonic() - begin
-    assert (code, rest) == (75, "idxtrain: demo: stopped on request; `idxtrain run --run-id r1` resumes it\n")
+    assert (code, rest) == (
+        75,
+        f"idxtrain: demo: stopped on request; `idxtrain run --run-id {new.selector}` resumes it\n",
+    )
     assert seconds < 3
 
 

@@ -236,7 +236,7 @@ class Launcher:
 
     def _report_stop(self) -> int:
         """Print that the training stopped on request, as no rank could; return the exit code."""
-        how = f"; `idxtrain run --run-id {self._run.run_id}` resumes it from its last checkpoint" if self._run else ""
+        how = f"; `idxtrain run --run-id {self._run.selector}` resumes it from its last checkpoint" if self._run else ""
         self._print_error(f"train: stopped on request{how}")
         return ResumableError.exit_code
 

@@ -4,6 +4,7 @@ from types import FrameType
 
 from jobs import stop_signals
 from jobs.errors import ResumableError
+from jobs.run_dir import RunDir
 
 
 class StopRequest:
@@ -17,8 +18,8 @@ class StopRequest:
         self.requested = True
 
 
-def stopped(step: int, total: int, run_id: str) -> ResumableError:
+def stopped(step: int, total: int, run: RunDir) -> ResumableError:
     """Return the error that ends a rank after a request to stop."""
     return ResumableError(
-        f"train: stopped on request at step {step:,} of {total:,}; `idxtrain run --run-id {run_id}` resumes it"
+        f"train: stopped on request at step {step:,} of {total:,}; `idxtrain run --run-id {run.selector}` resumes it"
     )

@@ -142,7 +142,7 @@ class Training:
                     if result.stop:
                         self._save(writer, step)
                         writer.wait()
-                        raise stopped(step, self.total_steps, self.run_dir.run_id)
+                        raise stopped(step, self.total_steps, self.run_dir)
                     if timer.is_due(step) and not self._is_validated(step):  # a validation has its own
                         self._save(writer, step)
                 if self._is_validated(step):

@@ -51,7 +51,8 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchive
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 75, stderr
-    assert re.search(rf"train: stopped on request at step \d+ of {STEPS}; `idxtrain run --run-id r` resumes it", stderr)
+    resumes = rf"; `idxtrain run --run-id r --work {work}` resumes it"
+    assert re.search(rf"train: stopped on request at step \d+ of {STEPS}{resumes}", stderr)
     assert "Traceback" not in stderr
     return work
 
