@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -258,49 +257,6 @@ def test_a_stage_ends_with_its_code_and_one_line(new: RunDir, body: str, code: i
     assert (ended.returncode, ended.stdout) == (code, "")
     last = last.replace("WORK", str(new.work.path))
     assert ended.stderr.splitlines() == (expected if code == 0 else [*expected, last])
-
-
-STUCK = """
-    import time
-    from concurrent.futures import ThreadPoolExecutor
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(time.sleep, 20)
-        print("up", file=sys.stderr, flush=True)
-        time.sleep(20)
-"""
-
-
-# A library that turns every exception into one of its own.
-TURNED = """
-    import time
-    print("up", file=sys.stderr, flush=True)
-    try:
-        time.sleep(20)
-    except BaseException as error:
-        raise ImportError("half loaded") from error
-"""
-
-
-@pytest.mark.parametrize("body", [STUCK, TURNED])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stage_that_is_asked_to_stop_ends_within_three_seconds_whatever_it_does(
-    new: RunDir, number: signal.Signals, body: str
-) -> None:
-    command = [sys.executable, "-c", PROCESS.format(body=body.strip()), str(new.path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
-        assert running.stderr
-        while running.stderr.readline() != "up\n":
-            pass
-        time.sleep(0.2)  # else the signal may interrupt the line itself
-        running.send_signal(number)
-        begin = time.monotonic()
-        rest = running.stderr.read()
-        code, seconds = running.wait(), time.monotonic() - begin
-    assert (code, rest) == (
-        75,
-        f"idxtrain: demo: stopped on request; `idxtrain run --run-id {new.selector}` resumes it\n",
-    )
-    assert seconds < 3
 
 
 def test_a_bug_keeps_its_traceback(new: RunDir) -> None:
