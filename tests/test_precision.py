@@ -83,6 +83,7 @@ def test_muon_alone_turns_tf32_off(optimizer: str, expected: bool, monkeypatch: 
     import tensorflow as tf
 
     monkeypatch.setattr(devices, "configure", lambda *_: "a GPU")
+    tf.config.experimental.enable_tensor_float_32_execution(True)  # an evaluation in this process has turned it off
     rank = SimpleNamespace(
         config=TrainConfig.model_validate({"epochs": 1, "optimizer": optimizer, "precision": "float32"}),
         collective=SimpleNamespace(local_rank=0, local_size=1),

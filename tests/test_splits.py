@@ -183,7 +183,7 @@ def test_a_class_whose_training_rows_are_all_excluded_is_unseen_in_a_made_test_s
     labels = np.repeat(np.array([1, 2, 255], np.uint8), 20)
     (tmp_path / "garbage.csv").write_text("role,row\n" + "".join(f"train,{row}\n" for row in range(40, 60)))
     archives = archives_of(tmp_path / "data", labels)
-    with pytest.raises(InputError, match=r"found 2 of 6 rows with 1 labels that training lacks: 255 \(2\)"):
+    with pytest.raises(InputError, match=r"found 2 of 6 rows with labels that training lacks: 255 \(2\)"):
         split(tmp_path, archives, exclude=str(tmp_path / "garbage.csv"))
     made = split(tmp_path, archives, exclude=str(tmp_path / "garbage.csv"), unseen_classes="ignore")
     assert (made.labels, made.counts["test"]) == ([1, 2], [2, 2])

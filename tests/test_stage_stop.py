@@ -23,7 +23,6 @@ def run(tmp_path: Path) -> RunDir:
 
 STUCK = """
     import time
-from pathlib import Path
     from concurrent.futures import ThreadPoolExecutor
     with ThreadPoolExecutor(1) as pool:
         pool.submit(time.sleep, 20)
@@ -35,7 +34,6 @@ from pathlib import Path
 # A library that turns every exception into one of its own.
 TURNED = """
     import time
-from pathlib import Path
     print("up", file=sys.stderr, flush=True)
     try:
         time.sleep(20)
@@ -52,8 +50,7 @@ def test_a_stage_that_is_asked_to_stop_ends_within_three_seconds_whatever_it_doe
     command = [sys.executable, "-c", PROCESS.format(body=body.strip()), str(run.path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr
-        while running.stderr.readline() != "up\n":
-            pass
+        assert "up\n" in iter(running.stderr.readline, "")
         time.sleep(0.2)  # else the signal may interrupt the line itself
         running.send_signal(number)
         begin = time.monotonic()
