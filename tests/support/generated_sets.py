@@ -100,7 +100,7 @@ SETS: dict[str, GeneratedSet] = {
         shape=(12, 12),
         labels=np.array([1, 2]),
         unseen=(7, 7, 9),
-        refusal="found 3 of 103 rows with 2 labels that training lacks: 7 (2), 9 (1)",
+        refusal="found 3 of 103 rows with labels that training lacks: 7 (2), 9 (1)",
     ),
     "unseen test classes, counted": GeneratedSet(
         shape=(12, 12), labels=np.array([1, 2]), unseen=(7, 7, 9), options=("--set", "prepare.unseen_classes=count")
