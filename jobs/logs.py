@@ -84,7 +84,7 @@ class _Terminal(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             print(self.format(record), file=sys.stderr, flush=True)
-        except Exception:
+        except Exception:  # as logging's own handlers: a line that cannot be written ends no program
             self.handleError(record)
 
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from jobs import segments
 from jobs.dataset import Manifest, Split
 
-_ROW = (1 << 32) - 1  # the bits of `index` that hold the row: see `jobs.segments`
-
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -30,7 +28,7 @@ class Places:
     """The places of a dataset's rows."""
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
-        self._tags = {segments.first_index(each.segment_id): each.tag for each in segments.read_segments(directory)}
+        self._segments = {each.number: each for each in segments.read_segments(directory)}
         # `prepare` records if it made the test split of training rows, as there is no test archive.
         self._makes_test = "test_from" in manifest.options
         self._sources = manifest.sources
@@ -39,9 +37,10 @@ class Places:
         """Return the place of a row with this `index`."""
         if split == "test" and not self._makes_test:
             return self._place("test", "", index)
-        if self._tags:
-            return self._place("train", self._tags[index & ~_ROW], index & _ROW)
-        return self._place("train", "", index)
+        if not self._segments:
+            return self._place("train", "", index)
+        info = self._segments[segments.segment_of(index)]
+        return self._place("train", info.tag, segments.archive_row(index, [info])[1])
 
     def _place(self, role: str, tag: str, row: int) -> Place:
         plain, tagged = f"{role}_images", segments.key(f"{role}_images", tag)

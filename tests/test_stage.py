@@ -26,7 +26,11 @@ CONFIG: dict[str, Any] = {"seed": 1} | {name: {"option": 1} for name in (*STAGES
 @pytest.fixture
 def new(tmp_path: Path) -> RunDir:
     """Return a run without a finished stage."""
-    run = RunDir(tmp_path / "runs" / "r1")
+    return run_without_stages(tmp_path)
+
+
+def run_without_stages(work: Path) -> RunDir:
+    run = RunDir(work / "runs" / "r1")
     run.path.mkdir(parents=True)
     write_json(run.config_file, CONFIG)
     return run

@@ -8,17 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs.files import write_json
 from jobs.run_dir import RunDir
-from tests.test_stage import CONFIG, PROCESS
+from tests.test_stage import PROCESS, run_without_stages
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
-    run = RunDir(tmp_path / "runs" / "r1")
-    run.path.mkdir(parents=True)
-    write_json(run.config_file, CONFIG)
-    return run
+    return run_without_stages(tmp_path)
 
 
 STUCK = """

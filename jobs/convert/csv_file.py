@@ -20,6 +20,7 @@ from jobs.archive import is_gzip
 from jobs.convert.layout import split_files
 from jobs.convert.options import Options, Split
 from jobs.convert.tables import Block, Table
+from jobs.csv_cells import is_number
 from jobs.errors import InputError, one_line, printable
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -128,7 +129,7 @@ def _layout(first: Sequence[str], label: str | None, name: str) -> tuple[Layout,
     column = number if number is not None else names.index(label) if label is not None else _named(names)
     rest = [each for place, each in enumerate(names) if place != (column or 0)]
     has_word = names[column or 0].lower() in _LABELS and len(set(names)) == len(names)  # pixels may be named by numbers
-    is_header = (label is not None and number is None) or has_word or not all(map(_is_number, rest))
+    is_header = (label is not None and number is None) or has_word or not all(map(is_number, rest))
     if is_header and column is None:
         raise InputError(
             f"{name}: found a header without a column {', '.join(_LABELS)}, expected one; fix: name it with --label"
@@ -150,14 +151,6 @@ def _named(names: Sequence[str]) -> int | None:
     return next((lower.index(name) for name in _LABELS if name in lower), None)
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _class(text: str, where: str) -> str:
     if not text.strip():
         raise InputError(f"{where}: found no class, expected a label; fix: repair the line")
@@ -175,7 +168,7 @@ def _numbers(row: list[str], where: str) -> NDArray[Any]:
         except (ValueError, OverflowError):
             values = np.array(list(map(float, row)))
     except ValueError:
-        at = next((text for text in row if not _is_number(text) or "_" in text or not text.isascii()), "")
+        at = next((text for text in row if not is_number(text) or "_" in text or not text.isascii()), "")
         raise InputError(f"{where}: found {printable(at)!r}, expected a number; fix: repair the line") from None
     if not np.isfinite(values).all():
         raise InputError(f"{where}: found a value that is not finite, expected numbers; fix: repair the line")

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-TYPES = ("uint8", "int8", "int16", "int32", "float32", "float64")  # the element types of IDX
-
 Split = Literal["train", "test"]
 
 
@@ -14,7 +12,7 @@ class Options:
 
     `size`: height and width to resample pictures to. `shape`: height, width and maybe channels of an image in a table
     whose images are flat rows. `channels`: 1 or 3. `background`: the gray value, 0 or 255, behind transparent pixels.
-    `label`: the label's column. `element_type`: one of TYPES. `validation`: what becomes of a validation split.
+    `label`: the label's column. `element_type`: of IDX, by its name in NumPy. `validation`: what becomes of a validation split.
     """
 
     size: tuple[int, int] | None = None

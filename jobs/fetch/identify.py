@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.archive import Role, is_gzip
+from jobs.archive import Archive, Role, is_gzip
 from jobs.fetch.catalog import CATALOG
 from jobs.fetch.data_set import KnownArchive
+from jobs.fetch.names import unreadable
 from jobs.fetch.sniff import sniff
-from jobs.files import digest_file
+from jobs.files import digest_file, sha256_file
 
 _BLOCK = 1 << 20
 
@@ -68,6 +69,22 @@ def identify(path: Path) -> Identity | None:
             if digest in (identity.archive.gz_md5, identity.archive.md5):
                 return identity
     return None
+
+
+def record(role: Role, path: Path) -> tuple[Archive, Identity | None]:
+    """Return an archive as fetch records it, and what the catalog knows it as. Raises InputError if unreadable."""
+    try:
+        identity = identify(path)
+        archive = Archive(
+            role=role,
+            path=path,
+            bytes=path.stat().st_size,
+            sha256=sha256_file(path),
+            known=identity.data_set if identity else None,
+        )
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return archive, identity
 
 
 def _digests(path: Path) -> Iterator[str]:

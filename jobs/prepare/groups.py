@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.archive import GZIP_MAGIC
+from jobs.csv_cells import is_number
 from jobs.errors import InputError, one_line
 from jobs.prepare import idx
 from jobs.prepare.labels import LabelColumn
@@ -86,21 +87,13 @@ def _has_header(path: Path, column: str, rows: int, values: NDArray[Any], texts:
     """
     if not column.isdecimal():
         return True
-    may_be = len(values) > 0 and not _is_number(texts[0]) and np.count_nonzero(values == values[0]) == 1
+    may_be = len(values) > 0 and not is_number(texts[0]) and np.count_nonzero(values == values[0]) == 1
     if may_be and len(values) == rows:
         raise InputError(
             f"{path}: found {rows - 1} groups under {texts[0]!r}, which may be a header, expected {rows}; fix: give a "
             "group for each row of the training archive, a header, and its name as prepare.group_column"
         )
     return may_be and len(values) == rows + 1
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _position(path: Path, column: str, header: list[str]) -> int:
