@@ -12,7 +12,8 @@ class Options:
 
     `size`: height and width to resample pictures to. `shape`: height, width and maybe channels of an image in a table
     whose images are flat rows. `channels`: 1 or 3. `background`: the gray value, 0 or 255, behind transparent pixels.
-    `label`: the label's column. `element_type`: of IDX, by its name in NumPy. `validation`: what becomes of a validation split.
+    `label`: the label's column. `element_type`: of IDX, by its name in NumPy.
+    `validation`: what becomes of a validation split.
     """
 
     size: tuple[int, int] | None = None
