@@ -60,9 +60,9 @@ class Run:
 
         Labels are those of the archives. See `jobs.evaluate.predictions`.
         """
-        import pandas as pd
+        from jobs.evaluate.predictions import read_predictions
 
-        return pd.read_parquet(self.directory.predictions_file)
+        return read_predictions(self.directory.predictions_file).to_pandas(use_threads=False)
 
     def evaluate(self, data: str | Path) -> "Run":
         """Evaluate the model on the test pair in another folder; return the evaluation. See `pipelines.evaluation`.

@@ -160,7 +160,7 @@ def _digests(directory: Path, shards: Sequence[Shard]) -> tuple[NDArray[Any], by
     """Return the `index` of each row, int64, and the digest of each normalized image, in the order of the shards."""
     indices, digests = [np.empty(0, np.int64)], [b""]
     for shard in shards:
-        table = pq.read_table(directory / shard.path, columns=["image", "index"])
+        table = pq.ParquetFile(directory / shard.path).read(["image", "index"])
         images = table["image"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
         indices.append(table["index"].to_numpy())
         digests.append(image_digests(images))

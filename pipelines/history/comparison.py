@@ -99,11 +99,11 @@ def verdict(one: str, other: str, only_one: int, only_other: int) -> str:
 
 def _correct(run: RunDir) -> dict[int, bool]:
     """Return whether a run's model classifies each test image correctly, by the image's row in the archive."""
-    import pyarrow.parquet as pq
+    from jobs.evaluate.predictions import read_predictions
 
     path = run.predictions_file
     try:
-        columns = pq.read_table(path, columns=["index", "label", "predicted"]).to_pydict()
+        columns = read_predictions(path, ["index", "label", "predicted"]).to_pydict()
     except (OSError, ValueError) as error:
         again = f"`idxtrain evaluate --run-id {run.selector}`"
         raise InputError(
