@@ -54,5 +54,7 @@ def _detail(each: PairFinding, rows: Rows, other: str) -> str:
         return f"{each.distance:.2f} × the limit"
     if each.kind == "constant":
         return f"every value is {float(rows.sketch.lows[each.row]):.4f}"
+    if each.kind == "near-constant":
+        return f"99.5 % of its values are within {each.distance:.4f} of their median"
     how = "same pixels" if each.kind in ("duplicate", "conflict") else f"distance {each.distance:.4f}"
     return f"{how}, other label {other}" if each.kind in ("conflict", "near-conflict") else how

@@ -1,8 +1,8 @@
-"""Look at all images of a finished dataset; write findings.csv, findings.json and data.html beside its manifest.
+"""Look at all images of a dataset; write findings.csv, findings.json and data.html beside its manifest.
 
-Executors sketch each shard, the driver compares the sketches, executors fetch the few images that are needed whole. The
-work grows linearly with the rows, but for sorts; the driver holds about 500 bytes per row. Of more than ten million
-rows only equal images are found, not near ones.
+Executors sketch each shard; the driver compares the sketches, and reads the few images that are needed whole. The work
+grows linearly with the rows, but for sorts; the driver holds about 500 bytes per row. Of more than ten million rows
+only equal images are found, not near ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,11 +17,12 @@ from jobs.dataset import Manifest
 from jobs.logs import log
 from jobs.prepare.findings import near, outliers
 from jobs.prepare.findings.classes import class_findings
+from jobs.prepare.findings.constant import constant_images
 from jobs.prepare.findings.describe import describe
 from jobs.prepare.findings.finding import KINDS, WORDS, ClassFinding, Finding, Kind, count, write
 from jobs.prepare.findings.page import pictured, write_page
 from jobs.prepare.findings.pairs import PairFinding, equal_images, near_images
-from jobs.prepare.findings.rows import Rows, Run, View, fetch, join, view_shards
+from jobs.prepare.findings.rows import Images, Read, Rows, View, fetch, join, read_parquet, view_shards
 from jobs.prepare.findings.sketch import Sketch
 
 _MOST_COMPARED = 10_000_000  # rows
@@ -29,35 +30,31 @@ _CHUNK_BYTES = 256 << 20  # of images that the driver holds at a time to compare
 _MOST_OUTLIERS = 1000  # listed: more are a property of the data, not a finding
 
 
-Images = dict[int, NDArray[Any]]  # float32 [values] each, by row
+def look_at_files(directory: Path, manifest: Manifest, digests: bytes) -> None:
+    """Do what `look` does, by the dataset's files alone."""
+    look(directory, manifest, view_shards(directory, manifest), digests, partial(read_parquet, directory, manifest))
 
 
-def in_this_process(what: str, function: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
-    """Return function(task) for each task, in order, without Spark."""
-    return list(map(function, tasks))
-
-
-def look(directory: Path, manifest: Manifest, run: Run, views: Sequence[View] | None = None) -> None:
+def look(directory: Path, manifest: Manifest, views: Sequence[View], digests: bytes, read: Read) -> None:
     """Write what is odd about a dataset into its folder, and log it. The same dataset gives the same bytes.
 
-    `views`: of all its shards in order, if they were made while the images were in memory.
+    `views`: of all shards, in order. `digests`: 16 bytes for each row, as surveyed.
     """
-    rows = join(manifest, view_shards(directory, manifest, run) if views is None else views)
-    flat = rows.sketch.highs == rows.sketch.lows
-    equal = [each for each in equal_images(rows.sketch.digests, rows.sketch.labels, rows.is_test) if not flat[each.row]]
+    rows = join(manifest, views, digests)
+    flat = rows.is_flat
+    equal = [each for each in equal_images(rows.digests, rows.sketch.labels, rows.is_test) if not flat[each.row]]
     equal.sort(key=_place_in_file)
     pairs = _near_pairs(rows, flat, {each.row for each in equal})
+    constant = constant_images(rows.sketch, flat, manifest.values_per_image)
     far = _outliers(rows.sketch, flat)
-    get = partial(fetch, directory, manifest, rows, run)
-    alike, images = _verified(rows, pairs, pictured(rows, equal, far), get, manifest.values_per_image)
-    is_picture = manifest.values_per_image > 1  # an image of one value says nothing about it
-    constant = [PairFinding(kind="constant", row=int(row), other=-1) for row in np.flatnonzero(flat & is_picture)]
+    get = partial(fetch, rows, read)
+    alike, images = _verified(rows, pairs, pictured(rows, equal, constant, far), get, manifest.values_per_image)
     found = [*equal, *alike, *constant, *far]
     found.sort(key=_place_in_file)
     listed, classes = describe(directory, manifest, rows, found), list(class_findings(manifest))
     write(directory, listed, classes)
     write_page(directory, manifest, rows, list(zip(found, listed, strict=True)), classes, images)
-    _log(directory, listed, classes)
+    _log(listed, classes)
 
 
 def _near_pairs(rows: Rows, flat: NDArray[Any], copies: set[int]) -> NDArray[Any]:
@@ -70,7 +67,7 @@ def _near_pairs(rows: Rows, flat: NDArray[Any], copies: set[int]) -> NDArray[Any
     takes_part[list(copies)] = False
     numbers = np.flatnonzero(takes_part)
     pairs: NDArray[Any] = numbers[near.candidates(sketch.projections[numbers])]
-    pairs = pairs[sketch.digests[pairs[:, 0]] != sketch.digests[pairs[:, 1]]]
+    pairs = pairs[rows.digests[pairs[:, 0]] != rows.digests[pairs[:, 1]]]
     return near.nearest(sketch.projections, pairs, rows.is_test)
 
 
@@ -117,7 +114,7 @@ def _place_in_file(each: PairFinding) -> tuple[int, float, int]:
     return KINDS.index(each.kind), -each.distance if each.kind == "outlier" else 0.0, each.row
 
 
-def _log(directory: Path, images: Sequence[Finding], classes: Sequence[ClassFinding]) -> None:
+def _log(images: Sequence[Finding], classes: Sequence[ClassFinding]) -> None:
     first: dict[Kind, str] = {}
     for each in images:
         pair = f" and row {each.other_row} of {each.other_archive}" if each.other_archive else ""

@@ -26,6 +26,7 @@ _HEADINGS: Mapping[Kind, str] = {
     "near-duplicate": "Nearly equal images",
     "near-conflict": "Nearly equal images under two labels",
     "constant": "Constant images",
+    "near-constant": "Nearly constant images",
     "outlier": "Far from their class",
 }
 
@@ -62,7 +63,6 @@ class ClassRow:
 def pictured(rows: Rows, *found: Iterable[PairFinding]) -> list[int]:
     """Return the rows whose images the page shows, beside those of nearly equal pairs."""
     wanted = [row for number in range(len(rows.means)) for row in _samples(rows, number)]
-    wanted += np.flatnonzero(rows.sketch.highs == rows.sketch.lows)[:_MOST_PICTURES].tolist()
     for findings in found:
         taken: dict[Kind, int] = {}
         for each in findings:

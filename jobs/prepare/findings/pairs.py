@@ -17,7 +17,10 @@ from jobs.prepare.findings.finding import Kind
 
 @dataclass(frozen=True, kw_only=True)
 class PairFinding:
-    """Row `row` is like row `other`, both counted through all splits. `distance`: of the two pictures."""
+    """Row `row` is like row `other`, both counted through all splits; `other` is -1 if the finding is of one image.
+
+    `distance`: of the two pictures; of an outlier, over the limit; of a nearly constant image, its spread.
+    """
 
     kind: Kind
     row: int
