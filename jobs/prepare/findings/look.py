@@ -44,9 +44,11 @@ def look(directory: Path, manifest: Manifest, views: Sequence[View], digests: by
     flat = rows.is_flat
     equal = [each for each in equal_images(rows.digests, rows.sketch.labels, rows.is_test) if not flat[each.row]]
     equal.sort(key=_place_in_file)
-    pairs = _near_pairs(rows, flat, {each.row for each in equal})
     constant = constant_images(rows.sketch, flat, manifest.values_per_image)
-    far = _outliers(rows.sketch, flat)
+    blank = flat.copy()
+    blank[[each.row for each in constant]] = True
+    pairs = _near_pairs(rows, blank, {each.row for each in equal})
+    far = _outliers(rows.sketch, blank)
     get = partial(fetch, rows, read)
     alike, images = _verified(rows, pairs, pictured(rows, equal, constant, far), get, manifest.values_per_image)
     found = [*equal, *alike, *constant, *far]
@@ -57,13 +59,13 @@ def look(directory: Path, manifest: Manifest, views: Sequence[View], digests: by
     _log(listed, classes)
 
 
-def _near_pairs(rows: Rows, flat: NDArray[Any], copies: set[int]) -> NDArray[Any]:
-    """Return pairs of rows that may be nearly equal, int64 [n, 2]; of equal images only one takes part."""
+def _near_pairs(rows: Rows, blank: NDArray[Any], copies: set[int]) -> NDArray[Any]:
+    """Return pairs of rows that may be nearly equal, int64 [n, 2]. Copies and blank images take no part."""
     sketch = rows.sketch
     if len(sketch) > _MOST_COMPARED:
         log.warning("prepare: near duplicates are not searched in more than %s rows", f"{_MOST_COMPARED:,}")
         return np.empty((0, 2), np.int64)
-    takes_part = ~flat
+    takes_part = ~blank
     takes_part[list(copies)] = False
     numbers = np.flatnonzero(takes_part)
     pairs: NDArray[Any] = numbers[near.candidates(sketch.projections[numbers])]
@@ -84,7 +86,8 @@ def _verified(
     kept, distances = [np.empty((0, 2), np.int64)], [np.empty(0)]
     for start in range(0, max(1, len(pairs)), step):
         chunk = pairs[start : start + step]
-        images = get([*chunk.reshape(-1).tolist(), *wanted])
+        is_last = start + step >= len(pairs)
+        images = get([*chunk.reshape(-1).tolist(), *(wanted if is_last else [])])
         apart = np.array([near.picture_distance(images[first], images[second]) for first, second in chunk.tolist()])
         kept.append(chunk[apart <= near.NEAR])
         distances.append(apart[apart <= near.NEAR])
@@ -94,9 +97,9 @@ def _verified(
     return found, images
 
 
-def _outliers(sketch: Sketch, flat: NDArray[Any]) -> list[PairFinding]:
+def _outliers(sketch: Sketch, blank: NDArray[Any]) -> list[PairFinding]:
     """Return the outliers, with their distance over the limit; the farthest if there are many."""
-    usable = np.flatnonzero(~flat)
+    usable = np.flatnonzero(~blank)
     if not len(usable):
         return []
     excess = np.zeros(len(sketch))
