@@ -22,6 +22,7 @@ from jobs.prepare.findings import near, outliers
 from jobs.prepare.findings.classes import class_findings
 from jobs.prepare.findings.finding import CSV, JSON, ClassFinding, Finding, read_counts, require_none, write
 from jobs.prepare.findings.look import look_at_files
+from jobs.prepare.findings.pairs import equal_images
 from jobs.prepare.findings.sketch import sketch_images
 from jobs.prepare.stage import prepare
 from jobs.prepare.survey import image_digests
@@ -268,6 +269,19 @@ def test_a_thousand_copies_are_compared_in_linear_time() -> None:
         for side in (False, True):
             had, has = (set(each[is_test[each[:, other]] == side, one].tolist()) for each in (pairs, kept))
             assert has == had
+
+
+def test_many_equal_images_of_two_classes_are_judged_in_linear_time() -> None:
+    """Each of another class names the first of this one, and the test image stays; by all pairs it takes minutes."""
+    rows = 200_000
+    labels, is_test = np.zeros(rows, np.int64), np.zeros(rows, bool)
+    labels[1::2] = 1
+    is_test[-1] = True
+    found = list(equal_images(np.zeros(rows, "V16"), labels, is_test, np.zeros(rows, bool)))
+    assert [each.row for each in found] == list(range(rows - 1))
+    assert {each.kind for each in found} == {"conflict"}
+    assert {(each.row % 2, each.other) for each in found} == {(0, rows - 1), (1, 0)}
+    assert not list(equal_images(np.zeros(rows, "V16"), labels, is_test, np.ones(rows, bool)))
 
 
 def test_normal_features_are_flagged_as_rarely_as_stated() -> None:

@@ -42,8 +42,7 @@ def look(directory: Path, manifest: Manifest, views: Sequence[View], digests: by
     """
     rows = join(manifest, views, digests)
     flat = rows.is_flat
-    equal = [each for each in equal_images(rows.digests, rows.sketch.labels, rows.is_test) if not flat[each.row]]
-    equal.sort(key=_place_in_file)
+    equal = sorted(equal_images(rows.digests, rows.sketch.labels, rows.is_test, flat), key=_place_in_file)
     constant = constant_images(rows.sketch, flat, manifest.values_per_image)
     blank = flat.copy()
     blank[[each.row for each in constant]] = True

@@ -28,10 +28,15 @@ class PairFinding:
     distance: float = 0.0
 
 
-def equal_images(digests: NDArray[Any], labels: NDArray[Any], is_test: NDArray[Any]) -> Iterator[PairFinding]:
-    """Yield the findings of images with equal pixels. `digests`: void [n]. `is_test`: bool [n]."""
+def equal_images(
+    digests: NDArray[Any], labels: NDArray[Any], is_test: NDArray[Any], flat: NDArray[Any]
+) -> Iterator[PairFinding]:
+    """Yield the findings of images with equal pixels. `digests`: void [n]. `is_test`, `flat`: bool [n].
+
+    Of flat images only the value could be equal: they are a finding of their own.
+    """
     _, inverse, counts = np.unique(digests, return_inverse=True, return_counts=True)
-    repeated = np.flatnonzero(counts[inverse] > 1)
+    repeated = np.flatnonzero((counts[inverse] > 1) & ~flat)
     order = repeated[np.lexsort((repeated, inverse[repeated]))]
     for group in np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1):
         if len(group):
@@ -42,12 +47,12 @@ def _of_group(group: NDArray[Any], labels: NDArray[Any], is_test: NDArray[Any]) 
     """`group`: rows of equal images, increasing."""
     group = group[np.argsort(~is_test[group], kind="stable")]
     kept = int(group[0])
-    contradicting = len(set(labels[group].tolist())) > 1
+    others = group[labels[group] != labels[kept]]  # the first of another class than row r is others[0] or kept
     among_test = len(set(labels[group[is_test[group]]].tolist())) > 1
     for row in map(int, group):
-        others = group[labels[group] != labels[row]]
-        if contradicting and (not is_test[row] or among_test):
-            yield PairFinding(kind="conflict", row=row, other=int(others[0]))
+        if len(others) and (not is_test[row] or among_test):
+            other = int(others[0]) if labels[row] == labels[kept] else kept
+            yield PairFinding(kind="conflict", row=row, other=other)
         elif row != kept:
             yield PairFinding(kind="duplicate", row=row, other=kept)
 

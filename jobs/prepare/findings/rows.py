@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from jobs.dataset import SPLITS, Manifest, Split
 from jobs.files import write_atomic
 from jobs.prepare.findings.sketch import Sketch, joined, sketch_images
+from jobs.progress import Progress
 
 Images = dict[int, NDArray[Any]]  # float32 [values] each, by row
 # Returns the images at increasing positions (int64 [n], n ≥ 1) of a split: float32 [n, values].
@@ -124,11 +125,17 @@ def is_summed(split: Split, number: int) -> bool:
 def view_shards(directory: Path, manifest: Manifest) -> list[View]:
     """Return the views of all shards of a dataset's files, in order."""
     look, size = Look(manifest.shape, len(manifest.labels)), batch_rows(manifest.values_per_image)
-    return [
-        look(pq.ParquetFile(directory / shard.path).iter_batches(size), is_summed(split, number))
+    shards = [
+        (shard.path, is_summed(split, number))
         for split in SPLITS
         for number, shard in enumerate(manifest.splits[split].shards)
     ]
+    views = []
+    with Progress("prepare: looking at the images", len(shards), "shards") as progress:
+        for path, summed in shards:
+            views.append(look(pq.ParquetFile(directory / path).iter_batches(size), summed))
+            progress.update(len(views))
+    return views
 
 
 def join(manifest: Manifest, views: Sequence[View], digests: bytes) -> Rows:
