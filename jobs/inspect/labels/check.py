@@ -49,8 +49,7 @@ def check_labels(run: RunDir, folds: int) -> Path:
     write_suspects(folder, directory, manifest, rows, images)
     for role, of_role in (("training", ~is_test), ("test", usable_test)):
         suspects = sum(row.is_suspect and bool(of_role[row.number]) for row in rows)
-        words = f"{suspects:,} {'suspect' if suspects == 1 else 'suspects'}"
-        log.info("labels: %s among %s %s images", words, f"{int(of_role.sum()):,}", role)
+        log.info("labels: %s suspects among %s %s images", f"{suspects:,}", f"{int(of_role.sum()):,}", role)
     return folder
 
 
