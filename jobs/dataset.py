@@ -128,6 +128,11 @@ class Manifest(Section):
         """Height × width × channels."""
         return prod(self.shape)
 
+    def class_text(self, number: int) -> str:
+        """Return a class in words: its label in the archives, and its name if it has another."""
+        label, name = str(self.labels[number]), self.class_names[number]
+        return label if name == label else f"{label} {name}"
+
     @property
     def training_pairs(self) -> dict[str, tuple[str, str]]:
         """By tag, the SHA-256 of the image and of the label archive of each training pair; empty for one plain pair."""

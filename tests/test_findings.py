@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 
 from jobs import segments
 from jobs.archive import Archive, Role
-from jobs.dataset import DATA_PAGE, read_manifest
+from jobs.dataset import DATA_PAGE, SPLITS, Split, read_manifest, read_split
 from jobs.errors import InputError
 from jobs.prepare import idx
 from jobs.prepare.config import PrepareConfig
 from jobs.prepare.findings import near, outliers
 from jobs.prepare.findings.classes import class_findings
 from jobs.prepare.findings.finding import CSV, JSON, ClassFinding, Finding, read_counts, require_none, write
-from jobs.prepare.findings.look import in_this_process, look
+from jobs.prepare.findings.look import look_at_files
+from jobs.prepare.findings.pairs import equal_images
 from jobs.prepare.findings.sketch import sketch_images
 from jobs.prepare.stage import prepare
+from jobs.prepare.survey import image_digests
 from jobs.run_dir import Work
 from jobs.stage import dataset_of
 from pipelines.config import compose
@@ -50,6 +52,8 @@ def odd(tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) -
     images[20], labels[20] = images[15], (labels[15] + 1) % 3
     images[30], labels[30] = test[3], test_labels[3]
     images[40] = 0
+    images[80] = 100 + random.integers(0, 3, images[80].shape)
+    images[80, 4, 4] = 255
     images[50], labels[50] = almost(images[45]), labels[45]
     images[60], labels[60] = almost(images[55]), (labels[55] + 1) % 3
     images[70] = random.integers(0, 2, images[70].shape) * 255
@@ -88,8 +92,9 @@ def test_a_copy_of_other_brightness_contrast_and_noise_is_a_near_duplicate(odd: 
     assert (role, {row, int(other)}) == ("train", {45, 50})
 
 
-def test_constant_images_and_outliers_are_findings(odd: Made) -> None:
+def test_constant_and_nearly_constant_images_and_outliers_are_findings(odd: Made) -> None:
     assert rows_of(odd, "constant") == [("train", 40, "", "")]
+    assert rows_of(odd, "near-constant") == [("train", 80, "", "")]
     outlying = [row for _, row, _, _ in rows_of(odd, "outlier")]
     assert outlying[0] == 70
     assert set(outlying) <= {70, 20, 60}  # two of another class
@@ -108,12 +113,24 @@ def test_the_log_counts_findings_and_names_archive_and_row(odd: Made) -> None:
     assert "prepare: images with the same pixels as another: 2, first: row" in odd.log
 
 
-def test_the_same_dataset_gives_the_same_files_with_and_without_spark(odd: Made, tmp_path: Path) -> None:
-    copy = tmp_path / odd.directory.name
-    shutil.copytree(odd.directory, copy)
+def stored(made: Made, split: Split) -> NDArray[Any]:
+    """Return a split's images as the archive has them, [rows, values]."""
+    images = idx.read(made.archives["test_images" if split == "test" else "train_images"].path)
+    return images[read_split(made.directory, made.manifest, split)[2]].reshape(-1, made.manifest.values_per_image)
+
+
+def look_again(made: Made, copy: Path) -> None:
+    """Copy a dataset and look at its files, without Spark and without the archives."""
+    shutil.copytree(made.directory, copy)
     for name in (CSV, JSON, DATA_PAGE):
         (copy / name).unlink()
-    look(copy, odd.manifest, in_this_process)
+    digests = b"".join(image_digests(stored(made, split)) for split in SPLITS)
+    look_at_files(copy, made.manifest, digests)
+
+
+def test_the_same_dataset_gives_the_same_files_by_its_shards_and_by_its_archives(odd: Made, tmp_path: Path) -> None:
+    copy = tmp_path / odd.directory.name
+    look_again(odd, copy)
     for name in (CSV, JSON, DATA_PAGE):
         assert (copy / name).read_bytes() == (odd.directory / name).read_bytes()
 
@@ -123,10 +140,9 @@ def test_pairs_that_are_compared_in_chunks_are_found_and_shown(
     odd: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: int
 ) -> None:
     copy = tmp_path / odd.directory.name
-    shutil.copytree(odd.directory, copy)
     monkeypatch.setattr("jobs.prepare.findings.look._CHUNK_BYTES", 1)  # a pair at a time
     monkeypatch.setattr("jobs.prepare.findings.page._MOST_PICTURES", pictures)
-    look(copy, odd.manifest, in_this_process)
+    look_again(odd, copy)
     assert (copy / CSV).read_bytes() == (odd.directory / CSV).read_bytes()
     is_same = (copy / DATA_PAGE).read_bytes() == (odd.directory / DATA_PAGE).read_bytes()
     assert is_same == (pictures == 24)
@@ -135,7 +151,13 @@ def test_pairs_that_are_compared_in_chunks_are_found_and_shown(
 def test_the_page_shows_pairs_side_by_side_and_is_private(odd: Made) -> None:
     page = (odd.directory / DATA_PAGE).read_text(encoding="utf-8")
     assert (odd.directory / DATA_PAGE).stat().st_mode & 0o777 == 0o600
-    for heading in ("Equal images", "Nearly equal images under two labels", "Constant images", "Far from their class"):
+    for heading in (
+        "Equal images",
+        "Nearly equal images under two labels",
+        "Constant images",
+        "Nearly constant images",
+        "Far from their class",
+    ):
         assert f"<h2>{heading}</h2>" in page
     assert "train 30" in page
     assert "test 3" in page
@@ -247,6 +269,19 @@ def test_a_thousand_copies_are_compared_in_linear_time() -> None:
         for side in (False, True):
             had, has = (set(each[is_test[each[:, other]] == side, one].tolist()) for each in (pairs, kept))
             assert has == had
+
+
+def test_many_equal_images_of_two_classes_are_judged_in_linear_time() -> None:
+    """Each of another class names the first of this one, and the test image stays; by all pairs it takes minutes."""
+    rows = 200_000
+    labels, is_test = np.zeros(rows, np.int64), np.zeros(rows, bool)
+    labels[1::2] = 1
+    is_test[-1] = True
+    found = list(equal_images(np.zeros(rows, "V16"), labels, is_test, np.zeros(rows, bool)))
+    assert [each.row for each in found] == list(range(rows - 1))
+    assert {each.kind for each in found} == {"conflict"}
+    assert {(each.row % 2, each.other) for each in found} == {(0, rows - 1), (1, 0)}
+    assert not list(equal_images(np.zeros(rows, "V16"), labels, is_test, np.ones(rows, bool)))
 
 
 def test_normal_features_are_flagged_as_rarely_as_stated() -> None:

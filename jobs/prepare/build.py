@@ -49,26 +49,26 @@ def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
     with inflated(labels, scratch) as plain:
         assigned = assign(inputs, plan, headers, plain, np.array(excluded, np.int64), scratch)
         plan = plan.with_rows(assigned.rows)
-        with Spark(spark_config) as spark:
-            with inflated(pictures, scratch) as plain_images:
-                train, test = (
-                    pair_of(split, archives, plain | plain_images, headers, inputs.label_column)
-                    for split in ("train", "train" if inputs.makes_test else "test")
-                )
-                decoder = Decoder(
-                    rows=RowFiles(scratch),
-                    train=train,
-                    test=test,
-                    classes=assigned.classes,
-                    orientation=inputs.orientation,
-                    views=True,
-                )
-                findings = merge(decoder.rows, survey_splits(spark, decoder, plan, images), images.dtype)
-                for split in SPLITS:
-                    (directory / split).mkdir()
-                write = partial(decoder.write, findings.normalization, directory)
-                written = spark.collect("prepare: writing Parquet", write, plan.shards)
-                shards = take_shards(decoder, written, assigned.label_counts)
+        with Spark(spark_config) as spark, inflated(pictures, scratch) as plain_images:
+            train, test = (
+                pair_of(split, archives, plain | plain_images, headers, inputs.label_column)
+                for split in ("train", "train" if inputs.makes_test else "test")
+            )
+            decoder = Decoder(
+                rows=RowFiles(scratch),
+                train=train,
+                test=test,
+                classes=assigned.classes,
+                orientation=inputs.orientation,
+                views=True,
+            )
+            surveys = survey_splits(spark, decoder, plan, images)
+            findings = merge(decoder.rows, surveys, images.dtype)
+            for split in SPLITS:
+                (directory / split).mkdir()
+            write = partial(decoder.write, findings.normalization, directory)
+            written = spark.collect("prepare: writing Parquet", write, plan.shards)
+            shards = take_shards(decoder, written, assigned.label_counts)
             inputs.require_unchanged()
             check_shards(directory, plan, shards)
             content = Content(
@@ -80,8 +80,10 @@ def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
                 options=_decisions(inputs, plan, assigned.excluded, test_rows),
                 versions=spark.versions(),
             )
+            manifest = write_manifest(directory, inputs, content)
             views = [read_view(each.view) for each in written if each.view]
-            look(directory, write_manifest(directory, inputs, content), spark.collect, views)
+            digests = b"".join(each.digests for split in SPLITS for each in surveys[split])
+            look(directory, manifest, views, digests, partial(decoder.read, findings.normalization))
     shutil.rmtree(scratch)
 
 

@@ -22,7 +22,7 @@ from jobs.logs import log
 from jobs.prepare.archives import inflated
 from jobs.prepare.config import SparkConfig
 from jobs.prepare.exclusions import read_exclusions
-from jobs.prepare.findings.look import in_this_process, look
+from jobs.prepare.findings.look import look_at_files
 from jobs.prepare.inputs import Inputs
 from jobs.prepare.labels import NO_LABELS, ClassMap, LabelColumn, LabelCounts, map_classes
 from jobs.prepare.manifest import Content, write_manifest
@@ -76,7 +76,7 @@ def build_of_segments(inputs: Inputs, spark: SparkConfig, directory: Path, work:
             versions=made[-1].versions,
         ),
     )
-    look(directory, manifest, in_this_process)
+    look_at_files(directory, manifest, b"".join(each.digests(split) for split in SPLITS for each in made))
 
 
 def read_pairs(inputs: Inputs, scratch: Path) -> tuple[ArchivePair, list[ArchivePair]]:

@@ -4,7 +4,7 @@ pyarrow writes the files. Spark's DataFrame writer takes every pixel through a J
 has no option for the number of rows in a row group.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -20,14 +20,13 @@ from jobs.description import Orientation
 from jobs.errors import InputError
 from jobs.files import sha256_file, write_atomic
 from jobs.prepare.archives import Pair, image_shape
-from jobs.prepare.findings.rows import Look, is_summed, write_view
+from jobs.prepare.findings.rows import Look, batch_rows, is_summed, write_view
 from jobs.prepare.labels import ClassMap
-from jobs.prepare.orientation import upright
+from jobs.prepare.orientation import upright, upright_shape
 from jobs.prepare.plan import ShardPlan
 from jobs.prepare.row_files import RowFiles
 from jobs.prepare.survey import Survey, survey
 
-_BATCH_BYTES = 4 << 20  # of float32 pixels: limits the memory between the archive and the shard's Arrow columns
 _PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "write_statistics": ["label", "index"]}
 
 
@@ -86,30 +85,36 @@ class Decoder:
             sha256=sha256_file(path),
         )
         classes, rows = np.unique(table["label"].to_numpy(), return_counts=True)
-        view = self._view(table, shard) if self.views else None
+        view = self._view(batches, shard) if self.views else None
         return Written(shard=result, classes=classes, rows=rows, view=view)
 
-    def _view(self, table: pa.Table, shard: ShardPlan) -> Path:
-        stored = image_shape(self.pair(shard.split).image_header)
-        height, width, channels = upright(np.empty((1, *stored), np.uint8), self.orientation).shape[1:]
-        look = Look((height, width, channels), len(self.classes.labels))
-        images = table["image"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
-        labels, indices = table["label"].to_numpy(), table["index"].to_numpy()
+    def _view(self, batches: Sequence[pa.RecordBatch], shard: ShardPlan) -> Path:
+        shape = upright_shape(image_shape(self.pair(shard.split).image_header), self.orientation)
+        look = Look(shape, len(self.classes.labels))
         path = self.rows.directory / f"{shard.split}-{shard.number}.view.npz"
-        write_view(path, look(images, labels, indices, is_summed(shard.split, shard.number)))
+        write_view(path, look(batches, is_summed(shard.split, shard.number)))
         return path
 
     def _batches(self, normalization: Normalization, shard: ShardPlan) -> Iterator[pa.RecordBatch]:
         pair = self.pair(shard.split)
-        shape = image_shape(pair.image_header)
-        step = max(1, _BATCH_BYTES // (4 * prod(shape)))
+        step = batch_rows(prod(image_shape(pair.image_header)))
         for first in range(shard.start, shard.stop, step):
             rows = self.rows.read(shard.split, first, min(first + step, shard.stop))
             numbers = self.classes.numbers(pair.read_labels(rows))
             if (numbers < 0).any():
                 raise changed_labels(pair)
-            images = upright(pair.read_images(rows).reshape(-1, *shape), self.orientation)
-            yield to_batch(normalize(np.ascontiguousarray(images), normalization), numbers, rows + self.first_index)
+            yield to_batch(self._images(normalization, shard.split, rows), numbers, rows + self.first_index)
+
+    def read(self, normalization: Normalization, split: Split, positions: NDArray[Any]) -> NDArray[Any]:
+        """Return the images at increasing positions of a split as the dataset has them: float32 [n, values]."""
+        images = self._images(normalization, split, self.rows.whole(split)[positions])
+        return images.reshape(len(images), -1)
+
+    def _images(self, normalization: Normalization, split: Split, rows: NDArray[Any]) -> NDArray[Any]:
+        """Return the images of archive rows, normalized and upright: float32 [n, height, width, channels]."""
+        pair = self.pair(split)
+        stored = pair.read_images(rows).reshape(-1, *image_shape(pair.image_header))
+        return normalize(np.ascontiguousarray(upright(stored, self.orientation)), normalization)
 
 
 def changed_labels(pair: Pair) -> InputError:

@@ -45,12 +45,13 @@ def judge(probabilities: NDArray[Any], given: NDArray[Any]) -> Verdict:
     margin = others[rows, suggested] - own
     joint = _calibrated(_confident_joint(probabilities, given), np.bincount(given, minlength=probabilities.shape[1]))
     suspect = np.zeros(len(given), bool)
-    for i, j in np.argwhere(np.round(joint) > 0):
-        if i != j:
-            of_class = np.flatnonzero(given == i)
+    counts = np.round(joint).astype(np.int64)
+    np.fill_diagonal(counts, 0)
+    for i in np.flatnonzero(counts.any(axis=1)):
+        of_class = np.flatnonzero(given == i)
+        for j in np.flatnonzero(counts[i]):
             margins = probabilities[of_class, j].astype(np.float64) - probabilities[of_class, i]
-            most = of_class[np.lexsort((of_class, -margins))][: int(np.round(joint[i, j]))]
-            suspect[most] = True
+            suspect[of_class[np.lexsort((of_class, -margins))][: counts[i, j]]] = True
     return Verdict(suggested=suggested, margin=margin, suspect=suspect & (margin > 0), joint=joint)
 
 

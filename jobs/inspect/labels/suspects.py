@@ -79,15 +79,10 @@ def write_suspects(
     page.write_private(folder / PAGE, html)
 
 
-def _label(manifest: Manifest, number: int) -> str:
-    label, name = str(manifest.labels[number]), manifest.class_names[number]
-    return label if name == label else f"{label} {name}"
-
-
 def _line(row: Row, places: Places, manifest: Manifest) -> tuple[Any, ...]:
     place = places.of(row.split, row.index)
     finding = "label-suspect" if row.is_suspect else "label-doubt"
-    detail = f"suggested {_label(manifest, row.suggested)}, margin {row.margin:.4f}"
+    detail = f"suggested {manifest.class_text(row.suggested)}, margin {row.margin:.4f}"
     label, name = manifest.labels[row.given], manifest.class_names[row.given]
     return place.role, place.tag, place.row, row.split, finding, label, name, detail
 
@@ -103,8 +98,8 @@ def _table(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
 def _doubt(row: Row, places: Places, manifest: Manifest, images: NDArray[Any]) -> Doubt:
     return Doubt(
         picture=png.data_uri(images[row.number].reshape(manifest.shape)),
-        given=_label(manifest, row.given),
-        suggested=_label(manifest, row.suggested),
+        given=manifest.class_text(row.given),
+        suggested=manifest.class_text(row.suggested),
         margin=row.margin,
         place=str(places.of(row.split, row.index)),
         is_suspect=row.is_suspect,

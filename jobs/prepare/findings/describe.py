@@ -18,7 +18,7 @@ def describe(directory: Path, manifest: Manifest, rows: Rows, found: Sequence[Pa
         return places.of(SPLITS[int(rows.split[row])], int(rows.sketch.indices[row]))
 
     def label(row: int) -> str:
-        return manifest_label(manifest, int(rows.sketch.labels[row]))
+        return manifest.class_text(int(rows.sketch.labels[row]))
 
     def finding(each: PairFinding) -> Finding:
         here, number = place(each.row), int(rows.sketch.labels[each.row])
@@ -43,16 +43,17 @@ def describe(directory: Path, manifest: Manifest, rows: Rows, found: Sequence[Pa
     return [finding(each) for each in found]
 
 
-def manifest_label(manifest: Manifest, number: int) -> str:
-    """Return a class in words: its label in the archives, and its name if it has another."""
-    label, name = str(manifest.labels[number]), manifest.class_names[number]
-    return label if name == label else f"{label} {name}"
-
-
-def _detail(each: PairFinding, rows: Rows, other: str) -> str:
+def measure(each: PairFinding, rows: Rows) -> str:
+    """Return how a finding was found, in a few words; empty if its kind says it."""
     if each.kind == "outlier":
         return f"{each.distance:.2f} × the limit"
     if each.kind == "constant":
         return f"every value is {float(rows.sketch.lows[each.row]):.4f}"
-    how = "same pixels" if each.kind in ("duplicate", "conflict") else f"distance {each.distance:.4f}"
+    if each.kind == "near-constant":
+        return f"spread {each.distance:.4f}"
+    return f"distance {each.distance:.4f}" if each.kind in ("near-duplicate", "near-conflict") else ""
+
+
+def _detail(each: PairFinding, rows: Rows, other: str) -> str:
+    how = measure(each, rows) or "same pixels"
     return f"{how}, other label {other}" if each.kind in ("conflict", "near-conflict") else how

@@ -20,7 +20,7 @@ from jobs.files import read_object, sealed, take_seal, write_json, write_text
 CSV, JSON = "findings.csv", "findings.json"
 
 Kind = Literal[
-    "duplicate", "near-duplicate", "conflict", "near-conflict", "constant", "outlier",
+    "duplicate", "near-duplicate", "conflict", "near-conflict", "constant", "near-constant", "outlier",
     "few-images", "imbalance", "shifted-share",
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -31,6 +31,7 @@ WORDS: Mapping[Kind, str] = {
     "conflict": "images with the same pixels as one of another class",
     "near-conflict": "images nearly the same as one of another class",
     "constant": "images of a single value",
+    "near-constant": "images of a single value but for specks",
     "outlier": "images far from their class",
     "few-images": "classes of very few training images",
     "imbalance": "classes of far fewer training images than the largest",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from jobs import page, png
 from jobs.dataset import DATA_PAGE, SPLITS, Manifest
 from jobs.places import Place
-from jobs.prepare.findings.describe import manifest_label
+from jobs.prepare.findings.describe import measure
 from jobs.prepare.findings.finding import CSV, ClassFinding, Finding, Kind, count
 from jobs.prepare.findings.pairs import PairFinding
 from jobs.prepare.findings.rows import Rows
@@ -26,7 +26,15 @@ _HEADINGS: Mapping[Kind, str] = {
     "near-duplicate": "Nearly equal images",
     "near-conflict": "Nearly equal images under two labels",
     "constant": "Constant images",
+    "near-constant": "Nearly constant images",
     "outlier": "Far from their class",
+}
+_OF_NEAR = "Distance: of the pixels, each image centered and scaled. It is 0 for equal images, and 0.1 at most here."
+_HINTS: Mapping[Kind, str] = {
+    "near-duplicate": _OF_NEAR,
+    "near-conflict": _OF_NEAR,
+    "near-constant": "Spread: all values but 1 in 200 are within it of their median.",
+    "outlier": "The farthest first. Limit: what 1 in 100,000 of a normally distributed class exceeds, or more.",
 }
 
 
@@ -41,9 +49,13 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """The findings of one kind: how many there are, and one or two pictures of each of the first."""
+    """The findings of one kind: how many there are, and one or two pictures of each of the first.
+
+    `hint`: what the words under the pictures mean.
+    """
 
     heading: str
+    hint: str
     count: int
     items: list[tuple[list[Picture], str]]
 
@@ -62,7 +74,6 @@ class ClassRow:
 def pictured(rows: Rows, *found: Iterable[PairFinding]) -> list[int]:
     """Return the rows whose images the page shows, beside those of nearly equal pairs."""
     wanted = [row for number in range(len(rows.means)) for row in _samples(rows, number)]
-    wanted += np.flatnonzero(rows.sketch.highs == rows.sketch.lows)[:_MOST_PICTURES].tolist()
     for findings in found:
         taken: dict[Kind, int] = {}
         for each in findings:
@@ -94,7 +105,7 @@ def write_page(
         total=sum(split.rows for split in manifest.splits.values()),
         rows=_class_rows(manifest, rows, images),
         means=len(rows.means),
-        galleries=list(_galleries(manifest, found, images)),
+        galleries=list(_galleries(manifest, rows, found, images)),
         class_findings=list(classes),
         findings=sum(count([*(finding for _, finding in found), *classes]).values()),
     )
@@ -109,7 +120,7 @@ def _class_rows(manifest: Manifest, rows: Rows, images: Mapping[int, NDArray[Any
     largest = max(1, *manifest.splits["train"].label_counts)
     return [
         ClassRow(
-            name=manifest_label(manifest, number),
+            name=manifest.class_text(number),
             counts=tuple(manifest.splits[split].label_counts[number] for split in SPLITS),
             share=round(100 * manifest.splits["train"].label_counts[number] / largest, 1),
             mean=png.data_uri(rows.means[number][0]) if number < len(rows.means) and rows.means[number][1] else "",
@@ -120,13 +131,14 @@ def _class_rows(manifest: Manifest, rows: Rows, images: Mapping[int, NDArray[Any
 
 
 def _galleries(
-    manifest: Manifest, found: Sequence[tuple[PairFinding, Finding]], images: Mapping[int, NDArray[Any]]
+    manifest: Manifest, rows: Rows, found: Sequence[tuple[PairFinding, Finding]], images: Mapping[int, NDArray[Any]]
 ) -> Iterable[Gallery]:
     for kind, heading in _HEADINGS.items():
         of_kind = [(each, finding) for each, finding in found if each.kind == kind]
         if of_kind:
-            items = [(_of_finding(manifest, *pair, images), pair[1].detail) for pair in of_kind[:_MOST_PICTURES]]
-            yield Gallery(heading=heading, count=len(of_kind), items=items)
+            shown = of_kind[:_MOST_PICTURES]
+            items = [(_of_finding(manifest, *pair, images), measure(pair[0], rows)) for pair in shown]
+            yield Gallery(heading=heading, hint=_HINTS.get(kind, ""), count=len(of_kind), items=items)
 
 
 def _of_finding(
@@ -134,7 +146,7 @@ def _of_finding(
 ) -> list[Picture]:
     """Return the picture of a finding, and of the image that it is like."""
     here = Place(role=finding.role, tag=finding.tag, row=finding.row, archive=finding.archive)
-    label = manifest_label(manifest, manifest.labels.index(finding.label))
+    label = manifest.class_text(manifest.labels.index(finding.label))
     pictures = [Picture(source=_picture(manifest, images[each.row]), label=label, place=str(here))]
     if each.other >= 0:
         other = Place(

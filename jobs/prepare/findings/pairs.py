@@ -17,7 +17,10 @@ from jobs.prepare.findings.finding import Kind
 
 @dataclass(frozen=True, kw_only=True)
 class PairFinding:
-    """Row `row` is like row `other`, both counted through all splits. `distance`: of the two pictures."""
+    """Row `row` is like row `other`, both counted through all splits; `other` is -1 if the finding is of one image.
+
+    `distance`: of the two pictures; of an outlier, over the limit; of a nearly constant image, its spread.
+    """
 
     kind: Kind
     row: int
@@ -25,10 +28,15 @@ class PairFinding:
     distance: float = 0.0
 
 
-def equal_images(digests: NDArray[Any], labels: NDArray[Any], is_test: NDArray[Any]) -> Iterator[PairFinding]:
-    """Yield the findings of images with equal pixels. `digests`: void [n]. `is_test`: bool [n]."""
+def equal_images(
+    digests: NDArray[Any], labels: NDArray[Any], is_test: NDArray[Any], flat: NDArray[Any]
+) -> Iterator[PairFinding]:
+    """Yield the findings of images with equal pixels. `digests`: void [n]. `is_test`, `flat`: bool [n].
+
+    Of flat images only the value could be equal: they are a finding of their own.
+    """
     _, inverse, counts = np.unique(digests, return_inverse=True, return_counts=True)
-    repeated = np.flatnonzero(counts[inverse] > 1)
+    repeated = np.flatnonzero((counts[inverse] > 1) & ~flat)
     order = repeated[np.lexsort((repeated, inverse[repeated]))]
     for group in np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1):
         if len(group):
@@ -39,12 +47,12 @@ def _of_group(group: NDArray[Any], labels: NDArray[Any], is_test: NDArray[Any]) 
     """`group`: rows of equal images, increasing."""
     group = group[np.argsort(~is_test[group], kind="stable")]
     kept = int(group[0])
-    contradicting = len(set(labels[group].tolist())) > 1
+    others = group[labels[group] != labels[kept]]  # the first of another class than row r is others[0] or kept
     among_test = len(set(labels[group[is_test[group]]].tolist())) > 1
     for row in map(int, group):
-        others = group[labels[group] != labels[row]]
-        if contradicting and (not is_test[row] or among_test):
-            yield PairFinding(kind="conflict", row=row, other=int(others[0]))
+        if len(others) and (not is_test[row] or among_test):
+            other = int(others[0]) if labels[row] == labels[kept] else kept
+            yield PairFinding(kind="conflict", row=row, other=other)
         elif row != kept:
             yield PairFinding(kind="duplicate", row=row, other=kept)
 

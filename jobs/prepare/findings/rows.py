@@ -1,32 +1,35 @@
 """All rows of a dataset as the driver sees them: their sketches, and the images that it fetches whole."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from jobs.dataset import SPLITS, Manifest, Shard, Split
+from jobs.dataset import SPLITS, Manifest, Split
 from jobs.files import write_atomic
-from jobs.prepare.findings.sketch import Sketch, read_shard, sketch_images
+from jobs.prepare.findings.sketch import Sketch, joined, sketch_images
+from jobs.progress import Progress
 
-# What runs tasks: `Spark.collect`, or `in_this_process`.
-Run = Callable[[str, Callable[[Any], Any], Sequence[Any]], list[Any]]
+Images = dict[int, NDArray[Any]]  # float32 [values] each, by row
+# Returns the images at increasing positions (int64 [n], n ≥ 1) of a split: float32 [n, values].
+Read = Callable[[Split, NDArray[Any]], NDArray[Any]]
 
 MOST_CLASSES = 30  # with a mean image
-_BATCH = 256  # rows decoded at a time
+DIGEST_BYTES = 16
+_BATCH_BYTES = 4 << 20  # of float32 pixels: what a core's caches hold
 _MEANS_FROM = 100  # shards: their sums are sent to the driver
 _LONGEST_SIDE = 64  # of a mean image, in pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What an executor makes of a shard. `sums`: float32 [≤ 30, height, width, channels], by class, of thumbnails."""
+    """What an executor makes of a shard. `sums`: float64 [≤ 30, height, width, channels], by class, of thumbnails."""
 
     sketch: Sketch
     sums: NDArray[Any] | None
@@ -36,14 +39,13 @@ class View:
 class Rows:
     """All rows, counted through the train, validation and test split.
 
-    `split`: int8 [n], the number of each row's split in SPLITS. `starts`: int64, the first row of each shard. `means`:
-    the mean image of each of the first classes, and of how many images; empty if there are none.
+    `digests`: void [n], of 16 bytes, equal for equal stored pixels. `split`: int8 [n], the number of each row's split
+    in SPLITS. `means`: the mean image of each of the first classes, and of how many images; empty if there are none.
     """
 
     sketch: Sketch
+    digests: NDArray[Any]
     split: NDArray[Any]
-    shards: tuple[Shard, ...]
-    starts: NDArray[Any]
     means: list[tuple[NDArray[Any], int]]
 
     @property
@@ -51,18 +53,32 @@ class Rows:
         """Whether each row is in the test split: bool [n]."""
         return self.split == SPLITS.index("test")
 
+    @property
+    def is_flat(self) -> NDArray[Any]:
+        """Whether each image has a single value: bool [n]."""
+        flat: NDArray[Any] = self.sketch.highs == self.sketch.lows
+        return flat
+
 
 @dataclass(frozen=True)
 class Look:
-    """Makes the views of shards. `shape`: height, width, channels. `classes`: of the whole dataset."""
+    """Makes the view of a shard. `shape`: height, width, channels. `classes`: of the whole dataset."""
 
     shape: tuple[int, int, int]
     classes: int
 
-    def __call__(self, images: NDArray[Any], labels: NDArray[Any], indices: NDArray[Any], summed: bool) -> View:
-        """Return the view of images float32 [n, values]. `summed`: whether to sum them by class."""
-        sums = self._sums(images, labels) if summed else None
-        return View(sketch=sketch_images(images, labels, indices, self.shape), sums=sums)
+    def __call__(self, batches: Iterable[pa.RecordBatch], summed: bool) -> View:
+        """Return the view of the dataset's columns. `summed`: whether to sum the images by class.
+
+        To the last bit, a sketch depends on how the rows are cut into batches: see `batch_rows`.
+        """
+        sketches, sums = [], []
+        for batch in batches:
+            images, labels, indices = columns(batch, prod(self.shape))
+            sketches.append(sketch_images(images, labels, indices, self.shape))
+            if summed:
+                sums.append(self._sums(images, labels))
+        return View(sketch=joined(sketches), sums=np.sum(sums, axis=0, dtype=np.float64) if summed else None)
 
     def _sums(self, images: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
         step = -(-max(self.shape[:2]) // _LONGEST_SIDE)
@@ -72,8 +88,19 @@ class Look:
         return sums
 
 
+def batch_rows(values: int) -> int:
+    """Return the rows of a batch of images of N values."""
+    return max(1, _BATCH_BYTES // (4 * values))
+
+
+def columns(batch: pa.RecordBatch, values: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return images float32 [n, values], labels int32 [n] and indices int64 [n], without copying."""
+    image, label, index = (batch.column(name) for name in ("image", "label", "index"))
+    return image.flatten().to_numpy().reshape(-1, values), label.to_numpy(), index.to_numpy()
+
+
 def write_view(path: Path, view: View) -> None:
-    """Write a view atomically, uncompressed, as .npz: about 240 bytes per row, too many for a result of Spark."""
+    """Write a view atomically, uncompressed, as .npz: about 220 bytes per row, too many for a result of Spark."""
     arrays = dict(vars(view.sketch)) | ({} if view.sums is None else {"sums": view.sums})
 
     def write(temporary: Path) -> None:
@@ -95,72 +122,68 @@ def is_summed(split: Split, number: int) -> bool:
     return split == "train" and number < _MEANS_FROM
 
 
-def view_shards(directory: Path, manifest: Manifest, run: Run) -> list[View]:
-    """Return the views of all shards of a finished dataset, in order."""
-    tasks = [
+def view_shards(directory: Path, manifest: Manifest) -> list[View]:
+    """Return the views of all shards of a dataset's files, in order."""
+    look, size = Look(manifest.shape, len(manifest.labels)), batch_rows(manifest.values_per_image)
+    shards = [
         (shard.path, is_summed(split, number))
         for split in SPLITS
         for number, shard in enumerate(manifest.splits[split].shards)
     ]
-    look = Look(manifest.shape, len(manifest.labels))
-    return run("prepare: looking at the images", partial(_view, directory, look), tasks)
+    views = []
+    with Progress("prepare: looking at the images", len(shards), "shards") as progress:
+        for path, summed in shards:
+            views.append(look(pq.ParquetFile(directory / path).iter_batches(size), summed))
+            progress.update(len(views))
+    return views
 
 
-def _view(directory: Path, look: Look, task: tuple[str, bool]) -> View:
-    path, summed = task
-    return look(*read_shard(directory / path, prod(look.shape)), summed)
-
-
-def join(manifest: Manifest, views: Sequence[View]) -> Rows:
-    """Return the views of all shards as one; there is at least one shard."""
-    parts = [view.sketch for view in views]
-    sketch = Sketch(
-        **{name: np.concatenate([getattr(each, name) for each in parts]) for name in Sketch.__annotations__}
-    )
+def join(manifest: Manifest, views: Sequence[View], digests: bytes) -> Rows:
+    """Return the views of all shards, at least one, as one. `digests`: 16 bytes for each row."""
     sums = [(view.sums, view.sketch.labels) for view in views if view.sums is not None]
     means: list[tuple[NDArray[Any], int]] = []
     if sums:
         counts = np.bincount(np.concatenate([labels for _, labels in sums]), minlength=len(sums[0][0]))
-        total = np.sum([each for each, _ in sums], axis=0, dtype=np.float64)
+        total = np.sum([each for each, _ in sums], axis=0)
         means = [(total[number] / max(1, counts[number]), int(counts[number])) for number in range(len(total))]
     return Rows(
-        sketch=sketch,
+        sketch=joined([view.sketch for view in views]),
+        digests=np.frombuffer(digests, f"V{DIGEST_BYTES}"),
         split=np.repeat(np.arange(len(SPLITS), dtype=np.int8), [manifest.splits[name].rows for name in SPLITS]),
-        shards=tuple(shard for name in SPLITS for shard in manifest.splits[name].shards),
-        starts=np.cumsum([0, *map(len, parts)])[:-1],
         means=means,
     )
 
 
-def fetch(
-    directory: Path,
-    manifest: Manifest,
-    rows: Rows,
-    run: Run,
-    wanted: Sequence[int],
-) -> dict[int, NDArray[Any]]:
-    """Return the images of these rows, float32 [values] each, by row."""
+def fetch(rows: Rows, read: Read, wanted: Sequence[int]) -> Images:
+    """Return the images of these rows."""
     numbers = np.unique(np.array(wanted, np.int64))
-    at = np.searchsorted(rows.starts, numbers, side="right") - 1
-    tasks = [
-        (rows.shards[shard].path, (numbers[at == shard] - rows.starts[shard]).tolist())
-        for shard in np.unique(at).tolist()
-    ]
-    parts = run("prepare: fetching images", partial(_take, directory, manifest.values_per_image), tasks)
-    return dict(zip(numbers.tolist(), (image for part in parts for image in part), strict=True))
-
-
-def _take(directory: Path, values: int, task: tuple[str, list[int]]) -> list[NDArray[Any]]:
-    """Return the images at these positions of a shard, which increase; decode no more than up to the last."""
-    path, positions = task
-    images: list[NDArray[Any]] = []
-    first = 0
-    for batch in pq.ParquetFile(directory / path).iter_batches(_BATCH, columns=["image"]):
-        here = [position - first for position in positions if first <= position < first + len(batch)]
-        if here:
-            block = batch.column(0).flatten().to_numpy().reshape(-1, values)
-            images += [block[position].copy() for position in here]
-        first += len(batch)
-        if len(images) == len(positions):
-            break
+    images: Images = {}
+    for number, split in enumerate(SPLITS):
+        of_split = numbers[rows.split[numbers] == number]
+        if len(of_split):
+            start = int(np.searchsorted(rows.split, number))
+            images |= zip(of_split.tolist(), read(split, of_split - start), strict=True)
     return images
+
+
+def read_parquet(directory: Path, manifest: Manifest, split: Split, positions: NDArray[Any]) -> NDArray[Any]:
+    """Return the images at increasing positions of a split of a dataset's files: a `Read`."""
+    first, parts = 0, []
+    for shard in manifest.splits[split].shards:
+        here = positions[(first <= positions) & (positions < first + shard.rows)] - first
+        if len(here):
+            parts.append(_take(directory / shard.path, manifest.values_per_image, here))
+        first += shard.rows
+    return np.concatenate(parts)
+
+
+def _take(path: Path, values: int, positions: NDArray[Any]) -> NDArray[Any]:
+    """Return the images at these positions of a shard, n ≥ 1; decode no more than up to the last."""
+    first, parts = 0, []
+    for batch in pq.ParquetFile(path).iter_batches(batch_rows(values), columns=["image"]):
+        here = positions[(first <= positions) & (positions < first + len(batch))] - first
+        parts.append(batch.column(0).flatten().to_numpy().reshape(-1, values)[here])
+        first += len(batch)
+        if first > positions[-1]:
+            break
+    return np.concatenate(parts)
