@@ -120,14 +120,13 @@ def own_name(options: Options) -> str | None:
 
 
 def check_archives(config: Config) -> None:
-    """Raise InputError where fetch would by the names and headers of the user's archives, before there is a run."""
-    from jobs.fetch.check import read_headers
+    """Raise InputError where fetch would, by the user's archives, before there is a run."""
+    from jobs.fetch.check import check
     from jobs.fetch.locate import locate
 
     located = locate(config.fetch)
     if located.archives:
-        given = config.prepare.label_column
-        read_headers(located.archives, located.label_column if given is None else given)
+        check(located, located.archives, config.prepare.labels)
 
 
 def open_run(options: Options, existing: RunDir | None, config: Config) -> RunDir:

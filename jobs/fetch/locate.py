@@ -41,10 +41,10 @@ class Located:
     lacking: tuple[Role, ...]
 
     @property
-    def label_column(self) -> int:
-        """The column of the label in label archives of several columns."""
+    def label_column(self) -> int | None:
+        """The column of the label in label archives of several columns, if `data.toml` or the catalog says it."""
         said = [each.label_column for each in (self.own, self.data_set) if each and each.says("label_column")]
-        return said[0] if said else 0
+        return said[0] if said else None
 
 
 def locate(config: FetchConfig) -> Located:

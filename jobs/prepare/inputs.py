@@ -12,6 +12,7 @@ from jobs.dataset import Source
 from jobs.description import Description, Orientation
 from jobs.errors import InputError
 from jobs.files import sha256_file, sha256_json
+from jobs.label_options import Column
 from jobs.prepare.config import PrepareConfig
 
 _FILES = ("groups", "exclude")  # the options that name a file, which counts by its content
@@ -32,10 +33,10 @@ class Inputs:
         return self.description.orientation if given == "auto" else given
 
     @property
-    def label_column(self) -> int:
-        """The column of the label in label archives of several numbers per image: the option, else the description."""
+    def label_column(self) -> Column:
+        """Where the label is in label archives of several numbers per image: the option, else the description."""
         given = self.config.label_column
-        return self.description.label_column if given is None else given
+        return self.description.column if given is None else given
 
     @property
     def makes_test(self) -> bool:

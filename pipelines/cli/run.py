@@ -93,7 +93,7 @@ for _command, _help in _HELP.items():
 def plan(options: "Options") -> None:
     """Show rows, shards and steps per rank, and start nothing.
 
-    Only the headers of the archives are read.
+    Only the headers of the archives are read, and labels that take less than a second.
     """
     from pipelines import request
     from pipelines.plan import lines, plan_training
