@@ -66,6 +66,8 @@ class Inputs:
             "label_column": self.label_column,
             "class_names": self.description.model_dump(mode="json")["class_names"],
         }
+        if self.config.groups:
+            options["group_rule"] = "stratified"  # another rule than before: the same options give other rows
         identity = {
             "format": dataset.FORMAT,
             "archives": {role: archive.sha256 for role, archive in self.archives.items()},
