@@ -69,7 +69,7 @@ def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
         plan_dataset(prepare, rows, test_rows, sizes.row_shape, len(exclusions.of(tag, rows)))
         for tag, rows in sizes.train.items()
     ]
-    shards, train = _shards(pairs), config.train
+    shards, train = _shards(pairs, has_test_pair=sizes.test is not None), config.train
     check_config(train, ranks)
     check_rows(train, sum(shards["train"]), sum(shards["validation"]), ranks)
     order = row_order(train, shards["train"], config.seed)
@@ -90,12 +90,12 @@ def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
     )
 
 
-def _shards(pairs: Sequence[DatasetPlan]) -> dict[Split, tuple[int, ...]]:
-    """Return the rows of each split's shards. Each training pair has its own shards; they share the test pair."""
+def _shards(pairs: Sequence[DatasetPlan], *, has_test_pair: bool) -> dict[Split, tuple[int, ...]]:
+    """Return the rows of each split's shards. Each training pair has its own shards; they share a test pair."""
     return {
         split: tuple(
             shard.rows
-            for pair in (pairs[:1] if split == "test" else pairs)
+            for pair in (pairs[:1] if split == "test" and has_test_pair else pairs)
             for shard in pair.shards
             if shard.split == split
         )

@@ -61,7 +61,7 @@ class PrepareConfig(Section):
         ge=1,
         description=(
             "Rows of the training archive that make the test split of a data set without test archives. They are "
-            "stratified, or whole groups. `none`: a tenth of them."
+            "stratified, or whole groups. Of several pairs, each gives this number. `none`: a tenth of them."
         ),
     )
     unseen_classes: UnseenClasses = Field(

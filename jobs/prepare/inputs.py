@@ -91,11 +91,6 @@ def check_options(config: PrepareConfig, archives: Iterable[str]) -> None:
             f"prepare.test_rows: found {config.test_rows} beside test archives, expected none; fix: leave it out, or "
             "move the test archives out of --data"
         )
-    if segments.tags(keys) and _lacks_test(keys):
-        raise InputError(
-            "train_images: found several training pairs and no test pair, expected one test pair for all; fix: add "
-            "test archives to --data"
-        )
     if segments.tags(keys) and config.groups:
         raise InputError(
             "prepare.groups: found a file for a data set of several training pairs, expected one pair; fix: leave it "

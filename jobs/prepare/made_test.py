@@ -44,6 +44,14 @@ def choose_test(
     return np.concatenate(chosen), LabelCounts(counts.labels[numbers > 0], numbers[numbers > 0])
 
 
+def without_tested(excluded: NDArray[Any], test_rows: NDArray[Any]) -> NDArray[Any]:
+    """Return the excluded rows but those of a made test split, which stay, with a warning. All int64, increasing."""
+    left_out = np.setdiff1d(excluded, test_rows)
+    if len(left_out) < len(excluded):
+        log.warning("prepare: %s excluded rows are in the test split, and stay", f"{len(excluded) - len(left_out):,}")
+    return left_out
+
+
 def _rule(config: PrepareConfig, counts: LabelCounts, in_groups: GroupCounts | None, wanted: int) -> Rule:
     if in_groups is not None:
         require_groups(in_groups, 3, "a training, a validation and a test split")
