@@ -1,7 +1,7 @@
 """What the archives of a data set must agree on, judged by headers alone: one check for plan, fetch and prepare.
 
 A pair is images and as many labels. Labels are one number per image (idx1), or several in columns (idx2) of which
-`label_column` is the label. All images of a data set have one shape and type.
+`label_column` is the label, or that are one-hot. All images of a data set have one shape and type.
 """
 
 from collections.abc import Mapping
@@ -10,14 +10,15 @@ from pathlib import Path
 from jobs import segments
 from jobs.archive import is_git_lfs_pointer, role_of_key
 from jobs.errors import InputError
+from jobs.label_options import ONE_HOT, Column
 from jobs.prepare import idx
 
 
-def read_pair_headers(images: Path, labels: Path, label_column: int = 0) -> tuple[idx.Header, idx.Header]:
+def read_pair_headers(images: Path, labels: Path, label_column: Column = 0) -> tuple[idx.Header, idx.Header]:
     """Return the headers of an image and a label archive. Raises InputError unless they make a pair."""
     image_header, label_header = _read_header(images), _read_header(labels)
-    in_columns = len(label_header.shape) == 2 and label_header.dtype.kind in "iu"
-    if in_columns and label_column >= label_header.shape[1]:
+    in_columns = is_in_columns(label_header)
+    if in_columns and label_column != ONE_HOT and label_column >= label_header.shape[1]:
         raise InputError(
             f"{labels}: found {label_header.shape[1]} columns, expected the label in column {label_column} (from 0); "
             "fix: set prepare.label_column, or label_column in data.toml"
@@ -27,7 +28,12 @@ def read_pair_headers(images: Path, labels: Path, label_column: int = 0) -> tupl
     return image_header, label_header
 
 
-def read_headers(paths: Mapping[str, Path], label_column: int = 0) -> dict[str, idx.Header]:
+def is_in_columns(labels: idx.Header) -> bool:
+    """Return whether a label archive has several numbers per image, or one of them in a column of its own."""
+    return len(labels.shape) == 2 and labels.dtype.kind in "iu"
+
+
+def read_headers(paths: Mapping[str, Path], label_column: Column = 0) -> dict[str, idx.Header]:
     """Read the header of each archive. Raises InputError unless they fit each other.
 
     `paths`, and the result: by role or, with several training pairs, by role and tag (`jobs.segments.key`). Any may be

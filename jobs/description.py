@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from jobs.config import Section
+from jobs.label_options import ONE_HOT, Column
 
 # What turns a stored image upright. Rotations are counterclockwise; `mirror` swaps left and right, `flip` top and
 # bottom; `anti-transpose` reflects about the other diagonal.
@@ -26,3 +27,12 @@ class Description(Section):
     label_column: int = Field(
         default=0, ge=0, description="Column of the label in archives of several numbers per image (idx2)."
     )
+    one_hot: bool = Field(
+        default=False,
+        description="Whether such archives are one-hot: each row has one 1, whose column is the class, and zeros.",
+    )
+
+    @property
+    def column(self) -> Column:
+        """Where the label is in such archives."""
+        return ONE_HOT if self.one_hot else self.label_column

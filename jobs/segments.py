@@ -41,11 +41,16 @@ def archive_row(index: int, segments: "Iterable[SegmentInfo]") -> tuple[str, int
 
     `segments`: of the dataset; empty for a dataset of one plain pair.
     """
-    row = index & ((1 << _ROW_BITS) - 1)
+    row = row_of(index)
     for each in segments:
         if first_index(each.segment_id) == index - row:
             return key("train_images", each.tag), row
     return "train_images", index
+
+
+def row_of(index: int) -> int:
+    """Return the row in its archive, from 0, that an `index` stands for."""
+    return index & ((1 << _ROW_BITS) - 1)
 
 
 def segment_of(index: int) -> int:

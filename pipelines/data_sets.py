@@ -5,13 +5,14 @@ from pathlib import Path
 from jobs.archive import ROLES
 from jobs.errors import InputError
 from jobs.fetch.catalog import CATALOG
-from jobs.fetch.check import read_headers
+from jobs.fetch.check import check
 from jobs.fetch.class_names import names_text
 from jobs.fetch.config import FetchConfig
 from jobs.fetch.data_set import DataSet
 from jobs.fetch.describe import describe
 from jobs.fetch.identify import identify
 from jobs.fetch.locate import locate
+from jobs.label_options import LabelOptions
 from jobs.run_dir import Work
 from jobs.text_table import text_table
 from pipelines.config import data_set_name
@@ -54,12 +55,15 @@ def of_folder(data: Path, name: str | None) -> list[str]:
     """Return what a folder of archives holds, an archive per line, and what is known of it. Raises InputError."""
     folder = data.expanduser().resolve()
     located = locate(FetchConfig(dataset=name or data_set_name(folder), data=str(folder)))
-    headers = read_headers(located.archives, located.label_column)
+    checked = check(located, located.archives, LabelOptions(unseen="count"))
     identities = {key: known for key, path in located.archives.items() if (known := identify(path))}
-    rows = [(key, located.archives[key].name, header, identities.get(key, "")) for key, header in headers.items()]
-    description = describe(located, identities)
+    rows = [
+        (key, located.archives[key].name, header, identities.get(key, "")) for key, header in checked.headers.items()
+    ]
+    description = describe(located, identities, checked.label_column)
     lines = text_table(("role", "file", "header", "known as"), rows)
     lines += [f"class names: {names_text(description.class_names)}"] if description.class_names else []
+    lines += ["labels: one-hot, read as classes"] if description.one_hot else []
     lines += [f"orientation: {description.orientation}"] if description.orientation != "none" else []
     return lines
 

@@ -1,7 +1,8 @@
-"""The plan of a training, from the archives' headers and the config alone, before anything starts."""
+"""The plan of a training, from the archives' headers, small label archives and the config, before anything starts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from jobs import segments
 from jobs.archive import role_of_key
@@ -17,6 +18,9 @@ from jobs.train.data.length import images_seen, row_order, total_steps
 from jobs.train.data.order import RowOrder, share
 from jobs.train.preflight import check_config, check_rows
 from pipelines.config import Config
+
+if TYPE_CHECKING:
+    from jobs.archive_labels import ArchiveLabels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +38,13 @@ class RankPlan:
 class TrainingPlan:
     """The numbers of a training. `pairs`: training pairs; `shards`: the rows of each split's shards, in order.
 
-    `is_exact`: false where prepare decides the sizes by labels or groups. `batch_size`, `last_batch`: rows of each
-    global batch, and of the last one of an epoch; `images`: training images seen in all `steps`. `config`: of the
-    training, from which these numbers follow.
+    `labels`: None if only prepare will read them. `is_exact`: false where labels or groups decide the sizes later.
+    `batch_size`, `last_batch`: rows of each global batch, and of the last one of an epoch; `images`: training images
+    seen in all `steps`. `config`: of the training, from which these numbers follow.
     """
 
     pairs: int
+    labels: "ArchiveLabels | None"
     shards: Mapping[Split, tuple[int, ...]]
     is_exact: bool
     row_shape: tuple[int, ...]
@@ -56,17 +61,22 @@ def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
     """Return the plan of a training on N ranks; raise InputError where such a training cannot work."""
     sizes = _archive_sizes(config, work)
     exclusions = read_exclusions(config.prepare.exclude)
+    prepare, test_rows = config.prepare, sizes.test
+    if sizes.labels and test_rows and prepare.unseen_classes == "ignore" and not prepare.exclude:
+        test_rows -= sizes.labels.lacking.total
+        prepare = prepare.model_copy(update={"unseen_classes": "count"})  # of the rows that stay
     pairs = [
-        plan_dataset(config.prepare, rows, sizes.test, sizes.row_shape, len(exclusions.of(tag, rows)))
+        plan_dataset(prepare, rows, test_rows, sizes.row_shape, len(exclusions.of(tag, rows)))
         for tag, rows in sizes.train.items()
     ]
-    shards, train = _shards(pairs), config.train
+    shards, train = _shards(pairs, has_test_pair=sizes.test is not None), config.train
     check_config(train, ranks)
     check_rows(train, sum(shards["train"]), sum(shards["validation"]), ranks)
     order = row_order(train, shards["train"], config.seed)
     steps = total_steps(train, order)
     return TrainingPlan(
         pairs=len(pairs),
+        labels=sizes.labels,
         shards=shards,
         is_exact=all(pair.is_exact for pair in pairs),
         row_shape=sizes.row_shape,
@@ -80,12 +90,12 @@ def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
     )
 
 
-def _shards(pairs: Sequence[DatasetPlan]) -> dict[Split, tuple[int, ...]]:
-    """Return the rows of each split's shards. Each training pair has its own shards; they share the test pair."""
+def _shards(pairs: Sequence[DatasetPlan], *, has_test_pair: bool) -> dict[Split, tuple[int, ...]]:
+    """Return the rows of each split's shards. Each training pair has its own shards; they share a test pair."""
     return {
         split: tuple(
             shard.rows
-            for pair in (pairs[:1] if split == "test" else pairs)
+            for pair in (pairs[:1] if split == "test" and has_test_pair else pairs)
             for shard in pair.shards
             if shard.split == split
         )
@@ -106,35 +116,40 @@ def _rank(order: RowOrder, validation_rows: int, rank: int, ranks: int) -> RankP
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ArchiveSizes:
-    """The rows of each training pair by its tag, in order, of the test pair, if there is one, and an image's shape."""
+    """The rows of each training pair by its tag, in order, of the test pair, if there is one, and an image's shape.
+
+    `labels`: in all archives; None if only prepare will read them.
+    """
 
     train: Mapping[str, int]
     test: int | None
     row_shape: tuple[int, ...]
+    labels: "ArchiveLabels | None"
 
 
 def _archive_sizes(config: Config, work: Work) -> ArchiveSizes:
     """Return sizes from the archives' headers, or from the catalog where there are no archives yet.
 
-    Raises InputError where `fetch` would by the headers.
+    Raises InputError where `fetch` would.
     """
-    from jobs.fetch.check import read_headers
+    from jobs.fetch.check import check
     from jobs.fetch.locate import fetched_before, locate
 
     located = locate(config.fetch)
     paths = {**located.archives, **fetched_before(located, work.archives)}
-    given = config.prepare.label_column
-    headers = read_headers(paths, located.label_column if given is None else given)
-    shapes = {key: header.shape for key, header in headers.items()}
+    checked = check(located, paths, config.prepare.labels)
+    shapes = {key: header.shape for key, header in checked.headers.items()}
     known = located.data_set.archives if located.data_set else {}
     shapes |= {role: known[role].shape for role in located.lacking if role not in shapes}
     check_options(config.prepare, shapes)
     training = sorted(key for key in shapes if role_of_key(key) == "train_images")
     test = shapes.get("test_images")
     rows = {key.partition(segments.MARK)[2]: shapes[key][0] for key in training}
-    return ArchiveSizes(rows, test[0] if test else None, shapes[training[0]][1:])
+    return ArchiveSizes(
+        train=rows, test=test[0] if test else None, row_shape=shapes[training[0]][1:], labels=checked.labels
+    )
 
 
 def test_images(config: Config, work: Work) -> int | None:
@@ -149,6 +164,7 @@ def lines(plan: TrainingPlan) -> list[str]:
     """Return the plan as lines of text."""
     text = [f"images      {' × '.join(map(str, plan.row_shape))}"]
     text += [f"pairs       {plan.pairs} training pairs"] if plan.pairs > 1 else []
+    text.append(f"classes     {_classes(plan.labels)}")
     for split in SPLITS:
         rows = plan.shards[split]
         each = f" of {_range(rows)} rows" if rows else ""
@@ -161,6 +177,19 @@ def lines(plan: TrainingPlan) -> list[str]:
         "",
     ]
     return [*text, *_rank_table(plan)]
+
+
+def _classes(labels: "ArchiveLabels | None") -> str:
+    """Return the classes, and those that only training or only the test archive has."""
+    if labels is None:
+        return "prepare counts them, and checks those of the test images"
+    text = f"{len(labels.training.labels):,}"
+    if labels.lacking.total:
+        text += f"; {labels.lacking.total:,} test images of others: {labels.lacking}"
+    only_training = labels.training.without(labels.test.labels)
+    if labels.test.total and only_training.total:
+        text += f"; without test images: {only_training}"
+    return text
 
 
 def _why_batch(plan: TrainingPlan) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.archive import ROLES, TEST, TRAINING, Role
+from jobs.archive import TEST, TRAINING, Role
 from jobs.errors import IdxtrainError, InputError
 from jobs.run_dir import RunDir, Work
 from jobs.stage import is_done
@@ -119,41 +119,37 @@ def own_name(options: Options) -> str | None:
     return data_set_name(training[0].expanduser().resolve().parent) if len(training) == len(TRAINING) else None
 
 
-def named_archives(
-    train_images: Path | None, train_labels: Path | None, test_images: Path | None, test_labels: Path | None
-) -> dict[Role, Path]:
-    """Return the archives that options name, by role."""
-    named = zip(ROLES, (train_images, train_labels, test_images, test_labels), strict=True)
-    return {role: path for role, path in named if path is not None}
-
-
 def check_archives(config: Config) -> None:
-    """Raise InputError where fetch would by the names and headers of the user's archives, before there is a run."""
-    from jobs.fetch.check import read_headers
+    """Raise InputError where fetch would, by the user's archives, before there is a run."""
+    from jobs.fetch.check import check
     from jobs.fetch.locate import locate
 
     located = locate(config.fetch)
     if located.archives:
-        given = config.prepare.label_column
-        read_headers(located.archives, located.label_column if given is None else given)
+        check(located, located.archives, config.prepare.labels)
 
 
 def open_run(options: Options, existing: RunDir | None, config: Config) -> RunDir:
     """Return the directory of the existing run, or of a new one. Its config is written later, under the run's lock."""
-    run_id = existing.run_id if existing else options.run_id or runs.new_id(config.recipe)
-    return runs.make(work_dir(options), run_id)
+    return runs.make(work_dir(options), _run_id(options, existing, config))
+
+
+def _run_id(options: Options, existing: RunDir | None, config: Config) -> str:
+    return existing.run_id if existing else options.run_id or runs.new_id(config.recipe)
 
 
 @contextmanager
 def opened_run(options: Options, existing: RunDir | None, config: Config) -> Iterator[RunDir]:
     """Yield what `open_run` returns. A new run whose input is refused before it has a dataset is removed again."""
-    before = runs.all_of(work_dir(options))
-    run = open_run(options, existing, config)
+    work, run_id = work_dir(options), _run_id(options, existing, config)
+    with runs.reading(work):
+        is_new = not (work.runs / run_id).exists()
+    run = runs.make(work, run_id)
     try:
         yield run
     except IdxtrainError as error:
         is_refused = error.exit_code == InputError.exit_code and not isinstance(error, LockedError)
-        if is_refused and run not in before and not run.record_file("prepare").exists():
+        if is_refused and is_new and not run.record_file("prepare").exists():
             shutil.rmtree(run.path, ignore_errors=True)
         raise
 

@@ -77,8 +77,18 @@ def test_version_prints_the_version_of_the_package() -> None:
     assert help_of("--version") == f"idxtrain {version('idxtrain')}\n"
 
 
+ARCHIVES = ["--data", "--dataset", "--train-images", "--train-labels", "--test-images", "--test-labels", "--classes"]
+
+
+@pytest.mark.parametrize("name", ["run", "fetch", "prepare", "train", "evaluate", "plan", "submit", "sweep", "retrain"])
+def test_every_command_that_makes_runs_takes_the_archives_by_the_same_options(name: str) -> None:
+    options = [parameter.opts[0] for parameter in COMMANDS[(name,)].params]
+    start = options.index("--data")
+    assert options[start : start + len(ARCHIVES)] == ARCHIVES
+
+
 def test_the_same_option_has_the_same_words_in_every_command() -> None:
-    shared = {"--data", "--dataset", "--recipe", "--np", "--set", "--seed", "--spark-master", "--work", "--site-set"}
+    shared = {*ARCHIVES[:-1], "--recipe", "--np", "--set", "--seed", "--spark-master", "--work", "--site-set"}
     texts: dict[str, set[str]] = {name: set() for name in shared}
     for command in COMMANDS.values():
         for parameter in command.params:

@@ -156,6 +156,27 @@ def test_one_archive_of_a_pair_never_gets_the_other_one_from_the_default_data_se
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("submit", "--site", "cpu"),
+        ("sweep", "--grid", "train.batch_size=5,10"),
+        ("retrain",),
+        ("schedule", "--cron", "@daily", "--as", "cron"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_other_commands_take_the_archives_by_name_and_refuse_them_before_they_start(
+    data: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    named = [part for role, name in NAMES.items() for part in (f"--{role.replace('_', '-')}", str(data / name))]
+    (data / NAMES["test_labels"]).unlink()
+    done = CliRunner().invoke(app.app, [*command, *named, "--work", str(tmp_path / "work")])
+    assert done.exit_code == 2
+    assert f"--test-labels {data / NAMES['test_labels']}: found no such file; fix: correct the path" in done.stderr
+    assert not (tmp_path / "work/runs").exists()
+
+
 def test_a_run_that_is_refused_after_its_start_leaves_no_folder(idxtrain: Idxtrain, tmp_path: Path) -> None:
     done = idxtrain("fetch", "--dataset", "kmnist", "--work", tmp_path / "work")
     assert done.returncode == 2

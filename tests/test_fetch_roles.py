@@ -212,6 +212,9 @@ def test_one_tagged_pair_alone_is_a_pair_alone(tmp_path: Path) -> None:
     assert list(run(tmp_path, "ours", data=str(folder))) == ["train_images", "train_labels"]
     for name in names:
         put(folder, {name.replace("monday", "tuesday"): (folder / name).read_bytes()})
+    tagged = ["train_images@monday", "train_images@tuesday", "train_labels@monday", "train_labels@tuesday"]
+    assert list(run(tmp_path, "ours", data=str(folder))) == tagged
+    put(folder, {"more.idx": PLAIN["test_images"]})  # may be of a test pair
     assert "found no archive for test_images, test_labels" in refused(tmp_path, "ours", data=str(folder))
 
 

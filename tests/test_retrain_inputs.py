@@ -42,6 +42,16 @@ def test_a_copy_of_a_pair_under_another_name_changes_nothing_and_is_named(
     assert "retrain: pair copy has the same content as the untagged pair; it counts once" in caplog.messages
 
 
+def test_a_pair_that_options_name_is_the_untagged_one_beside_those_of_the_folder(folder: Path) -> None:
+    names = {"train_images": "train-images-idx3-ubyte", "train_labels": "train-labels-idx1-ubyte"}
+    named = {f"fetch.{role}": str(folder.parent / "yet-more" / name) for role, name in names.items()}
+    settings = {"fetch.data": str(folder), "fetch.dataset": "mine", "fetch.segments": True, **named}
+    found = archives(compose("fast", settings, ()))
+    assert found["train_images@"] == folder.parent / "yet-more" / names["train_images"]
+    assert found["train_images@monday"].parent == folder
+    assert found["test_images"].parent == folder
+
+
 def test_a_renamed_pair_changes_nothing(folder: Path) -> None:
     before = hash_of(folder)
     for name in (IMAGES, LABELS):

@@ -1,10 +1,10 @@
-"""The rules that hold out rows: disjoint, exact in number, each class its share, no group on both sides."""
+"""The rules that hold out rows: disjoint, exact in number, each class its share."""
 
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -12,8 +12,6 @@ from jobs.prepare.row_rules import (
     Rows,
     Rule,
     by_position,
-    choose_groups,
-    fold_of_groups,
     shares,
     stratified,
     stratified_fold,
@@ -109,33 +107,3 @@ def test_no_period_in_the_archive_falls_in_step_with_the_validation_rows(period:
     fold = np.flatnonzero(held_out(stratified_fold(np.array([0]), np.array([10_000]), 0, 10, 1), numbers))
     by_phase = np.bincount(fold % period, minlength=period)
     assert (np.abs(by_phase - 1_000 / period) < 5 * np.sqrt(1_000 / period)).all()
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 50), min_size=2, max_size=30), st.data())
-def test_groups_come_near_the_wanted_rows_and_some_remain_on_each_side(sizes: list[int], data: st.DataObject) -> None:
-    counts = np.array(sizes)
-    assume((counts > 0).sum() >= 2)
-    total = data.draw(st.integers(1, int(counts.sum()) - 1))
-    chosen = choose_groups(counts, total, 1)
-    assert 0 < counts[chosen].sum() < counts.sum()
-    # Either within half of the largest group, or no choice in the hash's order is nearer.
-    alone = counts[counts > 0].min()
-    assert abs(int(counts[chosen].sum()) - total) <= max(counts.max(), alone)
-    assert not choose_groups(counts, 0, 1).any()
-
-
-def test_many_small_groups_give_the_wanted_rows_almost_exactly() -> None:
-    sizes = np.random.default_rng(0).integers(50, 200, 500)  # as MNIST's writers
-    assert abs(int(sizes[choose_groups(sizes, 5_000, 1)].sum()) - 5_000) < 100
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(1, 50), min_size=2, max_size=40), st.data())
-def test_folds_of_groups_are_disjoint_and_balanced(sizes: list[int], data: st.DataObject) -> None:
-    folds = data.draw(st.integers(2, len(sizes)))
-    counts = np.array(sizes)
-    fold_of = fold_of_groups(counts, folds, 1)
-    rows = np.bincount(fold_of, counts, minlength=folds)
-    assert (rows > 0).all()
-    assert rows.max() - rows.min() <= counts.max()

@@ -250,8 +250,7 @@ def test_too_few_groups_are_refused(tmp_path: Path, sorted_by_class: Archives) -
 
 def test_options_that_several_pairs_cannot_have_are_refused() -> None:
     pairs = ["train_images@a", "train_labels@a"]
-    with pytest.raises(InputError, match=r"^train_images: found several training pairs and no test pair, expected one"):
-        check_options(PrepareConfig(), pairs)
+    check_options(PrepareConfig(test_rows=5), pairs)  # each pair gives test rows
     grouped = PrepareConfig(validation_from="group", groups="g.csv")
     with pytest.raises(InputError, match=r"^prepare\.groups: found a file for a data set of several training pairs"):
         check_options(grouped, [*pairs, "test_images", "test_labels"])
@@ -307,7 +306,9 @@ def test_no_writer_of_mnist_is_in_training_and_validation(tmp_path: Path) -> Non
     writers = [set(table[made.rows[each], 2].tolist()) for each in ("train", "validation")]
     assert not writers[0] & writers[1]
     assert abs(len(made.rows["validation"]) - 5_000) < 100
-    assert min(made.counts["validation"]) > 300  # of each digit
+    digits = np.bincount(table[:, 0]) / len(table)
+    held_out = np.array(made.counts["validation"]) / len(made.rows["validation"])
+    assert np.abs(held_out - digits).max() < 0.0025  # without regard to digits: 0.0035
     stratified = split(tmp_path, archives)
     # MNIST's even rows are of one series of writers: each twelfth row would be, too.
     of_students = table[:, 1] == 4

@@ -17,6 +17,7 @@ from jobs.evaluate.metrics import read_confusions, shown_names, worst_classes, w
 from jobs.evaluate.predict import Predictions
 from jobs.metrics import Metrics, StageSeconds, TrainMetrics
 from jobs.run_dir import RunDir
+from jobs.segments import row_of
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _MOST_CLASSES = 30  # a larger confusion matrix is unreadable: the page lists the most frequent errors instead
@@ -39,10 +40,10 @@ class Cell:
 class Mistake:
     """An image predicted to be of another class, with that class's probability. `picture`: a data: URI.
 
-    `true`, `predicted`: the classes' names.
+    `row`: in its archive, from 0. `true`, `predicted`: the classes' names.
     """
 
-    index: int
+    row: int
     true: str
     predicted: str
     probability: float
@@ -162,7 +163,7 @@ def most_confident_mistakes(predictions: Predictions, names: Sequence[str], limi
     order = np.lexsort((predictions.indices[incorrect], -confidence[incorrect]))
     return [
         Mistake(
-            index=int(predictions.indices[row]),
+            row=row_of(int(predictions.indices[row])),
             true=names[predictions.labels[row]],
             predicted=names[predicted[row]],
             probability=float(confidence[row]),

@@ -10,10 +10,11 @@ from jobs.fetch.config import FetchConfig
 from jobs.fetch.data_set import FILE, DataSet, files_of
 from jobs.fetch.identify import Identity
 from jobs.fetch.locate import Located
+from jobs.label_options import ONE_HOT, Column
 
 
-def describe(located: Located, identities: Mapping[str, Identity]) -> Description:
-    """Return the description of the located archives.
+def describe(located: Located, identities: Mapping[str, Identity], column: Column = 0) -> Description:
+    """Return the description of the located archives. `column`: where the label is, as `check` finds it.
 
     --classes comes before `data.toml`, and that before the catalog, which knows a data set by --dataset or by the
     checksums of its training archives.
@@ -25,7 +26,8 @@ def describe(located: Located, identities: Mapping[str, Identity]) -> Descriptio
     return Description(
         class_names=names[0] if names else {},
         orientation=orientations[0] if orientations else "none",
-        label_column=located.label_column,
+        label_column=located.label_column or 0,
+        one_hot=column == ONE_HOT,
     )
 
 

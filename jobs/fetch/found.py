@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs import segments
-from jobs.archive import TEST, Archive
+from jobs.archive import TEST, Archive, role_of_key
 from jobs.errors import printable
 from jobs.fetch.config import FetchConfig
 from jobs.fetch.identify import Identity
 from jobs.fetch.names import files_in, stem
 from jobs.fetch.sniff import sniff
+from jobs.label_options import ONE_HOT, Column
 
 if TYPE_CHECKING:
     from jobs.prepare.idx import Header
@@ -41,6 +42,14 @@ def log_archives(
     unused = _unused(Path(config.data), archives) if config.data else []
     if unused:
         log.info("fetch: not used: %s", printable(", ".join(unused)))
+
+
+def log_one_hot(headers: "Mapping[str, Header]", column: Column) -> None:
+    """Log that labels are read as one-hot, if they are."""
+    if column == ONE_HOT:
+        labels = [header for key, header in headers.items() if role_of_key(key).endswith("labels")]
+        last = max(header.shape[1] for header in labels if header.row_shape) - 1
+        log.info("fetch: labels: one-hot, read as classes 0 to %d; prepare.label_column=N reads column N instead", last)
 
 
 def found_line(key: str, archive: Archive, header: "Header", identity: Identity | None) -> str:

@@ -41,10 +41,10 @@ class Located:
     lacking: tuple[Role, ...]
 
     @property
-    def label_column(self) -> int:
-        """The column of the label in label archives of several columns."""
+    def label_column(self) -> int | None:
+        """The column of the label in label archives of several columns, if `data.toml` or the catalog says it."""
         said = [each.label_column for each in (self.own, self.data_set) if each and each.says("label_column")]
-        return said[0] if said else 0
+        return said[0] if said else None
 
 
 def locate(config: FetchConfig) -> Located:
@@ -113,7 +113,7 @@ def _require_training(config: FetchConfig, archives: Mapping[str, Path], lacking
         raise InputError(
             f"{where}: found no {', '.join(lacking)}, expected pairs of images and labels; fix: add {names}"
         )
-    if config.segments or segments.tags(archives):
+    if config.segments:
         raise InputError(
             f"{where}: found no test pair, expected one that all trainings share; fix: add t10k-images-idx3-ubyte and "
             "t10k-labels-idx1-ubyte, or give --test-images F --test-labels F"
@@ -159,8 +159,8 @@ def _in_folder(
     """Return the archives of a folder by role, or by role and tag. `named`: those that options or data.toml name.
 
     All must be there, with exceptions: a tagged pair replaces the untagged training pair; archives of the catalog's
-    data set may be missing if checksums confirm the present ones; a test pair may be missing if nothing says
-    otherwise.
+    data set may be missing if checksums confirm the present ones; a test pair may be missing if no file may be of
+    it.
     """
     known = dict(_with_names_of(folder, data_set)) | dict(named) if data_set else dict(named)
     present = find(folder, given=known) | known
@@ -175,6 +175,9 @@ def _in_folder(
     if problem is None and (not lacking or (checked and all(confirmed))):
         return _with_tags(present, tagged)
     if problem is None and (len(tagged) > len(TRAINING) or (tagged and not set(TRAINING) & set(_lacking(present)))):
+        used = {*present.values(), *tagged.values()}
+        if data_set is None and lacking == TEST and not any(each.kind for each in candidates(folder, used)):
+            return _with_tags(present, tagged)  # each pair gives test rows
         raise missing(folder, lacking)
     try:
         assigned = _by_words(folder, known, tagged, lacking)

@@ -12,28 +12,32 @@ from jobs import segments
 from jobs.archive import ROLES, Role, role_of_key
 from jobs.errors import InputError
 from jobs.fetch import offline
-from jobs.fetch.check import read_headers
+from jobs.fetch.check import check
 from jobs.fetch.config import FetchConfig
 from jobs.fetch.data_set import DataSet, KnownArchive
 from jobs.fetch.describe import describe
-from jobs.fetch.found import log_archives
+from jobs.fetch.found import log_archives, log_one_hot
 from jobs.fetch.identify import is_checkable, mismatch, record
 from jobs.fetch.locate import locate
 from jobs.fetch.mirror import Mirror
 from jobs.fetch.package import PackageFolder
 from jobs.fetch.source import Source, SourceDownError, SourceError
+from jobs.label_options import NOTHING_SAID, LabelOptions
 from jobs.lease import Lease
 from jobs.records import FetchOutputs
 
 log = logging.getLogger("idxtrain")
 
 
-def fetch(config: FetchConfig, archives_dir: Path, lock_dir: Path) -> FetchOutputs:
+def fetch(
+    config: FetchConfig, archives_dir: Path, lock_dir: Path, options: LabelOptions = NOTHING_SAID
+) -> FetchOutputs:
     """Return the data set's archives by role, in the order of ROLES, and its description.
 
     Archives of several training pairs are returned by role and tag: see `jobs.segments`. There may be no test pair.
     `archives_dir`: WORK/archives; downloads go into its folder of the data set's name. `lock_dir`: for the lease of
-    that folder. Raises InputError if an archive cannot be found, or if the archives do not fit each other.
+    that folder. `options`: of labels, as prepare will read them. Raises InputError if an archive cannot be found, or if
+    the archives do not fit each other.
     """
     located = locate(config)
     paths = dict(located.archives)
@@ -45,12 +49,13 @@ def fetch(config: FetchConfig, archives_dir: Path, lock_dir: Path) -> FetchOutpu
             obtained = _obtain(data_set, lacking, config, archives_dir / data_set.name)
         paths |= {_key(role, config): path for role, path in obtained.items()}
     paths = {key: paths[key] for key in sorted(paths, key=_position)}
-    headers = read_headers(paths, located.label_column)
+    checked = check(located, paths, options)
     recorded = {key: record(role_of_key(key), path) for key, path in paths.items()}
     archives = {key: archive for key, (archive, _) in recorded.items()}
     identities = {key: identity for key, (_, identity) in recorded.items() if identity}
-    log_archives(archives, headers, identities, config)
-    return FetchOutputs(archives=archives, description=describe(located, identities))
+    log_archives(archives, checked.headers, identities, config)
+    log_one_hot(checked.headers, checked.label_column)
+    return FetchOutputs(archives=archives, description=describe(located, identities, checked.label_column))
 
 
 def _position(key: str) -> tuple[bool, int | str]:

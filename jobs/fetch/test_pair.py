@@ -10,12 +10,15 @@ from jobs.archive import TEST, Archive, Kind, Role, role_for
 from jobs.errors import InputError
 from jobs.fetch.candidates import Candidate, candidates
 from jobs.fetch.catalog import CATALOG
+from jobs.fetch.check import check
 from jobs.fetch.class_names import read_class_names
 from jobs.fetch.config import FetchConfig
 from jobs.fetch.data_set import FILE, DataSet, read_data_set
 from jobs.fetch.describe import describe
+from jobs.fetch.found import log_one_hot
 from jobs.fetch.identify import record
 from jobs.fetch.locate import Located, named_by, require_file
+from jobs.label_options import LabelOptions, label_options
 from jobs.logs import log
 from jobs.records import FetchOutputs
 from jobs.run_dir import RunDir
@@ -28,14 +31,16 @@ _KINDS: tuple[Kind, ...] = ("images", "labels")
 def main(run: RunDir) -> None:
     """Find the pair, `run` being the evaluation's folder, and record it as the fetch stage does."""
     key = stage_key(run, "fetch")
-    outputs = fetch_test_pair(run.section("fetch", FetchConfig))
+    outputs = fetch_test_pair(run.section("fetch", FetchConfig), label_options(run).column)
     for role, archive in outputs.archives.items():
         log.info("fetch: %s: %s", role, archive.path)
     write_record(run, "fetch", key, outputs.model_dump(mode="json"), [])
 
 
-def fetch_test_pair(config: FetchConfig) -> FetchOutputs:
+def fetch_test_pair(config: FetchConfig, label_column: int | None = None) -> FetchOutputs:
     """Return the test pair that a config names or that is in its folder, and what is known of it.
+
+    `label_column`: as the option says.
 
     Archives that options or `data.toml` name come first. Otherwise the files whose names call them test archives, those
     whose names do not say, or all files must be one pair. Raises InputError if they are not.
@@ -60,7 +65,10 @@ def fetch_test_pair(config: FetchConfig) -> FetchOutputs:
         class_names=read_class_names(Path(config.class_names)) if config.class_names else {},
         lacking=(),
     )
-    return FetchOutputs(archives=dict(archives.items()), description=describe(located, {}))
+    options = LabelOptions(label_column, "count")  # which classes are unseen, the model decides
+    checked = check(located, located.archives, options)
+    log_one_hot(checked.headers, checked.label_column)
+    return FetchOutputs(archives=dict(archives.items()), description=describe(located, {}, checked.label_column))
 
 
 def _in_folder(folder: Path, named: Mapping[Role, Path]) -> dict[Role, Path]:

@@ -10,6 +10,7 @@ from jobs.archive import ROLES
 from jobs.description import Description
 from jobs.errors import InputError
 from jobs.fetch.candidates import plain_first
+from jobs.fetch.check import check
 from jobs.fetch.config import FetchConfig
 from jobs.fetch.data_set import FILE, DataSet, read_data_set
 from jobs.fetch.describe import describe
@@ -17,6 +18,7 @@ from jobs.fetch.identify import identify
 from jobs.fetch.locate import locate
 from jobs.fetch.names import files_in, find, stem
 from jobs.fetch.sniff import sniff
+from jobs.label_options import Column, LabelOptions
 from jobs.prepare import idx
 
 _SPLITS = {"train": "training", "test": "test"}
@@ -79,8 +81,14 @@ def _as_fetch(folder: Path) -> tuple[dict[str, Path], Description, str]:
         own = read_data_set(folder / FILE) if (folder / FILE).is_file() else DataSet()
         described = Description(class_names=own.class_names, orientation=own.orientation, label_column=own.label_column)
         return dict(_find(folder)), described, str(error)
+    column: Column = 0
+    refusal = ""
     identities = {key: known for key, path in located.archives.items() if (known := identify(path))}
-    return dict(located.archives), describe(located, identities), ""
+    try:
+        column = check(located, located.archives, LabelOptions()).label_column
+    except InputError as error:
+        refusal = str(error)
+    return dict(located.archives), describe(located, identities, column), refusal
 
 
 def _find(folder: Path) -> dict[str, Path]:

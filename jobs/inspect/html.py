@@ -78,7 +78,7 @@ def _files(parts: Sequence[Surveyed]) -> list[tuple[str, str, str]]:
             rows.append((part.images.path.name, str(part.images.header), facts_of(part.images)))
         if part.labels:
             labels = part.labels
-            column = f", by column {labels.column}" if len(labels.header.shape) == 2 else ""
+            column = f", by {labels.columns}" if len(labels.header.shape) == 2 else ""
             rows.append((labels.path.name, str(labels.header), f"{len(labels.counts):,} classes{column}"))
     return rows
 

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from jobs.description import Description, Orientation
 from jobs.errors import InputError
 from jobs.inspect.archives import Archives, Part
+from jobs.label_options import ONE_HOT, Column
 from jobs.prepare import idx
+from jobs.prepare.labels import labels_in
 from jobs.prepare.orientation import upright
 from jobs.progress import Progress
 
@@ -52,12 +54,17 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """What an archive of labels has. `counts`: images by label, sorted by label. `column`: of an idx2 archive."""
+    """What an archive of labels has. `counts`: images by label, sorted by label. `column`: of an idx2."""
 
     path: Path
     header: idx.Header
-    column: int
+    column: Column
     counts: Mapping[int, int]
+
+    @property
+    def columns(self) -> str:
+        """What they are counted by, if the archive is idx2."""
+        return "one-hot column" if self.column == ONE_HOT else f"column {self.column}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +90,10 @@ def _survey(part: Part, description: Description) -> Surveyed:
     if part.labels:
         _check(part.labels, is_labels=True)
         table = idx.read(part.labels)
-        used = min(description.label_column, table.shape[1] - 1) if table.ndim == 2 else 0
-        values = table[:, used] if table.ndim == 2 else table
+        used = description.column
+        if used != ONE_HOT:
+            used = min(used, table.shape[1] - 1) if table.ndim == 2 else 0
+        values = labels_in(table, used)
         found, counts = np.unique(values, return_counts=True)
         labels = Labels(
             path=part.labels,

@@ -51,7 +51,7 @@ def _image_facts(images: Images | None) -> str:
 def _label_facts(labels: Labels | None) -> str:
     if labels is None:
         return ""
-    column = f", counted by column {labels.column}" if len(labels.header.shape) == 2 else ""
+    column = f", counted by {labels.columns}" if len(labels.header.shape) == 2 else ""
     return f"{printable(labels.path.name)}: {labels.header}; {len(labels.counts):,} classes{column}"
 
 

@@ -16,6 +16,7 @@ from jobs import archive_headers
 from jobs.archive import Archive, is_gzip
 from jobs.errors import InputError
 from jobs.files import sha256_file
+from jobs.label_options import Column
 from jobs.prepare import idx
 from jobs.prepare.labels import LabelColumn
 
@@ -36,7 +37,7 @@ class Pair:
     label_header: idx.Header
     image_archive: Path
     label_archive: Path
-    label_column: int = 0
+    label_column: Column = 0
 
     @property
     def label_file(self) -> LabelColumn:
@@ -65,7 +66,7 @@ def pair_of(
     archives: Mapping[str, Archive],
     plain: Mapping[str, Path],
     headers: Mapping[str, idx.Header],
-    label_column: int = 0,
+    label_column: Column = 0,
 ) -> Pair:
     """Return the pair of a "train" or "test" split. All three mappings are by role; `plain`: from `inflate`."""
     images, labels = f"{split}_images", f"{split}_labels"
@@ -80,7 +81,7 @@ def pair_of(
     )
 
 
-def read_headers(archives: Mapping[str, Archive], label_column: int = 0) -> dict[str, idx.Header]:
+def read_headers(archives: Mapping[str, Archive], label_column: Column = 0) -> dict[str, idx.Header]:
     """Read the header of each archive, by role. Raises InputError unless they fit each other."""
     return archive_headers.read_headers({role: archive.path for role, archive in archives.items()}, label_column)
 

@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.dataset import SPLITS, Split
-from jobs.logs import log
 from jobs.prepare.groups import read_groups
 from jobs.prepare.idx import Header
 from jobs.prepare.inputs import Inputs
 from jobs.prepare.labels import ClassMap, LabelColumn, count_labels, map_classes
-from jobs.prepare.made_test import choose_test
+from jobs.prepare.made_test import choose_test, without_tested
 from jobs.prepare.plan import DatasetPlan
 from jobs.prepare.row_files import RowFiles
 from jobs.prepare.splits import TrainingRows, count_usable, write_known
@@ -59,9 +58,7 @@ def assign(
         groups = read_groups(Path(config.groups), config.group_column, training.header.rows, scratch)
     if inputs.makes_test:
         test_rows, tested = choose_test(config, training, path, groups, plan.rows["test"])
-        excluded, listed = np.setdiff1d(excluded, test_rows), len(excluded)
-        if len(excluded) < listed:
-            log.warning("prepare: %s excluded rows are in the test split, and stay", f"{listed - len(excluded):,}")
+        excluded = without_tested(excluded, test_rows)
         classes = map_classes(usable, tested, config.unseen_classes, path)
         write_known(training, classes, files, test_rows)
         left_out = np.union1d(excluded, test_rows)

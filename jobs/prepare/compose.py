@@ -25,7 +25,9 @@ from jobs.prepare.exclusions import read_exclusions
 from jobs.prepare.findings.look import look_at_files
 from jobs.prepare.inputs import Inputs
 from jobs.prepare.labels import NO_LABELS, ClassMap, LabelColumn, LabelCounts, map_classes
+from jobs.prepare.made_test import choose_test, without_tested
 from jobs.prepare.manifest import Content, write_manifest
+from jobs.prepare.plan import plan_dataset
 from jobs.prepare.segment import ArchivePair, Segment, make_segment, read_segment
 from jobs.prepare.spark import Spark
 from jobs.prepare.splits import count_usable
@@ -39,37 +41,41 @@ def build_of_segments(inputs: Inputs, spark: SparkConfig, directory: Path, work:
     scratch.mkdir()
     test, training = read_pairs(inputs, scratch)
     scratch.rmdir()
+    pairs = training if test is None else [test, *training]
+    tested = reduce(LabelCounts.__add__, [pair.tested for pair in pairs], NO_LABELS)
     classes = map_classes(
         reduce(LabelCounts.__add__, [pair.counts for pair in training], NO_LABELS),
-        test.counts,
+        tested,
         inputs.config.unseen_classes,
-        test.labels.path,
+        pairs[0].labels.path,
     )
     # Segments are made and removed only under this lease. It is held until the dataset's own list names its segments.
     with Lease(work.lease_file("segments"), "prepare: the segments", waits=True):
-        made = _segments(inputs, classes, spark, [test, *training], work.segments)
+        made = _segments(inputs, classes, spark, pairs, work.segments)
         _link(directory, made)
+        of_training = made[len(pairs) - len(training) :]
         segments.write_segments(
             directory,
-            made[0].directory.name,
-            (_info(pair, each, classes.classes) for pair, each in zip(training, made[1:], strict=True)),
+            "" if test is None else made[0].directory.name,
+            (_info(pair, each, classes.classes) for pair, each in zip(training, of_training, strict=True)),
         )
     inputs.require_unchanged()
     excluded = sum(len(pair.excluded) for pair in training)
     label_counts = _label_counts(made, len(classes.labels))
-    ignored = test.image_header.rows - int(label_counts["test"].sum())
+    ignored = tested.total - int(label_counts["test"].sum())
     manifest = write_manifest(
         directory,
         inputs,
         Content(
-            images=test.image_header,
+            images=training[0].image_header,
             classes=classes,
             label_counts=label_counts,
-            findings=_findings(made),
+            findings=_findings(of_training, None if test is None else made[0]),
             shards={split: _linked_shards(made, split) for split in SPLITS},
             options={
                 "rows_per_shard": training[0].plan(inputs.config).rows_per_shard,
                 "segments": len(training),
+                **({"test_from": "each training archive, stratified"} if test is None else {}),
                 **({"excluded_rows": excluded} if excluded else {}),
                 **({"ignored_test_rows": ignored} if ignored else {}),
             },
@@ -79,9 +85,11 @@ def build_of_segments(inputs: Inputs, spark: SparkConfig, directory: Path, work:
     look_at_files(directory, manifest, b"".join(each.digests(split) for split in SPLITS for each in made))
 
 
-def read_pairs(inputs: Inputs, scratch: Path) -> tuple[ArchivePair, list[ArchivePair]]:
-    """Return the test pair and the training pairs, sorted by tag, each content once.
+def read_pairs(inputs: Inputs, scratch: Path) -> tuple[ArchivePair | None, list[ArchivePair]]:
+    """Return the test pair, or None, and the training pairs, sorted by tag, each content once.
 
+    Without a test pair, each training pair gives a tenth of its own rows, whatever the others are: a pair that is added
+    later moves no row between training and test.
     `scratch`: an empty folder, for label archives to be inflated in. Raises InputError unless the headers fit each
     other and the labels can be read.
     """
@@ -91,17 +99,23 @@ def read_pairs(inputs: Inputs, scratch: Path) -> tuple[ArchivePair, list[Archive
 
     def pair(tag: str | None, images: Archive, labels: Archive) -> ArchivePair:
         image_header, label_header = read_pair_headers(images.path, labels.path, inputs.label_column)
-        excluded = () if tag is None else exclusions.of(tag, image_header.rows)
+        excluded = np.array(() if tag is None else exclusions.of(tag, image_header.rows), np.int64)
+        test_rows = None
         with inflated({"labels": labels}, scratch) as plain:
             column = LabelColumn(plain["labels"], label_header, inputs.label_column)
-            counts = count_usable(column, labels.path, np.array(excluded, np.int64))
+            counts = count_usable(column, labels.path, excluded)
+            tested = counts if tag is None else NO_LABELS
+            if inputs.makes_test:
+                plan = plan_dataset(inputs.config, image_header.rows, None, image_header.row_shape, len(excluded))
+                test_rows, tested = choose_test(inputs.config, column, labels.path, None, plan.rows["test"])
+                excluded = without_tested(excluded, test_rows)
         (scratch / "labels").unlink(missing_ok=True)
         return ArchivePair(
             tag=tag, images=images, labels=labels, image_header=image_header, label_header=label_header,
-            excluded=excluded, counts=counts,
+            excluded=tuple(excluded.tolist()), counts=counts, tested=tested, test_rows=test_rows,
         )  # fmt: skip
 
-    test = pair(None, archives["test_images"], archives["test_labels"])
+    test = None if inputs.makes_test else pair(None, archives["test_images"], archives["test_labels"])
     training: dict[tuple[str, str], ArchivePair] = {}
     for tag in tags:
         images, labels = (archives[segments.key(f"train_{kind}", tag)] for kind in ("images", "labels"))
@@ -114,10 +128,10 @@ def read_pairs(inputs: Inputs, scratch: Path) -> tuple[ArchivePair, list[Archive
                     f"{exclusions.path}: found row {min(lost)} of {each.name}, expected rows of {same.name}, of which "
                     f"it is a copy; fix: name the rows under the tag {same.tag!r}"
                 )
-    if not training:
+    if test and not training:
         raise InputError(f"{test.images.path.parent}: found no training pair beside the test pair; fix: add one")
     first = next(iter(training.values()))
-    for each in (test, *training.values()):
+    for each in (*([test] if test else []), *training.values()):
         require_same_images(each.images.path, each.image_header, first.image_header)
         require_bytes(each.images.path, each.image_header)
     return test, list(training.values())
@@ -131,7 +145,7 @@ def _segments(
     for abandoned in folder.glob(".tmp-*"):  # of a dead process, as this one holds the lease
         shutil.rmtree(abandoned)
     directories = [folder / pair.segment_id(inputs, classes) for pair in pairs]
-    _require_distinct(directories[1:])
+    _require_distinct(directory for pair, directory in zip(pairs, directories, strict=True) if pair.tag is not None)
     wanted = list(zip(pairs, directories, strict=True))
     missing = [(pair, directory) for pair, directory in wanted if read_segment(directory) is None]
     log.info("prepare: %d archive pairs, %d of them new", len(pairs), len(missing))
@@ -203,19 +217,22 @@ def _label_counts(made: Sequence[Segment], classes: int) -> dict[Split, NDArray[
     return counts
 
 
-def _findings(made: Sequence[Segment]) -> Findings:
-    test, training = made[0], made[1:]
-    rows, digests = [], b""
+def _findings(training: Sequence[Segment], test: Segment | None) -> Findings:
+    rows, digests, test_rows, test_digests = [], b"", [], b""
     for segment in training:
         first = segments.first_index(segment.directory.name)
         rows += [segment.rows.whole("train") + first, segment.rows.whole("validation") + first]
         digests += segment.digests("train") + segment.digests("validation")
+        test_rows.append(segment.rows.whole("test") + first)  # none, if there is a test pair
+        test_digests += segment.digests("test")
+    if test:
+        test_rows, test_digests = [test.rows.whole("test")], test.digests("test")
     return Findings(
         pixels=pixel_statistics(
             reduce(Moments.__add__, [segment.moments for segment in training], NOTHING), NORMALIZATION_OF_BYTES
         ),
         normalization=NORMALIZATION_OF_BYTES,
-        duplicates=duplicates(np.concatenate(rows), digests, test.rows.whole("test"), test.digests("test")),
+        duplicates=duplicates(np.concatenate(rows), digests, np.concatenate(test_rows), test_digests),
     )
 
 

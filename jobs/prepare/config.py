@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from jobs.config import Section
 from jobs.description import Orientation
+from jobs.label_options import LabelOptions, UnseenClasses
 from jobs.prepare.findings.finding import Kind
 
 MASTER = "IDXTRAIN_SPARK_MASTER"  # set by the launcher of prepare, if it has a Spark master for it
@@ -60,10 +61,10 @@ class PrepareConfig(Section):
         ge=1,
         description=(
             "Rows of the training archive that make the test split of a data set without test archives. They are "
-            "stratified, or whole groups. `none`: a tenth of them."
+            "stratified, or whole groups. Of several pairs, each gives this number. `none`: a tenth of them."
         ),
     )
-    unseen_classes: Literal["refuse", "ignore", "count"] = Field(
+    unseen_classes: UnseenClasses = Field(
         default="refuse",
         description=(
             "What to do with test images of classes that training lacks: `refuse` the data set, `ignore` the images, "
@@ -78,7 +79,7 @@ class PrepareConfig(Section):
         ge=0,
         description=(
             "Column of the label in label archives of several numbers per image (idx2), from 0. `none`: as the data "
-            "set's description says."
+            "set's description says; where it says nothing, one-hot archives are recognized, and else it is column 0."
         ),
     )
     exclude: str | None = Field(
@@ -151,6 +152,11 @@ class PrepareConfig(Section):
                 "are equal in rows; fix: leave out prepare.validation_rows"
             )
         return self
+
+    @property
+    def labels(self) -> LabelOptions:
+        """The options that decide how labels are read."""
+        return LabelOptions(self.label_column, self.unseen_classes)
 
     @property
     def fold(self) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ from jobs.dataset import Source
 from jobs.description import Description, Orientation
 from jobs.errors import InputError
 from jobs.files import sha256_file, sha256_json
+from jobs.label_options import Column
 from jobs.prepare.config import PrepareConfig
 
 _FILES = ("groups", "exclude")  # the options that name a file, which counts by its content
@@ -32,10 +33,10 @@ class Inputs:
         return self.description.orientation if given == "auto" else given
 
     @property
-    def label_column(self) -> int:
-        """The column of the label in label archives of several numbers per image: the option, else the description."""
+    def label_column(self) -> Column:
+        """Where the label is in label archives of several numbers per image: the option, else the description."""
         given = self.config.label_column
-        return self.description.label_column if given is None else given
+        return self.description.column if given is None else given
 
     @property
     def makes_test(self) -> bool:
@@ -65,6 +66,8 @@ class Inputs:
             "label_column": self.label_column,
             "class_names": self.description.model_dump(mode="json")["class_names"],
         }
+        if self.config.groups:
+            options["group_rule"] = "stratified"  # another rule than before: the same options give other rows
         identity = {
             "format": dataset.FORMAT,
             "archives": {role: archive.sha256 for role, archive in self.archives.items()},
@@ -87,11 +90,6 @@ def check_options(config: PrepareConfig, archives: Iterable[str]) -> None:
         raise InputError(
             f"prepare.test_rows: found {config.test_rows} beside test archives, expected none; fix: leave it out, or "
             "move the test archives out of --data"
-        )
-    if segments.tags(keys) and _lacks_test(keys):
-        raise InputError(
-            "train_images: found several training pairs and no test pair, expected one test pair for all; fix: add "
-            "test archives to --data"
         )
     if segments.tags(keys) and config.groups:
         raise InputError(

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs.errors import InputError
+from jobs.label_options import ONE_HOT, Column, UnseenClasses
 from jobs.logs import log
 from jobs.prepare import idx
 
@@ -21,22 +22,29 @@ _MOST_LISTED = 5  # labels in one line
 
 @dataclass(frozen=True)
 class LabelColumn:
-    """The labels in a plain IDX file. `column`: which one, in a file of several numbers per image (idx2)."""
+    """The labels in a plain IDX file. `column`: where they are, in a file of several numbers per image (idx2)."""
 
     path: Path
     header: idx.Header
-    column: int
+    column: Column
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return the labels of rows [start, stop): int64 [stop − start]."""
         values = idx.read_rows(self.path, self.header, start, stop)
-        return (values[:, self.column] if values.ndim == 2 else values).astype(np.int64)
+        return labels_in(values, self.column).astype(np.int64)
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield all labels in order, at most 16 MiB of the file at a time: first row, labels int64 [n]."""
         step = min(_BLOCK_ROWS, max(1, _BLOCK_BYTES // self.header.row_bytes))
         for start in range(0, self.header.rows, step):
             yield start, self.read(start, min(start + step, self.header.rows))
+
+
+def labels_in(values: NDArray[Any], column: Column) -> NDArray[Any]:
+    """Return the labels in rows of an archive, integers [n] or [n, columns]: [n]. One-hot rows are not checked."""
+    if values.ndim == 1:
+        return values
+    return values.argmax(axis=1) if column == ONE_HOT else values[:, column]
 
 
 @dataclass(frozen=True)
@@ -52,10 +60,15 @@ class LabelCounts:
         np.add.at(rows, position, np.concatenate([self.rows, other.rows]))
         return LabelCounts(labels, rows)
 
-    def only(self, labels: NDArray[Any]) -> "LabelCounts":
-        """Return the counts of these labels alone."""
-        is_one = np.isin(self.labels, labels)
-        return LabelCounts(self.labels[is_one], self.rows[is_one])
+    def without(self, labels: NDArray[Any]) -> "LabelCounts":
+        """Return the counts of all labels but these."""
+        is_other = ~np.isin(self.labels, labels)
+        return LabelCounts(self.labels[is_other], self.rows[is_other])
+
+    @property
+    def total(self) -> int:
+        """The number of rows of all labels."""
+        return int(self.rows.sum())
 
     def __str__(self) -> str:
         listed = [f"{label} ({rows:,})" for label, rows in zip(self.labels, self.rows, strict=True)]
@@ -72,10 +85,11 @@ def enumerated(texts: list[str]) -> str:
 
 
 def count_labels(archive: Path, labels: Iterable[NDArray[Any]]) -> LabelCounts:
-    """Count labels, int64 arrays in any number of pieces. Raises InputError, naming `archive`, for too many labels."""
+    """Count labels, integers in any number of pieces. Raises InputError, naming `archive`, for too many labels."""
     total = NO_LABELS
     for piece in labels:
-        total += LabelCounts(*np.unique(piece, return_counts=True))
+        found, rows = np.unique(piece, return_counts=True)
+        total += LabelCounts(found.astype(np.int64), rows)
         if len(total.labels) > MOST_CLASSES:
             raise InputError(
                 f"{archive}: found more than {MOST_CLASSES:,} different labels, expected the label of a class per "
@@ -120,27 +134,28 @@ class ClassMap:
         return dict(zip(labels.tolist(), numbers.tolist(), strict=True))
 
 
-def map_classes(
-    training: LabelCounts, test: LabelCounts, unseen: Literal["refuse", "ignore", "count"], test_labels: Path
-) -> ClassMap:
-    """Return the classes of a dataset. `unseen`: what happens to test labels that training lacks.
+def unseen_labels(training: LabelCounts, test: LabelCounts, unseen: UnseenClasses, test_labels: Path) -> LabelCounts:
+    """Return the test labels that training lacks. `unseen`: what happens to them.
 
     Raises InputError, naming the archive `test_labels` with counts, if they are refused or if no other label is left.
     """
-    is_unseen = ~np.isin(test.labels, training.labels)
-    if not is_unseen.any():
-        return ClassMap(training.labels, len(training.labels))
-    lacking = test.only(test.labels[is_unseen])
-    rows = int(lacking.rows.sum())
-    described = f"{rows:,} of {int(test.rows.sum()):,} rows with labels that training lacks"
-    if unseen == "refuse" or (unseen == "ignore" and is_unseen.all()):
-        choice = (
-            "" if is_unseen.all() else ", or set prepare.unseen_classes=ignore (leave them out) or =count (as errors)"
-        )
+    lacking = test.without(training.labels)
+    is_whole = len(lacking.labels) == len(test.labels) > 0
+    if len(lacking.labels) and (unseen == "refuse" or (unseen == "ignore" and is_whole)):
+        choice = "" if is_whole else ", or set prepare.unseen_classes=ignore (leave them out) or =count (as errors)"
         raise InputError(
-            f"{test_labels}: found {described}: {lacking}; expected labels of the training archive; fix: give archives "
-            f"of one data set{choice}"
+            f"{test_labels}: found {lacking.total:,} of {test.total:,} rows with labels that training lacks: "
+            f"{lacking}; expected labels of the training archive; fix: give archives of one data set{choice}"
         )
+    return lacking
+
+
+def map_classes(training: LabelCounts, test: LabelCounts, unseen: UnseenClasses, test_labels: Path) -> ClassMap:
+    """Return the classes of a dataset. Raises InputError as `unseen_labels` does."""
+    lacking = unseen_labels(training, test, unseen, test_labels)
+    rows = lacking.total
+    if not rows:
+        return ClassMap(training.labels, len(training.labels))
     log.warning(
         "prepare: %s of the test rows %s labels that training lacks: %s; %s",
         f"{rows:,}", "has" if rows == 1 else "have", lacking,

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from jobs.errors import InputError
 from jobs.logs import log
 from jobs.prepare.config import PrepareConfig
+from jobs.prepare.group_rules import GroupCounts, choose_groups, of_groups
 from jobs.prepare.labels import ClassMap, LabelColumn, LabelCounts, count_labels
-from jobs.prepare.row_rules import Rule, choose_groups, of_groups, shares, stratified
-from jobs.prepare.splits import blocks, group_sizes, require_groups, require_rows
+from jobs.prepare.row_rules import Rule, shares, stratified
+from jobs.prepare.splits import blocks, counts_of_groups, require_groups, require_rows
 
 _TEST = 0  # a salt
 
@@ -29,9 +30,10 @@ def choose_test(
     or an option, if the rows do not suffice.
     """
     counts = count_labels(archive, (block for _, block in labels.blocks()))
-    rule = _rule(config, counts, group_sizes(groups), wanted)
+    classes = ClassMap(counts.labels, len(counts.labels))
+    rule = _rule(config, counts, counts_of_groups(labels, classes, groups), wanted)
     chosen, numbers = [], np.zeros(len(counts.labels), np.int64)
-    for archive_rows, rows in blocks(labels, ClassMap(counts.labels, len(counts.labels)), groups):
+    for archive_rows, rows in blocks(labels, classes, groups):
         is_test = rule(rows)
         chosen.append(archive_rows[is_test])
         numbers += np.bincount(rows.numbers[is_test], minlength=len(numbers))
@@ -42,10 +44,18 @@ def choose_test(
     return np.concatenate(chosen), LabelCounts(counts.labels[numbers > 0], numbers[numbers > 0])
 
 
-def _rule(config: PrepareConfig, counts: LabelCounts, sizes: NDArray[Any] | None, wanted: int) -> Rule:
-    if sizes is not None:
-        require_groups(sizes, 3, "a training, a validation and a test split")
-        return of_groups(choose_groups(sizes, wanted, _TEST))
+def without_tested(excluded: NDArray[Any], test_rows: NDArray[Any]) -> NDArray[Any]:
+    """Return the excluded rows but those of a made test split, which stay, with a warning. All int64, increasing."""
+    left_out = np.setdiff1d(excluded, test_rows)
+    if len(left_out) < len(excluded):
+        log.warning("prepare: %s excluded rows are in the test split, and stay", f"{len(excluded) - len(left_out):,}")
+    return left_out
+
+
+def _rule(config: PrepareConfig, counts: LabelCounts, in_groups: GroupCounts | None, wanted: int) -> Rule:
+    if in_groups is not None:
+        require_groups(in_groups, 3, "a training, a validation and a test split")
+        return of_groups(choose_groups(in_groups, wanted, _TEST))
     quotas = shares(counts.rows, wanted)
     require_rows("test", wanted, int(quotas.sum()), config.test_rows is not None)
     if not quotas.any():

@@ -98,16 +98,18 @@ def log_summary(manifest: Manifest, segments: Sequence[SegmentInfo] = ()) -> Non
                 f"{len(missing):,}", f"{manifest.classes:,}", split, enumerated(missing),
             )  # fmt: skip
     if manifest.duplicates.test_images_in_train:
-        test_row, index = manifest.duplicates.examples[0]
+        test_index, index = manifest.duplicates.examples[0]
         archive, row = archive_row(index, segments)
+        is_made = "test_images" not in manifest.sources
+        test_archive, test_row = archive_row(test_index, segments) if is_made else ("test_images", test_index)
         count = manifest.duplicates.test_images_in_train
         log.warning(
             "prepare: %s also in training; row %d of %s is row %d of %s (from 0)",
             "1 test image is" if count == 1 else f"{count:,} test images are",
-            test_row, _archive_of(manifest, "test_images"), row, _archive_of(manifest, archive),
+            test_row, _archive_of(manifest, test_archive), row, _archive_of(manifest, archive),
         )  # fmt: skip
 
 
 def _archive_of(manifest: Manifest, role: str) -> str:
-    source = manifest.sources.get(role) or manifest.sources.get("train_images")  # of which a missing test is made
+    source = manifest.sources.get(role)
     return source.name if source else role

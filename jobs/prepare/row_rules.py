@@ -4,7 +4,6 @@ Every rule is a function of the archive, the groups and its own arguments alone:
 training. A rule gets the rows it may choose from and returns a mask of those that it holds out.
 """
 
-import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -113,15 +112,6 @@ def stratified_fold(labels: NDArray[Any], counts: NDArray[Any], fold: int, folds
     return rule
 
 
-def of_groups(chosen: NDArray[Any]) -> Rule:
-    """Hold out the rows of groups. `chosen`: bool [groups]."""
-
-    def rule(rows: Rows) -> NDArray[Any]:
-        return chosen[rows.groups]
-
-    return rule
-
-
 def shares(counts: NDArray[Any], total: int) -> NDArray[Any]:
     """Return the rows to hold out of each class: int64 [classes], in sum `total`, or less if the classes have less.
 
@@ -140,40 +130,3 @@ def shares(counts: NDArray[Any], total: int) -> NDArray[Any]:
         given[largest[: left - int(quota.sum())]] += 1
         taken += given
     return taken
-
-
-def choose_groups(sizes: NDArray[Any], total: int, salt: int) -> NDArray[Any]:
-    """Choose groups whose rows come as near to `total` as a walk in the order of a hash comes: bool [groups].
-
-    `sizes`: rows of each group, int64 [groups], of which at least two are positive. At least one group with rows is
-    not chosen and, unless `total` is 0, at least one is.
-    """
-    chosen = np.zeros(len(sizes), bool)
-    if not total:
-        return chosen
-    order = np.argsort(mixed(np.arange(len(sizes)), salt), kind="stable")
-    order = order[sizes[order] > 0]
-    rows = 0
-    for group in order[:-1].tolist():
-        if abs(rows + sizes[group] - total) < abs(rows - total):
-            chosen[group] = True
-            rows += int(sizes[group])
-    if not chosen.any():
-        chosen[order[np.argmin(sizes[order])]] = True
-    return chosen
-
-
-def fold_of_groups(sizes: NDArray[Any], folds: int, salt: int) -> NDArray[Any]:
-    """Return the fold, from 0, of each group: int64 [groups].
-
-    The largest group left goes to the smallest fold: Graham, "Bounds on multiprocessing timing anomalies" (1969).
-    """
-    order = np.argsort(mixed(np.arange(len(sizes)), salt), kind="stable")
-    order = order[np.argsort(-sizes[order], kind="stable")]
-    heap = [(0, fold) for fold in range(folds)]
-    fold_of = np.zeros(len(sizes), np.int64)
-    for group in order.tolist():
-        rows, fold = heapq.heappop(heap)
-        fold_of[group] = fold
-        heapq.heappush(heap, (rows + int(sizes[group]), fold))
-    return fold_of

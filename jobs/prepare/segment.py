@@ -2,7 +2,7 @@
 
 WORK/segments/SEGMENT_ID/
 segment.json                         rows, label counts, statistics and shards, sealed
-train/ validation/ (or test/)        Parquet files as in a dataset
+train/ validation/ test/              Parquet files as in a dataset
 train.digests …                      16 bytes per row, to find duplicates among segments
 train.rows …                         the archive row of each row, int64
 """
@@ -34,7 +34,7 @@ from jobs.prepare.labels import NO_LABELS, ClassMap, LabelColumn, LabelCounts
 from jobs.prepare.plan import DatasetPlan, plan_dataset
 from jobs.prepare.row_files import RowFiles
 from jobs.prepare.spark import Spark
-from jobs.prepare.splits import SplitCounts, TrainingRows, write_known
+from jobs.prepare.splits import SplitCounts, TrainingRows, count_usable, write_known
 from jobs.prepare.survey import NORMALIZATION_OF_BYTES, NOTHING, Moments, Survey
 
 _FILE = "segment.json"
@@ -44,7 +44,9 @@ _FILE = "segment.json"
 class ArchivePair:
     """Images and labels that become a segment. `tag`: of a training pair; None for the test pair.
 
-    `excluded`: rows to leave out, increasing. `counts`: the labels of all others.
+    `excluded`: rows to leave out, increasing. `counts`: the labels of all rows but those that are listed to be left
+    out. `test_rows`: of a training pair that make a test split, int64, increasing; None if there is a test pair.
+    `tested`: the labels of the pair's test rows.
     """
 
     tag: str | None
@@ -54,6 +56,8 @@ class ArchivePair:
     label_header: Header
     excluded: tuple[int, ...]
     counts: LabelCounts
+    tested: LabelCounts
+    test_rows: NDArray[Any] | None
 
     @property
     def name(self) -> str:
@@ -70,9 +74,10 @@ class ArchivePair:
         rows, row_shape = self.image_header.rows, self.image_header.row_shape
         if self.tag is None:
             config = config.model_copy(update={"validation_rows": 0, "validation_from": "first"})
-        plan = plan_dataset(config, rows, rows, row_shape, len(self.excluded))
+        plan = plan_dataset(config, rows, rows if self.test_rows is None else None, row_shape, len(self.excluded))
         empty: dict[Split, int] = dict.fromkeys(plan.rows, 0)
-        used = ("test",) if self.tag is None else ("train", "validation")
+        of_training: tuple[Split, ...] = ("train", "validation") if self.test_rows is None else SPLITS
+        used = ("test",) if self.tag is None else of_training
         return replace(plan, rows=empty | {split: plan.rows[split] for split in plan.rows if split in used})
 
     def segment_id(self, inputs: Inputs, classes: ClassMap) -> str:
@@ -81,7 +86,9 @@ class ArchivePair:
         `classes`: of the dataset. They count only where a label is not its own class number, so that a further pair
         seldom changes the segments of the others.
         """
-        splits = ("validation_rows", "validation_from") if self.split == "train" else ()
+        splits = ["validation_rows", "validation_from"] if self.split == "train" else []
+        splits += [] if self.test_rows is None else ["test_rows"]
+        labels = (self.counts + self.tested).labels
         identity = {
             "format": FORMAT,
             "kind": self.split,
@@ -90,7 +97,7 @@ class ArchivePair:
             "orientation": inputs.orientation,
             "label_column": inputs.label_column,
             "excluded": list(self.excluded),
-            "classes": {str(label): number for label, number in classes.own_map(self.counts.labels).items()},
+            "classes": {str(label): number for label, number in classes.own_map(labels).items()},
         }
         return sha256_json(identity)[:16]
 
@@ -188,13 +195,16 @@ def _split(
     """Write the rows of each split; return the rows of each class in each, int64 [len(classes.labels)]."""
     with files.writing(*SPLITS):
         pass  # a segment has all three files, whatever pair it is made of
+    counts: SplitCounts = {"test": pair.tested}
     if pair.tag is None:
         write_known(labels, classes, files)
-        counts: SplitCounts = {"test": pair.counts}
     else:
-        left_out = np.array(pair.excluded, np.int64)
-        rows = TrainingRows(labels=labels, counts=pair.counts, left_out=left_out)
-        counts = rows.split(config, plan, files)
+        left_out, usable = np.array(pair.excluded, np.int64), pair.counts
+        if pair.test_rows is not None:
+            write_known(labels, classes, files, pair.test_rows)
+            left_out = np.union1d(left_out, pair.test_rows)
+            usable = count_usable(labels, pair.labels.path, left_out)
+        counts |= TrainingRows(labels=labels, counts=usable, left_out=left_out).split(config, plan, files)
     return {split: classes.counts(counts.get(split, NO_LABELS)) for split in SPLITS}
 
 

@@ -12,20 +12,11 @@ from jobs.dataset import Split
 from jobs.errors import InputError
 from jobs.logs import log
 from jobs.prepare.config import PrepareConfig
+from jobs.prepare.group_rules import GroupCounts, choose_groups, count_groups, fold_of_groups, of_groups
 from jobs.prepare.labels import ClassMap, LabelColumn, LabelCounts, count_labels
 from jobs.prepare.plan import DatasetPlan
 from jobs.prepare.row_files import RowFiles
-from jobs.prepare.row_rules import (
-    Rows,
-    Rule,
-    by_position,
-    choose_groups,
-    fold_of_groups,
-    of_groups,
-    shares,
-    stratified,
-    stratified_fold,
-)
+from jobs.prepare.row_rules import Rows, Rule, by_position, shares, stratified, stratified_fold
 
 SplitCounts = dict[Split, LabelCounts]
 
@@ -49,8 +40,8 @@ class TrainingRows:
     def split(self, config: PrepareConfig, plan: DatasetPlan, files: RowFiles) -> SplitCounts:
         """Write the rows of both splits; return each split's LabelCounts. Raises InputError if rows do not suffice."""
         classes = ClassMap(self.counts.labels, len(self.counts.labels))
-        sizes = group_sizes(self.groups, self.left_out)
-        rule = _validation_rule(config, self.counts, sizes, plan.rows["validation"])
+        in_groups = counts_of_groups(self.labels, classes, self.groups, self.left_out)
+        rule = _validation_rule(config, self.counts, in_groups, plan.rows["validation"])
         splits: tuple[Split, ...] = ("train", "validation")
         counts = {split: np.zeros(len(classes.labels), np.int64) for split in splits}
         with files.writing(*splits) as writer:
@@ -73,24 +64,25 @@ def blocks(
         yield archive_rows, Rows(classes.numbers(block[kept]), of_rows)
 
 
-def group_sizes(groups: NDArray[Any] | None, left_out: NDArray[Any] = _NOTHING) -> NDArray[Any] | None:
-    """Return the rows of each group, int64 [groups], without those left out; None if there are no groups."""
+def counts_of_groups(
+    labels: LabelColumn, classes: ClassMap, groups: NDArray[Any] | None, left_out: NDArray[Any] = _NOTHING
+) -> GroupCounts | None:
+    """Return the rows of each class in each group, without those left out; None if there are no groups."""
     if groups is None:
         return None
-    sizes = np.bincount(groups)
-    np.subtract.at(sizes, groups[left_out], 1)
-    return sizes
+    rows = (each for _, each in blocks(labels, classes, groups, left_out))
+    return count_groups(rows, int(groups.max(initial=-1)) + 1, len(classes.labels))
 
 
-def _validation_rule(config: PrepareConfig, counts: LabelCounts, sizes: NDArray[Any] | None, wanted: int) -> Rule:
-    """Return the rule that holds out about `wanted` rows. `counts`, `sizes`: of the rows that it may choose from."""
+def _validation_rule(config: PrepareConfig, counts: LabelCounts, in_groups: GroupCounts | None, wanted: int) -> Rule:
+    """Return the rule that holds out about `wanted` rows. `counts`, `in_groups`: of the rows to choose from."""
     kind, fold = config.validation_from, config.fold
-    if sizes is not None:
+    if in_groups is not None:
         folds = fold[1] if fold else 2
-        require_groups(sizes, folds, f"{folds} folds" if fold else "a training and a validation split")
+        require_groups(in_groups, folds, f"{folds} folds" if fold else "a training and a validation split")
         if fold:
-            return of_groups(fold_of_groups(sizes, folds, _VALIDATION) == fold[0] - 1)
-        return of_groups(choose_groups(sizes, wanted, _VALIDATION))
+            return of_groups(fold_of_groups(in_groups, folds, _VALIDATION) == fold[0] - 1)
+        return of_groups(choose_groups(in_groups, wanted, _VALIDATION))
     if fold:
         return stratified_fold(counts.labels, counts.rows, fold[0] - 1, fold[1], _VALIDATION)
     if kind != "stratified":
@@ -112,9 +104,9 @@ def require_rows(split: Split, wanted: int, possible: int, is_explicit: bool) ->
     log.warning("prepare: %d %s rows instead of %d: each class keeps one for training", possible, split, wanted)
 
 
-def require_groups(sizes: NDArray[Any], least: int, purpose: str) -> None:
+def require_groups(counts: GroupCounts, least: int, purpose: str) -> None:
     """Raise InputError if fewer than `least` groups have rows."""
-    groups = int((sizes > 0).sum())
+    groups = int((counts.sizes > 0).sum())
     if groups < least:
         raise InputError(
             f"prepare.groups: found {groups} groups, expected at least {least} for {purpose}; fix: give another file, "

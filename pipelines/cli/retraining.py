@@ -1,39 +1,26 @@
 """idxtrain retrain: made for cron and other schedulers."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli.errors import reported
-from pipelines.cli.options import (
-    Assignments,
-    Data,
-    Dataset,
-    Np,
-    OptionalModelName,
-    Recipe,
-    Seed,
-    SparkMaster,
-    WorkFolder,
-)
+from pipelines.cli.options import OptionalModelName
 from pipelines.cli.output_log import output_to
-from pipelines.names import WORK
+from pipelines.cli.run_options import describes_run
+
+if TYPE_CHECKING:
+    from pipelines.request import Options
 
 app = typer.Typer()
 
 
 @app.command("retrain")
 @reported()  # a fault of the log itself is reported on the terminal
+@describes_run("run_id")
 def retrain_model(
-    data: Data = None,
-    dataset: Dataset = None,
-    recipe: Recipe = None,
-    np: Np = None,
-    assignments: Assignments = None,
-    seed: Seed = None,
-    spark_master: SparkMaster = None,
-    work: WorkFolder = WORK,
+    options: "Options",
     name: OptionalModelName = None,
     warm_start: Annotated[bool, typer.Option("--warm-start", help="Start from the champion's weights.")] = False,
     notify: Annotated[
@@ -50,21 +37,11 @@ def retrain_model(
     """Retrain if there is new data; promote if the gate passes.
 
     Made for cron and other schedulers. Without --name, the model is registered under the name of its data set.
+    --train-images and --train-labels name the pair without a tag: the pairs of --data come beside it.
     """
     with output_to(log), reported():
-        from pipelines.request import Options
         from pipelines.retraining.retrain import RetrainOptions, retrain
 
-        options = Options(
-            data=data,
-            dataset=dataset,
-            recipe=recipe,
-            np=np,
-            assignments=tuple(assignments or ()),
-            seed=seed,
-            spark_master=spark_master,
-            work=work,
-        )
         wanted = RetrainOptions(
             options=options, name=name, warm_start=warm_start, notify=notify, force=force, keep=keep
         )

@@ -2,29 +2,14 @@
 
 import os
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli.errors import reported
-from pipelines.cli.options import (
-    Assignments,
-    Classes,
-    Data,
-    Dataset,
-    DryRun,
-    Np,
-    Recipe,
-    RunId,
-    Seed,
-    SparkMaster,
-    Strict,
-    TestImages,
-    TestLabels,
-    TrainImages,
-    TrainLabels,
-    WorkFolder,
-)
+from pipelines.cli.options import DryRun, Strict, WorkFolder
+from pipelines.cli.run_options import describes_run
 from pipelines.names import WORK
 
 if TYPE_CHECKING:
@@ -49,24 +34,9 @@ _HELP = {
 
 
 @reported()
+@describes_run()
 def run_stages_up_to(
-    context: typer.Context,
-    data: Data = None,
-    dataset: Dataset = None,
-    train_images: TrainImages = None,
-    train_labels: TrainLabels = None,
-    test_images: TestImages = None,
-    test_labels: TestLabels = None,
-    classes: Classes = None,
-    recipe: Recipe = None,
-    np: Np = None,
-    assignments: Assignments = None,
-    seed: Seed = None,
-    spark_master: SparkMaster = None,
-    work: WorkFolder = WORK,
-    run_id: RunId = None,
-    dry_run: DryRun = False,
-    strict: Strict = False,
+    context: typer.Context, options: "Options", dry_run: DryRun = False, strict: Strict = False
 ) -> None:
     """Run the stages up to the one that names the command; `run` is all of them."""
     from jobs.run_dir import RunDir
@@ -74,19 +44,8 @@ def run_stages_up_to(
     from pipelines import evaluation, request
     from pipelines.stages import local_launches, result_line, run_stages
 
-    options = request.Options(
-        data=data,
-        dataset=dataset,
-        archives=request.named_archives(train_images, train_labels, test_images, test_labels),
-        classes=classes,
-        recipe=recipe,
-        np=np,
-        assignments=(*(assignments or ()), *(["prepare.strict=true"] if strict else [])),
-        seed=seed,
-        spark_master=spark_master,
-        work=work,
-        run_id=run_id,
-    )
+    if strict:
+        options = replace(options, assignments=(*options.assignments, "prepare.strict=true"))
     command = str(context.info_name)
     last = STAGES[-1] if command == "run" else command
     existing = request.trained_run(options) if command == "evaluate" else request.find_run(options)
@@ -95,7 +54,7 @@ def run_stages_up_to(
         return
     config = request.config_of(options, existing)
     if dry_run:
-        run = existing or RunDir(request.work_dir(options).runs / (run_id or "RUN_ID"))
+        run = existing or RunDir(request.work_dir(options).runs / (options.run_id or "RUN_ID"))
         for launch in local_launches(run, config, STAGES[: STAGES.index(last) + 1]).values():
             print(launch)
         return
@@ -130,39 +89,16 @@ for _command, _help in _HELP.items():
 
 @app.command()
 @reported()
-def plan(
-    data: Data = None,
-    dataset: Dataset = None,
-    train_images: TrainImages = None,
-    train_labels: TrainLabels = None,
-    test_images: TestImages = None,
-    test_labels: TestLabels = None,
-    classes: Classes = None,
-    recipe: Recipe = None,
-    np: Np = None,
-    assignments: Assignments = None,
-    seed: Seed = None,
-    work: WorkFolder = WORK,
-) -> None:
+@describes_run("spark_master", "run_id")
+def plan(options: "Options") -> None:
     """Show rows, shards and steps per rank, and start nothing.
 
-    Only the headers of the archives are read.
+    Only the headers of the archives are read, and labels that take less than a second.
     """
     from pipelines import request
     from pipelines.plan import lines, plan_training
     from pipelines.stages import ranks
 
-    options = request.Options(
-        data=data,
-        dataset=dataset,
-        archives=request.named_archives(train_images, train_labels, test_images, test_labels),
-        classes=classes,
-        recipe=recipe,
-        np=np,
-        assignments=tuple(assignments or ()),
-        seed=seed,
-        work=work,
-    )
     config = request.config_of(options, None)
     training = plan_training(config, request.work_dir(options), ranks(config, os.environ))
     print(*lines(training), sep="\n")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.cli.errors import reported
+from pipelines.cli.run_options import options_of
 
 if TYPE_CHECKING:
     from deploy.schedule.job import ScheduledJob
@@ -80,17 +81,14 @@ def _job(
     from deploy.schedule.expression import parse
     from deploy.schedule.job import ScheduledJob
     from jobs.errors import InputError
-    from pipelines.request import Options
     from pipelines.retraining.inputs import archives
     from pipelines.retraining.retrain import RetrainOptions, config_and_retrain_dir
 
     expression = parse(cron)
     if options["log"] is not None:
         raise InputError("--log: found one, expected none; fix: leave it out; the log is work/retrain/NAME/retrain.log")
-    shared = {key: options[key] for key in ("data", "dataset", "recipe", "np", "seed", "spark_master", "work")}
-    settings = Options(**shared, assignments=tuple(options["assignments"] or ()))
     # Refuses now what would fail every night.
-    config, folder = config_and_retrain_dir(RetrainOptions(options=settings, name=options["name"]))
+    config, folder = config_and_retrain_dir(RetrainOptions(options=options_of(options), name=options["name"]))
     archives(config)
     program = Path(sys.executable).with_name("idxtrain")
     if not program.exists():

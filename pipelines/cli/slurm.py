@@ -8,23 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.errors import reported
-from pipelines.cli.options import (
-    Assignments,
-    Data,
-    Dataset,
-    DryRun,
-    Np,
-    Recipe,
-    RunId,
-    Seed,
-    SiteAssignments,
-    SiteName,
-    SparkMaster,
-    WorkFolder,
-)
+from pipelines.cli.options import DryRun, SiteAssignments, SiteName, WorkFolder
+from pipelines.cli.run_options import describes_run
 from pipelines.names import WORK
 
 if TYPE_CHECKING:
+    from pipelines.request import Options
     from pipelines.slurm.jobs import SlurmJobs
 
 app = typer.Typer()
@@ -34,19 +23,9 @@ SubmittedRun = Annotated[str | None, typer.Argument(help="Run ID. Default: the r
 
 @app.command("submit")
 @reported()
+@describes_run()
 def submit_run(
-    site: SiteName,
-    data: Data = None,
-    dataset: Dataset = None,
-    recipe: Recipe = None,
-    np: Np = None,
-    assignments: Assignments = None,
-    site_assignments: SiteAssignments = None,
-    seed: Seed = None,
-    spark_master: SparkMaster = None,
-    work: WorkFolder = WORK,
-    run_id: RunId = None,
-    dry_run: DryRun = False,
+    site: SiteName, options: "Options", site_assignments: SiteAssignments = None, dry_run: DryRun = False
 ) -> None:
     """Submit the pipeline to Slurm as a chain of jobs.
 
@@ -56,24 +35,15 @@ def submit_run(
     from pipelines import request
     from pipelines.slurm.submit import config_for, load_site, preview, submit
 
-    options = request.Options(
-        data=data,
-        dataset=dataset,
-        recipe=recipe,
-        np=np,
-        assignments=tuple(assignments or ()),
-        seed=seed,
-        spark_master=spark_master,
-        work=work,
-        run_id=run_id,
-    )
     wanted = load_site(site, site_assignments or ())
     existing = request.find_run(options)
     config = config_for(wanted, options, existing)
     if dry_run:
-        run = existing or RunDir(request.work_dir(options).runs / (run_id or "RUN_ID"))
+        run = existing or RunDir(request.work_dir(options).runs / (options.run_id or "RUN_ID"))
         print(preview(wanted, run, config), end="")
         return
+    if existing is None:
+        request.check_archives(config)
     run = request.open_run(options, existing, config)
     submitted = submit(run, wanted, config, os.environ)
     for stage, job in submitted.items():

@@ -6,23 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.errors import reported
-from pipelines.cli.options import (
-    Assignments,
-    Data,
-    Dataset,
-    DryRun,
-    Np,
-    OptionalSiteName,
-    Recipe,
-    Seed,
-    SiteAssignments,
-    WorkFolder,
-)
-from pipelines.names import WORK
+from pipelines.cli.options import DryRun, OptionalSiteName, SiteAssignments
+from pipelines.cli.run_options import describes_run
 
 if TYPE_CHECKING:
     from deploy.slurm.site import Site
     from jobs.run_dir import Work
+    from pipelines.request import Options
     from pipelines.sweep.grid import Sweep
     from pipelines.sweep.run import Configs
 
@@ -31,7 +21,9 @@ app = typer.Typer()
 
 @app.command()
 @reported()
+@describes_run("spark_master", "run_id")
 def sweep(
+    *,
     grid: Annotated[
         list[str] | None,
         typer.Option(metavar="SECTION.KEY=VALUE,VALUE…", help="Values of a config key to try; repeatable."),
@@ -45,14 +37,8 @@ def sweep(
     ] = None,
     site: OptionalSiteName = None,
     table: Annotated[bool, typer.Option("--table", help="Print the results so far and start nothing.")] = False,
-    data: Data = None,
-    dataset: Dataset = None,
-    recipe: Recipe = None,
-    np: Np = None,
-    assignments: Assignments = None,
+    options: "Options",
     site_assignments: SiteAssignments = None,
-    seed: Seed = None,
-    work: WorkFolder = WORK,
     dry_run: DryRun = False,
 ) -> None:
     """Train at each point of a grid; test the best one.
@@ -67,9 +53,6 @@ def sweep(
     from pipelines.slurm.submit import load_site
     from pipelines.sweep.run import plan_sweep, run_here
 
-    options = request.Options(
-        data=data, dataset=dataset, recipe=recipe, np=np, assignments=tuple(assignments or ()), seed=seed, work=work
-    )
     if table:
         _print_results(name, request.work_dir(options))
         return

@@ -53,11 +53,14 @@ def plan_sweep(
     points = grid_points(name, axes, folds)
     whole = replace(options, assignments=(*options.assignments, *points[0].settings))
     validation = validation_of(request.config_of(whole, None).prepare) if folds else {}
-    configs = {}
+    configs: dict[str, Config] = {}
     for point in points:
         settings = replace(options, run_id=point.run_id, assignments=(*options.assignments, *point.assignments))
         existing = request.find_run(settings)
-        configs[point.run_id] = config_for(site, settings, existing) if site else request.config_of(settings, existing)
+        config = config_for(site, settings, existing) if site else request.config_of(settings, existing)
+        if not configs and existing is None:  # the points share their archives
+            request.check_archives(config)
+        configs[point.run_id] = config
     return Sweep(name=name, work=work, points=points, validation=validation), configs
 
 

@@ -51,6 +51,8 @@ def idx_bytes(shape: tuple[int, ...], seed: int) -> bytes:
 
 
 PLAIN: dict[Role, bytes] = {role: idx_bytes(SHAPES[role], seed) for seed, role in enumerate(ROLES)}
+# The test labels are some of the training labels.
+PLAIN["test_labels"] = idx_bytes((20,), 0)[:8] + PLAIN["train_labels"][8:28]
 PACKED: dict[Role, bytes] = {role: gzip.compress(data, mtime=0) for role, data in PLAIN.items()}
 FILES: dict[str, bytes] = {f"{NAMES[role]}.gz": data for role, data in PACKED.items()}
 IMAGES = "train-images-idx3-ubyte.gz"
