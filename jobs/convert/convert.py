@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -68,6 +69,7 @@ def convert_source(source: Path, target: Path, options: Options, to: Target | No
     Raises InputError, and leaves no target, if the source cannot be used as it is or the target exists.
     """
     form = form_of(source)
+    _require_no_file_name(source, form, target, to)
     to = to or ("idx" if form != "idx" else "npz" if target.name.lower().endswith(".npz") else "png")
     if (form == "idx") == (to == "idx"):
         raise InputError(
@@ -79,7 +81,9 @@ def convert_source(source: Path, target: Path, options: Options, to: Target | No
     if to != "idx":
         return _export(source, target, to)
     with _whole(target, is_folder=True) as folder:
-        return _to_idx(source, form, folder, target, options)
+        converted = _to_idx(source, form, folder, target, options)
+    _remove_list_beside(target)
+    return converted
 
 
 def check_options(options: Options, form: Form) -> None:
@@ -208,12 +212,49 @@ def _empty(source: Path, form: Form, collected: Collected, target: Path) -> Inpu
 
 def _list_beside(target: Path, bad: Sequence[Bad]) -> Path:
     """Write the list of unusable files beside the target, which will not be made; return its path."""
-    from jobs.convert.archives import SKIPPED, write_bad
+    from jobs.convert.archives import write_bad
 
-    place = target if target.name not in ("", "..") else target.resolve()
-    path = place.with_name(f"{place.name}.{SKIPPED}")
+    path = _path_of_list(target)
     write_bad(path, bad)
     return path
+
+
+def _remove_list_beside(target: Path) -> None:
+    """Remove the list of a conversion that failed before this one, if it is one: the files in it are usable now."""
+    from jobs.convert.archives import is_list_of_bad
+
+    path = _path_of_list(target)
+    if is_list_of_bad(path):
+        path.unlink()
+        log.info("%s: removed, as it was the list of an earlier conversion that failed", path)
+
+
+def _path_of_list(target: Path) -> Path:
+    from jobs.convert.archives import SKIPPED
+
+    place = target if target.name not in ("", "..") else target.resolve()
+    return place.with_name(f"{place.name}.{SKIPPED}")
+
+
+def _require_no_file_name(source: Path, form: Form, target: Path, to: Target | None) -> None:
+    """Raise InputError for a target that is named like a file where a folder would be made, unless `to` says so."""
+    from jobs.convert import csv_file, entries
+
+    name = target.name.lower()
+    endings = sorted((".npz", ".parquet", *csv_file.SUFFIXES, *entries.SUFFIXES), key=len, reverse=True)
+    ending = next((each for each in endings if name.endswith(each)), None)
+    if to is not None or ending is None or (form == "idx" and ending == ".npz"):
+        return
+    folder = str(target)[: -len(ending)] or "data"
+    if form == "idx":
+        fix = f"give a folder such as {folder}, or a name that ends with .npz"
+    else:
+        command = shlex.join(["idxtrain", "convert", str(source), folder])
+        fix = f"`{command}`"
+        if ending == ".npz":
+            fix += f", then `{shlex.join(['idxtrain', 'convert', folder, str(target)])}`"
+    expected = "the name of a folder for PNG files, or .npz" if form == "idx" else "the name of a folder for IDX"
+    raise InputError(f"{target}: found the ending {ending}, expected {expected}; fix: {fix}")
 
 
 def _check_target(target: Path, *, is_folder: bool) -> None:
