@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Never
 
@@ -13,7 +13,7 @@ from jobs.config import Section, nearest
 from jobs.errors import InputError, printable
 
 _WORDS = "words"  # those of the command line, in a context's `meta`
-_ELSEWHERE: Mapping[str, str] = {"lr": "train.learning_rate"}  # a common name that is not like the key
+_ELSEWHERE = {"lr": "train.learning_rate"}  # a common name that is not like the key
 
 
 class Program(TyperGroup):
