@@ -11,6 +11,7 @@ from jobs import segments
 from jobs.archive import is_git_lfs_pointer, role_of_key
 from jobs.errors import InputError
 from jobs.prepare import idx
+from jobs.words import counted
 
 
 def read_pair_headers(images: Path, labels: Path, label_column: int = 0) -> tuple[idx.Header, idx.Header]:
@@ -19,7 +20,8 @@ def read_pair_headers(images: Path, labels: Path, label_column: int = 0) -> tupl
     in_columns = len(label_header.shape) == 2 and label_header.dtype.kind in "iu"
     if in_columns and label_column >= label_header.shape[1]:
         raise InputError(
-            f"{labels}: found {label_header.shape[1]} columns, expected the label in column {label_column} (from 0); "
+            f"{labels}: found {counted(label_header.shape[1], 'column')}, expected the label in column {label_column} "
+            "(from 0); "
             "fix: set prepare.label_column, or label_column in data.toml"
         )
     one_label_each = idx.Header(label_header.dtype, label_header.shape[:1]) if in_columns else label_header

@@ -17,6 +17,7 @@ from jobs.evaluate.metrics import read_confusions, shown_names, worst_classes, w
 from jobs.evaluate.predict import Predictions
 from jobs.metrics import Metrics, StageSeconds, TrainMetrics
 from jobs.run_dir import RunDir
+from jobs.words import counted
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _MOST_CLASSES = 30  # a larger confusion matrix is unreadable: the page lists the most frequent errors instead
@@ -109,7 +110,7 @@ def _facts(config: Mapping[str, Any], metrics: Metrics, manifest: Manifest) -> S
         ("Seed", str(metrics.seed)),
         ("Data set", str(config["fetch"].get("dataset", _UNKNOWN))),
         ("Dataset ID", metrics.dataset_id),
-        ("Images", f"{height} × {width} × {channels}, {manifest.classes} classes"),
+        ("Images", f"{height} × {width} × {channels}, {counted(manifest.classes, 'class')}"),
         ("Test images also in training data", number(manifest.duplicates.test_images_in_train)),
         ("World size (ranks)", number(metrics.world_size)),
         ("Precision", train.precision),

@@ -17,6 +17,7 @@ from jobs.prepare.labels import ClassMap, class_names, enumerated
 from jobs.prepare.orientation import upright_shape
 from jobs.prepare.survey import Findings
 from jobs.segments import SegmentInfo, archive_row, read_segments
+from jobs.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +73,9 @@ def _log_classes_without_name(manifest: Manifest, names: Mapping[int, str]) -> N
     lacking = [str(label) for label in manifest.labels if label not in names]
     if names and lacking:
         log.warning(
-            "prepare: %s of %s classes have no name, as the class names are of %s others: %s",
-            f"{len(lacking):,}", f"{len(manifest.labels):,}", f"{len(names):,}", enumerated(lacking),
+            "prepare: %s of %s classes %s no name, as the class names are of %s others: %s",
+            f"{len(lacking):,}", f"{len(manifest.labels):,}", "has" if len(lacking) == 1 else "have", f"{len(names):,}",
+            enumerated(lacking),
         )  # fmt: skip
 
 
@@ -85,8 +87,9 @@ def log_summary(manifest: Manifest, segments: Sequence[SegmentInfo] = ()) -> Non
     height, width, channels = manifest.shape
     rows = " / ".join(f"{manifest.splits[split].rows:,} {split}" for split in SPLITS)
     log.info(
-        "prepare: dataset %s: %s images of %d × %d × %d in %d classes, pixel mean %.4f, std %.4f",
-        manifest.dataset_id, rows, height, width, channels, manifest.classes, manifest.pixels.mean, manifest.pixels.std,
+        "prepare: dataset %s: %s images of %d × %d × %d in %s, pixel mean %.4f, std %.4f",
+        manifest.dataset_id, rows, height, width, channels, counted(manifest.classes, "class"),
+        manifest.pixels.mean, manifest.pixels.std,
     )  # fmt: skip
     for split in SPLITS:
         info = manifest.splits[split]
@@ -94,8 +97,8 @@ def log_summary(manifest: Manifest, segments: Sequence[SegmentInfo] = ()) -> Non
         missing = [name for name, rows in zip(names, info.label_counts, strict=False) if not rows]
         if missing and info.rows:
             log.warning(
-                "prepare: no images of %s of %s classes in the %s split: %s",
-                f"{len(missing):,}", f"{manifest.classes:,}", split, enumerated(missing),
+                "prepare: no images of %s of %s in the %s split: %s",
+                f"{len(missing):,}", counted(manifest.classes, "class"), split, enumerated(missing),
             )  # fmt: skip
     if manifest.duplicates.test_images_in_train:
         test_row, index = manifest.duplicates.examples[0]

@@ -9,6 +9,7 @@ from jobs.progress import Progress
 from jobs.run_dir import RunDir
 from jobs.train.telemetry.measure import Measurement
 from jobs.train.telemetry.tensorboard import TensorBoardWriter
+from jobs.words import counted
 from models.training.schedules import Rates
 
 log = logging.getLogger("idxtrain")
@@ -65,6 +66,7 @@ class Console:
         if validation["count"]:
             self._writer.measure("validation", step, accuracy=validation["accuracy"], loss=validation["loss"])
             log.info(
-                "train: step %s of %s: validation accuracy %.4f (%d errors in %d)", f"{step:,}",
-                f"{len(self._rates):,}", validation["accuracy"], validation["errors"], validation["count"],
+                "train: step %s of %s: validation accuracy %.4f (%s in %d)", f"{step:,}",
+                f"{len(self._rates):,}", validation["accuracy"], counted(validation["errors"], "error", "d"),
+                validation["count"],
             )  # fmt: skip
