@@ -13,11 +13,11 @@ from jobs.convert.options import Options, Split
 from jobs.convert.staging import Staging
 from jobs.errors import InputError, printable
 from jobs.files import write_atomic, write_text
+from jobs.pictures import COLUMNS, SOURCES
 from jobs.prepare import idx
 from jobs.progress import Progress
 
 DESCRIPTION = "data.toml"  # class names; `fetch` reads it
-SOURCES = "sources.csv"  # the file of each image
 SKIPPED = "skipped.csv"  # the files left out, with --skip-bad
 
 _BAD = ("path", "reason")
@@ -123,7 +123,7 @@ def _write_sources(path: Path, collected: Collected) -> None:
         for split, order in collected.order.items()
         for place, row in enumerate(order.tolist())
     ]
-    _write_csv(path, ("archive", "row", "path"), rows)
+    _write_csv(path, COLUMNS, rows)
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -16,6 +16,7 @@ from jobs.evaluate import curve
 from jobs.evaluate.metrics import read_confusions, shown_names, worst_classes, worst_confusions
 from jobs.evaluate.predict import Predictions
 from jobs.metrics import Metrics, StageSeconds, TrainMetrics
+from jobs.places import Places
 from jobs.run_dir import RunDir
 from jobs.words import counted
 
@@ -40,7 +41,7 @@ class Cell:
 class Mistake:
     """An image predicted to be of another class, with that class's probability. `picture`: a data: URI.
 
-    `true`, `predicted`: the classes' names.
+    `true`, `predicted`: the classes' names. `file`: the path of the picture that it was made of; empty if not known.
     """
 
     index: int
@@ -48,6 +49,7 @@ class Mistake:
     predicted: str
     probability: float
     picture: str
+    file: str
 
 
 def write_report(
@@ -79,7 +81,9 @@ def render(
         matrix=_matrix(np.array(test.confusion)) if is_readable else None,
         confusions=worst_confusions(read_confusions(test), _MOST_CONFUSIONS),
         classes=worst_classes(test.classes, _MOST_ROWS),
-        mistakes=most_confident_mistakes(predictions, names, _MOST_ERRORS),
+        mistakes=most_confident_mistakes(
+            predictions, names, _MOST_ERRORS, Places(dataset, manifest) if dataset else None
+        ),
     )
     return html
 
@@ -152,10 +156,12 @@ def _matrix(confusion: NDArray[Any]) -> list[list[Cell]]:
     ]
 
 
-def most_confident_mistakes(predictions: Predictions, names: Sequence[str], limit: int) -> list[Mistake]:
+def most_confident_mistakes(
+    predictions: Predictions, names: Sequence[str], limit: int, places: Places | None = None
+) -> list[Mistake]:
     """Return the incorrect predictions with the highest probability, highest first, then by index.
 
-    `names`: by class number.
+    `names`: by class number. `places`: of the dataset's rows.
     """
     predicted = predictions.probabilities.argmax(axis=1)
     confidence = predictions.probabilities.max(axis=1)
@@ -168,6 +174,7 @@ def most_confident_mistakes(predictions: Predictions, names: Sequence[str], limi
             predicted=names[predicted[row]],
             probability=float(confidence[row]),
             picture=png.data_uri(predictions.images[row]),
+            file=places.of("test", int(predictions.indices[row])).picture if places else "",
         )
         for row in incorrect[order][:limit]
     ]

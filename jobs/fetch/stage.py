@@ -21,6 +21,7 @@ from jobs.fetch.identify import is_checkable, mismatch, record
 from jobs.fetch.locate import locate
 from jobs.fetch.mirror import Mirror
 from jobs.fetch.package import PackageFolder
+from jobs.fetch.pictures import picture_lists
 from jobs.fetch.source import Source, SourceDownError, SourceError
 from jobs.lease import Lease
 from jobs.records import FetchOutputs
@@ -50,7 +51,9 @@ def fetch(config: FetchConfig, archives_dir: Path, lock_dir: Path) -> FetchOutpu
     archives = {key: archive for key, (archive, _) in recorded.items()}
     identities = {key: identity for key, (_, identity) in recorded.items() if identity}
     log_archives(archives, headers, identities, config)
-    return FetchOutputs(archives=archives, description=describe(located, identities))
+    description, rows = describe(located, identities), {key: header.rows for key, header in headers.items()}
+    description = description.model_copy(update={"pictures": picture_lists(paths, rows)})
+    return FetchOutputs(archives=archives, description=description)
 
 
 def _position(key: str) -> tuple[bool, int | str]:

@@ -16,6 +16,8 @@ from jobs.fetch.data_set import FILE, DataSet, read_data_set
 from jobs.fetch.describe import describe
 from jobs.fetch.identify import record
 from jobs.fetch.locate import Located, named_by, require_file
+from jobs.fetch.pictures import picture_lists
+from jobs.fetch.sniff import sniff
 from jobs.logs import log
 from jobs.records import FetchOutputs
 from jobs.run_dir import RunDir
@@ -60,7 +62,10 @@ def fetch_test_pair(config: FetchConfig) -> FetchOutputs:
         class_names=read_class_names(Path(config.class_names)) if config.class_names else {},
         lacking=(),
     )
-    return FetchOutputs(archives=dict(archives.items()), description=describe(located, {}))
+    header = sniff(paths["test_images"])
+    pictures = picture_lists(located.archives, {"test_images": header.rows if header else 0})
+    description = describe(located, {}).model_copy(update={"pictures": pictures})
+    return FetchOutputs(archives=dict(archives.items()), description=description)
 
 
 def _in_folder(folder: Path, named: Mapping[Role, Path]) -> dict[Role, Path]:

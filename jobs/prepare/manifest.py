@@ -15,6 +15,7 @@ from jobs.prepare.idx import Header
 from jobs.prepare.inputs import Inputs
 from jobs.prepare.labels import ClassMap, class_names, enumerated
 from jobs.prepare.orientation import upright_shape
+from jobs.prepare.pictures import write_pictures
 from jobs.prepare.survey import Findings
 from jobs.segments import SegmentInfo, archive_row, read_segments
 from jobs.words import counted
@@ -40,6 +41,7 @@ class Content:
 def write_manifest(directory: Path, inputs: Inputs, content: Content) -> Manifest:
     """Write manifest.json into a dataset, log a summary, and return the manifest."""
     findings, shards = content.findings, content.shards
+    pictures = write_pictures(directory, inputs.description.pictures)
     manifest = Manifest(
         format=FORMAT,
         dataset_id=inputs.dataset_id,
@@ -60,7 +62,7 @@ def write_manifest(directory: Path, inputs: Inputs, content: Content) -> Manifes
         normalization=findings.normalization,
         duplicates=findings.duplicates,
         sources=inputs.sources,
-        options={"validation_from": inputs.config.validation_from, **content.options},
+        options={"validation_from": inputs.config.validation_from, **content.options, **pictures},
         versions=content.versions,
     )
     write_json(directory / MANIFEST, sealed(manifest.model_dump(mode="json")))
