@@ -20,7 +20,7 @@ def require_sound(result: Measurement, step: int) -> None:
     if not finite.all():
         loss = result.losses[int(np.argmin(finite))]
         raise InputError(f"train: step {first + int(np.argmin(finite))}: found loss {loss}, expected a number; {_FIX}")
-    if not np.isfinite(result.accuracy):
+    if not result.is_finite:
         raise _not_finite(step)
     if result.gradient_bounds.max() >= exact.LIMIT:
         raise InputError(

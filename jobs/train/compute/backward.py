@@ -57,8 +57,8 @@ class Backward:
         """Return the model's logits [n, classes] of images [n, values] or [n, height, width, channels]."""
         return self._model(tf.reshape(images, [-1, *self._shape]), training=training)
 
-    def at_once(self, batch: LocalBatch, key: StepKey, scale: Tensor = 1.0) -> tuple[Tensor, list[Tensor]]:
-        """Return the sum of losses, a float32 scalar, and the gradients × `scale`."""
+    def at_once(self, batch: LocalBatch, key: StepKey, scale: Tensor = 1.0) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return the sum of losses and the number of correct rows, float32 scalars, and the gradients × `scale`."""
         global_batch = norm.GlobalBatch(batch.weights, self._collective.sum)
         with tf.GradientTape() as tape, keyed(key), norm.over(global_batch):
             images = tf.reshape(batch.images, [-1, *self._shape])
@@ -70,11 +70,11 @@ class Backward:
             # Divided by the rows of the global batch, so that the sum over ranks is the mean over rows, however the
             # rows are shared.
             mean = total / tf.cast(key.global_rows, tf.float32) * scale
-        return total, tape.gradient(mean, self._variables)
+        return total, _correct(batch, logits), tape.gradient(mean, self._variables)
 
     def in_microbatches(
         self, batch: LocalBatch, key: StepKey, count: int, scale: Tensor = 1.0
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Return the same, computed in `count` microbatches one after another: as slow, in a fraction of the memory.
 
         A model with batch normalization normalizes each microbatch. Its microbatches are those of the global batch, so
@@ -83,18 +83,20 @@ class Backward:
         split = _split_global_batch if norm.has_batch_normalization(self._model) else _split_local_batch
         filled, cut = split(batch, key, count)
 
-        def body(n: Tensor, loss: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
-            total, gradients = self.at_once(*cut(n), scale)
-            return n + 1, loss + total, *(s + gradient for s, gradient in zip(sums, gradients, strict=True))
+        def body(n: Tensor, loss: Tensor, correct: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
+            total, accurate, gradients = self.at_once(*cut(n), scale)
+            added = (s + gradient for s, gradient in zip(sums, gradients, strict=True))
+            return n + 1, loss + total, correct + accurate, *added
 
         zeros = [tf.zeros(variable.shape) for variable in self._variables]
-        _, loss, *sums = tf.while_loop(
-            lambda n, *_: n < filled, body, (0, tf.constant(0.0), *zeros), parallel_iterations=1
-        )
-        return loss, sums
+        start = (0, tf.constant(0.0), tf.constant(0.0), *zeros)
+        _, loss, correct, *sums = tf.while_loop(lambda n, *_: n < filled, body, start, parallel_iterations=1)
+        return loss, correct, sums
 
-    def in_slices(self, batch: LocalBatch, key: StepKey, slices: int) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Return the sum of losses, the gradients, and the sum of the slices' `exact.bound`, all float64.
+    def in_slices(self, batch: LocalBatch, key: StepKey, slices: int) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
+        """Return the sum of losses, the correct rows, the gradients, and the sum of the slices' `exact.bound`.
+
+        All are float64, but for the number of correct rows, which is float32.
 
         The gradients are exact sums over this rank's slices, in units of 1 / exact.SCALE.
         """
@@ -102,18 +104,24 @@ class Backward:
         count = tf.minimum(slices, key.global_rows)
         first, last = (count * (self._collective.rank + i) // self._collective.world_size for i in (0, 1))
 
-        def body(n: Tensor, loss: Tensor, bound: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
+        def body(n: Tensor, loss: Tensor, correct: Tensor, bound: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
             start, stop = n * key.global_rows // count, (n + 1) * key.global_rows // count
             rows = batch[start - key.first_row : stop - key.first_row]
-            total, gradients = self.at_once(rows, replace(key, first_row=start), exact.SCALE)
+            total, accurate, gradients = self.at_once(rows, replace(key, first_row=start), exact.SCALE)
             added = [s + exact.to_grid(gradient) for s, gradient in zip(sums, gradients, strict=True)]
-            return n + 1, loss + tf.cast(total, tf.float64), bound + exact.bound(gradients), *added
+            return n + 1, loss + tf.cast(total, tf.float64), correct + accurate, bound + exact.bound(gradients), *added
 
         zeros = [tf.zeros(variable.shape, tf.float64) for variable in self._variables]
-        start = (first, tf.constant(0.0, tf.float64), tf.constant(0.0, tf.float64), *zeros)
+        start = (first, tf.constant(0.0, tf.float64), tf.constant(0.0), tf.constant(0.0, tf.float64), *zeros)
         # Slices run side by side: each has one thread.
-        _, loss, bound, *sums = tf.while_loop(lambda n, *_: n < last, body, start, parallel_iterations=slices)
-        return loss, sums, bound
+        _, loss, correct, bound, *sums = tf.while_loop(lambda n, *_: n < last, body, start, parallel_iterations=slices)
+        return loss, correct, sums, bound
+
+
+def _correct(batch: LocalBatch, logits: Tensor) -> Tensor:
+    """Return how many rows are predicted correctly, a float32 scalar; stand-in rows do not count."""
+    correct = tf.cast(tf.argmax(logits, axis=1, output_type=tf.int32) == batch.labels, tf.float32)
+    return tf.reduce_sum(correct * batch.weights)
 
 
 def _split_local_batch(batch: LocalBatch, key: StepKey, count: int) -> tuple[Tensor, Cut]:

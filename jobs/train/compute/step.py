@@ -28,13 +28,15 @@ class LocalResult:
 
     `loss_sums`: float64 [k], each step's sum of losses over this rank's rows, before the update. `gradient_bounds`:
     float64 [k], no sum of a step's gradients over this rank's slices exceeds it; 0 unless training is deterministic.
-    `correct`: rows of the last step predicted correctly after the last update, with dropout off; 0 if the call is not
-    measured, NaN if the outputs are not finite. `allreduce_seconds`: time spent waiting in allreduce.
+    `correct`: float64 [k], each step's rows predicted correctly, by the forward pass of the losses, so with dropout and
+    augmentation. `is_finite`: whether the outputs on the last step's rows are, after the last update; true if the
+    call is not measured. `allreduce_seconds`: time spent waiting in allreduce.
     """
 
     loss_sums: NDArray[Any]
     gradient_bounds: NDArray[Any]
-    correct: float
+    correct: NDArray[Any]
+    is_finite: bool
     allreduce_seconds: float
 
 
@@ -92,7 +94,7 @@ class TrainStep:
 
     def __call__(self, call: GraphCall, rates: NDArray[Any]) -> LocalResult:
         """Train on a graph call. `rates`: the learning rate of each step, float32 [k]."""
-        sums, bounds, correct, seconds = self._graph(
+        sums, bounds, correct, is_finite, seconds = self._graph(
             as_tensor(call.images),
             call.labels,
             call.weights,
@@ -105,7 +107,8 @@ class TrainStep:
         return LocalResult(
             loss_sums=sums.numpy(),
             gradient_bounds=bounds.numpy(),
-            correct=float(correct),
+            correct=correct.numpy(),
+            is_finite=bool(is_finite),
             allreduce_seconds=float(seconds),
         )
 
@@ -119,31 +122,27 @@ class TrainStep:
         first_row: Tensor,
         global_rows: Tensor,
         measured: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         steps = tf.shape(images)[0]
 
-        def body(i: Tensor, losses: Any, bounds: Any, waited: Tensor) -> tuple[Tensor, Any, Any, Tensor]:
+        def body(i: Tensor, losses: Any, bounds: Any, correct: Any, waited: Tensor) -> tuple[Any, ...]:
             key = StepKey(seed=self._seed, step=first_step + i, first_row=first_row, global_rows=global_rows)
-            loss, bound, wait = self._step(LocalBatch(images[i], labels[i], weights[i]), rates[i], key)
-            return i + 1, losses.write(i, loss), bounds.write(i, bound), waited + wait
+            loss, bound, rows, wait = self._step(LocalBatch(images[i], labels[i], weights[i]), rates[i], key)
+            return i + 1, losses.write(i, loss), bounds.write(i, bound), correct.write(i, rows), waited + wait
 
-        start = (0, *(tf.TensorArray(tf.float64, steps) for _ in range(2)), tf.constant(0.0, tf.float64))
-        _, losses, bounds, waited = tf.while_loop(lambda i, *_: i < steps, body, start, parallel_iterations=1)
-        correct = tf.cond(
-            measured,
-            lambda: self._correct(LocalBatch(images[-1], labels[-1], weights[-1])),
-            lambda: tf.constant(0.0),
-        )
-        return losses.stack(), bounds.stack(), correct, waited
+        start = (0, *(tf.TensorArray(tf.float64, steps) for _ in range(3)), tf.constant(0.0, tf.float64))
+        _, losses, bounds, correct, waited = tf.while_loop(lambda i, *_: i < steps, body, start, parallel_iterations=1)
+        is_finite = tf.cond(measured, lambda: self._is_finite(images[-1]), lambda: tf.constant(True))
+        return losses.stack(), bounds.stack(), correct.stack(), is_finite, waited
 
-    def _step(self, batch: LocalBatch, rate: Tensor, key: StepKey) -> tuple[Tensor, Tensor, Tensor]:
-        """Take one step; return this rank's sum of losses, its gradient bound, and its seconds in allreduce."""
-        loss, gradients, bound, waited = self._gradient(batch, key)
+    def _step(self, batch: LocalBatch, rate: Tensor, key: StepKey) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Take one step; return this rank's sum of losses, gradient bound, correct rows, and seconds in allreduce."""
+        loss, correct, gradients, bound, waited = self._gradient(batch, key)
         if self._loss_scale:
             self._loss_scale.update(gradients, lambda unscaled: self._update(unscaled, rate, key.step))
         else:
             self._update(gradients, rate, key.step)
-        return tf.cast(loss, tf.float64), bound, waited
+        return tf.cast(loss, tf.float64), bound, tf.cast(correct, tf.float64), waited
 
     def _update(self, gradients: list[Tensor], rate: Tensor, step: Tensor) -> None:
         if self._options.clip_norm is not None:
@@ -152,23 +151,23 @@ class TrainStep:
         if self._ema:
             self._ema.update(step)
 
-    def _gradient(self, batch: LocalBatch, key: StepKey) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
-        """Return this rank's sum of losses, the global batch's gradients, this rank's gradient bound, and seconds.
+    def _gradient(self, batch: LocalBatch, key: StepKey) -> tuple[Tensor, Tensor, list[Tensor], Tensor, Tensor]:
+        """Return this rank's sum of losses and correct rows, the global batch's gradients, the bound, and seconds.
 
         With a loss scale, the gradients are those of the scaled loss. The seconds are those in allreduce.
         """
         if self._options.slices is not None:
-            loss, gradients, bound = self._backward.in_slices(batch, key, self._options.slices)
+            loss, correct, gradients, bound = self._backward.in_slices(batch, key, self._options.slices)
             summed = [exact.from_grid(total) for total in self._collective.sum_gradients(gradients)]
             # No seconds: TensorFlow refuses to read a clock when operations are deterministic.
-            return loss, summed, bound, tf.constant(0.0, tf.float64)
+            return loss, correct, summed, bound, tf.constant(0.0, tf.float64)
         scale = self._loss_scale.factor if self._loss_scale else 1.0
         if self._options.microbatches > 1:
-            loss, gradients = self._backward.in_microbatches(batch, key, self._options.microbatches, scale)
+            loss, correct, gradients = self._backward.in_microbatches(batch, key, self._options.microbatches, scale)
         else:
-            loss, gradients = self._backward.at_once(batch, key, scale)
+            loss, correct, gradients = self._backward.at_once(batch, key, scale)
         summed, waited = self._allreduce(gradients)
-        return loss, summed, tf.constant(0.0, tf.float64), waited
+        return loss, correct, summed, tf.constant(0.0, tf.float64), waited
 
     def _allreduce(self, gradients: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Sum gradients over all ranks; return the seconds from when this rank's last one is computed."""
@@ -183,8 +182,6 @@ class TrainStep:
             waited = tf.timestamp() - computed
         return summed, waited
 
-    def _correct(self, batch: LocalBatch) -> Tensor:
-        """Return how many rows are predicted correctly, a float32 scalar; NaN if the outputs are not finite."""
-        logits = self._backward.logits(batch.images, training=False)
-        correct = tf.cast(tf.argmax(logits, axis=1, output_type=tf.int32) == batch.labels, tf.float32)
-        return tf.where(tf.reduce_all(tf.math.is_finite(logits)), tf.reduce_sum(correct * batch.weights), np.nan)
+    def _is_finite(self, images: Tensor) -> Tensor:
+        """Return whether the model's outputs are finite, with dropout off: the next loss would show it too late."""
+        return tf.reduce_all(tf.math.is_finite(self._backward.logits(images, training=False)))

@@ -44,8 +44,8 @@ class Console:
         self._writer.close()
 
     def trained(self, step: int, epoch: int, result: Measurement, images_per_second: float) -> None:
-        """Show a measurement after `step` updates."""
-        loss, accuracy = float(result.losses.mean()), result.accuracy
+        """Show a measurement after `step` updates: loss and accuracy are means over the same steps."""
+        loss, accuracy = float(result.losses.mean()), float(result.accuracies.mean())
         input_seconds, compute_seconds, allreduce_seconds = result.seconds.max(axis=0)
         self._writer.measure(
             "train", step, loss=loss, accuracy=accuracy, images_per_second=images_per_second,

@@ -18,14 +18,16 @@ class Measurement:
     """The k steps since the last measurement, over all ranks; the same on every rank.
 
     `losses`: float64 [k], each step's mean over its global batch, before the update. `gradient_bounds`: float64 [k], no
-    sum of a step's gradients exceeds it; 0 unless training is deterministic. `accuracy`: on the last global batch after
-    the last update, with dropout off; NaN if the model's outputs are not finite. `stop`: some rank was asked to stop.
-    `seconds`: float64 [ranks, 3], each rank's seconds waiting for input, computing, and in allreduce.
+    sum of a step's gradients exceeds it; 0 unless training is deterministic. `accuracies`: float64 [k], of the forward
+    passes of the losses. `is_finite`: whether the outputs on the last global batch are, after the last update. `stop`:
+    some rank was asked to stop. `seconds`: float64 [ranks, 3], each rank's seconds waiting for input, computing, and in
+    allreduce.
     """
 
     losses: NDArray[Any]
     gradient_bounds: NDArray[Any]
-    accuracy: float
+    accuracies: NDArray[Any]
+    is_finite: bool
     stop: bool
     seconds: NDArray[Any]
 
@@ -41,13 +43,15 @@ def exchange(
     seconds[collective.rank] = np.sum([(flight.input, flight.compute, flight.allreduce) for _, flight in local], axis=0)
     losses = np.concatenate([result.loss_sums for result, _ in local])
     bounds = np.concatenate([result.gradient_bounds for result, _ in local])
-    own = np.concatenate([losses, bounds, [local[-1][0].correct, stop], seconds.reshape(-1)])
+    correct = np.concatenate([result.correct for result, _ in local])
+    own = np.concatenate([losses, bounds, correct, [not local[-1][0].is_finite, stop], seconds.reshape(-1)])
     total = np.asarray(collective.sum(tf.constant(own, tf.float64), "measurement"))
     steps = len(losses)
     return Measurement(
         losses=total[:steps] / global_rows,
         gradient_bounds=total[steps : 2 * steps],
-        accuracy=float(total[2 * steps]) / global_rows,
-        stop=bool(total[2 * steps + 1]),
-        seconds=total[2 * steps + 2 :].reshape(-1, 3),
+        accuracies=total[2 * steps : 3 * steps] / global_rows,
+        is_finite=not total[3 * steps],
+        stop=bool(total[3 * steps + 1]),
+        seconds=total[3 * steps + 2 :].reshape(-1, 3),
     )
