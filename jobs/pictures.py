@@ -42,8 +42,8 @@ class PictureNames:
     @cached_property
     def _paths(self) -> dict[str, Any]:
         """The paths of each archive, in the order of its rows."""
-        import pyarrow.compute as pc
         import pyarrow.parquet as pq
+        from pyarrow import compute
 
         fix = f"fix: remove {self._path.parent} and prepare it again"
         try:
@@ -54,6 +54,6 @@ class PictureNames:
             raise InputError(f"{self._path}: found SHA-256 {digest[:12]}…, expected {str(self._sha256)[:12]}…; {fix}")
         table = pq.read_table(self._path)
         return {
-            name: table.filter(pc.equal(table["archive"], name))["path"]
-            for name in pc.unique(table["archive"]).to_pylist()
+            name: table.filter(compute.equal(table["archive"], name))["path"]
+            for name in compute.unique(table["archive"]).to_pylist()
         }

@@ -9,7 +9,6 @@ from typing import Any, Never
 from typer._click.exceptions import NoArgsIsHelpError, NoSuchOption, UsageError  # typer's own copy of click
 from typer.core import TyperGroup
 
-from jobs.config import Section, nearest
 from jobs.errors import InputError, printable
 
 _WORDS = "words"  # those of the command line, in a context's `meta`
@@ -65,6 +64,8 @@ def _no_such_option(error: NoSuchOption) -> str:
 
 def _nearest(option: str, options: Sequence[str]) -> str | None:
     """Return the option, or the dotted config key of a command with --set, that is most like an unknown option."""
+    from jobs.config import nearest
+
     names = {each.removeprefix("--"): each for each in options}
     if "--set" in options:
         keys = sorted(_keys(), key=lambda key: key.startswith("train."))
@@ -76,6 +77,7 @@ def _nearest(option: str, options: Sequence[str]) -> str | None:
 
 def _keys() -> list[str]:
     """Return all keys of the config, dotted."""
+    from jobs.config import Section
     from pipelines.config import Config  # pydantic's model of all sections: only after an error
 
     sections = {name: field.annotation for name, field in Config.model_fields.items()}
