@@ -5,6 +5,8 @@ PYTHON ?= python3.11
 UV     := .uv/bin/uv
 BIN    := .venv/bin
 SYNC   ?=                 # more options for uv sync, such as --no-group dev for an image
+# Two files of tests at a time, as a test that starts programs leaves a core idle. In order: the longest files come first.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 export UV_PYTHON = $(shell command -v $(PYTHON) || command -v python3)
 
 .PHONY: run test test-all slow lint bench audit sbom setup gpu-env mpi-env clean help
@@ -13,10 +15,10 @@ run: .venv/ready          ## set up, then train and test the default recipe
 	$(BIN)/idxtrain run
 
 test: lint                ## set up, lint, and run every test that takes seconds (under 10 minutes on 2 cores)
-	$(BIN)/pytest -m "not long and not slow"
+	$(PYTEST) -m "not long and not slow"
 
 test-all: lint            ## the same with the tests that take longer, as CI does
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: .venv/ready         ## style, types and spelling
 	$(BIN)/ruff check .

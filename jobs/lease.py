@@ -180,6 +180,23 @@ class Lease(AbstractContextManager["Lease"]):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def living_owner(path: Path) -> Owner | None:
+    """Return the process that holds a lease, if it appears to be alive, without touching anything.
+
+    An owner elsewhere is judged by this host's clock, which may differ from the file system's: good enough to show.
+    """
+    try:
+        owner = _read(path)
+        age = time.time() - path.stat().st_mtime
+    except OSError:
+        return None
+    if owner is None:
+        return None
+    runs = owner.runs()
+    is_alive = age < _STALE_SECONDS if runs is None else runs
+    return owner if is_alive and owner.pid else None
+
+
 def _write(path: Path, owner: Owner) -> None:
     """Write the owner of a lease to a new file. Everyone may read it, whatever the umask: they wait for its owner."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)

@@ -22,7 +22,7 @@ from pipelines.request import Options
 from pipelines.retraining.best_champion import best_after, best_besides
 from pipelines.retraining.comparison import Comparison
 from pipelines.retraining.promotion import finish_promotion, promote, record_champion, rollback
-from pipelines.retraining.prune import _needed
+from pipelines.retraining.prune import needed_runs
 from pipelines.retraining.records import (
     BestChampion,
     Champion,
@@ -184,7 +184,7 @@ def test_the_best_champion_is_kept_while_worse_ones_are_promoted(
     assert best is not None
     assert sha256_file(retrain_dir.copy_of(best)) == sha256_file(tmp_path / "1.keras")
     assert len(list(retrain_dir.models.iterdir())) == 2  # of the champion and of the best champion
-    assert {"r1", "r3"} <= _needed(retrain_dir)  # never pruned
+    assert {"r1", "r3"} <= needed_runs(retrain_dir)  # never pruned
     truncate(retrain_dir.copy_of(best))
     record_champion(retrain_dir, registry)
     assert retrain_dir.has_copy(best)

@@ -19,6 +19,7 @@ from pipelines.cli import (
     recipes,
     retraining,
     run,
+    runs,
     schedule,
     slurm,
     stdout,
@@ -47,6 +48,7 @@ app = typer.Typer(
 )
 # In this order `idxtrain --help` lists the commands: first steps, cluster, schedule.
 app.add_typer(run.app)
+app.add_typer(runs.app)
 app.add_typer(datasets.app)
 app.add_typer(convert.app)
 app.add_typer(inspect.app)

@@ -111,7 +111,7 @@ class Pruning:
     def _sort_runs(self, registries: Mapping[RetrainDir, Registry]) -> _Runs:
         """Sort all runs into those to remove and those to keep."""
         # A run that begins after this line is not among the needed ones, but it is the newest, and soon in use.
-        needed = set().union(*(_needed(each) for each in self._retrain_dirs))
+        needed = set().union(*(needed_runs(each) for each in self._retrain_dirs))
         for registry in registries.values():
             needed |= {version.run_id for version in registry.versions() if version.aliases}
         old, kept, unknown, by_model = [], [], [], []
@@ -229,7 +229,7 @@ class Pruning:
         for retrain_dir, registry in registries.items():
             with self._lock(retrain_dir) as has_lock:
                 if has_lock:
-                    for run_id in registry.orphans(own, keep=_needed(retrain_dir)):
+                    for run_id in registry.orphans(own, keep=needed_runs(retrain_dir)):
                         if not self._is_dry:
                             registry.remove_registration(run_id)
                         yield Removal("registration", f"{retrain_dir.name} {run_id}")
@@ -299,7 +299,7 @@ def summary(removed: Sequence[Removal]) -> str:
     return ", ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in counts.items()) or "nothing to remove"
 
 
-def _needed(retrain_dir: RetrainDir) -> frozenset[str]:
+def needed_runs(retrain_dir: RetrainDir) -> frozenset[str]:
     """Return the IDs of the runs that a registered model needs."""
     pending = retrain_dir.read(Pending)  # before the state, as a finished run moves from here to there
     records = (pending, retrain_dir.read(State), retrain_dir.read(Champion), retrain_dir.read(BestChampion))

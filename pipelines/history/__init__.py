@@ -1,0 +1,1 @@
+"""The runs made so far: listed, shown, compared, measured and removed. See `idxtrain runs`."""

@@ -1,0 +1,97 @@
+"""What runs and their data take on the disk."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.errors import InputError
+from jobs.run_dir import RunDir, Work
+from jobs.stage import dataset_of
+from jobs.text_table import text_table
+from pipelines import runs
+
+_UNITS = ("kB", "MB", "GB", "TB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part of a work folder. `size`: in bytes. `note`: for people, such as which runs use it."""
+
+    name: str
+    size: int
+    note: str = ""
+
+
+def parts(work: Work) -> list[Part]:
+    """Return the parts of a work folder that take space; raise InputError where it cannot be read.
+
+    A file with several names, such as one that datasets share, counts in the part that comes first.
+    """
+    all_runs = runs.all_of(work)
+    users = _users(all_runs)
+    counted: set[tuple[int, int]] = set()
+    listed = [Part(name="runs", size=size_of(work.runs, counted), note=_counted(len(all_runs), "run"))]
+    for folder in sorted(work.datasets.iterdir()) if work.datasets.exists() else []:
+        note = f"used by {_counted(users[folder], 'run')}" if folder in users else "used by no run"
+        listed.append(Part(name=f"datasets/{folder.name}", size=size_of(folder, counted), note=note))
+    for folder in (work.segments, work.archives, work.registry, work.retrains, work.sweeps, work.bin):
+        listed.append(Part(name=folder.name, size=size_of(folder, counted)))
+    return [part for part in listed if part.size]
+
+
+def lines(listed: Sequence[Part]) -> list[str]:
+    """Return the parts as a table with their total."""
+    rows = [(part.name, size_text(part.size), part.note) for part in listed]
+    return text_table(
+        ("folder", "size", ""), [*rows, ("total", size_text(sum(p.size for p in listed)), "")], right=(1,)
+    )
+
+
+def size_of(folder: Path, counted: set[tuple[int, int]] | None = None) -> int:
+    """Return the bytes of all files below a folder; 0 if there is none or it cannot be read.
+
+    `counted`: device and inode of the files that were counted before and are not again; new ones are added.
+    """
+    counted = set() if counted is None else counted
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                status = os.lstat(f"{parent}/{name}")
+            except OSError:  # removed in the meantime
+                continue
+            if status.st_nlink > 1:
+                if (status.st_dev, status.st_ino) in counted:
+                    continue
+                counted.add((status.st_dev, status.st_ino))
+            total += status.st_size
+    return total
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes for people: 940 B, 1.2 MB, 38 GB."""
+    if size < 1000:
+        return f"{size} B"
+    value = float(size)
+    for unit in _UNITS:
+        value /= 1000
+        if value < 999.5 or unit == _UNITS[-1]:
+            break
+    return f"{value:.1f} {unit}" if value < 9.95 else f"{value:,.0f} {unit}"
+
+
+def _users(all_runs: Sequence[RunDir]) -> dict[Path, int]:
+    """Return how many runs use each dataset."""
+    users: dict[Path, int] = {}
+    for run in all_runs:
+        try:
+            dataset = dataset_of(run)
+        except (InputError, OSError):
+            continue
+        users[dataset] = users.get(dataset, 0) + 1
+    return users
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
