@@ -95,8 +95,7 @@ def _missing_classes(test: TestMetrics) -> Iterator[Caveat]:
         yield Caveat(
             kind="missing-classes",
             text=f"{len(missing):,} of {len(test.classes):,} classes {'has' if len(missing) == 1 else 'have'} no test "
-            "images: "
-            f"{_listed(missing)}",
+            f"images: {_listed(missing)}",
             figures={"count": len(missing)},
         )
 
