@@ -53,9 +53,9 @@ def _result(metrics: Metrics) -> Iterator[str]:
     yield f"test accuracy {test.accuracy:.4f} ({counted(test.errors, 'error')} in {test.count:,}), 95 % interval " + (
         f"{test.ci95[0]:.4f} to {test.ci95[1]:.4f}"
     )
-    if validation.accuracy is not None:
-        yield f"validation accuracy {validation.accuracy:.4f} ({counted(validation.errors, 'error')} in "
-            f"{validation.count:,})"
+    if validation.accuracy is not None and validation.errors is not None:
+        errors = counted(validation.errors, "error")
+        yield f"validation accuracy {validation.accuracy:.4f} ({errors} in {validation.count:,})"
     speed = f", {train.images_per_second:,.0f} images/s" if train.images_per_second else ""
     ranks = f"{metrics.world_size} rank{'s' * (metrics.world_size > 1)}"
     yield f"{train.steps:,} updates on {ranks} in {train.precision}{speed}"
