@@ -12,6 +12,7 @@ from jobs.archive import is_git_lfs_pointer, role_of_key
 from jobs.errors import InputError
 from jobs.label_options import ONE_HOT, Column
 from jobs.prepare import idx
+from jobs.words import counted
 
 
 def read_pair_headers(images: Path, labels: Path, label_column: Column = 0) -> tuple[idx.Header, idx.Header]:
@@ -20,7 +21,8 @@ def read_pair_headers(images: Path, labels: Path, label_column: Column = 0) -> t
     in_columns = is_in_columns(label_header)
     if in_columns and label_column != ONE_HOT and label_column >= label_header.shape[1]:
         raise InputError(
-            f"{labels}: found {label_header.shape[1]} columns, expected the label in column {label_column} (from 0); "
+            f"{labels}: found {counted(label_header.shape[1], 'column')}, expected the label in column {label_column} "
+            "(from 0); "
             "fix: set prepare.label_column, or label_column in data.toml"
         )
     one_label_each = idx.Header(label_header.dtype, label_header.shape[:1]) if in_columns else label_header

@@ -9,6 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict
 
+_MOST_LIKE = 3  # keys that an error suggests
+_MOST_LISTED = 12  # keys of a section that an error lists
+
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 200
 
@@ -28,7 +31,8 @@ class Section(BaseModel):
 def explain(model: type[BaseModel], error: Any) -> str:
     """Return one of pydantic's errors as `key: found X, expected Y`.
 
-    Our own validators raise a message of that form. For an unknown key, name the nearest valid one and list all.
+    Our own validators raise a message of that form. For an unknown key, name the nearest valid ones or, if none
+    is near, those of a short section.
     """
     location = error["loc"]
     key = ".".join(map(str, location))
@@ -93,15 +97,31 @@ def _range(constraints: Sequence[Any], *, whole: bool) -> str:
     return f" {low} and {high}" if low and high else f" {low or high}".rstrip()
 
 
-def _unknown_key(model: Any, location: Sequence[str]) -> str:
+def _unknown_key(root: Any, location: Sequence[str]) -> str:
     key = ".".join(location)
     *sections, last = location
-    model, _ = _at(model, sections)
+    model, _ = _at(root, sections)
     if last in model.renamed:
         return f"{key}: renamed; expected {'.'.join((*sections, model.renamed[last]))}"
-    near = nearest(last, model.model_fields)
-    hint = f"did you mean {near}? " if near else ""
-    return f"{key}: found an unknown key; {hint}expected one of {', '.join(model.model_fields)}"
+    return f"{key}: found an unknown key; {_instead(root, model, last)}"
+
+
+def _instead(root: Any, model: Any, last: str) -> str:
+    """Return what a key that `model` lacks may mean: keys like it, the same key of another section, or any key."""
+    like = difflib.get_close_matches(last, list(model.model_fields), _MOST_LIKE)
+    elsewhere = [
+        f"{name}.{last}"
+        for name, field in root.model_fields.items()
+        if isinstance(field.annotation, type)
+        and issubclass(field.annotation, Section)
+        and last in field.annotation.model_fields
+        and field.annotation is not model
+    ]
+    if like or elsewhere:
+        return f"did you mean {' or '.join(like or elsewhere)}?"
+    if len(model.model_fields) > _MOST_LISTED:
+        return f"expected one of its {len(model.model_fields)} keys, which `idxtrain config` lists"
+    return f"expected one of {', '.join(model.model_fields)}"
 
 
 def _wanted(model: Any, error: Any) -> str:

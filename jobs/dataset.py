@@ -3,6 +3,7 @@
     WORK/datasets/ID/
       manifest.json
       findings.csv  findings.json  data.html   what is odd about the data: see `jobs.prepare.findings`
+      pictures.parquet                   the names of the pictures, if they are known: see `jobs.pictures`
       train/part-00000.parquet …         one row group per file, equal in rows (± 1 if they do not divide)
       validation/part-00000.parquet …
       test/part-00000.parquet …

@@ -4,6 +4,7 @@ It comes from the catalog, from `data.toml` in the user's folder, or from the op
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -14,6 +15,14 @@ from jobs.label_options import ONE_HOT, Column
 # What turns a stored image upright. Rotations are counterclockwise; `mirror` swaps left and right, `flip` top and
 # bottom; `anti-transpose` reflects about the other diagonal.
 Orientation = Literal["none", "transpose", "anti-transpose", "rotate-90", "rotate-180", "rotate-270", "mirror", "flip"]
+
+
+class PictureList(Section):
+    """A list of the pictures that an archive was made of: see `jobs.pictures`. `archive`: what the list calls it."""
+
+    path: Path
+    sha256: str
+    archive: str
 
 
 class Description(Section):
@@ -30,6 +39,9 @@ class Description(Section):
     one_hot: bool = Field(
         default=False,
         description="Whether such archives are one-hot: each row has one 1, whose column is the class, and zeros.",
+    )
+    pictures: Mapping[str, PictureList] = Field(
+        default_factory=dict, description="The names of the pictures that image archives were made of, by archive."
     )
 
     @property

@@ -5,23 +5,26 @@ from pathlib import Path
 
 from jobs import segments
 from jobs.dataset import Manifest, Split
+from jobs.pictures import PictureNames
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """A row of an archive. `role`: train or test. `tag`: of a tagged training pair, else empty. `row`: from 0.
 
-    `archive`: the file's name.
+    `archive`: the file's name. `picture`: the path of the picture that the image was made of; empty if it is not known.
     """
 
     role: str
     tag: str
     row: int
     archive: str
+    picture: str = ""
 
     def __str__(self) -> str:
         """Return the place in a few words, as under a picture."""
-        return f"{self.role}{f' {self.tag}' if self.tag else ''} {self.row:,}"
+        picture = f" · {self.picture}" if self.picture else ""
+        return f"{self.role}{f' {self.tag}' if self.tag else ''} {self.row:,}{picture}"
 
 
 class Places:
@@ -32,6 +35,7 @@ class Places:
         # `prepare` records if it made the test split of training rows, as there is no test archive.
         self._makes_test = "test_from" in manifest.options
         self._sources = manifest.sources
+        self.pictures = PictureNames(directory, manifest.options)
 
     def of(self, split: Split, index: int) -> Place:
         """Return the place of a row with this `index`."""
@@ -44,5 +48,6 @@ class Places:
 
     def _place(self, role: str, tag: str, row: int) -> Place:
         plain, tagged = f"{role}_images", segments.key(f"{role}_images", tag)
-        source = self._sources.get(plain) or self._sources.get(tagged)
-        return Place(role=role, tag=tag, row=row, archive=source.name if source else role)
+        key = plain if plain in self._sources else tagged
+        name = self._sources[key].name if key in self._sources else role
+        return Place(role=role, tag=tag, row=row, archive=name, picture=self.pictures.of(key, row))

@@ -17,6 +17,7 @@ from jobs.train.config import TrainConfig
 from jobs.train.data.length import images_seen, row_order, total_steps
 from jobs.train.data.order import RowOrder, share
 from jobs.train.preflight import check_config, check_rows
+from jobs.words import counted
 from pipelines.config import Config
 
 if TYPE_CHECKING:
@@ -167,13 +168,14 @@ def lines(plan: TrainingPlan) -> list[str]:
     text.append(f"classes     {_classes(plan.labels)}")
     for split in SPLITS:
         rows = plan.shards[split]
-        each = f" of {_range(rows)} rows" if rows else ""
+        each = f" of {_range(rows)}" if rows else ""
         about = "" if plan.is_exact else "about "
-        text.append(f"{split:<11} {about}{sum(rows):,} rows in {len(rows)} shards{each}")
-    last = f", the last on {plan.last_batch} rows" if plan.last_batch != plan.batch_size else ""
+        text.append(f"{split:<11} {about}{counted(sum(rows), 'row')} in {counted(len(rows), 'shard')}{each}")
+    last = f", the last on {counted(plan.last_batch, 'row', 'd')}" if plan.last_batch != plan.batch_size else ""
     text += [
-        f"epoch       {plan.steps_per_epoch:,} steps on global batches of {plan.batch_size}{last}{_why_batch(plan)}",
-        f"training    {plan.steps:,} steps, {plan.images:,} images{_why_steps(plan)}",
+        f"epoch       {counted(plan.steps_per_epoch, 'step')} on global batches of "
+        f"{plan.batch_size}{last}{_why_batch(plan)}",
+        f"training    {counted(plan.steps, 'step')}, {counted(plan.images, 'image')}{_why_steps(plan)}",
         "",
     ]
     return [*text, *_rank_table(plan)]
@@ -196,7 +198,7 @@ def _why_batch(plan: TrainingPlan) -> str:
     """Return why the batch is smaller than the config's, if it is."""
     if plan.batch_size == plan.config.batch_size:
         return ""
-    return f" (instead of {plan.config.batch_size}, for {sum(plan.shards['train']):,} rows)"
+    return f" (instead of {plan.config.batch_size}, for {counted(sum(plan.shards['train']), 'row')})"
 
 
 def _why_steps(plan: TrainingPlan) -> str:
@@ -204,7 +206,8 @@ def _why_steps(plan: TrainingPlan) -> str:
     least = plan.config.min_steps or 0
     if plan.config.epochs is None or not plan.config.epochs * plan.steps_per_epoch < least <= plan.steps:
         return ""
-    return f" ({-(-plan.steps // plan.steps_per_epoch)} epochs to reach {least:,} steps)"
+    epochs = counted(-(-plan.steps // plan.steps_per_epoch), "epoch")
+    return f" ({epochs} to reach {counted(least, 'step')})"
 
 
 def _rank_table(plan: TrainingPlan) -> list[str]:
@@ -218,4 +221,4 @@ def _rank_table(plan: TrainingPlan) -> list[str]:
 
 
 def _range(rows: Sequence[int]) -> str:
-    return f"{min(rows):,}" if min(rows) == max(rows) else f"{min(rows):,} to {max(rows):,}"
+    return f"{min(rows):,} to {counted(max(rows), 'row')}" if min(rows) < max(rows) else counted(rows[0], "row")

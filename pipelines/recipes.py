@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from jobs.config import Section
+from jobs.config import Section, nearest
 from jobs.errors import InputError, one_line
 from pipelines.names import safe_name
 
@@ -52,8 +52,10 @@ def load(name: str) -> Recipe:
     """
     path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
     if not name.endswith(".toml") and name not in names():
+        near = nearest(name, names())
         raise InputError(
-            f"--recipe {name}: found no such recipe, expected one of {', '.join(names())}, or a .toml file"
+            f"--recipe {name}: found no such recipe; {f'did you mean {near}? ' if near else ''}expected one of "
+            f"{', '.join(names())}, or a .toml file"
         )
     try:
         text = path.read_text(encoding="utf-8")

@@ -95,7 +95,7 @@ def test_a_time_in_an_assignment_is_a_string_without_quotes(limit: str) -> None:
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("train.epoch=7", "train.epoch: found an unknown key; did you mean epochs? expected one of model, "),
+        ("train.epoch=7", "train.epoch: found an unknown key; did you mean epochs?"),
         ("trian.epochs=7", "trian: found an unknown key; did you mean train?"),
         ("train.epochs=-1", "--set train.epochs: found -1, expected an integer of at least 1, or none"),
         ("train.optimizer=adamax", "train.optimizer: found 'adamax', expected one of sgd, momentum, "),

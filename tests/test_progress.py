@@ -15,7 +15,7 @@ from jobs.progress import Progress
 log_to_stderr()
 with Progress("train", 645, "steps") as progress:
     for step in range(50, 645, 50):
-        progress.update(step, "loss 0.0123, training accuracy 0.984, 12,345 images/s")
+        progress.update(step, "loss 0.0123, batch accuracy 0.984, 12,345 images/s")
         if step == 300:
             log.info("train: step 300 of 645: validation accuracy 0.9876 (62 errors in 5000)")
             log.warning("a warning")

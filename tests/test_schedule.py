@@ -242,7 +242,7 @@ def test_install_changes_the_crontab_once_and_reports_it(
         (("--cron", "1 2 3", "--as", "cron"), "idxtrain: --cron '1 2 3': found 3 fields"),
         (("--cron", "0 3 * * 0", "--as", "systemd", "--install"), "idxtrain: --install: found --as systemd, expected"),
         (("--cron", "0 3 * * 0", "--as", "cron", "--sbatch=--time=1"), "idxtrain: --sbatch: found --as cron"),
-        (("--cron", "0 3 * * 0", "--as", "cron", "--dta", "x"), "No such option: --dta"),
+        (("--cron", "0 3 * * 0", "--as", "cron", "--dta", "x"), "--dta: found no such option; did you mean --data?"),
         (("--cron", "0 3 * * 0", "--as", "cron", "--set=train.epoch=3"), "did you mean epochs?"),
         (("--cron", "0 3 * * 0", "--as", "cron", "--log", "x"), "idxtrain: --log: found one, expected none"),
         (("--cron", "0 3 * * 0", "--as", "cron", "--env-file", "/dev/null"), "expected 0600; fix: chmod 600 /dev/null"),

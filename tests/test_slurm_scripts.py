@@ -229,8 +229,8 @@ def test_fewer_ranks_use_fewer_nodes() -> None:
 @pytest.mark.parametrize(
     ("values", "error"),
     [
-        ({"partitoin": "x"}, r"partitoin: found an unknown key; did you mean partition\? expected one of about, "),
-        ({"train": {"node": 2}}, r"train\.node: found an unknown key; did you mean nodes\? expected one of partition"),
+        ({"partitoin": "x"}, r"partitoin: found an unknown key; did you mean partition\?$"),
+        ({"train": {"node": 2}}, r"train\.node: found an unknown key; did you mean nodes\?$"),
         ({"launcher": "ssh"}, r"launcher: found 'ssh', expected one of srun, srun-pmix, mpirun, horovodrun"),
         ({"train": {"time": "2 hours"}}, r"train\.time: found '2 hours'"),
         ({"partition": "a; rm -rf x"}, "partition: found"),
@@ -269,7 +269,7 @@ def test_the_users_own_site_takes_precedence(tmp_path: Path) -> None:
     assert read(str(tmp_path / "lab.toml"), environment) == {}
     assert set(names(environment)) == {*SITES, "lab"}
     for name in ("elsewhere", "../sites/cpu"):
-        with pytest.raises(InputError, match=r"found no such site, expected one of bridges2, cpu, lab, local"):
+        with pytest.raises(InputError, match=r"found no such site; expected one of bridges2, cpu, lab, local"):
             read(name, environment)
     with pytest.raises(InputError, match=r"cannot be read \(No such file"):
         read("missing.toml", environment)

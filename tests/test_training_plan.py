@@ -57,7 +57,7 @@ def test_the_plan_knows_a_missing_test_pair_excluded_rows_and_sizes_that_groups_
     assert not plan.is_exact  # of the 20 rows, those in the test split stay
     grouped = ["prepare.validation_from=group", "prepare.groups=writers.csv"]
     text = "\n".join(lines(plan_training(compose("fast", settings, grouped), Work(tmp_path), 1)))
-    assert "validation  about 100 rows in 1 shards of 100 rows" in text
+    assert "validation  about 100 rows in 1 shard of 100 rows" in text
     (tmp_path / "list.csv").write_text("role,row\ntrain,1220\n")
     with pytest.raises(InputError, match=r"list\.csv: found row 1220, expected 0 to 1219"):
         plan_training(compose("fast", settings), Work(tmp_path), 1)

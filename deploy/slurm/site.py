@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from jobs.config import Section, explain
+from jobs.config import Section, explain, nearest
 from jobs.errors import InputError, one_line
 
 FOLDER = "IDXTRAIN_SITES"  # the folder of the user's own sites
@@ -201,8 +201,12 @@ def read(name: str, environment: Mapping[str, str] = os.environ) -> dict[str, An
         candidates = [folder / f"{name}.toml" for folder in _folders(environment)]
         site_file = next((path for path in candidates if path.is_file()), None)
         if site_file is None or Path(name).name != name:
-            known = ", ".join(names(environment))
-            raise InputError(f"--site {name}: found no such site, expected one of {known}, or a .toml file")
+            known = names(environment)
+            near = nearest(name, known)
+            raise InputError(
+                f"--site {name}: found no such site; {f'did you mean {near}? ' if near else ''}expected one of "
+                f"{', '.join(known)}, or a .toml file"
+            )
         path = site_file
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

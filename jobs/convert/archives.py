@@ -13,13 +13,14 @@ from jobs.convert.options import Options, Split
 from jobs.convert.staging import Staging
 from jobs.errors import InputError, printable
 from jobs.files import write_atomic, write_text
+from jobs.pictures import COLUMNS, SOURCES
 from jobs.prepare import idx
 from jobs.progress import Progress
 
 DESCRIPTION = "data.toml"  # class names; `fetch` reads it
-SOURCES = "sources.csv"  # the file of each image
 SKIPPED = "skipped.csv"  # the files left out, with --skip-bad
 
+_BAD = ("path", "reason")
 _STEMS: Mapping[Split, str] = {"train": "train", "test": "t10k"}
 _WORDS = {"uint8": "ubyte", "int8": "byte", "int16": "short", "int32": "int", "float32": "float", "float64": "double"}
 # Numbers that use less than half of a byte's range, such as 0 to 16: stored as bytes they would train as if dark.
@@ -104,7 +105,16 @@ def _printed(class_names: Mapping[int, str]) -> dict[int, str]:
 
 def write_bad(path: Path, bad: Sequence[Bad]) -> None:
     """Write the list of unusable files as CSV: path and reason, one line each."""
-    _write_csv(path, ("path", "reason"), [(printable(each.path), each.reason) for each in bad])
+    _write_csv(path, _BAD, [(printable(each.path), each.reason) for each in bad])
+
+
+def is_list_of_bad(path: Path) -> bool:
+    """Return whether a file is a list that `write_bad` wrote."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.readline() == f"{','.join(_BAD)}\n"
+    except OSError:
+        return False
 
 
 def _write_sources(path: Path, collected: Collected) -> None:
@@ -113,7 +123,7 @@ def _write_sources(path: Path, collected: Collected) -> None:
         for split, order in collected.order.items()
         for place, row in enumerate(order.tolist())
     ]
-    _write_csv(path, ("archive", "row", "path"), rows)
+    _write_csv(path, COLUMNS, rows)
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -13,6 +13,7 @@ from jobs.convert.entries import Entry, entries
 from jobs.convert.options import Options, Split
 from jobs.convert.tables import Block, Table
 from jobs.errors import InputError
+from jobs.words import counted
 
 _PIXELS = 3 * 32 * 32
 _MOST_BYTES = 200 << 20  # CIFAR-100's train.bin has 154 MB
@@ -68,7 +69,7 @@ def _records(source: Path, entry: Entry, label: str) -> Iterator[Block]:
     is_hundred = name in _HUNDRED
     size = _PIXELS + (2 if is_hundred else 1)
     if entry.fault or len(entry.data) % size:
-        found = entry.fault or f"{len(entry.data):,} bytes"
+        found = entry.fault or f"{counted(len(entry.data), 'byte')}"
         raise InputError(
             f"{source}: {entry.path}: found {found}, expected records of {size:,} bytes; fix: get it again"
         )

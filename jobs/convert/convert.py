@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from jobs.errors import InputError, printable
 from jobs.fetch.names import files_in
 from jobs.fetch.sniff import sniff
 from jobs.files import naming_full_disk, sync
+from jobs.words import counted
 
 Form = Literal["pictures", "npz", "csv", "cifar", "parquet", "idx"]
 Target = Literal["idx", "png", "npz"]
@@ -57,9 +59,12 @@ class Converted:
         splits = {"train": "training", "test": "test"}
         counts = " and ".join(f"{number:,} {splits[split]}" for split, number in self.images.items())
         facts = (
-            f" of {' x '.join(map(str, self.shape))} {self.type_name}, {self.classes:,} classes" if self.shape else ""
+            f" of {' x '.join(map(str, self.shape))} {self.type_name}, {counted(self.classes, 'class')}"
+            if self.shape
+            else ""
         )
-        return f"{self.path}: {counts} images{facts}"
+        images = "image" if sum(self.images.values()) == 1 else "images"
+        return f"{self.path}: {counts} {images}{facts}"
 
 
 def convert_source(source: Path, target: Path, options: Options, to: Target | None = None) -> Converted:
@@ -68,6 +73,7 @@ def convert_source(source: Path, target: Path, options: Options, to: Target | No
     Raises InputError, and leaves no target, if the source cannot be used as it is or the target exists.
     """
     form = form_of(source)
+    _require_no_file_name(source, form, target, to)
     to = to or ("idx" if form != "idx" else "npz" if target.name.lower().endswith(".npz") else "png")
     if (form == "idx") == (to == "idx"):
         raise InputError(
@@ -78,8 +84,11 @@ def convert_source(source: Path, target: Path, options: Options, to: Target | No
     _check_target(target, is_folder=to != "npz")
     if to != "idx":
         return _export(source, target, to)
+    earlier_list = _path_of_list(target)  # before "." is renamed
     with _whole(target, is_folder=True) as folder:
-        return _to_idx(source, form, folder, target, options)
+        converted = _to_idx(source, form, folder, target, options)
+    _remove_list_of_failed(earlier_list)
+    return converted
 
 
 def check_options(options: Options, form: Form) -> None:
@@ -147,7 +156,7 @@ def _to_idx(source: Path, form: Form, folder: Path, target: Path, options: Optio
             raise _empty(source, form, collected, target)
         if collected.bad:
             write_bad(folder / SKIPPED, collected.bad)
-            log.warning("%s: left out %s files, listed in %s", source, f"{len(collected.bad):,}", target / SKIPPED)
+            log.warning("%s: left out %s, listed in %s", source, counted(len(collected.bad), "file"), target / SKIPPED)
         dtype = write_archives(folder, collected, options)
         if dtype == np.int16 and options.element_type is None and staging.dtype == np.uint8:
             extremes = staging.low, staging.high
@@ -188,7 +197,8 @@ def _refusal(source: Path, collected: Collected, target: Path) -> InputError:
     path = _list_beside(target, collected.bad)
     first = collected.bad[0]
     return InputError(
-        f"{source}: found {len(collected.bad):,} unusable files among {total:,}, the first {printable(first.path)}: "
+        f"{source}: found {counted(len(collected.bad), 'unusable file')} among {total:,}, the first "
+        f"{printable(first.path)}: "
         f"{first.reason}; all are listed in {path}; fix: repair or remove them, or leave them out with --skip-bad"
     )
 
@@ -199,7 +209,7 @@ def _empty(source: Path, form: Form, collected: Collected, target: Path) -> Inpu
     found = "no image"
     if collected.bad:
         path = _list_beside(target, collected.bad)
-        found = f"no usable image among {len(collected.bad):,} files (listed in {path})"
+        found = f"no usable image among {counted(len(collected.bad), 'file')} (listed in {path})"
     return InputError(
         f"{source}: found {found}, expected pictures in folders by class; fix: give the folder that holds train and "
         "test, or one folder per class"
@@ -208,12 +218,48 @@ def _empty(source: Path, form: Form, collected: Collected, target: Path) -> Inpu
 
 def _list_beside(target: Path, bad: Sequence[Bad]) -> Path:
     """Write the list of unusable files beside the target, which will not be made; return its path."""
-    from jobs.convert.archives import SKIPPED, write_bad
+    from jobs.convert.archives import write_bad
 
-    place = target if target.name not in ("", "..") else target.resolve()
-    path = place.with_name(f"{place.name}.{SKIPPED}")
+    path = _path_of_list(target)
     write_bad(path, bad)
     return path
+
+
+def _remove_list_of_failed(path: Path) -> None:
+    """Remove the list of a conversion that failed before this one, if it is one: the files in it are usable now."""
+    from jobs.convert.archives import is_list_of_bad
+
+    if is_list_of_bad(path):
+        path.unlink()
+        log.info("%s: removed, as it was the list of an earlier conversion that failed", path)
+
+
+def _path_of_list(target: Path) -> Path:
+    from jobs.convert.archives import SKIPPED
+
+    place = target if target.name not in ("", "..") else target.resolve()
+    return place.with_name(f"{place.name}.{SKIPPED}")
+
+
+def _require_no_file_name(source: Path, form: Form, target: Path, to: Target | None) -> None:
+    """Raise InputError for a target that is named like a file where a folder would be made, unless `to` says so."""
+    from jobs.convert import csv_file, entries
+
+    name = target.name.lower()
+    endings = sorted((".npz", ".parquet", *csv_file.SUFFIXES, *entries.SUFFIXES), key=len, reverse=True)
+    ending = next((each for each in endings if name.endswith(each)), None)
+    if to is not None or ending is None or (form == "idx" and ending == ".npz"):
+        return
+    folder = str(target)[: -len(ending)] or "data"
+    if form == "idx":
+        fix = f"give a folder such as {folder}, or a name that ends with .npz"
+    else:
+        command = shlex.join(["idxtrain", "convert", str(source), folder])
+        fix = f"`{command}`"
+        if ending == ".npz":
+            fix += f", then `{shlex.join(['idxtrain', 'convert', folder, str(target)])}`"
+    expected = "the name of a folder for PNG files, or .npz" if form == "idx" else "the name of a folder for IDX"
+    raise InputError(f"{target}: found the ending {ending}, expected {expected}; fix: {fix}")
 
 
 def _check_target(target: Path, *, is_folder: bool) -> None:

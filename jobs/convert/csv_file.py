@@ -22,6 +22,7 @@ from jobs.convert.options import Options, Split
 from jobs.convert.tables import Block, Table
 from jobs.csv_cells import is_number
 from jobs.errors import InputError, one_line, printable
+from jobs.words import counted
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _LABELS = ("label", "class", "target", "y")  # names that a header may give the column of the class
@@ -75,7 +76,8 @@ def parse(
         where = f"{name}: line {reader.line_num}"
         if len(row) != layout.columns:
             raise InputError(
-                f"{where}: found {len(row)} values, expected {layout.columns} as before; fix: repair the line"
+                f"{where}: found {counted(len(row), 'value')}, expected {layout.columns} as before; fix: repair the "
+                "line"
             )
         labels.append(_class(row.pop(layout.label), where))
         pixels.append(_numbers(row, where))

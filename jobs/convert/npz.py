@@ -16,6 +16,7 @@ from jobs.convert.labels import Value
 from jobs.convert.options import Options, Split
 from jobs.convert.tables import Block, Table, by
 from jobs.errors import InputError, one_line
+from jobs.words import counted
 
 # The names that people give the arrays of a split: images, labels.
 _NAMES: Mapping[Split, tuple[tuple[str, str], ...]] = {
@@ -78,7 +79,8 @@ def _blocks(source: Path, pairs: list[tuple[Split, str, str]]) -> Iterator[Block
             count = _shape(archive, images, source)[0]
             if count != len(classes):
                 raise InputError(
-                    f"{source}: found {count:,} images in {images} and {len(classes):,} labels in {labels}, "
+                    f"{source}: found {counted(count, 'image')} in {images} and {counted(len(classes), 'label')} in "
+                    f"{labels}, "
                     "expected one label each; fix: save both of one split"
                 )
             row = 0

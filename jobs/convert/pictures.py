@@ -23,6 +23,7 @@ from jobs.convert.staging import Staging
 from jobs.errors import InputError, printable
 from jobs.logs import log
 from jobs.progress import Progress
+from jobs.words import counted
 
 _FILES_PER_TASK = 64  # of small pictures: handing over each alone costs more than decoding it
 _BYTES_PER_TASK = 8 << 20
@@ -176,7 +177,7 @@ def _check_kinds(source: Path, kinds: Counter[Kind]) -> None:
         )
     if len(bits) > 1:
         raise InputError(
-            f"{source}: found {bits[8]:,} pictures of 8 bits and {bits[16]:,} of 16, expected one kind; "
+            f"{source}: found {counted(bits[8], 'picture')} of 8 bits and {bits[16]:,} of 16, expected one kind; "
             "fix: convert one kind first, as there is no common scale"
         )
 

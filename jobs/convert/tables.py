@@ -15,6 +15,7 @@ from jobs.convert.options import Options, Split
 from jobs.convert.staging import Staging
 from jobs.errors import InputError
 from jobs.progress import Progress
+from jobs.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +97,9 @@ def _row_shape(count: int, options: Options, name: str) -> tuple[int, ...]:
     side = math.isqrt(count)
     shape = options.shape or (side, side)
     if math.prod(shape) != count:
-        found = f"{name}: found {count:,} values per image, expected {by(shape)} = {math.prod(shape):,}"
+        found = f"{name}: found {counted(count, 'value')} per image, expected {by(shape)} = {math.prod(shape):,}"
         if options.shape is None:
-            found = f"{name}: found {count:,} values per image, expected a square number"
+            found = f"{name}: found {counted(count, 'value')} per image, expected a square number"
         raise InputError(f"{found}; fix: give the shape as --shape HxW or HxWxC")
     return shape
 

@@ -8,6 +8,7 @@ import numpy as np
 from jobs.dataset import Manifest, Split
 from jobs.evaluate.predict import Predictions
 from jobs.metrics import Caveat, TestMetrics, ValidationMetrics
+from jobs.words import counted
 
 _WIDE = 0.02  # of the 95 % interval: the first decimal of the percentage is then unknown
 _FAR = 0.01  # a smaller difference between two accuracies matters little, even if chance does not explain it
@@ -93,7 +94,8 @@ def _missing_classes(test: TestMetrics) -> Iterator[Caveat]:
     if missing and len(missing) < len(test.classes) - 1:  # otherwise it is one class
         yield Caveat(
             kind="missing-classes",
-            text=f"{len(missing):,} of {len(test.classes):,} classes have no test images: {_listed(missing)}",
+            text=f"{len(missing):,} of {len(test.classes):,} classes {'has' if len(missing) == 1 else 'have'} no test "
+            f"images: {_listed(missing)}",
             figures={"count": len(missing)},
         )
 
@@ -129,7 +131,8 @@ def _few_images(test: TestMetrics) -> Iterator[Caveat]:
     if width > _WIDE:
         yield Caveat(
             kind="few-images",
-            text=f"{test.count:,} test images are few: the 95 % interval is {100 * width:.1f} points wide",
+            text=f"{counted(test.count, 'test image')} {_are(test.count)} few: the 95 % interval is {100 * width:.1f} "
+            "points wide",
             figures={"count": test.count, "width": width},
         )
 
@@ -148,7 +151,7 @@ def _left_out_images(manifest: Manifest) -> Iterator[Caveat]:
     if count:
         yield Caveat(
             kind="left-out-images",
-            text=f"{count:,} test {'image' if count == 1 else 'images'} of classes that training lacks "
+            text=f"{counted(count, 'test image')} of classes that training lacks "
             f"{'was' if count == 1 else 'were'} left out",
             figures={"count": count},
         )

@@ -2,8 +2,8 @@
 
 Columns: `index` int64, the row in the archive; `label` and `predicted` int64, labels as in the archives; `probability`
 float32, of the predicted class; and `probabilities` list<float32>, one per class that the model knows, in the order of
-`test.classes` of metrics.json. The last one is left out where it would take more than 16 MB. Rows are in the order of
-the test split.
+`test.classes` of metrics.json. The last one is left out where it would take more than 16 MB. Where the pictures have
+names, `picture`: see `jobs.pictures`. Rows are in the order of the test split.
 """
 
 import os
@@ -16,6 +16,7 @@ import numpy as np
 from jobs.dataset import Manifest
 from jobs.evaluate.predict import Predictions
 from jobs.files import write_atomic
+from jobs.places import Places
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 _MOST_PROBABILITIES = 4_000_000  # of 4 bytes each
 
 
-def write_predictions(path: Path, predictions: Predictions, manifest: Manifest) -> None:
-    """Write the predictions atomically, readable by their owner alone. `manifest`: of the model's dataset."""
+def write_predictions(path: Path, predictions: Predictions, manifest: Manifest, places: Places | None = None) -> None:
+    """Write the predictions atomically, readable by their owner alone.
+
+    `manifest`: of the model's dataset. `places`: of the rows of the test images.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -35,6 +39,8 @@ def write_predictions(path: Path, predictions: Predictions, manifest: Manifest) 
         "predicted": pa.array(labels[probabilities.argmax(axis=1)]),
         "probability": pa.array(probabilities.max(axis=1)),
     }
+    if places and places.pictures:
+        columns["picture"] = pa.array([places.of("test", index).picture for index in predictions.indices.tolist()])
     if probabilities.size <= _MOST_PROBABILITIES:
         ends = np.arange(0, probabilities.size + 1, probabilities.shape[1], dtype=np.int32)
         columns["probabilities"] = pa.ListArray.from_arrays(ends, probabilities.reshape(-1))

@@ -16,8 +16,10 @@ from jobs.evaluate import curve
 from jobs.evaluate.metrics import read_confusions, shown_names, worst_classes, worst_confusions
 from jobs.evaluate.predict import Predictions
 from jobs.metrics import Metrics, StageSeconds, TrainMetrics
+from jobs.places import Places
 from jobs.run_dir import RunDir
 from jobs.segments import row_of
+from jobs.words import counted
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _MOST_CLASSES = 30  # a larger confusion matrix is unreadable: the page lists the most frequent errors instead
@@ -40,7 +42,8 @@ class Cell:
 class Mistake:
     """An image predicted to be of another class, with that class's probability. `picture`: a data: URI.
 
-    `row`: in its archive, from 0. `true`, `predicted`: the classes' names.
+    `row`: in its archive, from 0. `true`, `predicted`: the classes' names. `file`: the path of the picture that it was
+    made of; empty if not known.
     """
 
     row: int
@@ -48,6 +51,7 @@ class Mistake:
     predicted: str
     probability: float
     picture: str
+    file: str
 
 
 def write_report(
@@ -79,7 +83,9 @@ def render(
         matrix=_matrix(np.array(test.confusion)) if is_readable else None,
         confusions=worst_confusions(read_confusions(test), _MOST_CONFUSIONS),
         classes=worst_classes(test.classes, _MOST_ROWS),
-        mistakes=most_confident_mistakes(predictions, names, _MOST_ERRORS),
+        mistakes=most_confident_mistakes(
+            predictions, names, _MOST_ERRORS, Places(dataset, manifest) if dataset else None
+        ),
     )
     return html
 
@@ -110,7 +116,7 @@ def _facts(config: Mapping[str, Any], metrics: Metrics, manifest: Manifest) -> S
         ("Seed", str(metrics.seed)),
         ("Data set", str(config["fetch"].get("dataset", _UNKNOWN))),
         ("Dataset ID", metrics.dataset_id),
-        ("Images", f"{height} × {width} × {channels}, {manifest.classes} classes"),
+        ("Images", f"{height} × {width} × {channels}, {counted(manifest.classes, 'class')}"),
         ("Test images also in training data", number(manifest.duplicates.test_images_in_train)),
         ("World size (ranks)", number(metrics.world_size)),
         ("Precision", train.precision),
@@ -152,10 +158,12 @@ def _matrix(confusion: NDArray[Any]) -> list[list[Cell]]:
     ]
 
 
-def most_confident_mistakes(predictions: Predictions, names: Sequence[str], limit: int) -> list[Mistake]:
+def most_confident_mistakes(
+    predictions: Predictions, names: Sequence[str], limit: int, places: Places | None = None
+) -> list[Mistake]:
     """Return the incorrect predictions with the highest probability, highest first, then by index.
 
-    `names`: by class number.
+    `names`: by class number. `places`: of the dataset's rows.
     """
     predicted = predictions.probabilities.argmax(axis=1)
     confidence = predictions.probabilities.max(axis=1)
@@ -168,6 +176,7 @@ def most_confident_mistakes(predictions: Predictions, names: Sequence[str], limi
             predicted=names[predicted[row]],
             probability=float(confidence[row]),
             picture=png.data_uri(predictions.images[row]),
+            file=places.of("test", int(predictions.indices[row])).picture if places else "",
         )
         for row in incorrect[order][:limit]
     ]

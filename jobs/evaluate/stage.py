@@ -20,6 +20,7 @@ from jobs.evaluate.table import show
 from jobs.files import sha256_file, write_json
 from jobs.memory import free_memory
 from jobs.metrics import Caveat, Metrics, StageSeconds, TestData, TestMetrics, TrainMetrics
+from jobs.places import Places
 from jobs.records import TrainOutputs
 from jobs.run_dir import RunDir
 from jobs.stage import STAGES, dataset_of, read_outputs, read_record, seconds_since_start
@@ -43,7 +44,7 @@ def evaluate(run: RunDir, config: EvaluateConfig) -> Metrics:
     test = summarize(probabilities, labels, manifest)
     metrics = _metrics(run, manifest, trained, test, caveats(manifest, test, trained.validation, predictions))
     write_json(run.metrics_file, metrics.model_dump(mode="json"))
-    write_predictions(run.predictions_file, predictions, manifest)
+    write_predictions(run.predictions_file, predictions, manifest, Places(directory, manifest))
     write_report(run, metrics, manifest, predictions, directory)
     if config.compare:
         write_comparison(run, config, manifest, predictions)

@@ -8,6 +8,7 @@ from jobs.evaluate.metrics import read_confusions, shown_names, worst_classes, w
 from jobs.logs import log
 from jobs.metrics import Caveat, TestMetrics
 from jobs.text_table import text_table
+from jobs.words import counted
 
 _MOST_CLASSES = 30  # if there are more, only those with the lowest recall are shown
 _MOST_CONFUSIONS = 5
@@ -37,7 +38,7 @@ def lines(test: TestMetrics) -> list[str]:
 def headline(test: TestMetrics) -> str:
     """Return the result in one line: accuracy, errors, 95 % interval, loss."""
     low, high = (f"{bound:.4f}" for bound in test.ci95)
-    errors = f"{test.errors} error{'' if test.errors == 1 else 's'} in {test.count}"
+    errors = f"{counted(test.errors, 'error', 'd')} in {test.count}"
     loss = "" if test.loss is None else f", loss {test.loss:.4f}"
     return f"test accuracy {test.accuracy:.4f} ({errors}), 95 % interval {low} to {high}{loss}"
 

@@ -17,6 +17,7 @@ def main(run: RunDir) -> None:
     config = run.section("fetch", FetchConfig)
     outputs = fetch(config, run.work.archives, run.work.locks, label_options(run))
     files = [archive.path for archive in outputs.archives.values()] + described_by(config)
+    files += sorted({each.path for each in outputs.description.pictures.values()})
     write_record(run, "fetch", key, outputs.model_dump(mode="json"), files)
 
 

@@ -13,6 +13,7 @@ from jobs.fetch.identify import Identity
 from jobs.fetch.names import files_in, stem
 from jobs.fetch.sniff import sniff
 from jobs.label_options import ONE_HOT, Column
+from jobs.words import counted
 
 if TYPE_CHECKING:
     from jobs.prepare.idx import Header
@@ -36,7 +37,7 @@ def log_archives(
             log.info("fetch: %s", found_line(key, archives[key], headers[key], identities.get(key)))
     if len(tags) > _PAIRS:
         rows = sum(headers[segments.key("train_images", tag)].rows for tag in tags[_PAIRS:])
-        log.info("fetch: %d more training pairs with %s images", len(tags) - _PAIRS, f"{rows:,}")
+        log.info("fetch: %s with %s", counted(len(tags) - _PAIRS, "more training pair"), counted(rows, "image"))
     if not set(TEST) & set(archives):
         log.info("fetch: no test archives: prepare makes a stratified test split of the training rows")
     unused = _unused(Path(config.data), archives) if config.data else []

@@ -3,11 +3,11 @@
 import re
 import stat
 from collections.abc import Collection, Iterable
-from itertools import islice
 from pathlib import Path
 
 from jobs.archive import ROLES, Role
 from jobs.errors import InputError
+from jobs.fetch.convertible import convertible_instead
 
 _NAME = re.compile(r"(train|t10k|test)-(images|labels)[-.]idx[1-4]-[a-z0-9]+(\.gz)?", re.IGNORECASE)
 _EXAMPLES: dict[Role, str] = {
@@ -16,8 +16,6 @@ _EXAMPLES: dict[Role, str] = {
     "test_images": "t10k-images-idx3-ubyte or test-images-idx3-ubyte",
     "test_labels": "t10k-labels-idx1-ubyte or test-labels-idx1-ubyte",
 }
-_CONVERTIBLE = (".png", ".jpg", ".jpeg", ".npz", ".csv", ".parquet")  # see `jobs.convert`
-_EXAMINED = 1000  # files, of folders that may hold millions
 _SHOWN = 5  # files of a folder that an error lists
 
 
@@ -51,28 +49,15 @@ def missing(folder: Path, roles: Iterable[Role]) -> InputError:
     for path in sorted(folder.iterdir()):
         if role_of(path.name) in lacking and not path.is_file():
             return not_a_file(path)
-    convertible = _convertible(folder)
+    convertible = convertible_instead(folder)
     if convertible and len(lacking) == len(ROLES):
-        return InputError(
-            f"{folder}: found no IDX archive, but {_listing(folder)}; fix: make IDX archives of {convertible!r} and "
-            "its kind by `idxtrain convert`"
-        )
+        return convertible
     accepted = "; ".join(_EXAMPLES[role] for role in lacking)
     return InputError(
         f"{folder}: found no archive for {', '.join(lacking)}, but {_listing(folder)}; expected {accepted} "
         "(or .idx for -idx, idx1 to idx4, other types than ubyte, with .gz); fix: add it, name the roles by "
         "--train-images F --train-labels F --test-images F --test-labels F, or give another --data"
     )
-
-
-def _convertible(folder: Path) -> str | None:
-    """Return the name of a file that `idxtrain convert` reads, in a folder or up to two below; None without one."""
-    for pattern in ("*", "*/*", "*/*/*"):
-        names = (path.name for path in islice(folder.glob(pattern), _EXAMINED))
-        name = min((each for each in names if each.lower().endswith(_CONVERTIBLE)), default=None)
-        if name:
-            return name
-    return None
 
 
 def not_a_file(path: Path) -> InputError:
@@ -101,7 +86,7 @@ def files_in(folder: Path) -> list[Path]:
     except FileNotFoundError:
         raise InputError(f"{folder}: found no such folder; fix: give the folder with the archives as --data") from None
     except NotADirectoryError:
-        raise InputError(
+        raise convertible_instead(folder) or InputError(
             f"{folder}: found a file, expected a folder; fix: give the folder with the archives as --data"
         ) from None
     except OSError as error:

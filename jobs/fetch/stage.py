@@ -21,6 +21,7 @@ from jobs.fetch.identify import is_checkable, mismatch, record
 from jobs.fetch.locate import locate
 from jobs.fetch.mirror import Mirror
 from jobs.fetch.package import PackageFolder
+from jobs.fetch.pictures import picture_lists
 from jobs.fetch.source import Source, SourceDownError, SourceError
 from jobs.label_options import NOTHING_SAID, LabelOptions
 from jobs.lease import Lease
@@ -55,7 +56,9 @@ def fetch(
     identities = {key: identity for key, (_, identity) in recorded.items() if identity}
     log_archives(archives, checked.headers, identities, config)
     log_one_hot(checked.headers, checked.label_column)
-    return FetchOutputs(archives=archives, description=describe(located, identities, checked.label_column))
+    description = describe(located, identities, checked.label_column)
+    pictures = picture_lists(paths, {key: header.rows for key, header in checked.headers.items()})
+    return FetchOutputs(archives=archives, description=description.model_copy(update={"pictures": pictures}))
 
 
 def _position(key: str) -> tuple[bool, int | str]:

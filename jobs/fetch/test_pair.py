@@ -18,6 +18,7 @@ from jobs.fetch.describe import describe
 from jobs.fetch.found import log_one_hot
 from jobs.fetch.identify import record
 from jobs.fetch.locate import Located, named_by, require_file
+from jobs.fetch.pictures import picture_lists
 from jobs.label_options import LabelOptions, label_options
 from jobs.logs import log
 from jobs.records import FetchOutputs
@@ -68,7 +69,11 @@ def fetch_test_pair(config: FetchConfig, label_column: int | None = None) -> Fet
     options = LabelOptions(label_column, "count")  # which classes are unseen, the model decides
     checked = check(located, located.archives, options)
     log_one_hot(checked.headers, checked.label_column)
-    return FetchOutputs(archives=dict(archives.items()), description=describe(located, {}, checked.label_column))
+    description = describe(located, {}, checked.label_column)
+    pictures = picture_lists(located.archives, {key: header.rows for key, header in checked.headers.items()})
+    return FetchOutputs(
+        archives=dict(archives.items()), description=description.model_copy(update={"pictures": pictures})
+    )
 
 
 def _in_folder(folder: Path, named: Mapping[Role, Path]) -> dict[Role, Path]:

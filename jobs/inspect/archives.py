@@ -12,6 +12,7 @@ from jobs.errors import InputError
 from jobs.fetch.candidates import plain_first
 from jobs.fetch.check import check
 from jobs.fetch.config import FetchConfig
+from jobs.fetch.convertible import convertible_instead
 from jobs.fetch.data_set import FILE, DataSet, read_data_set
 from jobs.fetch.describe import describe
 from jobs.fetch.identify import identify
@@ -50,6 +51,8 @@ def archives(path: Path) -> Archives:
     the one that has as many rows, or shown alone.
     """
     if not path.is_dir():
+        if not sniff(path) and (convertible := convertible_instead(path)):
+            raise convertible
         idx.read_header(path)
         return Archives(path=path, parts=_without_role([path]))
     folder = path.absolute()  # as fetch has its archives
@@ -66,7 +69,9 @@ def archives(path: Path) -> Archives:
     used = {(each.parent, stem(each)) for each in by_key.values()}
     parts += _without_role([each for each in plain_first(files_in(folder)) if (folder, stem(each)) not in used])
     if not parts:
-        raise InputError(f"{path}: found no IDX archive, expected some; fix: make them by idxtrain convert")
+        raise convertible_instead(path) or InputError(
+            f"{path}: found no IDX archive, expected some; fix: give a folder that has some"
+        )
     for part in parts:
         if part.images and part.labels:
             _check_rows(part.images, part.labels)

@@ -9,6 +9,7 @@ from jobs import page, png
 from jobs.inspect.archives import Archives
 from jobs.inspect.survey import MOST_CLASSES, Images, Surveyed
 from jobs.inspect.text import class_label, facts_of
+from jobs.words import counted
 
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
 _MOST_ROWS = 1000  # of the table of classes
@@ -79,7 +80,7 @@ def _files(parts: Sequence[Surveyed]) -> list[tuple[str, str, str]]:
         if part.labels:
             labels = part.labels
             column = f", by {labels.columns}" if len(labels.header.shape) == 2 else ""
-            rows.append((labels.path.name, str(labels.header), f"{len(labels.counts):,} classes{column}"))
+            rows.append((labels.path.name, str(labels.header), f"{counted(len(labels.counts), 'class')}{column}"))
     return rows
 
 

@@ -7,6 +7,7 @@ from jobs.inspect.archives import Archives
 from jobs.inspect.survey import Images, Labels, Surveyed
 from jobs.inspect.terminal import Screen, bar, pictures
 from jobs.text_table import text_table
+from jobs.words import counted
 
 _MOST_ROWS = 40  # of the table of classes
 _MOST_PICTURES = 11  # samples, after the mean image
@@ -41,7 +42,7 @@ def facts_of(images: Images) -> str:
     words = f"pixels {images.low:g} to {images.high:g}, mean {images.mean:.4g}, std {images.std:.4g}"
     if images.not_finite:
         words += f", {images.not_finite:,} not finite"
-    return words + (f"; {images.constant:,} images of one value" if images.constant else "")
+    return words + (f"; {counted(images.constant, 'image')} of one value" if images.constant else "")
 
 
 def _image_facts(images: Images | None) -> str:
@@ -52,7 +53,7 @@ def _label_facts(labels: Labels | None) -> str:
     if labels is None:
         return ""
     column = f", counted by {labels.columns}" if len(labels.header.shape) == 2 else ""
-    return f"{printable(labels.path.name)}: {labels.header}; {len(labels.counts):,} classes{column}"
+    return f"{printable(labels.path.name)}: {labels.header}; {counted(len(labels.counts), 'class')}{column}"
 
 
 def _classes(parts: Sequence[Surveyed], names: Mapping[int, str], display: Screen) -> list[str]:

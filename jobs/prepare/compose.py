@@ -33,6 +33,7 @@ from jobs.prepare.spark import Spark
 from jobs.prepare.splits import count_usable
 from jobs.prepare.survey import NORMALIZATION_OF_BYTES, NOTHING, Findings, Moments, duplicates, pixel_statistics
 from jobs.run_dir import Work
+from jobs.words import counted
 
 
 def build_of_segments(inputs: Inputs, spark: SparkConfig, directory: Path, work: Work) -> None:
@@ -148,7 +149,7 @@ def _segments(
     _require_distinct(directory for pair, directory in zip(pairs, directories, strict=True) if pair.tag is not None)
     wanted = list(zip(pairs, directories, strict=True))
     missing = [(pair, directory) for pair, directory in wanted if read_segment(directory) is None]
-    log.info("prepare: %d archive pairs, %d of them new", len(pairs), len(missing))
+    log.info("prepare: %s, %d of them new", counted(len(pairs), "archive pair"), len(missing))
     if missing:
         with Spark(spark_config) as spark:
             for pair, directory in missing:

@@ -15,6 +15,7 @@ from jobs.csv_cells import is_number
 from jobs.errors import InputError, one_line
 from jobs.prepare import idx
 from jobs.prepare.labels import LabelColumn
+from jobs.words import counted
 
 
 def read_groups(path: Path, column: str, rows: int, scratch: Path) -> NDArray[Any]:
@@ -29,7 +30,8 @@ def read_groups(path: Path, column: str, rows: int, scratch: Path) -> NDArray[An
     values = _from_idx(path, column, scratch) if start in (b"\0\0", GZIP_MAGIC) else _from_csv(path, column, rows)
     if len(values) != rows:
         raise InputError(
-            f"{path}: found {len(values)} groups, expected {rows}, one per row of the training archive; fix: give the "
+            f"{path}: found {counted(len(values), 'group', 'd')}, expected {rows}, one per row of the training "
+            "archive; fix: give the "
             "groups of that archive"
         )
     return values
@@ -71,7 +73,8 @@ def _from_csv(path: Path, column: str, rows: int) -> NDArray[Any]:
             position = _position(path, column, line) if position is None else position
             if position >= len(line):
                 raise InputError(
-                    f"{path}: line {reader.line_num}: found {len(line)} columns, expected more than {position}; fix: "
+                    f"{path}: line {reader.line_num}: found {counted(len(line), 'column')}, expected more than "
+                    f"{position}; fix: "
                     "correct that line"
                 )
             cells.append(numbers.setdefault(line[position], len(numbers)))
@@ -90,7 +93,8 @@ def _has_header(path: Path, column: str, rows: int, values: NDArray[Any], texts:
     may_be = len(values) > 0 and not is_number(texts[0]) and np.count_nonzero(values == values[0]) == 1
     if may_be and len(values) == rows:
         raise InputError(
-            f"{path}: found {rows - 1} groups under {texts[0]!r}, which may be a header, expected {rows}; fix: give a "
+            f"{path}: found {counted(rows - 1, 'group', 'd')} under {texts[0]!r}, which may be a header, expected "
+            f"{rows}; fix: give a "
             "group for each row of the training archive, a header, and its name as prepare.group_column"
         )
     return may_be and len(values) == rows + 1

@@ -27,6 +27,7 @@ from jobs.archive import GZIP_MAGIC
 from jobs.errors import InputError
 from jobs.files import HashedFile, write_atomic
 from jobs.prepare.idx_header import DTYPES, MAX_DIMENSIONS, Header, encode, header_of
+from jobs.words import counted
 
 __all__ = ["Header", "IdxError", "check", "check_pair", "inflate", "read", "read_blocks", "read_header"]
 __all__ += ["read_rows", "write", "write_blocks"]
@@ -163,7 +164,13 @@ def check_pair(images: Path, image_header: Header, labels: Path, label_header: H
         (len(image_header.shape) >= 2, images, 3, an_image, "images of 3 or 4 dimensions (idx3 or idx4)"),
         (len(label_header.shape) == 1, labels, 3, a_label, "labels of 1 dimension (idx1)"),
         (label_header.dtype.kind in "iu", labels, 2, a_label, "labels of an integer type"),
-        (label_header.rows == image_header.rows, labels, 4, f"{label_header.rows} labels", f"{image_header.rows}"),
+        (
+            label_header.rows == image_header.rows,
+            labels,
+            4,
+            counted(label_header.rows, "label", "d"),
+            f"{image_header.rows}",
+        ),
     )
     for holds, path, offset, found, expected in rules:
         if not holds:

@@ -74,7 +74,8 @@ class Inputs:
             "options": options | dict.fromkeys(_FILES),
             "files": {option: source.sha256 for option, source in self.files.items()},
         }
-        return sha256_json(identity)[:16]
+        pictures = {key: each.sha256 for key, each in self.description.pictures.items()}
+        return sha256_json(identity | ({"pictures": pictures} if pictures else {}))[:16]
 
     def require_unchanged(self) -> None:
         """Raise InputError if a file that an option names is not the one that was hashed."""

@@ -17,6 +17,7 @@ from jobs.prepare.group_rules import GroupCounts, choose_groups, of_groups
 from jobs.prepare.labels import ClassMap, LabelColumn, LabelCounts, count_labels
 from jobs.prepare.row_rules import Rule, shares, stratified
 from jobs.prepare.splits import blocks, counts_of_groups, require_groups, require_rows
+from jobs.words import counted
 
 _TEST = 0  # a salt
 
@@ -38,8 +39,9 @@ def choose_test(
         chosen.append(archive_rows[is_test])
         numbers += np.bincount(rows.numbers[is_test], minlength=len(numbers))
     log.info(
-        "prepare: no test archive: %s rows of the training archive make the test split (%s)",
-        f"{numbers.sum():,}", "stratified" if groups is None else "whole groups",
+        "prepare: no test archive: %s of the training archive %s the test split (%s)",
+        counted(int(numbers.sum()), "row"), "makes" if numbers.sum() == 1 else "make",
+        "stratified" if groups is None else "whole groups",
     )  # fmt: skip
     return np.concatenate(chosen), LabelCounts(counts.labels[numbers > 0], numbers[numbers > 0])
 

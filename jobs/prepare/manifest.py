@@ -15,8 +15,10 @@ from jobs.prepare.idx import Header
 from jobs.prepare.inputs import Inputs
 from jobs.prepare.labels import ClassMap, class_names, enumerated
 from jobs.prepare.orientation import upright_shape
+from jobs.prepare.pictures import write_pictures
 from jobs.prepare.survey import Findings
 from jobs.segments import SegmentInfo, archive_row, read_segments
+from jobs.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class Content:
 def write_manifest(directory: Path, inputs: Inputs, content: Content) -> Manifest:
     """Write manifest.json into a dataset, log a summary, and return the manifest."""
     findings, shards = content.findings, content.shards
+    pictures = write_pictures(directory, inputs.description.pictures)
     manifest = Manifest(
         format=FORMAT,
         dataset_id=inputs.dataset_id,
@@ -59,7 +62,7 @@ def write_manifest(directory: Path, inputs: Inputs, content: Content) -> Manifes
         normalization=findings.normalization,
         duplicates=findings.duplicates,
         sources=inputs.sources,
-        options={"validation_from": inputs.config.validation_from, **content.options},
+        options={"validation_from": inputs.config.validation_from, **content.options, **pictures},
         versions=content.versions,
     )
     write_json(directory / MANIFEST, sealed(manifest.model_dump(mode="json")))
@@ -72,8 +75,9 @@ def _log_classes_without_name(manifest: Manifest, names: Mapping[int, str]) -> N
     lacking = [str(label) for label in manifest.labels if label not in names]
     if names and lacking:
         log.warning(
-            "prepare: %s of %s classes have no name, as the class names are of %s others: %s",
-            f"{len(lacking):,}", f"{len(manifest.labels):,}", f"{len(names):,}", enumerated(lacking),
+            "prepare: %s of %s classes %s no name, as the class names are of %s others: %s",
+            f"{len(lacking):,}", f"{len(manifest.labels):,}", "has" if len(lacking) == 1 else "have", f"{len(names):,}",
+            enumerated(lacking),
         )  # fmt: skip
 
 
@@ -85,8 +89,9 @@ def log_summary(manifest: Manifest, segments: Sequence[SegmentInfo] = ()) -> Non
     height, width, channels = manifest.shape
     rows = " / ".join(f"{manifest.splits[split].rows:,} {split}" for split in SPLITS)
     log.info(
-        "prepare: dataset %s: %s images of %d × %d × %d in %d classes, pixel mean %.4f, std %.4f",
-        manifest.dataset_id, rows, height, width, channels, manifest.classes, manifest.pixels.mean, manifest.pixels.std,
+        "prepare: dataset %s: %s images of %d × %d × %d in %s, pixel mean %.4f, std %.4f",
+        manifest.dataset_id, rows, height, width, channels, counted(manifest.classes, "class"),
+        manifest.pixels.mean, manifest.pixels.std,
     )  # fmt: skip
     for split in SPLITS:
         info = manifest.splits[split]
@@ -94,8 +99,8 @@ def log_summary(manifest: Manifest, segments: Sequence[SegmentInfo] = ()) -> Non
         missing = [name for name, rows in zip(names, info.label_counts, strict=False) if not rows]
         if missing and info.rows:
             log.warning(
-                "prepare: no images of %s of %s classes in the %s split: %s",
-                f"{len(missing):,}", f"{manifest.classes:,}", split, enumerated(missing),
+                "prepare: no images of %s of %s in the %s split: %s",
+                f"{len(missing):,}", counted(manifest.classes, "class"), split, enumerated(missing),
             )  # fmt: skip
     if manifest.duplicates.test_images_in_train:
         test_index, index = manifest.duplicates.examples[0]

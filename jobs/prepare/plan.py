@@ -8,6 +8,7 @@ from math import prod
 from jobs.dataset import SPLITS, Split, shard_path
 from jobs.errors import InputError
 from jobs.prepare.config import PrepareConfig
+from jobs.words import counted
 
 _SHARD_ROWS = 2500  # divides MNIST's 55,000, 5,000 and 10,000
 _SHARD_BYTES = 32 << 20
@@ -81,7 +82,8 @@ def plan_dataset(
     usable = train_rows - excluded
     if usable < 1:
         raise InputError(
-            f"prepare.exclude: found all {train_rows} rows of the training archive, expected some to train on; fix: "
+            f"prepare.exclude: found all {counted(train_rows, 'row', 'd')} of the training archive, expected some to "
+            "train on; fix: "
             "give a shorter list"
         )
     made = _made_test_rows(config, train_rows, usable) if test_rows is None else 0
@@ -100,7 +102,8 @@ def _made_test_rows(config: PrepareConfig, train_rows: int, usable: int) -> int:
     rows = config.test_rows or max(1, train_rows // 10)
     if rows >= usable:
         raise InputError(
-            f"prepare.test_rows: found {rows}, expected fewer than the training archive's {usable} rows, of which the "
+            f"prepare.test_rows: found {rows}, expected fewer than the training archive's "
+            f"{counted(usable, 'row', 'd')}, of which the "
             "test split is made; fix: lower it, or give test archives"
         )
     return rows
@@ -113,13 +116,14 @@ def _validation_rows(config: PrepareConfig, usable: int, left: int) -> int:
         if folds > left:
             raise InputError(
                 f"prepare.validation_from: found {config.validation_from}, expected at most one fold for each of "
-                f"{left} rows; fix: give fewer folds"
+                f"{counted(left, 'row', 'd')}; fix: give fewer folds"
             )
         return len(range(number - 1, left, folds))
     rows = usable // 12 if config.validation_rows is None else config.validation_rows
     if rows >= left:
         raise InputError(
-            f"prepare.validation_rows: found {rows}, expected fewer than the training archive's {left} rows; "
+            f"prepare.validation_rows: found {rows}, expected fewer than the training archive's "
+            f"{counted(left, 'row', 'd')}; "
             "fix: lower it"
         )
     return rows

@@ -36,6 +36,7 @@ from jobs.prepare.row_files import RowFiles
 from jobs.prepare.spark import Spark
 from jobs.prepare.splits import SplitCounts, TrainingRows, count_usable, write_known
 from jobs.prepare.survey import NORMALIZATION_OF_BYTES, NOTHING, Moments, Survey
+from jobs.words import counted
 
 _FILE = "segment.json"
 
@@ -186,7 +187,7 @@ def make_segment(
     write_json(unfinished / _FILE, sealed(content))
     unfinished.rename(directory)
     sync(directory.parent)
-    log.info("prepare: %s: %s rows decoded", pair.name, f"{sum(plan.rows.values()):,}")
+    log.info("prepare: %s: %s decoded", pair.name, counted(sum(plan.rows.values()), "row"))
 
 
 def _split(

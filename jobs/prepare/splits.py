@@ -17,6 +17,7 @@ from jobs.prepare.labels import ClassMap, LabelColumn, LabelCounts, count_labels
 from jobs.prepare.plan import DatasetPlan
 from jobs.prepare.row_files import RowFiles
 from jobs.prepare.row_rules import Rows, Rule, by_position, shares, stratified, stratified_fold
+from jobs.words import counted
 
 SplitCounts = dict[Split, LabelCounts]
 
@@ -101,7 +102,8 @@ def require_rows(split: Split, wanted: int, possible: int, is_explicit: bool) ->
             f"prepare.{split}_rows: found {wanted}, expected at most {possible}, as each class keeps one row for "
             "training; fix: lower it"
         )
-    log.warning("prepare: %d %s rows instead of %d: each class keeps one for training", possible, split, wanted)
+    rows = counted(possible, f"{split} row", "d")
+    log.warning("prepare: %s instead of %d: each class keeps one for training", rows, wanted)
 
 
 def require_groups(counts: GroupCounts, least: int, purpose: str) -> None:
@@ -109,7 +111,8 @@ def require_groups(counts: GroupCounts, least: int, purpose: str) -> None:
     groups = int((counts.sizes > 0).sum())
     if groups < least:
         raise InputError(
-            f"prepare.groups: found {groups} groups, expected at least {least} for {purpose}; fix: give another file, "
+            f"prepare.groups: found {counted(groups, 'group', 'd')}, expected at least {least} for {purpose}; fix: "
+            "give another file, "
             "or another prepare.group_column"
         )
 

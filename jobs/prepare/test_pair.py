@@ -26,6 +26,7 @@ from jobs.prepare.idx import Header
 from jobs.prepare.inputs import Inputs
 from jobs.prepare.labels import ClassMap, LabelCounts, class_names, count_labels, map_classes
 from jobs.prepare.orientation import upright_shape
+from jobs.prepare.pictures import write_pictures
 from jobs.prepare.plan import ShardPlan, even_ranges
 from jobs.prepare.row_files import RowFiles
 from jobs.prepare.splits import write_known
@@ -89,7 +90,8 @@ def make_test_dataset(inputs: Inputs, trained_on: Path, directory: Path) -> None
             },
             "duplicates": _duplicates(trained_on, model, directory, shards),
             "sources": inputs.sources,
-            "options": {"ignored_test_rows": ignored} if ignored else {},
+            "options": ({"ignored_test_rows": ignored} if ignored else {})
+            | write_pictures(directory, inputs.description.pictures),
         }
     )
     write_json(directory / MANIFEST, sealed(manifest.model_dump(mode="json")))

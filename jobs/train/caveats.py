@@ -8,6 +8,7 @@ from jobs import training_log
 from jobs.metrics import Caveat, EndReason
 from jobs.train.config import TrainConfig
 from jobs.training_log import Kind
+from jobs.words import counted
 
 # The shortest recipe, `fast`, trains MNIST with 645.
 _FEW_STEPS = 500
@@ -29,7 +30,7 @@ def training_caveats(curve: Path, steps: int, config: TrainConfig, reason: EndRe
     fix = f"raise {option} to train longer"
     caveats = []
     if steps < _FEW_STEPS:
-        text = f"the model was trained for only {steps:,} updates; {fix}"
+        text = f"the model was trained for only {counted(steps, 'update')}; {fix}"
         caveats.append(Caveat(kind="few-updates", text=text, figures={"steps": steps}))
     losses = _before_and_at_the_end(curve, steps)
     if losses is not None and losses[0] - losses[1] >= _FALL:

@@ -25,6 +25,7 @@ from pipelines.cli import (
     stdout,
     sweep,
 )
+from pipelines.cli.usage import Program
 
 # \b: the lines below are shown as they are.
 EXAMPLES = """\b
@@ -38,6 +39,7 @@ Examples:
 """
 
 app = typer.Typer(
+    cls=Program,
     epilog=EXAMPLES,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},

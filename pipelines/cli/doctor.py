@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from jobs.words import counted
 from pipelines.cli.errors import reported
 from pipelines.cli.options import OptionalSiteName, SiteAssignments, WorkFolder
 from pipelines.names import WORK
@@ -54,7 +55,7 @@ def _check_nodes(name: str, assignments: Sequence[str], work: Path) -> int:
     speeds: dict[str, float] = {}
     fault = ""
     with allocation.shared_folder(work) as folder:
-        with show_progress(f"checking {len(names)} nodes"):
+        with show_progress(f"checking {counted(len(names), 'node')}"):
             facts, ahead = allocation.ask_nodes(site, names, folder, work, os.environ)
         rows = nodes.rows(names, facts, ahead, speeds, site)
         if all(row.verdict != "fails" for row in rows):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.words import counted
 from pipelines.cli.errors import reported
 from pipelines.cli.options import DryRun, OptionalSiteName, SiteAssignments
 from pipelines.cli.run_options import describes_run
@@ -95,7 +96,8 @@ def _submit(planned: "Sweep", configs: "Configs", site: "Site") -> None:
     for stage, job in submit_sweep(planned, configs, site).items():
         print(f"{stage:<9} {job}{f'_[0-{len(planned.points) - 1}]' if stage == 'train' else ''}")
     print(
-        f"sweep {planned.name} of {len(planned.points)} runs; `idxtrain sweep --name {planned.name} --table` "
+        f"sweep {planned.name} of {counted(len(planned.points), 'run')}; `idxtrain sweep --name {planned.name} "
+        "--table` "
         f"shows the results so far, {planned.folder} has the table at the end",
         file=sys.stderr,
     )

@@ -3,6 +3,7 @@
 from math import ceil, floor, log10
 
 from jobs.evaluate.comparison import Paired
+from jobs.words import counted
 from pipelines.gate.check import Check
 from pipelines.gate.config import GateConfig
 from pipelines.gate.exact_tests import mcnemar
@@ -68,7 +69,8 @@ def sample_size_problem(config: GateConfig, count: int) -> str | None:
     if required is None:
         return "gate.delta=0 rejects a challenger that is only as good as the champion; fix: set gate.delta above 0"
     return (
-        f"found {count} test images, expected at least {required} to show a loss below gate.delta={config.delta:g} "
+        f"found {counted(count, 'test image', 'd')}, expected at least {required} to show a loss below "
+        f"gate.delta={config.delta:g} "
         "even if both models answer alike; fix: add test images, or set "
         f"gate.delta={_least_delta(count, config.alpha):g} or more"
     )

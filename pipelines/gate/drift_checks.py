@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from jobs.evaluate.comparison import EXCHANGES, FeatureDrift
+from jobs.words import counted
 from pipelines.gate.check import Check, at_most, failure
 from pipelines.gate.config import GateConfig
 from pipelines.gate.facts import DataFacts
@@ -21,7 +22,8 @@ def drift_checks(config: GateConfig, champion: DataFacts, data: DataFacts) -> li
     if unknown:
         listed = ", ".join(map(str, unknown[:_MOST_LISTED])) + (", …" if len(unknown) > _MOST_LISTED else "")
         text = (
-            f"{data.name}: found {data.classes} classes, with labels that the champion does not know: {listed}; "
+            f"{data.name}: found {counted(data.classes, 'class')}, with labels that the champion does not know: "
+            f"{listed}; "
             f"expected at most the champion's {champion.classes}"
         )
         checks.append(Check(name="classes", holds=False, figure=data.classes, threshold=champion.classes, text=text))

@@ -10,6 +10,7 @@ from jobs.metrics import Metrics, read_metrics
 from jobs.run_dir import RunDir
 from jobs.stage import STAGES, dataset_of, read_record
 from jobs.text_table import text_table
+from jobs.words import counted
 from pipelines.config import compose, flat
 from pipelines.history.listing import state_text
 from pipelines.history.sizes import size_of, size_text
@@ -49,11 +50,12 @@ def _own_options(config: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 def _result(metrics: Metrics) -> Iterator[str]:
     test, validation, train = metrics.test, metrics.validation, metrics.train
-    yield f"test accuracy {test.accuracy:.4f} ({test.errors:,} errors in {test.count:,}), 95 % interval " + (
+    yield f"test accuracy {test.accuracy:.4f} ({counted(test.errors, 'error')} in {test.count:,}), 95 % interval " + (
         f"{test.ci95[0]:.4f} to {test.ci95[1]:.4f}"
     )
-    if validation.accuracy is not None:
-        yield f"validation accuracy {validation.accuracy:.4f} ({validation.errors:,} errors in {validation.count:,})"
+    if validation.accuracy is not None and validation.errors is not None:
+        errors = counted(validation.errors, "error")
+        yield f"validation accuracy {validation.accuracy:.4f} ({errors} in {validation.count:,})"
     speed = f", {train.images_per_second:,.0f} images/s" if train.images_per_second else ""
     ranks = f"{metrics.world_size} rank{'s' * (metrics.world_size > 1)}"
     yield f"{train.steps:,} updates on {ranks} in {train.precision}{speed}"

@@ -16,6 +16,7 @@ from jobs.errors import IdxtrainError, InputError
 from jobs.files import read_object, write_json
 from jobs.run_dir import RunDir, Work
 from jobs.stage import is_done
+from jobs.words import counted
 from pipelines import runs
 
 # submitted: all jobs of the run. started, ended: the process of one job. again: one job was requeued or resubmitted.
@@ -118,7 +119,8 @@ class SlurmJobs:
             fruitless += 1
         if fruitless > max_restarts:
             raise IdxtrainError(
-                f"{stage}: started {fruitless} times at step {step} without progress; fix: give it more time, or more "
+                f"{stage}: started {counted(fruitless, 'time')} at step {step} without progress; fix: give it more "
+                "time, or more "
                 "checkpoints (train.checkpoint_every_steps), then submit the run again"
             )
 

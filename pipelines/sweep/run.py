@@ -28,6 +28,7 @@ from jobs.python import module_command
 from jobs.run_dir import RunDir, Work
 from jobs.stage import is_done
 from jobs.umask import keep_others_from_writing
+from jobs.words import counted
 from pipelines import request, runs
 from pipelines.config import Config, validate
 from pipelines.lock import RunLock
@@ -96,7 +97,8 @@ def _require_all_trained(sweep: Sweep) -> None:
     untrained = [point for point in sweep.points if not is_done(sweep.run(point), "train")]
     if untrained:
         raise IdxtrainError(
-            f"sweep {sweep.name}: not tested: {len(untrained)} of {len(sweep.points)} runs failed, for the reasons in "
+            f"sweep {sweep.name}: not tested: {len(untrained)} of {counted(len(sweep.points), 'run')} failed, for the "
+            "reasons in "
             f"the table; fix: correct them, then run the same command with --name {sweep.name}"
         )
 
@@ -174,7 +176,7 @@ def batch_scripts(sweep: Sweep, site: Site) -> dict[str, str]:
     )
     array = script.Job(
         name=script.job_name(sweep.name, "train"),
-        about=f"train of {about}, {number} runs",
+        about=f"train of {about}, {counted(number, 'run')}",
         log=f"{logs}-%a/slurm/train-%A_%a.out",
         command=module_command("pipelines.slurm.job", "train", any_run),
         array=number,

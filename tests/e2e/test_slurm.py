@@ -220,7 +220,7 @@ def test_dry_run_prints_the_scripts_and_creates_nothing(workspace: Workspace) ->
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        (("--site", "nowhere"), "--site nowhere: found no such site, expected one of bridges2, cpu, local, perlmutter"),
+        (("--site", "nowhere"), "--site nowhere: found no such site; expected one of bridges2, cpu, local, perlmutter"),
         (("--site", "cpu", "--site-set", "train.node=3"), "train.node: found an unknown key; did you mean nodes?"),
         (("--site", "cpu", "--np", 3), "--np 3: found 2 × 2 ranks in the site"),
         (("--site", "cpu", "--set", "train.batch_size=2"), "train.batch_size: found 2, the global batch, for 4 ranks"),

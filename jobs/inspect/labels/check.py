@@ -16,6 +16,7 @@ from jobs.memory import free_memory
 from jobs.run_dir import RunDir
 from jobs.stage import dataset_of
 from jobs.train.config import TrainConfig
+from jobs.words import counted
 
 _COPIES = 3  # of the images in memory: all rows, a fold's training rows, one read in progress
 _PER_PROBABILITY = 24  # bytes: float32 of all folds, and the copies, float64, that `judge` makes
@@ -49,7 +50,8 @@ def check_labels(run: RunDir, folds: int) -> Path:
     write_suspects(folder, directory, manifest, rows, images)
     for role, of_role in (("training", ~is_test), ("test", usable_test)):
         suspects = sum(row.is_suspect and bool(of_role[row.number]) for row in rows)
-        log.info("labels: %s suspects among %s %s images", f"{suspects:,}", f"{int(of_role.sum()):,}", role)
+        among = counted(int(of_role.sum()), f"{role} image")
+        log.info("labels: %s among %s", counted(suspects, "suspect"), among)
     return folder
 
 
@@ -60,11 +62,13 @@ def _require_fit(directory: Path, manifest: Manifest, folds: int) -> None:
     if needed > free:
         raise InputError(
             f"{directory}: found {free / 1e9:.2f} GB of free memory, expected {needed / 1e9:.2f} GB for {rows:,} "
-            f"images of {classes:,} classes; fix: end other processes, or check the labels of fewer images"
+            f"images of {counted(classes, 'class')}; fix: end other processes, or check the labels of fewer images"
         )
     training = rows - manifest.splits["test"].rows
     if training < folds:
-        raise InputError(f"--folds: found {folds} for {training} training images, expected fewer; fix: lower it")
+        raise InputError(
+            f"--folds: found {folds} for {counted(training, 'training image', 'd')}, expected fewer; fix: lower it"
+        )
 
 
 def _read(directory: Path, manifest: Manifest) -> tuple[NDArray[Any], ...]:

@@ -22,7 +22,7 @@ SUSPECTS, RANKING, PAGE = "suspects.csv", "ranking.csv", "labels.html"
 _TEMPLATE = Path(__file__).with_name("labels.html.j2")
 _LEAST_RANKED = 100
 _MOST_PICTURES = 100  # of each archive
-_COLUMNS = ("role", "tag", "row", "split", "finding", "label", "name", "detail")
+_COLUMNS = ("role", "tag", "row", "split", "finding", "label", "name", "detail", "archive", "picture")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ def _line(row: Row, places: Places, manifest: Manifest) -> tuple[Any, ...]:
     finding = "label-suspect" if row.is_suspect else "label-doubt"
     detail = f"suggested {manifest.class_text(row.suggested)}, margin {row.margin:.4f}"
     label, name = manifest.labels[row.given], manifest.class_names[row.given]
-    return place.role, place.tag, place.row, row.split, finding, label, name, detail
+    return place.role, place.tag, place.row, row.split, finding, label, name, detail, place.archive, place.picture
 
 
 def _table(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:

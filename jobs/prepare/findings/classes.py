@@ -6,6 +6,7 @@ import numpy as np
 
 from jobs.dataset import Manifest
 from jobs.prepare.findings.finding import ClassFinding
+from jobs.words import counted
 
 FEW = 10  # training images
 IMBALANCE = 10  # times fewer training images than the largest class
@@ -22,9 +23,11 @@ def class_findings(manifest: Manifest) -> Iterator[ClassFinding]:
         trained, tested = int(counts["train"][number]), int(counts["test"][number])
         if number < manifest.classes:
             if trained < FEW:
-                yield ClassFinding(finding="few-images", label=label, name=name, detail=f"{trained} training images")
+                yield ClassFinding(
+                    finding="few-images", label=label, name=name, detail=counted(trained, "training image", "d")
+                )
             if trained * IMBALANCE < largest:
-                detail = f"{trained} training images, the largest class has {largest}"
+                detail = f"{counted(trained, 'training image', 'd')}, the largest class has {largest}"
                 yield ClassFinding(finding="imbalance", label=label, name=name, detail=detail)
         detail = _shift(int(archive[number]), int(archive.sum()), tested, int(counts["test"].sum()))
         if detail:

@@ -38,6 +38,8 @@ def describe(directory: Path, manifest: Manifest, rows: Rows, found: Sequence[Pa
             archive=here.archive,
             other_archive=other.archive if other else "",
             other_label=label(each.other) if other else "",
+            picture=here.picture,
+            other_picture=other.picture if other else "",
         )
 
     return [finding(each) for each in found]

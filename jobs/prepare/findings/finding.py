@@ -41,7 +41,10 @@ WORDS: Mapping[Kind, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One image. `row`: in the archive, from 0. `label`: in the archive. `other_…`: the image it is like, or empty."""
+    """One image. `row`: in the archive, from 0. `label`: in the archive. `other_…`: the image it is like, or empty.
+
+    `picture`: the path of the picture that the image was made of, if it is known: see `jobs.pictures`.
+    """
 
     role: str
     tag: str
@@ -57,6 +60,8 @@ class Finding:
     archive: str = ""
     other_archive: str = ""
     other_label: str = ""
+    picture: str = ""
+    other_picture: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,11 +119,15 @@ def _place_in_file(each: PairFinding) -> tuple[int, float, int]:
     return KINDS.index(each.kind), -each.distance if each.kind == "outlier" else 0.0, each.row
 
 
+def _row(row: int | str, archive: str, picture: str) -> str:
+    return f"row {row} of {archive}{f' ({picture})' if picture else ''}"
+
+
 def _log(images: Sequence[Finding], classes: Sequence[ClassFinding]) -> None:
     first: dict[Kind, str] = {}
     for each in images:
-        pair = f" and row {each.other_row} of {each.other_archive}" if each.other_archive else ""
-        first.setdefault(each.finding, f"row {each.row} of {each.archive}{pair}")
+        pair = f" and {_row(each.other_row, each.other_archive, each.other_picture)}" if each.other_archive else ""
+        first.setdefault(each.finding, f"{_row(each.row, each.archive, each.picture)}{pair}")
     for other in classes:
         first.setdefault(other.finding, f"class {other.name}: {other.detail}")
     for kind, number in count([*images, *classes]).items():

@@ -145,7 +145,7 @@ def _of_finding(
     manifest: Manifest, each: PairFinding, finding: Finding, images: Mapping[int, NDArray[Any]]
 ) -> list[Picture]:
     """Return the picture of a finding, and of the image that it is like."""
-    here = Place(role=finding.role, tag=finding.tag, row=finding.row, archive=finding.archive)
+    here = Place(role=finding.role, tag=finding.tag, row=finding.row, archive=finding.archive, picture=finding.picture)
     label = manifest.class_text(manifest.labels.index(finding.label))
     pictures = [Picture(source=_picture(manifest, images[each.row]), label=label, place=str(here))]
     if each.other >= 0:
@@ -154,6 +154,7 @@ def _of_finding(
             tag=finding.other_tag,
             row=int(finding.other_row),
             archive=finding.other_archive,
+            picture=finding.other_picture,
         )
         source = _picture(manifest, images[each.other])
         pictures.append(Picture(source=source, label=finding.other_label, place=str(other)))

@@ -9,6 +9,7 @@ from jobs.progress import Progress
 from jobs.run_dir import RunDir
 from jobs.train.telemetry.measure import Measurement
 from jobs.train.telemetry.tensorboard import TensorBoardWriter
+from jobs.words import counted
 from models.training.schedules import Rates
 
 log = logging.getLogger("idxtrain")
@@ -43,7 +44,10 @@ class Console:
         self._writer.close()
 
     def trained(self, step: int, epoch: int, result: Measurement, images_per_second: float) -> None:
-        """Show a measurement after `step` updates."""
+        """Show a measurement after `step` updates: the mean loss since the last one, the accuracy on the last batch.
+
+        That accuracy is with dropout off, as the lecture measures it.
+        """
         loss, accuracy = float(result.losses.mean()), result.accuracy
         input_seconds, compute_seconds, allreduce_seconds = result.seconds.max(axis=0)
         self._writer.measure(
@@ -52,7 +56,7 @@ class Console:
             compute_seconds=float(compute_seconds), allreduce_seconds=float(allreduce_seconds),
         )  # fmt: skip
         self._progress.update(
-            step, f"loss {loss:.4f}, training accuracy {accuracy:.3f}, {images_per_second:,.0f} images/s"
+            step, f"loss {loss:.4f}, batch accuracy {accuracy:.3f}, {images_per_second:,.0f} images/s"
         )
 
     def ended(self, step: int) -> None:
@@ -65,6 +69,7 @@ class Console:
         if validation["count"]:
             self._writer.measure("validation", step, accuracy=validation["accuracy"], loss=validation["loss"])
             log.info(
-                "train: step %s of %s: validation accuracy %.4f (%d errors in %d)", f"{step:,}",
-                f"{len(self._rates):,}", validation["accuracy"], validation["errors"], validation["count"],
+                "train: step %s of %s: validation accuracy %.4f (%s in %d)", f"{step:,}",
+                f"{len(self._rates):,}", validation["accuracy"], counted(validation["errors"], "error", "d"),
+                validation["count"],
             )  # fmt: skip
