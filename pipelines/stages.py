@@ -13,7 +13,6 @@ from jobs.metrics import read_metrics
 from jobs.run_dir import RunDir
 from jobs.stage import STAGES, is_done
 from jobs.train.preflight import check_config, check_dataset
-from jobs.words import counted
 from pipelines import leftovers, runs
 from pipelines.config import Config
 from pipelines.lock import RunLock
@@ -83,6 +82,9 @@ def run_stage(run: RunDir, stage: str, how: Launch) -> bool:
 
 
 def result_line(run: RunDir) -> str:
-    """Return a run's result: `test accuracy 0.9924 (76 errors in 10000)`."""
+    """Return a run's result: `test accuracy 0.9924 (76 errors in 10000)`.
+
+    Scripts read this line, so it says "errors" even of one.
+    """
     test = read_metrics(run).test
-    return f"test accuracy {test.accuracy:.4f} ({counted(test.errors, 'error', 'd')} in {test.count})"
+    return f"test accuracy {test.accuracy:.4f} ({test.errors} errors in {test.count})"

@@ -124,9 +124,9 @@ def test_plan_shows_the_classes_and_the_test_rows_that_are_left(tmp_path: Path) 
     folder = put(tmp_path / "data", LABELS, np.array([1, 9, 2, 9, 3], np.uint8))
     ignoring = invoke("plan", folder, "--set", "prepare.unseen_classes=ignore").stdout
     assert "classes     3; 3 test images of others: 3 (1), 9 (2); without test images: 0 (30)\n" in ignoring
-    assert "test        2 rows in 1 shards of 2 rows\n" in ignoring
+    assert "test        2 rows in 1 shard of 2 rows\n" in ignoring
     counting = invoke("plan", folder, "--set", "prepare.unseen_classes=count").stdout
-    assert "test        5 rows in 1 shards of 5 rows\n" in counting
+    assert "test        5 rows in 1 shard of 5 rows\n" in counting
 
 
 def test_many_labels_are_left_to_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def test_paths_that_escape_and_links_and_devices_in_a_tar_are_listed_and_never_f
     }
     folder = convert(source, tmp_path / "idx", skip_bad=True)
     assert len(archive(folder, "train-labels")) == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar.gz", "idx", "idx.skipped.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar.gz", "idx"]
 
 
 def test_paths_that_escape_and_links_and_bombs_in_a_zip_are_listed_and_never_followed(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_a_source_without_any_picture_is_refused(tmp_path: Path) -> None:
     assert "found no image, expected pictures in folders by class" in refusal(tmp_path / "source", tmp_path / "idx")
     (tmp_path / "source" / "a").mkdir()
     (tmp_path / "source" / "a" / "notes.txt").write_text("none")
-    assert "unusable files among 1" in refusal(tmp_path / "source", tmp_path / "idx")
+    assert "1 unusable file among 1" in refusal(tmp_path / "source", tmp_path / "idx")
 
 
 def test_files_of_a_folder_come_sorted_and_whole(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def test_fewer_ranks_use_fewer_nodes() -> None:
 @pytest.mark.parametrize(
     ("values", "error"),
     [
-        ({"partitoin": "x"}, r"partitoin: found an unknown key; did you mean partition\?$"),
+        ({"partitoin": "x"}, r"partitoin: found an unknown key; did you mean partition or options\?$"),
         ({"train": {"node": 2}}, r"train\.node: found an unknown key; did you mean nodes\?$"),
         ({"launcher": "ssh"}, r"launcher: found 'ssh', expected one of srun, srun-pmix, mpirun, horovodrun"),
         ({"train": {"time": "2 hours"}}, r"train\.time: found '2 hours'"),

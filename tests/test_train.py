@@ -258,7 +258,7 @@ def test_a_training_resumes_from_the_last_intact_checkpoint(
             ("--set", "train.deterministic=true", "--set", "train.model=residual"),
             "train.deterministic: found model residual, whose batch normalization",
         ),
-        (("--set", "train.batchsize=2"), "did you mean batch_size?"),
+        (("--set", "train.batchsize=2"), "did you mean batch_size or "),
         (("--set", "train.epochs=0"), "train.epochs: found 0"),
         (("--set", "train.learning_rate=fast"), "train.learning_rate: found 'fast'"),
         (("--set", "train.epochs"), "found no '='"),
