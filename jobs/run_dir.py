@@ -114,6 +114,11 @@ class RunDir:
         return self.path / "config.json"
 
     @property
+    def lock_file(self) -> Path:
+        """The lease of the process that works on the run: see `jobs.lease`."""
+        return self.path / "lock.json"
+
+    @property
     def metrics_file(self) -> Path:
         """The result of the run, from `evaluate`: see `jobs.metrics`."""
         return self.path / "metrics.json"

@@ -14,7 +14,7 @@ class RunLock(Lease):
 
     def __init__(self, run: RunDir) -> None:
         self._run = run
-        super().__init__(run.path / "lock.json", f"run {run.run_id}")
+        super().__init__(run.lock_file, f"run {run.run_id}")
 
     def __enter__(self) -> "RunLock":
         """Take the lock; raise LockedError where a live process has it, InputError where its file is damaged."""

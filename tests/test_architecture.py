@@ -119,7 +119,7 @@ HEAVY = {
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["recipes"], ["run", "--dry-run"], ["runs"]])
 def test_the_command_line_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     code = (
-        f"import os, sys; os.chdir({str(tmp_path)!r}); sys.argv = ['idxtrain', *{arguments!r}]\n"
+        f"import os, sys; os.chdir({str(tmp_path)!r}); os.mkdir('work'); sys.argv = ['idxtrain', *{arguments!r}]\n"
         "import contextlib, io\n"
         "from pipelines.cli.app import main\n"
         "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"

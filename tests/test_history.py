@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -153,9 +154,9 @@ def test_filters_select_by_state_recipe_data_seed_and_age(work: Work) -> None:
     ("only", "newer_than", "words"),
     [
         ("state=done", None, "--only state=done: found no such state, expected finished, trained, "),
-        ("best", None, "--only best: expected KEY=VALUE with one of the keys state, recipe, "),
-        ("size=3", None, "--only size=3: expected KEY=VALUE"),
-        ("seed=1", "soon", "--newer-than soon: expected a number and min, h, d or w"),
+        ("best", None, "--only best: found no known key, expected KEY=VALUE, KEY one of state, recipe, "),
+        ("size=3", None, "--only size=3: found no known key"),
+        ("seed=1", "soon", "--newer-than soon: found no age, expected a number and min, h, d or w"),
     ],
 )
 def test_a_filter_that_cannot_be_read_is_refused(only: str, newer_than: str | None, words: str) -> None:
@@ -172,7 +173,7 @@ def test_the_list_as_json_can_be_read_by_scripts(work: Work) -> None:
 
 def test_ages_and_sizes_are_readable() -> None:
     ages = (0, 59.9, 60, 3599, 3600, 47 * 3600, 48 * 3600)
-    assert [age_text(seconds) for seconds in ages] == ["0 s", "60 s", "1 min", "59 min", "1 h", "47 h", "2 d"]
+    assert [age_text(seconds) for seconds in ages] == ["0 s", "59 s", "1 min", "59 min", "1 h", "47 h", "2 d"]
     sizes = (999, 1000, 9_949, 9_960, 999_499, 999_500, 38_000_000_000)
     expected = ["999 B", "1.0 kB", "9.9 kB", "10 kB", "999 kB", "1.0 MB", "38 GB"]
     assert [size_text(size) for size in sizes] == expected
@@ -203,7 +204,8 @@ def test_two_runs_are_compared_by_the_images_that_only_one_of_them_classifies_co
     assert "test errors              20       3" in text
     # 18 to 1: 2 (1 + 19) / 2^19 = 7.6e-5
     assert text[-1] == (
-        "only one is right on 1 images, only other on 18: other is better (p = 7.6e-05, McNemar's exact test)"
+        "classified correctly by one alone: 1 image, by other alone: 18; "
+        "other is better (p = 7.6e-05, McNemar's exact test)"
     )
 
 
@@ -244,9 +246,9 @@ def test_a_file_that_datasets_share_counts_once(work: Work) -> None:
     assert listed[f"datasets/{'a' * 16}"].size == 105_000
     assert listed[f"datasets/{'b' * 16}"].size == 5_000
     assert "segments" not in listed
-    assert listed[f"datasets/{'a' * 16}"].note == "used by 1 run"
-    assert listed[f"datasets/{'d' * 16}"].note == "used by no run"
-    assert listed["runs"].note == "2 runs"
+    assert listed[f"datasets/{'a' * 16}"].detail == "used by 1 run"
+    assert listed[f"datasets/{'d' * 16}"].detail == "used by no run"
+    assert listed["runs"].detail == "2 runs"
 
 
 # --- removal
@@ -260,10 +262,44 @@ def test_a_run_is_removed_with_the_dataset_that_no_other_run_uses(work: Work) ->
     assert (work.datasets / ("b" * 16)).exists()
     done = list(remove(work, [shares, alone], with_data=True, is_dry=False, environment={}))
     assert [line.replace("would remove", "removed") for line in dry] == done
-    assert done[2:] == [f"kept dataset {'a' * 16}: stays uses it", f"removed dataset {'b' * 16}: 5.0 kB"]
+    assert done[2:] == [f"kept dataset {'a' * 16}: run stays may use it", f"removed dataset {'b' * 16}: 5.0 kB"]
     assert [path.name for path in work.runs.iterdir()] == ["stays"]
     assert [path.name for path in work.datasets.iterdir()] == ["a" * 16]
     assert not list(work.bin.iterdir())
+
+
+def test_a_dataset_that_an_unreadable_run_or_one_under_way_may_use_is_kept(work: Work) -> None:
+    one, two = make_run(work, "one", dataset="a" * 16), make_run(work, "two", dataset="b" * 16)
+    damaged = make_run(work, "damaged", dataset="c" * 16)
+    damaged.record_file("prepare").write_text("{")
+    done = list(remove(work, [one], with_data=True, is_dry=False, environment={}))
+    assert done[1] == f"kept dataset {'a' * 16}: run damaged may use it"
+    damaged.record_file("prepare").unlink()
+    with RunLock(damaged):  # it is about to use some dataset
+        done = list(remove(work, [two], with_data=True, is_dry=False, environment={}))
+    assert done[1] == f"kept dataset {'b' * 16}: run damaged may use it"
+
+
+def test_a_copied_run_does_not_remove_the_dataset_of_the_original(work: Work, tmp_path: Path) -> None:
+    make_run(work, "r")
+    shutil.copytree(work.path, tmp_path / "copy")
+    copy = Work(tmp_path / "copy")
+    done = list(remove(copy, [RunDir(copy.runs / "r")], with_data=True, is_dry=False, environment={}))
+    assert len(done) == 1
+    assert list(work.datasets.iterdir())
+
+
+def test_a_removal_that_takes_long_is_not_stopped_by_its_own_lock(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.lease._REFRESH_SECONDS", 0.05)
+    delete = shutil.rmtree
+
+    def slowly(*arguments: Any, **options: Any) -> None:
+        time.sleep(0.3)  # six refreshes
+        delete(*arguments, **options)
+
+    monkeypatch.setattr("shutil.rmtree", slowly)
+    run = make_run(work, "r")
+    assert len(list(remove(work, [run], with_data=True, is_dry=False, environment={}))) == 2
 
 
 def test_without_the_option_the_dataset_stays(work: Work) -> None:
@@ -273,7 +309,11 @@ def test_without_the_option_the_dataset_stays(work: Work) -> None:
 
 
 def test_a_run_in_use_is_not_removed_and_neither_are_the_others(work: Work) -> None:
-    idle, busy = make_run(work, "idle"), make_run(work, "busy")
+    idle, busy, torn = make_run(work, "idle"), make_run(work, "busy"), make_run(work, "torn")
+    (torn.path / "lock.json").write_text("{")
+    with pytest.raises(InputError, match="names no process"):
+        list(remove(work, [idle, torn], with_data=False, is_dry=False, environment={}))
+    assert idle.path.exists()
     with RunLock(busy), pytest.raises(InputError, match="run busy: a process is working on it"):
         list(remove(work, [idle, busy], with_data=False, is_dry=False, environment={}))
     assert idle.path.exists()
@@ -315,4 +355,8 @@ def test_the_command_lists_filters_and_refuses_in_one_line(work: Work, idxtrain:
         assert words in refused.stderr
     misplaced = idxtrain("runs", "--work", work.path, "show", "r2")
     assert misplaced.returncode == 2
-    assert "idxtrain: --work: stands before show, expected its options behind it" in misplaced.stderr
+    assert "idxtrain: --work: found before show, expected only for the list of runs; fix: put it after show" in (
+        misplaced.stderr
+    )
+    nowhere = idxtrain("runs", "--work", work.path / "none")
+    assert (nowhere.returncode, nowhere.stderr.count("found no such folder")) == (2, 1)

@@ -19,7 +19,7 @@ SUGGESTED = {
     "run --seeds 3": "did you mean --seed?",
     "models list --nme x": "did you mean --name? fix: see `idxtrain models list --help`",
     "datasets --epochs 5": "--epochs: found no such option; fix: see `idxtrain datasets --help`",
-    "rn": "no such command 'rn'. Did you mean 'run', 'runs'?; fix: see `idxtrain --help`",
+    "rn": "no such command 'rn'. Did you mean 'run', 'runs'? fix: see `idxtrain --help`",
     "convert a": "missing argument 'target'; fix: see `idxtrain convert --help`",
     "run --recipe fsat": "--recipe fsat: found no such recipe; did you mean fast? expected one of best, cifar, ",
     "run --recipe xyz": "--recipe xyz: found no such recipe; expected one of best, cifar, ",

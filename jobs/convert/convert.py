@@ -226,7 +226,7 @@ def _list_beside(target: Path, bad: Sequence[Bad]) -> Path:
 
 
 def _remove_list_of_failed(path: Path) -> None:
-    """Remove the list of a conversion that failed before this one, if it is one: the files in it are usable now."""
+    """Remove the list of a conversion that failed before this one, if it is one: it is out of date."""
     from jobs.convert.archives import is_list_of_bad
 
     if is_list_of_bad(path):

@@ -60,11 +60,9 @@ def _require_no_options(context: typer.Context) -> None:
 
     given = [name for name in context.params if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
     if given:
-        command = context.invoked_subcommand
-        raise InputError(
-            f"--{given[0].replace('_', '-')}: stands before {command}, expected its options behind it; "
-            f"fix: idxtrain runs {command} …"
-        )
+        option, command = f"--{given[0].replace('_', '-')}", context.invoked_subcommand
+        fix = f"put it after {command}" if option == "--work" else "leave it out"
+        raise InputError(f"{option}: found before {command}, expected only for the list of runs; fix: {fix}")
 
 
 @app.command("show")
@@ -104,7 +102,7 @@ def remove_runs(
 ) -> None:
     """Remove runs.
 
-    Runs in use, and those that a registered model needs, are refused.
+    Runs in use, those whose Slurm jobs wait, and those that a registered model needs are refused.
     """
     from pipelines.history.removal import remove
 
@@ -123,9 +121,13 @@ def measure_runs(work: WorkFolder = WORK) -> None:
 
 
 def _work(work: Path) -> "Work":
+    from jobs.errors import InputError
     from pipelines import request
 
-    return request.work_dir(request.Options(work=work))
+    folder = request.work_dir(request.Options(work=work))
+    if not folder.path.is_dir():
+        raise InputError(f"--work {folder.path}: found no such folder, expected a work folder; fix: give its path")
+    return folder
 
 
 def _run(work: Path, run_id: str) -> "RunDir":

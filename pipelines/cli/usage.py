@@ -21,26 +21,29 @@ class Program(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the options of the program itself."""
         ctx.meta[_WORDS] = tuple(args)
-        with _in_one_line():
+        with _in_one_line("idxtrain"):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command, whose options are parsed first."""
-        with _in_one_line():
+        command = next((word for word in ctx.meta[_WORDS] if word in self.commands), "")
+        with _in_one_line(f"idxtrain {command}".strip()):
             return super().invoke(ctx)
 
 
 @contextmanager
-def _in_one_line() -> Iterator[None]:
+def _in_one_line(program: str) -> Iterator[None]:
+    """Turn usage errors into one line. `program`: whose help to name where the error does not tell."""
     try:
         yield
     except NoArgsIsHelpError:  # shows the help
         raise
     except NoSuchOption as error:
-        _exit(_no_such_option(error))
+        _exit(_no_such_option(error, program))
     except UsageError as error:
         message = error.format_message().rstrip(".")
-        _exit(f"{message[:1].lower()}{message[1:]}; fix: see `{_help_of(error)}`")
+        end = "" if message.endswith("?") else ";"
+        _exit(f"{message[:1].lower()}{message[1:]}{end} fix: see `{_help_of(error, program)}`")
 
 
 def _exit(message: str) -> Never:
@@ -48,18 +51,18 @@ def _exit(message: str) -> Never:
     sys.exit(InputError.exit_code)
 
 
-def _help_of(error: UsageError) -> str:
-    return f"{error.ctx.command_path if error.ctx else 'idxtrain'} --help"
+def _help_of(error: UsageError, program: str) -> str:
+    return f"{error.ctx.command_path if error.ctx else program} --help"
 
 
-def _no_such_option(error: NoSuchOption) -> str:
+def _no_such_option(error: NoSuchOption, program: str) -> str:
     options = [name for each in error.ctx.command.params for name in each.opts] if error.ctx else []
     words = error.ctx.meta.get(_WORDS, ()) if error.ctx else ()
     near = _nearest(error.option_name, [each for each in options if each.startswith("--")])
     if near and not near.startswith("--"):
         near = f"--set {shlex.quote(f'{near}={_value(error.option_name, words)}')}"
     hint = f"did you mean {near}? " if near else ""
-    return f"{error.option_name}: found no such option; {hint}fix: see `{_help_of(error)}`"
+    return f"{error.option_name}: found no such option; {hint}fix: see `{_help_of(error, program)}`"
 
 
 def _nearest(option: str, options: Sequence[str]) -> str | None:

@@ -9,6 +9,7 @@ from jobs.records import FetchOutputs
 from jobs.run_dir import RunDir
 from jobs.stage import read_outputs
 from jobs.text_table import text_table
+from jobs.words import counted
 from pipelines.config import flat
 from pipelines.gate.exact_tests import binomial_cdf
 
@@ -21,7 +22,8 @@ def lines(one: RunDir, other: RunDir) -> Iterator[str]:
     measured = [read_metrics(run) if run.metrics_file.exists() else None for run in (one, other)]
     if measured[0] is None or measured[1] is None:
         untested = ", ".join(run.run_id for run, metrics in zip((one, other), measured, strict=True) if not metrics)
-        yield f"\nnot evaluated: {untested}; fix: `idxtrain evaluate --run-id RUN`"
+        yield ""
+        yield f"not evaluated: {untested}; fix: `idxtrain evaluate --run-id RUN`"
         return
     yield ""
     yield from text_table(("result", one.run_id, other.run_id), _results(measured[0], measured[1]), right=(1, 2))
@@ -91,10 +93,10 @@ def verdict(one: str, other: str, only_one: int, only_other: int) -> str:
     `pipelines.gate.exact_tests`.
     """
     p = min(1.0, 2 * binomial_cdf(min(only_one, only_other), only_one + only_other, 0.5))
-    counts = f"only {one} is right on {only_one:,} images, only {other} on {only_other:,}"
+    counts = f"classified correctly by {one} alone: {counted(only_one, 'image')}, by {other} alone: {only_other:,}"
     if p > _ALPHA:
-        return f"{counts}: the difference may be chance (p = {p:.2g}, McNemar's exact test)"
-    return f"{counts}: {one if only_one > only_other else other} is better (p = {p:.2g}, McNemar's exact test)"
+        return f"{counts}; the difference may be chance (p = {p:.2g}, McNemar's exact test)"
+    return f"{counts}; {one if only_one > only_other else other} is better (p = {p:.2g}, McNemar's exact test)"
 
 
 def _correct(run: RunDir) -> dict[int, bool]:

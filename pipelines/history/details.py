@@ -14,7 +14,7 @@ from jobs.words import counted
 from pipelines.config import compose, flat
 from pipelines.history.listing import state_text
 from pipelines.history.sizes import size_of, size_text
-from pipelines.history.summary import summary_of
+from pipelines.history.summary import summary_of, with_queue
 
 
 def lines(run: RunDir) -> Iterator[str]:
@@ -22,6 +22,7 @@ def lines(run: RunDir) -> Iterator[str]:
     summary = summary_of(run)
     if summary is None:
         raise InputError(f"{run.config_file}: found no such file, expected that of a run")
+    (summary,) = with_queue([summary])
     yield f"run {run.run_id}: {state_text(summary)}"
     yield f"made {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(summary.made))}"
     config = run.read_config()
@@ -29,7 +30,7 @@ def lines(run: RunDir) -> Iterator[str]:
     changed = list(_own_options(config))
     if changed:
         yield ""
-        yield from text_table(("option", "recipe", "run"), changed)
+        yield from text_table(("option", f"recipe {config.get('recipe')}", "run"), changed)
     if run.metrics_file.exists():
         yield ""
         yield from _result(read_metrics(run))
@@ -50,15 +51,14 @@ def _own_options(config: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 def _result(metrics: Metrics) -> Iterator[str]:
     test, validation, train = metrics.test, metrics.validation, metrics.train
-    yield f"test accuracy {test.accuracy:.4f} ({counted(test.errors, 'error')} in {test.count:,}), 95 % interval " + (
-        f"{test.ci95[0]:.4f} to {test.ci95[1]:.4f}"
-    )
+    errors, interval = counted(test.errors, "error"), f"{test.ci95[0]:.4f} to {test.ci95[1]:.4f}"
+    yield f"test accuracy {test.accuracy:.4f} ({errors} in {test.count:,}), 95 % interval {interval}"
     if validation.accuracy is not None and validation.errors is not None:
-        errors = counted(validation.errors, "error")
-        yield f"validation accuracy {validation.accuracy:.4f} ({errors} in {validation.count:,})"
+        wrong = counted(validation.errors, "error")
+        yield f"validation accuracy {validation.accuracy:.4f} ({wrong} in {validation.count:,})"
     speed = f", {train.images_per_second:,.0f} images/s" if train.images_per_second else ""
-    ranks = f"{metrics.world_size} rank{'s' * (metrics.world_size > 1)}"
-    yield f"{train.steps:,} updates on {ranks} in {train.precision}{speed}"
+    ranks = counted(metrics.world_size, "rank")
+    yield f"{counted(train.steps, 'update')} on {ranks} in {train.precision}{speed}"
     for caveat in metrics.caveats:
         yield f"caveat: {caveat.text}"
 
@@ -77,7 +77,7 @@ def _files(run: RunDir) -> Iterator[tuple[str, str]]:
         if path.is_dir():
             yield f"{path.name}/", size_text(size_of(path))
         elif not path.name.startswith("."):
-            yield path.name, size_text(path.stat().st_size)
+            yield path.name, size_text(path.lstat().st_size)
     with suppress(InputError):
         dataset = dataset_of(run)
         yield str(dataset), size_text(size_of(dataset)) if dataset.exists() else "removed"

@@ -46,7 +46,7 @@ def filter_of(only: Sequence[str], newer_than: str | None) -> Filter:
     for text in only:
         key, equals, value = text.partition("=")
         if not equals or key not in _KEYS:
-            raise InputError(f"--only {text}: expected KEY=VALUE with one of the keys {', '.join(_KEYS)}")
+            raise InputError(f"--only {text}: found no known key, expected KEY=VALUE, KEY one of {', '.join(_KEYS)}")
         if key == "state" and value not in STATES:
             raise InputError(f"--only {text}: found no such state, expected {', '.join(STATES)}")
         values.setdefault(key, set()).add(value)
@@ -54,7 +54,7 @@ def filter_of(only: Sequence[str], newer_than: str | None) -> Filter:
         return Filter(values)
     match = _AGE.fullmatch(newer_than.strip())
     if match is None:
-        raise InputError(f"--newer-than {newer_than}: expected a number and min, h, d or w, e.g. 7d")
+        raise InputError(f"--newer-than {newer_than}: found no age, expected a number and min, h, d or w, e.g. 7d")
     return Filter(values, float(match[1]) * _SECONDS[match[2]])
 
 
@@ -108,8 +108,8 @@ def state_text(each: Summary) -> str:
 
 def age_text(seconds: float) -> str:
     """Return an age for people, in its largest unit: 40 s, 12 min, 3 h, 5 d."""
-    seconds = max(0.0, seconds)
+    seconds = max(0, int(seconds))
     if seconds < 60:
-        return f"{seconds:.0f} s"
+        return f"{seconds} s"
     unit = "min" if seconds < 3600 else "h" if seconds < 2 * 86400 else "d"
-    return f"{seconds // _SECONDS[unit]:.0f} {unit}"
+    return f"{seconds // _SECONDS[unit]} {unit}"

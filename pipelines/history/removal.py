@@ -4,7 +4,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from jobs.errors import InputError
@@ -13,6 +13,7 @@ from jobs.run_dir import RunDir, Work
 from jobs.stage import dataset_of
 from pipelines import runs
 from pipelines.history.sizes import size_of, size_text
+from pipelines.history.summary import queued_runs
 from pipelines.lock import RunLock
 
 
@@ -23,24 +24,39 @@ def remove(
 
     Raises InputError, before anything is removed, for a run that is in use or that a registered model needs.
     """
-    needed = _needed(work, environment)
+    _require_removable(work, chosen, environment)
+    datasets = dict.fromkeys(dataset for run in chosen if with_data and (dataset := _dataset(work, run)))
+    sizes = [size_of(run.path) for run in chosen]
+    verb = "would remove" if is_dry else "removed"
+    doomed: list[Path] = []
+    if not is_dry:
+        # All locks first. Deleting may take long, and a lock's owner stops when its file is gone: see `jobs.lease`.
+        with ExitStack() as locks:
+            for run in chosen:
+                locks.enter_context(RunLock(run))
+            doomed = [_move_away(work, run.path) for run in chosen]
+    for folder in doomed:
+        shutil.rmtree(folder, ignore_errors=True)
+    for run, size in zip(chosen, sizes, strict=True):
+        yield f"{verb} run {run.run_id}: {size_text(size)}"
+    for dataset in datasets:
+        yield _remove_dataset(work, dataset, chosen, is_dry)
+
+
+def _require_removable(work: Work, chosen: Sequence[RunDir], environment: Mapping[str, str]) -> None:
+    needed, queued = _needed(work, environment), queued_runs(chosen)
     for run in chosen:
         if run.run_id in needed:
             raise InputError(
                 f"run {run.run_id}: is needed by the registered model {needed[run.run_id]}, expected a run that no "
                 "model needs; fix: `idxtrain prune` removes old runs of retraining"
             )
-        if living_owner(run.path / "lock.json") is not None:
+        if run.run_id in queued:
+            raise InputError(
+                f"run {run.run_id}: its Slurm jobs wait, expected none; fix: `idxtrain cancel {run.selector}`"
+            )
+        if living_owner(run.lock_file) is not None:
             raise InputError(f"run {run.run_id}: a process is working on it, expected none; fix: stop it, or wait")
-    datasets = {dataset: None for run in chosen if with_data and (dataset := _dataset(run))}
-    for run in chosen:
-        size = size_of(run.path)
-        if not is_dry:
-            with RunLock(run):  # a process that would resume the run finds it in use, then removed
-                _remove(work, run.path)
-        yield f"{'would remove' if is_dry else 'removed'} run {run.run_id}: {size_text(size)}"
-    for dataset in datasets:
-        yield _remove_dataset(work, dataset, chosen, is_dry)
 
 
 def _needed(work: Work, environment: Mapping[str, str]) -> dict[str, str]:
@@ -60,32 +76,49 @@ def _needed(work: Work, environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _remove_dataset(work: Work, dataset: Path, chosen: Sequence[RunDir], is_dry: bool) -> str:
-    """Remove a dataset unless a run that stays uses it or a process works on it; return what was done."""
-    others = [run for run in runs.all_of(work) if run not in chosen and _dataset(run) == dataset]
-    if others:
-        return f"kept dataset {dataset.name}: {others[0].run_id} uses it"
-    size = size_of(dataset)
-    if not is_dry:
-        try:
-            work.locks.mkdir(mode=0o775, exist_ok=True)
-            with Lease(work.lease_file(f"dataset-{dataset.name}"), f"dataset {dataset.name}"):
-                _remove(work, dataset)
-        except HeldError as error:
-            return f"kept dataset {dataset.name}: {error.why}"
+    """Remove a dataset unless a run that stays may use it or a process works on it; return what was done."""
+    try:
+        work.locks.mkdir(mode=0o775, exist_ok=True)
+        # A process that uses the dataset takes the same lease, and has a run by then.
+        with Lease(work.lease_file(f"dataset-{dataset.name}"), f"dataset {dataset.name}"):
+            user = _user(work, dataset, chosen)
+            if user is not None:
+                return f"kept dataset {dataset.name}: run {user} may use it"
+            size = size_of(dataset, only_own=True)
+            doomed = None if is_dry else _move_away(work, dataset)
+    except HeldError as error:
+        return f"kept dataset {dataset.name}: {error.why}"
+    if doomed is not None:
+        shutil.rmtree(doomed, ignore_errors=True)
     return f"{'would remove' if is_dry else 'removed'} dataset {dataset.name}: {size_text(size)}"
 
 
-def _dataset(run: RunDir) -> Path | None:
-    """Return the dataset that a run was prepared with, or None if it has none, or it is gone."""
-    with suppress(InputError, OSError):
-        dataset = dataset_of(run)
-        return dataset if dataset.exists() else None
+def _user(work: Work, dataset: Path, chosen: Sequence[RunDir]) -> str | None:
+    """Return the ID of a run that stays and uses a dataset, or may: it is unreadable, or under way."""
+    for run in runs.all_of(work):
+        if run in chosen:
+            continue
+        try:
+            if run.record_file("prepare").exists():
+                uses = dataset_of(run).name == dataset.name
+            else:
+                uses = living_owner(run.lock_file) is not None
+        except (InputError, OSError):
+            uses = True
+        if uses:
+            return run.run_id
     return None
 
 
-def _remove(work: Work, folder: Path) -> None:
-    """Move a folder to the bin in one step, so that after a kill it is whole or gone, then delete it."""
+def _dataset(work: Work, run: RunDir) -> Path | None:
+    """Return the dataset that a run was prepared with if it is in this work folder: a copied run names the original."""
+    with suppress(InputError, OSError):
+        dataset = dataset_of(run)
+        return dataset if dataset.parent == work.datasets and dataset.exists() else None
+    return None
+
+
+def _move_away(work: Work, folder: Path) -> Path:
+    """Move a folder to the bin in one step, so that after a kill it is whole or gone; return its place there."""
     work.bin.mkdir(mode=0o700, exist_ok=True)
-    doomed = work.bin / f"{secrets.token_hex(4)}-{folder.name}"
-    folder.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    return folder.rename(work.bin / f"{secrets.token_hex(4)}-{folder.name}")

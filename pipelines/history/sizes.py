@@ -9,6 +9,7 @@ from jobs.errors import InputError
 from jobs.run_dir import RunDir, Work
 from jobs.stage import dataset_of
 from jobs.text_table import text_table
+from jobs.words import counted
 from pipelines import runs
 
 _UNITS = ("kB", "MB", "GB", "TB")
@@ -16,11 +17,11 @@ _UNITS = ("kB", "MB", "GB", "TB")
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part of a work folder. `size`: in bytes. `note`: for people, such as which runs use it."""
+    """A part of a work folder. `size`: in bytes. `detail`: for people, such as how many runs use it."""
 
     name: str
     size: int
-    note: str = ""
+    detail: str = ""
 
 
 def parts(work: Work) -> list[Part]:
@@ -30,30 +31,33 @@ def parts(work: Work) -> list[Part]:
     """
     all_runs = runs.all_of(work)
     users = _users(all_runs)
-    counted: set[tuple[int, int]] = set()
-    listed = [Part(name="runs", size=size_of(work.runs, counted), note=_counted(len(all_runs), "run"))]
-    for folder in sorted(work.datasets.iterdir()) if work.datasets.exists() else []:
-        note = f"used by {_counted(users[folder], 'run')}" if folder in users else "used by no run"
-        listed.append(Part(name=f"datasets/{folder.name}", size=size_of(folder, counted), note=note))
+    seen: set[tuple[int, int]] = set()
+    listed = [Part(name="runs", size=size_of(work.runs, seen), detail=counted(len(all_runs), "run"))]
+    with runs.reading(work):
+        datasets = sorted(work.datasets.iterdir()) if work.datasets.exists() else []
+    for folder in datasets:
+        detail = f"used by {counted(users[folder], 'run')}" if folder in users else "used by no run"
+        listed.append(Part(name=f"datasets/{folder.name}", size=size_of(folder, seen), detail=detail))
     for folder in (work.segments, work.archives, work.registry, work.retrains, work.sweeps, work.bin):
-        listed.append(Part(name=folder.name, size=size_of(folder, counted)))
+        listed.append(Part(name=folder.name, size=size_of(folder, seen)))
     return [part for part in listed if part.size]
 
 
 def lines(listed: Sequence[Part]) -> list[str]:
     """Return the parts as a table with their total."""
-    rows = [(part.name, size_text(part.size), part.note) for part in listed]
+    rows = [(part.name, size_text(part.size), part.detail) for part in listed]
     return text_table(
         ("folder", "size", ""), [*rows, ("total", size_text(sum(p.size for p in listed)), "")], right=(1,)
     )
 
 
-def size_of(folder: Path, counted: set[tuple[int, int]] | None = None) -> int:
+def size_of(folder: Path, seen: set[tuple[int, int]] | None = None, *, only_own: bool = False) -> int:
     """Return the bytes of all files below a folder; 0 if there is none or it cannot be read.
 
-    `counted`: device and inode of the files that were counted before and are not again; new ones are added.
+    `seen`: device and inode of files with several names that were counted before; new ones are added.
+    `only_own`: leave out files that have another name elsewhere, which do not free space when the folder is removed.
     """
-    counted = set() if counted is None else counted
+    seen = set() if seen is None else seen
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -62,9 +66,9 @@ def size_of(folder: Path, counted: set[tuple[int, int]] | None = None) -> int:
             except OSError:  # removed in the meantime
                 continue
             if status.st_nlink > 1:
-                if (status.st_dev, status.st_ino) in counted:
+                if only_own or (status.st_dev, status.st_ino) in seen:
                     continue
-                counted.add((status.st_dev, status.st_ino))
+                seen.add((status.st_dev, status.st_ino))
             total += status.st_size
     return total
 
@@ -91,7 +95,3 @@ def _users(all_runs: Sequence[RunDir]) -> dict[Path, int]:
             continue
         users[dataset] = users.get(dataset, 0) + 1
     return users
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"

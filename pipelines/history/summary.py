@@ -19,7 +19,7 @@ from pipelines import runs
 from pipelines.slurm.jobs import SlurmJobs
 
 # finished: evaluated. trained: not evaluated, such as most runs of a sweep. running: a process works on it. queued: its
-# Slurm jobs wait. stopped: it can be resumed. unreadable: its config is damaged, or another user's.
+# Slurm jobs wait. stopped: it can be resumed. unreadable: its config is damaged.
 State = Literal["finished", "trained", "running", "queued", "stopped", "unreadable"]
 STATES: tuple[State, ...] = ("finished", "trained", "running", "queued", "stopped", "unreadable")
 
@@ -46,11 +46,19 @@ class Summary:
 
 
 def summaries(work: Work) -> list[Summary]:
-    """Return all runs of a work folder, the newest first; raise InputError where the folder cannot be read."""
-    found = [summary for run in runs.all_of(work) if (summary := summary_of(run)) is not None]
-    queued = _queued([each.run for each in found if each.state == "stopped"])
-    found = [replace(each, state="queued") if each.run.run_id in queued else each for each in found]
+    """Return all runs of a work folder, the newest first; raise InputError where the folder cannot be read.
+
+    Other users' private runs are left out.
+    """
+    found = with_queue([each for run in runs.all_of(work) if (each := summary_of(run)) is not None])
     return sorted(found, key=lambda each: (-each.made, each.run.run_id))
+
+
+def with_queue(summaries: Sequence[Summary]) -> list[Summary]:
+    """Return runs with the state "queued" where a run would otherwise only wait for someone to resume it."""
+    waiting = [each for each in summaries if each.state in ("stopped", "trained")]
+    queued = queued_runs([each.run for each in waiting])
+    return [replace(each, state="queued") if each.run.run_id in queued else each for each in summaries]
 
 
 def summary_of(run: RunDir) -> Summary | None:
@@ -80,7 +88,7 @@ def summary_of(run: RunDir) -> Summary | None:
 
 
 def _state(run: RunDir, stage: str) -> State:
-    if living_owner(run.path / "lock.json") is not None:
+    if living_owner(run.lock_file) is not None:
         return "running"
     if not stage:
         return "finished"
@@ -107,17 +115,18 @@ def _validation(run: RunDir, stage: str, metrics: Mapping[str, Any]) -> float | 
     return None
 
 
-def _queued(stopped: Sequence[RunDir]) -> frozenset[str]:
+def queued_runs(chosen: Sequence[RunDir]) -> frozenset[str]:
     """Return the IDs of the runs whose Slurm jobs are not over. Slurm is asked once, and only for submitted runs."""
-    submitted = [jobs for run in stopped if (jobs := SlurmJobs(run)).jobs_file.exists()]
-    if not submitted:
+    run_of: dict[str, str] = {}
+    for run in chosen:
+        with suppress(InputError, OSError):  # not submitted, or its jobs are unknown
+            run_of |= dict.fromkeys(SlurmJobs(run).jobs().values(), run.run_id)
+    if not run_of:
         return frozenset()
     try:
-        ids = {job: each.run.run_id for each in submitted for job in each.jobs().values()}
-        active = [job.job for job in queue.find((), ids) if not job.over]
+        return frozenset(run_of[job.job] for job in queue.find((), run_of) if not job.over)
     except (IdxtrainError, OSError):  # no Slurm here
         return frozenset()
-    return frozenset(ids[job] for job in active if job in ids)
 
 
 def _object(run: RunDir, name: str) -> dict[str, Any]:
