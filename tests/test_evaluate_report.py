@@ -15,14 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from jobs import png
+from jobs import png, segments
 from jobs.dataset import Duplicates
 from jobs.evaluate import curve, report
 from jobs.evaluate.metrics import summarize
 from jobs.evaluate.predict import Predictions
 from jobs.files import write_json
 from jobs.metrics import Metrics
+from jobs.places import Places
 from jobs.run_dir import RunDir
+from jobs.segments import SegmentInfo
 from tests.support.prepared import bare_manifest
 
 HOSTILE = "<script>alert(1)</script>&\"'"
@@ -180,6 +182,29 @@ def test_the_report_escapes_every_text(run: RunDir) -> None:
     assert page.text.count(HOSTILE) == 4  # the title, the heading, the model, a version
     assert "No training curve was recorded." in page.text
     assert "every test image was predicted correctly" in page.text
+
+
+def test_an_error_has_the_pair_the_row_and_the_picture_that_it_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = SegmentInfo(tag="monday", segment_id="7" * 16, rows=20, label_counts=(), mean=0, std=0)
+    monkeypatch.setattr(segments, "read_segments", lambda _: [info])
+    manifest = bare_manifest((1, 1, 1), 2).model_copy(update={"options": {"test_from": "each training archive"}})
+    predictions = Predictions(
+        images=np.zeros((1, 1, 1, 1), np.float32),
+        labels=np.array([1], np.int32),
+        indices=np.array([segments.first_index(info.segment_id) + 17]),
+        probabilities=np.array([[0.9, 0.1]], np.float32),
+    )
+
+    def place(places: Places | None) -> str:
+        (mistake,) = report.most_confident_mistakes(predictions, ["cat", "dog"], 1, places)
+        return mistake.place
+
+    places = Places(tmp_path, manifest)
+    assert (place(None), place(places)) == ("test 17", "train monday 17")
+    monkeypatch.setattr(places.pictures, "of", lambda *_: "dog/x.png")
+    assert place(places) == "train monday 17 · dog/x.png"
 
 
 def test_the_report_of_many_classes_lists_confusions_and_bounds_the_gallery(run: RunDir) -> None:
