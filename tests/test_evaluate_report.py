@@ -151,8 +151,8 @@ def test_the_report_shows_what_was_measured(run: RunDir) -> None:
     assert page.cells[matrix : matrix + 9] == ["1", "1", "·", "·", "2", "·", "·", "1", "1"]
     assert page.tags.count("circle") == 2 * 40 + 1  # training loss and accuracy, one validation accuracy
     assert [image["alt"] for image in page.images] == [
-        "test image 104 of class 2, predicted as 1",
-        "test image 101 of class 0, predicted as 1",
+        "test 104 of class 2, predicted as 1",
+        "test 101 of class 0, predicted as 1",
     ]
     assert (decode_png(page.images[0]["src"]) == np.round(images[4] * 255)).all()
     assert run.report_file.stat().st_mode & 0o777 == 0o600
@@ -166,8 +166,8 @@ def test_the_report_shows_labels_names_caveats_and_unseen_classes(run: RunDir) -
     matrix = page.cells.index("1", page.cells.index("1,211.0"))
     assert page.cells[matrix : matrix + 6] == ["1", "1", "·", "2", "1", "1"]  # the last row is an unseen class
     assert [image["alt"] for image in page.images][:2] == [
-        "test image 105 of class Zebra, predicted as T-shirt/top",
-        f"test image 104 of class Zebra, predicted as {HOSTILE}",
+        "test 105 of class Zebra, predicted as T-shirt/top",
+        f"test 104 of class Zebra, predicted as {HOSTILE}",
     ]
     assert "The model does not know the classes of the last row." in page.text
     assert "Each of their 2 test images counts as an error. Without them the accuracy is 75.00 %." in page.text

@@ -252,7 +252,7 @@ def test_a_test_split_that_leaves_too_few_groups_is_refused_with_its_option(
     tmp_path: Path, sorted_by_class: Archives
 ) -> None:
     (tmp_path / "groups.csv").write_text("a\n" * 50 + "b\n" * 40 + "c\n" * 30)
-    options = {"validation_from": "group", "groups": str(tmp_path / "groups.csv")}
+    options: dict[str, Any] = {"validation_from": "group", "groups": str(tmp_path / "groups.csv")}
     training = {role: archive for role, archive in sorted_by_class.items() if role.startswith("train")}
     message = (
         r"^prepare\.groups: found 1 group outside the test split, expected at least 2 for a training and a validation "
