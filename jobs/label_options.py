@@ -20,7 +20,7 @@ class LabelOptions:
     unseen: UnseenClasses = "refuse"
 
 
-NOTHING_SAID = LabelOptions()
+NO_LABEL_OPTIONS = LabelOptions()
 
 
 def label_options(run: "RunDir") -> LabelOptions:

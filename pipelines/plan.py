@@ -10,7 +10,7 @@ from jobs.dataset import SPLITS, Split
 from jobs.errors import InputError
 from jobs.prepare.exclusions import read_exclusions
 from jobs.prepare.inputs import check_options
-from jobs.prepare.plan import DatasetPlan, plan_dataset
+from jobs.prepare.plan import DatasetPlan, plan_dataset, require_test_rows
 from jobs.run_dir import Work
 from jobs.text_table import text_table
 from jobs.train.config import TrainConfig
@@ -39,13 +39,15 @@ class RankPlan:
 class TrainingPlan:
     """The numbers of a training. `pairs`: training pairs; `shards`: the rows of each split's shards, in order.
 
-    `labels`: None if only prepare will read them. `is_exact`: false where labels or groups decide the sizes later.
-    `batch_size`, `last_batch`: rows of each global batch, and of the last one of an epoch; `images`: training images
-    seen in all `steps`. `config`: of the training, from which these numbers follow.
+    `labels`: None if only prepare will read them; `excludes`: whether it will leave some out of training. `is_exact`:
+    false where labels or groups decide the sizes later. `batch_size`, `last_batch`: rows of each global batch, and of
+    the last one of an epoch; `images`: training images seen in all `steps`. `config`: of the training, from which these
+    numbers follow.
     """
 
     pairs: int
     labels: "ArchiveLabels | None"
+    excludes: bool
     shards: Mapping[Split, tuple[int, ...]]
     is_exact: bool
     row_shape: tuple[int, ...]
@@ -67,9 +69,10 @@ def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
         test_rows -= sizes.labels.lacking.total
         prepare = prepare.model_copy(update={"unseen_classes": "count"})  # of the rows that stay
     pairs = [
-        plan_dataset(prepare, rows, test_rows, sizes.row_shape, len(exclusions.of(tag, rows)))
+        plan_dataset(prepare, rows, test_rows, sizes.row_shape, len(exclusions.of(tag, rows)), sizes.names[tag])
         for tag, rows in sizes.train.items()
     ]
+    require_test_rows(sum(pair.rows["test"] for pair in pairs))
     shards, train = _shards(pairs, has_test_pair=sizes.test is not None), config.train
     check_config(train, ranks)
     check_rows(train, sum(shards["train"]), sum(shards["validation"]), ranks)
@@ -78,6 +81,7 @@ def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
     return TrainingPlan(
         pairs=len(pairs),
         labels=sizes.labels,
+        excludes=bool(prepare.exclude),
         shards=shards,
         is_exact=all(pair.is_exact for pair in pairs),
         row_shape=sizes.row_shape,
@@ -121,10 +125,12 @@ def _rank(order: RowOrder, validation_rows: int, rank: int, ranks: int) -> RankP
 class ArchiveSizes:
     """The rows of each training pair by its tag, in order, of the test pair, if there is one, and an image's shape.
 
-    `labels`: in all archives; None if only prepare will read them.
+    `names`: what messages call the training archives, by tag. `labels`: in all archives; None if only prepare will read
+    them.
     """
 
     train: Mapping[str, int]
+    names: Mapping[str, str]
     test: int | None
     row_shape: tuple[int, ...]
     labels: "ArchiveLabels | None"
@@ -147,9 +153,13 @@ def _archive_sizes(config: Config, work: Work) -> ArchiveSizes:
     check_options(config.prepare, shapes)
     training = sorted(key for key in shapes if role_of_key(key) == "train_images")
     test = shapes.get("test_images")
-    rows = {key.partition(segments.MARK)[2]: shapes[key][0] for key in training}
+    tags = {key.partition(segments.MARK)[2]: key for key in training}
     return ArchiveSizes(
-        train=rows, test=test[0] if test else None, row_shape=shapes[training[0]][1:], labels=checked.labels
+        train={tag: shapes[key][0] for tag, key in tags.items()},
+        names={tag: paths[key].name if segments.MARK in key else "the training archive" for tag, key in tags.items()},
+        test=test[0] if test else None,
+        row_shape=shapes[training[0]][1:],
+        labels=checked.labels,
     )
 
 
@@ -165,7 +175,8 @@ def lines(plan: TrainingPlan) -> list[str]:
     """Return the plan as lines of text."""
     text = [f"images      {' × '.join(map(str, plan.row_shape))}"]
     text += [f"pairs       {plan.pairs} training pairs"] if plan.pairs > 1 else []
-    text.append(f"classes     {_classes(plan.labels)}")
+    at_most = "at most " if plan.labels and plan.excludes else ""
+    text.append(f"classes     {at_most}{_classes(plan.labels)}")
     for split in SPLITS:
         rows = plan.shards[split]
         each = f" of {_range(rows)}" if rows else ""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from jobs import archive_labels
-from jobs.archive_labels import column_in, is_one_hot
+from jobs.archive_labels import column_in
 from jobs.description import Description
 from jobs.errors import InputError
 from jobs.fetch.config import FetchConfig
@@ -52,11 +52,43 @@ def test_exactly_the_archives_of_one_one_per_row_are_one_hot(
     if data.draw(st.booleans()):
         rows = [[int(column == row[0] % columns) for column in range(columns)] for row in rows]
     idx.write(path, np.array(rows, np.int8).reshape(-1, columns))
-    expected = columns > 1 and bool(rows) and all(sorted(row) == [0] * (columns - 1) + [1] for row in rows)
-    header = idx.read_header(path)
-    assert is_one_hot(path, header) is expected
-    assert column_in({"train_labels": path}, {"train_labels": header}, None) == (ONE_HOT if expected else 0)
-    assert column_in({"train_labels": path}, {"train_labels": header}, 0) == 0
+    hot = [columns > 1 and sorted(row) == [0] * (columns - 1) + [1] for row in rows]
+    paths, headers = {"train_labels": path}, {"train_labels": idx.read_header(path)}
+    assert column_in(paths, headers, 0) == 0
+    if columns > 2 and {number for row in rows for number in row} <= {0, 1} and len(hot) / 2 < sum(hot) < len(hot):
+        with pytest.raises(InputError, match=rf"found row {hot.index(False)} \(from 0\) not one-hot"):
+            column_in(paths, headers, None)
+    else:
+        assert column_in(paths, headers, None) == (ONE_HOT if hot and all(hot) else 0)
+
+
+@pytest.mark.parametrize(
+    ("at", "where", "like"),
+    [("train", "train", "t10k-labels"), ("test", "t10k", "train-labels"), ("both", "train", "most rows")],
+)
+def test_a_row_that_is_not_one_hot_among_rows_that_are_is_refused_unless_a_column_is_named(
+    tmp_path: Path, at: str, where: str, like: str
+) -> None:
+    train, test = HOT[LABELS], HOT[LABELS[:6]]
+    for labels, name in ((train, "train"), (test, "test")):
+        labels[4] *= at not in (name, "both")
+    folder = put(tmp_path / "data", train, test)
+    message = rf"/{where}-labels\S* found row 4 \(from 0\) not one-hot, expected one 1 and zeros as in {like}"
+    with pytest.raises(InputError, match=message):
+        fetched(folder)
+    for command in ("plan", "inspect"):
+        done = invoke(command, folder) if command == "plan" else CliRunner().invoke(app.app, ["inspect", str(folder)])
+        assert "found row 4 (from 0) not one-hot" in done.output
+    assert fetched(folder, LabelOptions(column=1)).description == Description()  # the option is the config's
+
+
+def test_labels_of_several_columns_of_other_numbers_or_mostly_of_several_ones_are_not_taken_for_one_hot(
+    tmp_path: Path,
+) -> None:
+    attributes = np.array([[0, 1, 1], [1, 0, 0], [1, 1, 0], [0, 0, 1]] * 5, np.uint8)
+    assert fetched(put(tmp_path / "attributes", attributes)).description == Description()
+    writers = np.stack([LABELS, np.arange(len(LABELS), dtype=np.uint8), LABELS], axis=1)
+    assert fetched(put(tmp_path / "writers", writers)).description == Description()
 
 
 def test_one_hot_labels_are_read_as_classes_unless_a_column_is_named(
@@ -129,9 +161,16 @@ def test_plan_shows_the_classes_and_the_test_rows_that_are_left(tmp_path: Path) 
     assert "test        5 rows in 1 shard of 5 rows\n" in counting
 
 
+def test_plan_shows_at_most_how_many_classes_rows_that_are_left_out_leave(tmp_path: Path) -> None:
+    folder = put(tmp_path / "data", LABELS, LABELS[:6])
+    (tmp_path / "list.csv").write_text("role,row\ntrain,0\n")
+    done = invoke("plan", folder, "--set", f"prepare.exclude={tmp_path / 'list.csv'}")
+    assert "classes     at most 3\n" in done.stdout
+
+
 def test_many_labels_are_left_to_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = put(tmp_path / "data", LABELS, np.array([9], np.uint8))
-    monkeypatch.setattr(archive_labels, "QUICK_BYTES", len(LABELS))
+    monkeypatch.setattr(archive_labels, "SMALL_BYTES", len(LABELS))
     done = invoke("plan", folder)
     assert "classes     prepare counts them, and checks those of the test images\n" in done.stdout
 

@@ -107,6 +107,7 @@ def test_class_folders_that_are_integers_are_the_labels(tmp_path: Path) -> None:
         (tmp_path / "source" / name / "a.png").write_bytes(png_file(random_pixels(0, 3, 3, 1)))
     folder = convert(tmp_path / "source", tmp_path / "idx")
     assert sorted(path.name for path in folder.iterdir()) == [
+        "SHA256SUMS",
         "sources.csv",
         "train-images-idx3-ubyte.gz",
         "train-labels-idx1-int.gz",

@@ -69,3 +69,16 @@ def test_other_formats_are_refused_with_the_command_that_converts_them(
     assert (code, out, error.count("\n")) == (2, "", 1)
     assert error.endswith(f"; fix: `idxtrain convert {given} {target}`, then give {target} instead\n")
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("given", [".", ".."])
+def test_a_folder_of_pictures_that_is_named_by_dots_is_refused_with_a_command_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    folder = put_pictures(tmp_path / "photos", 3)
+    monkeypatch.chdir(folder if given == "." else folder / "train")
+    code, _, error = invoke("inspect", given)
+    assert (code, error.count("\n")) == (2, 1)
+    command = shlex.split(error.split("`")[1])
+    assert command[1:] == ["convert", "." if given == "." else str(folder), str(tmp_path / "photos-idx")]
+    assert invoke(*command[1:])[0] == 0

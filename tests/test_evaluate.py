@@ -207,7 +207,7 @@ def test_the_stage_reports_exactly_the_models_predictions(run: RunDir) -> None:
     assert "idxtrain run &lt;script&gt;alert(1)&amp;[bold]" in page
     assert "<script" not in page
     assert "46.77 % to 91.11 %" in page
-    assert re.findall(r"test image (\d+) of class (\d), predicted as (\d)", page) == [  # most confident first
+    assert re.findall(r"test (\d+) of class (\d), predicted as (\d)", page) == [  # most confident first
         ("11", "2", "1"), ("10", "2", "0"), ("3", "0", "1"),
     ]  # fmt: skip
 

@@ -15,14 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from jobs import png
+from jobs import png, segments
 from jobs.dataset import Duplicates
 from jobs.evaluate import curve, report
 from jobs.evaluate.metrics import summarize
 from jobs.evaluate.predict import Predictions
 from jobs.files import write_json
 from jobs.metrics import Metrics
+from jobs.places import Places
 from jobs.run_dir import RunDir
+from jobs.segments import SegmentInfo
 from tests.support.prepared import bare_manifest
 
 HOSTILE = "<script>alert(1)</script>&\"'"
@@ -149,8 +151,8 @@ def test_the_report_shows_what_was_measured(run: RunDir) -> None:
     assert page.cells[matrix : matrix + 9] == ["1", "1", "·", "·", "2", "·", "·", "1", "1"]
     assert page.tags.count("circle") == 2 * 40 + 1  # training loss and accuracy, one validation accuracy
     assert [image["alt"] for image in page.images] == [
-        "test image 104 of class 2, predicted as 1",
-        "test image 101 of class 0, predicted as 1",
+        "test 104 of class 2, predicted as 1",
+        "test 101 of class 0, predicted as 1",
     ]
     assert (decode_png(page.images[0]["src"]) == np.round(images[4] * 255)).all()
     assert run.report_file.stat().st_mode & 0o777 == 0o600
@@ -164,8 +166,8 @@ def test_the_report_shows_labels_names_caveats_and_unseen_classes(run: RunDir) -
     matrix = page.cells.index("1", page.cells.index("1,211.0"))
     assert page.cells[matrix : matrix + 6] == ["1", "1", "·", "2", "1", "1"]  # the last row is an unseen class
     assert [image["alt"] for image in page.images][:2] == [
-        "test image 105 of class Zebra, predicted as T-shirt/top",
-        f"test image 104 of class Zebra, predicted as {HOSTILE}",
+        "test 105 of class Zebra, predicted as T-shirt/top",
+        f"test 104 of class Zebra, predicted as {HOSTILE}",
     ]
     assert "The model does not know the classes of the last row." in page.text
     assert "Each of their 2 test images counts as an error. Without them the accuracy is 75.00 %." in page.text
@@ -180,6 +182,29 @@ def test_the_report_escapes_every_text(run: RunDir) -> None:
     assert page.text.count(HOSTILE) == 4  # the title, the heading, the model, a version
     assert "No training curve was recorded." in page.text
     assert "every test image was predicted correctly" in page.text
+
+
+def test_an_error_has_the_pair_the_row_and_the_picture_that_it_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = SegmentInfo(tag="monday", segment_id="7" * 16, rows=20, label_counts=(), mean=0, std=0)
+    monkeypatch.setattr(segments, "read_segments", lambda _: [info])
+    manifest = bare_manifest((1, 1, 1), 2).model_copy(update={"options": {"test_from": "each training archive"}})
+    predictions = Predictions(
+        images=np.zeros((1, 1, 1, 1), np.float32),
+        labels=np.array([1], np.int32),
+        indices=np.array([segments.first_index(info.segment_id) + 17]),
+        probabilities=np.array([[0.9, 0.1]], np.float32),
+    )
+
+    def place(places: Places | None) -> str:
+        (mistake,) = report.most_confident_mistakes(predictions, ["cat", "dog"], 1, places)
+        return mistake.place
+
+    places = Places(tmp_path, manifest)
+    assert (place(None), place(places)) == ("test 17", "train monday 17")
+    monkeypatch.setattr(places.pictures, "of", lambda *_: "dog/x.png")
+    assert place(places) == "train monday 17 · dog/x.png"
 
 
 def test_the_report_of_many_classes_lists_confusions_and_bounds_the_gallery(run: RunDir) -> None:

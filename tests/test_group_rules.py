@@ -1,5 +1,6 @@
 """The rules that hold out whole groups: near the wanted rows, each class near its share, some groups on each side."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,15 @@ def test_folds_of_groups_are_as_stratified_as_those_of_scikit_learn() -> None:
     splits = StratifiedGroupKFold(4).split(labels, labels, groups)
     reference = [deviation(table, np.isin(np.arange(len(table)), groups[test])) for _, test in splits]
     assert np.mean([deviation(table, fold_of == fold) for fold in range(4)]) < 1.2 * np.mean(reference)
+
+
+def test_folds_of_many_groups_of_many_classes_take_time_by_the_classes_of_each_group() -> None:
+    groups, classes = 2_000, 100_000
+    counts = count_groups([Rows(np.arange(groups) % classes, np.arange(groups))], groups, classes)
+    wide = GroupCounts(starts=counts.starts, numbers=counts.numbers + classes - groups, rows=counts.rows)
+    started = time.process_time()
+    assert np.bincount(fold_of_groups(wide, 5, 1)).tolist() == [400] * 5
+    assert time.process_time() - started < 0.3
 
 
 @settings(deadline=None)

@@ -13,6 +13,7 @@ from jobs.errors import InputError
 from jobs.fetch.config import FetchConfig
 from jobs.fetch.stage import fetch
 from jobs.places import Places
+from jobs.prepare import idx
 from jobs.prepare.compose import read_pairs
 from jobs.prepare.config import PrepareConfig, SparkConfig
 from jobs.prepare.inputs import Inputs
@@ -96,6 +97,48 @@ def test_each_pair_gives_its_test_rows_whatever_is_excluded(folder: Path, tmp_pa
     assert [pair.test_rows.tolist() for pair in listed] == [rows.tolist() for rows in chosen]
     assert set(listed[0].excluded) == set(excluded.tolist()) - set(chosen[0].tolist())
     assert [len(pair.test_rows) for pair in pairs(test_rows=20)] == [20, 20]
+
+
+def test_a_pair_that_is_too_small_gives_no_test_rows_with_one_warning_that_names_it(
+    folder: Path, tmp_path: Path, make_archives: MakeArchives, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "idxtrain")
+    (tmp_path / "scratch").mkdir()
+    add_pair(folder, "one", make_archives, tmp_path, rows=1)
+    add_pair(folder, "few", make_archives, tmp_path, rows=10)
+    (labels,) = folder.glob("train-labels-few*")
+    idx.write(labels, np.arange(10, dtype=np.uint8))  # one image per class
+    caplog.clear()
+    _, training = read_pairs(Inputs(CONFIG, fetched(folder), Description()), tmp_path / "scratch")
+    given = {pair.tag: len(pair.test_rows) for pair in training if pair.test_rows is not None}
+    assert given == {"a": 13, "b": 7, "one": 0, "few": 0}
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["prepare: no test rows of pair few, pair one: too few images of each class"]
+    assert "no test archive: 13 rows of train-labels-a-idx1-ubyte make the test split (stratified)" in caplog.text
+    settings = {"fetch.data": str(folder), "fetch.dataset": "own"}
+    planned = plan_training(compose("fast", settings, ["train.batch_size=8"]), Work(tmp_path / "work"), 1)
+    assert [len(planned.shards[split]) for split in SPLITS[::2]] == [4, 3]  # by the headers, of `few`, too
+    for tag in ("a", "b"):
+        for path in folder.glob(f"*-{tag}-*"):
+            path.unlink()
+    with pytest.raises(InputError, match=r"^the test split: found no test archive, and too few training images"):
+        read_pairs(Inputs(CONFIG, fetched(folder), Description()), tmp_path / "scratch")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (70, "expected fewer than the 70 rows of train-images-b-idx3-ubyte, of which"),
+        (69, r"expected at most 6\d of train-labels-b-idx1-ubyte, as each class keeps one row"),
+    ],
+)
+def test_more_test_rows_than_a_pair_can_give_are_refused_with_its_name(
+    folder: Path, tmp_path: Path, rows: int, message: str
+) -> None:
+    (tmp_path / "scratch").mkdir()
+    config = PrepareConfig(test_rows=rows, validation_rows=0)
+    with pytest.raises(InputError, match=rf"^prepare\.test_rows: found {rows}, {message}"):
+        read_pairs(Inputs(config, fetched(folder), Description()), tmp_path / "scratch")
 
 
 def test_a_retraining_needs_a_test_pair_and_files_that_may_be_one_are_not_passed_over(folder: Path) -> None:

@@ -1,8 +1,10 @@
 """The names of pictures: from `sources.csv` to findings, predictions and pages, each beside the image that it names."""
 
 import csv
+import hashlib
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +21,10 @@ from jobs.dataset import read_manifest, read_split
 from jobs.errors import InputError
 from jobs.fetch.config import FetchConfig
 from jobs.fetch.stage import fetch
-from jobs.pictures import PICTURES
+from jobs.pictures import PICTURES, PictureNames
 from jobs.places import Places
+from jobs.prepare.config import PrepareConfig
+from jobs.prepare.inputs import Inputs
 from jobs.prepare.pictures import write_pictures
 from jobs.records import FetchOutputs
 from tests.conftest import Idxtrain
@@ -99,7 +103,55 @@ def test_a_list_that_does_not_fit_is_ignored_with_one_warning_and_another_file_w
     assert warnings == ([f"fetch: {path}: {words}; the pictures are not named"] if words else [])
 
 
-def test_a_list_that_changes_after_fetch_and_an_altered_file_of_a_dataset_are_refused(tmp_path: Path) -> None:
+def test_a_list_is_ignored_for_archives_other_than_those_it_was_made_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = converted(put_pictures(tmp_path / "source", 6), tmp_path / "idx")
+    other = put_pictures(tmp_path / "other", 6)
+    (other / "test" / "cat" / "0.png").write_bytes(png_file(random_pixels(9, 6, 5, 1)))
+    shutil.copy(converted(other, tmp_path / "new") / "t10k-images-idx3-ubyte.gz", folder)  # with as many rows
+    assert not fetched(folder, tmp_path).description.pictures
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [
+        f"fetch: {folder / 'sources.csv'}: found a list for another t10k-images-idx3-ubyte.gz, by its checksum in "
+        "SHA256SUMS; the pictures are not named"
+    ]
+    (folder / "SHA256SUMS").unlink()  # a list that people wrote
+    assert len(fetched(folder, tmp_path).description.pictures) == 2
+
+
+def test_archives_are_listed_with_the_checksums_that_sha256sum_checks(tmp_path: Path) -> None:
+    folder = converted(put_pictures(tmp_path / "source", 6), tmp_path / "idx")
+    checked = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=True)
+    assert checked.stdout.splitlines() == [f"{path.name}: OK" for path in sorted(folder.glob("*.gz"))]
+
+
+def test_a_list_names_only_archives_that_have_the_names_that_convert_gives(tmp_path: Path) -> None:
+    folder = converted(put_pictures(tmp_path / "source", 6), tmp_path / "idx")
+    for path in folder.glob("t*.gz"):
+        path.rename(folder / f"my{path.name}")
+    paths = {f"{split}_{kind}": path for split, name in (("train", "train"), ("test", "t10k"))
+             for kind in ("images", "labels") for path in folder.glob(f"my{name}-{kind}*")}  # fmt: skip
+    config = FetchConfig(dataset="ours", **{key: str(path) for key, path in paths.items()})  # type: ignore[arg-type]
+    assert not fetch(config, tmp_path / "archives", tmp_path / "locks").description.pictures
+
+
+def test_a_changed_list_makes_another_dataset(tmp_path: Path) -> None:
+    folder = converted(put_pictures(tmp_path / "source", 6), tmp_path / "idx")
+
+    def dataset_id() -> str:
+        outputs = fetched(folder, tmp_path)
+        return Inputs(PrepareConfig(), outputs.archives, outputs.description).dataset_id
+
+    before = dataset_id()
+    path = folder / "sources.csv"
+    path.write_text(path.read_text().replace("cat/1.png", "cat/one.png"))
+    assert dataset_id() != before
+
+
+def test_a_list_that_changes_after_fetch_is_refused_and_an_altered_file_of_a_dataset_names_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = converted(put_pictures(tmp_path / "source", 6), tmp_path / "idx")
     outputs = fetched(folder, tmp_path)
     places = places_of(tmp_path, outputs)
@@ -107,9 +159,16 @@ def test_a_list_that_changes_after_fetch_and_an_altered_file_of_a_dataset_are_re
         file.write("t10k,12,x\n")
     with pytest.raises(InputError, match=r"sources.csv: found another content than fetch did"):
         write_pictures(tmp_path, outputs.description.pictures)
-    (tmp_path / PICTURES).write_bytes(b"x")
-    with pytest.raises(InputError, match=r"pictures.parquet: found SHA-256 .*; fix: remove "):
-        places.of("train", 0)
+    whole = (tmp_path / PICTURES).read_bytes()
+    for content, problem in ((b"x", "found SHA-256 "), (None, "cannot be read (No such file or directory)")):
+        (tmp_path / PICTURES).unlink() if content is None else (tmp_path / PICTURES).write_bytes(content)
+        caplog.clear()
+        places.pictures = PictureNames(tmp_path, {"pictures": hashlib.sha256(whole).hexdigest()})
+        assert [places.of("train", row).picture for row in range(2)] == ["", ""]
+        assert not places.pictures
+        (warning,) = caplog.messages
+        assert warning.startswith(f"{tmp_path / PICTURES}: {problem}")
+        assert "; the pictures are not named; fix: remove " in warning
 
 
 @pytest.mark.long

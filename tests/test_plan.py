@@ -51,7 +51,7 @@ def test_without_a_test_archive_a_tenth_of_the_training_rows_make_the_test_split
     assert plan_dataset(PrepareConfig(), 1_200, None, (2, 2)).rows == {"train": 980, "validation": 100, "test": 120}
     chosen = PrepareConfig(test_rows=300, validation_rows=0)
     assert plan_dataset(chosen, 1_200, None, (2, 2)).rows == {"train": 900, "validation": 0, "test": 300}
-    with pytest.raises(InputError, match=r"^prepare\.test_rows: found 9, expected fewer than .* 9 rows, of which"):
+    with pytest.raises(InputError, match=r"^prepare\.test_rows: found 9, expected fewer than the 9 rows of the "):
         plan_dataset(PrepareConfig(test_rows=9), 9, None, (2, 2))
 
 

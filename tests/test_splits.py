@@ -197,7 +197,7 @@ def test_one_image_a_class_leaves_no_rows_to_hold_out(tmp_path: Path) -> None:
         InputError, match=r"^prepare\.validation_rows: found 2, expected at most 0, as each class keeps"
     ):
         split(tmp_path, archives_of(tmp_path / "data", labels, labels), validation_rows=2)
-    with pytest.raises(InputError, match=r"^the test split: found no test archive, and one image per class"):
+    with pytest.raises(InputError, match=r"^the test split: found no test archive, and too few training images"):
         split(tmp_path, archives_of(tmp_path / "alone", labels), validation_rows=0)
 
 
@@ -246,6 +246,21 @@ def test_too_few_groups_are_refused(tmp_path: Path, sorted_by_class: Archives) -
     training = {role: archive for role, archive in sorted_by_class.items() if role.startswith("train")}
     with pytest.raises(InputError, match=r"expected at least 3 for a training, a validation and a test split"):
         split(tmp_path, training, validation_from="group", groups=groups)
+
+
+def test_a_test_split_that_leaves_too_few_groups_is_refused_with_its_option(
+    tmp_path: Path, sorted_by_class: Archives
+) -> None:
+    (tmp_path / "groups.csv").write_text("a\n" * 50 + "b\n" * 40 + "c\n" * 30)
+    options: dict[str, Any] = {"validation_from": "group", "groups": str(tmp_path / "groups.csv")}
+    training = {role: archive for role, archive in sorted_by_class.items() if role.startswith("train")}
+    message = (
+        r"^prepare\.groups: found 1 group outside the test split, expected at least 2 for a training and a validation "
+        r"split; fix: lower prepare\.test_rows$"
+    )
+    with pytest.raises(InputError, match=message):
+        split(tmp_path, training, test_rows=100, **options)
+    assert split(tmp_path, training, test_rows=20, **options).rows["validation"].any()
 
 
 def test_options_that_several_pairs_cannot_have_are_refused() -> None:

@@ -12,8 +12,8 @@ from jobs.convert.collected import Bad, Collected
 from jobs.convert.options import Options, Split
 from jobs.convert.staging import Staging
 from jobs.errors import InputError, printable
-from jobs.files import write_atomic, write_text
-from jobs.pictures import COLUMNS, SOURCES
+from jobs.files import sha256_file, write_atomic, write_text
+from jobs.pictures import CHECKSUMS, COLUMNS, SOURCES
 from jobs.prepare import idx
 from jobs.progress import Progress
 
@@ -29,9 +29,10 @@ _LONGEST_NAME = 100  # characters, as fetch takes them
 
 
 def write_archives(folder: Path, collected: Collected, options: Options) -> np.dtype[Any]:
-    """Write images and labels of each split, data.toml and sources.csv; return the type of the pixels.
+    """Write images and labels of each split, data.toml, and the list of pictures; return the type of the pixels.
 
-    Raises InputError if the type that the options name cannot hold the pixels.
+    The list is in two files: see `jobs.pictures`. Raises InputError if the type that the options name cannot hold the
+    pixels.
     """
     dtype = element_type(collected, options)
     total = sum(map(len, collected.order.values()))
@@ -56,6 +57,8 @@ def write_archives(folder: Path, collected: Collected, options: Options) -> np.d
         write_text(folder / DESCRIPTION, description(collected.class_names))
     if collected.sources:
         _write_sources(folder / SOURCES, collected)
+        archives = sorted(folder.glob("*-idx*"))
+        write_text(folder / CHECKSUMS, "".join(f"{sha256_file(path)}  {path.name}\n" for path in archives))
     return dtype
 
 

@@ -1,6 +1,7 @@
 """predictions.parquet: what the model predicted for each test image, for notebooks and other tools.
 
-Columns: `index` int64, the row in the archive; `label` and `predicted` int64, labels as in the archives; `probability`
+Columns: `index` int64, as in the dataset: the row in the archive, for several pairs with the segment in its upper bits
+(`jobs.segments`); `label` and `predicted` int64, labels as in the archives; `probability`
 float32, of the predicted class; and `probabilities` list<float32>, one per class that the model knows, in the order of
 `test.classes` of metrics.json. The last one is left out where it would take more than 16 MB. Where the pictures have
 names, `picture`: see `jobs.pictures`. Rows are in the order of the test split.
@@ -62,4 +63,5 @@ def read_predictions(path: Path, columns: Sequence[str] | None = None) -> "pa.Ta
     """
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(path).read(columns, use_threads=False)
+    with pq.ParquetFile(path) as file:
+        return file.read(columns, use_threads=False)

@@ -16,7 +16,7 @@ from jobs.evaluate import curve
 from jobs.evaluate.metrics import read_confusions, shown_names, worst_classes, worst_confusions
 from jobs.evaluate.predict import Predictions
 from jobs.metrics import Metrics, StageSeconds, TrainMetrics
-from jobs.places import Places
+from jobs.places import Place, Places
 from jobs.run_dir import RunDir
 from jobs.segments import row_of
 from jobs.words import counted
@@ -42,16 +42,15 @@ class Cell:
 class Mistake:
     """An image predicted to be of another class, with that class's probability. `picture`: a data: URI.
 
-    `row`: in its archive, from 0. `true`, `predicted`: the classes' names. `file`: the path of the picture that it was
-    made of; empty if not known.
+    `place`: the archive and the row in it, from 0, with the path of the picture that it was made of, if it is known.
+    `true`, `predicted`: the classes' names.
     """
 
-    row: int
+    place: str
     true: str
     predicted: str
     probability: float
     picture: str
-    file: str
 
 
 def write_report(
@@ -169,14 +168,17 @@ def most_confident_mistakes(
     confidence = predictions.probabilities.max(axis=1)
     incorrect = np.flatnonzero(predicted != predictions.labels)
     order = np.lexsort((predictions.indices[incorrect], -confidence[incorrect]))
+
+    def place(index: int) -> Place:
+        return places.of("test", index) if places else Place(role="test", tag="", row=row_of(index), archive="test")
+
     return [
         Mistake(
-            row=row_of(int(predictions.indices[row])),
+            place=str(place(int(predictions.indices[row]))),
             true=names[predictions.labels[row]],
             predicted=names[predicted[row]],
             probability=float(confidence[row]),
             picture=png.data_uri(predictions.images[row]),
-            file=places.of("test", int(predictions.indices[row])).picture if places else "",
         )
         for row in incorrect[order][:limit]
     ]

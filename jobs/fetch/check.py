@@ -38,8 +38,8 @@ def check(located: Located, paths: Mapping[str, Path], options: LabelOptions) ->
         headers = archive_headers.read_headers(paths, described or 0)
         column = archive_labels.column_in(paths, headers, described)
         is_whole = set(located.lacking) <= {role_of_key(key) for key in paths}
-        is_quick = is_whole and archive_labels.is_quick(paths, headers)
-        labels = archive_labels.read_labels(paths, column, options.unseen) if is_quick else None
+        is_small = is_whole and archive_labels.is_small(paths, headers)
+        labels = archive_labels.read_labels(paths, column, options.unseen) if is_small else None
     except InputError as error:
         for path in paths.values():
             identity = identify(path) if str(path) in str(error) else None

@@ -23,7 +23,8 @@ def convertible_instead(path: Path) -> InputError | None:
         found = f"no IDX archive, but {name!r}" if name else ""
     if not found:
         return None
-    source, target = _here(path), _here(_target(path))
+    place = path.absolute() if path.name not in ("", "..") else path.resolve()  # "." and ".." name no folder
+    source, target = _here(place), _here(_target(place))
     command = shlex.join(["idxtrain", "convert", source, target])
     return InputError(f"{path}: found {found}; fix: `{command}`, then give {shlex.quote(target)} instead")
 
@@ -46,7 +47,7 @@ def _target(source: Path) -> Path:
     number = 1
     plain = target
     while target.exists():
-        target = plain.with_name(f"{plain.name}-idx{number if number > 1 else ''}")
+        target = plain.parent / f"{plain.name}-idx{number if number > 1 else ''}"  # "/" has no name
         number += 1
     return target
 

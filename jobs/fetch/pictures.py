@@ -5,29 +5,34 @@ import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from jobs.archive import role_of_key
+from jobs.archive import Archive, role_of_key
 from jobs.description import PictureList
 from jobs.errors import printable
 from jobs.fetch.names import role_of
 from jobs.files import sha256_file
-from jobs.pictures import ARCHIVES, COLUMNS, SOURCES
+from jobs.pictures import ARCHIVES, CHECKSUMS, COLUMNS, SOURCES
 
 log = logging.getLogger("idxtrain")
 
 
-def picture_lists(paths: Mapping[str, Path], rows: Mapping[str, int]) -> dict[str, PictureList]:
+def picture_lists(archives: Mapping[str, Archive], rows: Mapping[str, int]) -> dict[str, PictureList]:
     """Return the list of each image archive that has one beside it, by the archive's key.
 
-    `rows`: of each archive. A list is for archives that have the names that `convert` gave them. One that does not fit
-    is ignored, with a warning; a file of this name with other columns is not such a list.
+    `rows`: of each archive. A list is for archives that have the names that `convert` gave them, and the checksums that
+    it wrote, if those are there. One that does not fit is ignored, with a warning; a file of this name with other
+    columns is not such a list.
     """
     lists: dict[str, PictureList] = {}
-    for file, names in _by_file(paths).items():
+    for file, names in _by_file({key: archive.path for key, archive in archives.items()}).items():
         try:
             counts = _counts(file, names.values())
             if counts is None:
                 continue
+            checksums = _checksums(file.with_name(CHECKSUMS))
             for key, name in names.items():
+                archive = archives[key]
+                if checksums.get(archive.path.name, archive.sha256) != archive.sha256:
+                    raise ValueError(f"found a list for another {archive.path.name}, by its checksum in {CHECKSUMS}")
                 if counts[name] != rows[key]:
                     raise ValueError(f"found {counts[name]:,} rows for {name}, expected {rows[key]:,}")
             digest = sha256_file(file)
@@ -43,10 +48,18 @@ def _by_file(paths: Mapping[str, Path]) -> dict[Path, dict[str, str]]:
     files: dict[Path, dict[str, str]] = {}
     for key, path in paths.items():
         file, name = path.parent / SOURCES, path.name.partition("-")[0]
-        is_converts = role_of_key(key).endswith("images") and ARCHIVES.get(name) == role_of(path.name)
+        is_converts = role_of_key(key).endswith("images") and name in ARCHIVES and ARCHIVES[name] == role_of(path.name)
         if is_converts and file.is_file():
             files.setdefault(file, {})[key] = name
     return files
+
+
+def _checksums(file: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file that a list in the form of `sha256sum` names; empty if there is no list."""
+    if not file.is_file():
+        return {}
+    with file.open(encoding="utf-8") as text:
+        return {name.strip(): digest for digest, _, name in (line.partition("  ") for line in text)}
 
 
 def _counts(file: Path, names: Iterable[str]) -> dict[str, int] | None:

@@ -23,7 +23,7 @@ from jobs.fetch.mirror import Mirror
 from jobs.fetch.package import PackageFolder
 from jobs.fetch.pictures import picture_lists
 from jobs.fetch.source import Source, SourceDownError, SourceError
-from jobs.label_options import NOTHING_SAID, LabelOptions
+from jobs.label_options import NO_LABEL_OPTIONS, LabelOptions
 from jobs.lease import Lease
 from jobs.records import FetchOutputs
 
@@ -31,7 +31,7 @@ log = logging.getLogger("idxtrain")
 
 
 def fetch(
-    config: FetchConfig, archives_dir: Path, lock_dir: Path, options: LabelOptions = NOTHING_SAID
+    config: FetchConfig, archives_dir: Path, lock_dir: Path, options: LabelOptions = NO_LABEL_OPTIONS
 ) -> FetchOutputs:
     """Return the data set's archives by role, in the order of ROLES, and its description.
 
@@ -57,7 +57,7 @@ def fetch(
     log_archives(archives, checked.headers, identities, config)
     log_one_hot(checked.headers, checked.label_column)
     description = describe(located, identities, checked.label_column)
-    pictures = picture_lists(paths, {key: header.rows for key, header in checked.headers.items()})
+    pictures = picture_lists(archives, {key: header.rows for key, header in checked.headers.items()})
     return FetchOutputs(archives=archives, description=description.model_copy(update={"pictures": pictures}))
 
 

@@ -70,7 +70,7 @@ def fetch_test_pair(config: FetchConfig, label_column: int | None = None) -> Fet
     checked = check(located, located.archives, options)
     log_one_hot(checked.headers, checked.label_column)
     description = describe(located, {}, checked.label_column)
-    pictures = picture_lists(located.archives, {key: header.rows for key, header in checked.headers.items()})
+    pictures = picture_lists(dict(archives.items()), {key: header.rows for key, header in checked.headers.items()})
     return FetchOutputs(
         archives=dict(archives.items()), description=description.model_copy(update={"pictures": pictures})
     )

@@ -19,7 +19,7 @@ from jobs.fetch.identify import identify
 from jobs.fetch.locate import locate
 from jobs.fetch.names import files_in, find, stem
 from jobs.fetch.sniff import sniff
-from jobs.label_options import Column, LabelOptions
+from jobs.label_options import NO_LABEL_OPTIONS, Column
 from jobs.prepare import idx
 
 _SPLITS = {"train": "training", "test": "test"}
@@ -90,7 +90,7 @@ def _as_fetch(folder: Path) -> tuple[dict[str, Path], Description, str]:
     refusal = ""
     identities = {key: known for key, path in located.archives.items() if (known := identify(path))}
     try:
-        column = check(located, located.archives, LabelOptions()).label_column
+        column = check(located, located.archives, NO_LABEL_OPTIONS).label_column
     except InputError as error:
         refusal = str(error)
     return dict(located.archives), describe(located, identities, column), refusal

@@ -14,7 +14,7 @@ from jobs.prepare.idx import Header
 from jobs.prepare.inputs import Inputs
 from jobs.prepare.labels import ClassMap, LabelColumn, count_labels, map_classes
 from jobs.prepare.made_test import choose_test, without_tested
-from jobs.prepare.plan import DatasetPlan
+from jobs.prepare.plan import DatasetPlan, require_test_rows
 from jobs.prepare.row_files import RowFiles
 from jobs.prepare.splits import TrainingRows, count_usable, write_known
 
@@ -58,6 +58,7 @@ def assign(
         groups = read_groups(Path(config.groups), config.group_column, training.header.rows, scratch)
     if inputs.makes_test:
         test_rows, tested = choose_test(config, training, path, groups, plan.rows["test"])
+        require_test_rows(len(test_rows))
         excluded = without_tested(excluded, test_rows)
         classes = map_classes(usable, tested, config.unseen_classes, path)
         write_known(training, classes, files, test_rows)
@@ -70,7 +71,7 @@ def assign(
         classes = map_classes(usable, tested, config.unseen_classes, test_path)
         write_known(test, classes, files)
         counts = usable
-    rows = TrainingRows(labels=training, counts=counts, left_out=left_out, groups=groups)
+    rows = TrainingRows(labels=training, counts=counts, left_out=left_out, groups=groups, makes_test=inputs.makes_test)
     by_split = rows.split(config, plan, files) | {"test": tested}
     return Assigned(
         classes=classes,

@@ -24,10 +24,10 @@ from jobs.prepare.config import SparkConfig
 from jobs.prepare.exclusions import read_exclusions
 from jobs.prepare.findings.look import look_at_files
 from jobs.prepare.inputs import Inputs
-from jobs.prepare.labels import NO_LABELS, ClassMap, LabelColumn, LabelCounts, map_classes
+from jobs.prepare.labels import NO_LABELS, ClassMap, LabelColumn, LabelCounts, enumerated, map_classes
 from jobs.prepare.made_test import choose_test, without_tested
 from jobs.prepare.manifest import Content, write_manifest
-from jobs.prepare.plan import plan_dataset
+from jobs.prepare.plan import plan_dataset, require_test_rows
 from jobs.prepare.segment import ArchivePair, Segment, make_segment, read_segment
 from jobs.prepare.spark import Spark
 from jobs.prepare.splits import count_usable
@@ -90,7 +90,7 @@ def read_pairs(inputs: Inputs, scratch: Path) -> tuple[ArchivePair | None, list[
     """Return the test pair, or None, and the training pairs, sorted by tag, each content once.
 
     Without a test pair, each training pair gives a tenth of its own rows, whatever the others are: a pair that is added
-    later moves no row between training and test.
+    later moves no row between training and test. One that is too small gives none, with a warning.
     `scratch`: an empty folder, for label archives to be inflated in. Raises InputError unless the headers fit each
     other and the labels can be read.
     """
@@ -107,7 +107,8 @@ def read_pairs(inputs: Inputs, scratch: Path) -> tuple[ArchivePair | None, list[
             counts = count_usable(column, labels.path, excluded)
             tested = counts if tag is None else NO_LABELS
             if inputs.makes_test:
-                plan = plan_dataset(inputs.config, image_header.rows, None, image_header.row_shape, len(excluded))
+                name = images.path.name
+                plan = plan_dataset(inputs.config, image_header.rows, None, image_header.row_shape, len(excluded), name)
                 test_rows, tested = choose_test(inputs.config, column, labels.path, None, plan.rows["test"])
                 excluded = without_tested(excluded, test_rows)
         (scratch / "labels").unlink(missing_ok=True)
@@ -135,6 +136,11 @@ def read_pairs(inputs: Inputs, scratch: Path) -> tuple[ArchivePair | None, list[
     for each in (*([test] if test else []), *training.values()):
         require_same_images(each.images.path, each.image_header, first.image_header)
         require_bytes(each.images.path, each.image_header)
+    if inputs.makes_test:
+        without = [each.name for each in training.values() if not each.tested.total]
+        require_test_rows(len(training) - len(without))
+        if without:
+            log.warning("prepare: no test rows of %s: too few images of each class", enumerated(without))
     return test, list(training.values())
 
 

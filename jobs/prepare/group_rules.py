@@ -6,6 +6,7 @@ rules for rows, these depend on the archive, its groups and their own arguments 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import fsum
 from typing import Any
 
 import numpy as np
@@ -111,10 +112,9 @@ def fold_of_groups(counts: GroupCounts, folds: int, salt: int) -> NDArray[Any]:
     fold_of = np.zeros(len(sizes), np.int64)
     for group in counts.largest_first(salt):
         numbers, rows = counts.of(group)
-        added = np.zeros(len(weights), np.int64)
-        added[numbers], added[-1] = rows, sizes[group]
-        used = np.flatnonzero(added)
-        fold = int(np.argmin((loads[:, used] * (added * weights)[used]).sum(axis=1)))
+        used, added = np.append(numbers, len(by_class)), np.append(rows, sizes[group])
+        growth = loads[:, used] * (added * weights[used])
+        fold = int(np.argmin([fsum(each) for each in growth]))  # exact sums: the same on every machine
         fold_of[group] = fold
-        loads[fold] += added
+        loads[fold, used] += added
     return fold_of

@@ -31,8 +31,7 @@ def read_groups(path: Path, column: str, rows: int, scratch: Path) -> NDArray[An
     if len(values) != rows:
         raise InputError(
             f"{path}: found {counted(len(values), 'group', 'd')}, expected {rows}, one per row of the training "
-            "archive; fix: give the "
-            "groups of that archive"
+            "archive; fix: give the groups of that archive"
         )
     return values
 
@@ -74,8 +73,7 @@ def _from_csv(path: Path, column: str, rows: int) -> NDArray[Any]:
             if position >= len(line):
                 raise InputError(
                     f"{path}: line {reader.line_num}: found {counted(len(line), 'column')}, expected more than "
-                    f"{position}; fix: "
-                    "correct that line"
+                    f"{position}; fix: correct that line"
                 )
             cells.append(numbers.setdefault(line[position], len(numbers)))
     values, texts = np.frombuffer(cells, np.int32), list(numbers)
@@ -94,8 +92,8 @@ def _has_header(path: Path, column: str, rows: int, values: NDArray[Any], texts:
     if may_be and len(values) == rows:
         raise InputError(
             f"{path}: found {counted(rows - 1, 'group', 'd')} under {texts[0]!r}, which may be a header, expected "
-            f"{rows}; fix: give a "
-            "group for each row of the training archive, a header, and its name as prepare.group_column"
+            f"{rows}; fix: give a group for each row of the training archive, a header, and its name as "
+            "prepare.group_column"
         )
     return may_be and len(values) == rows + 1
 

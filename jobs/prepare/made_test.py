@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.errors import InputError
 from jobs.logs import log
 from jobs.prepare.config import PrepareConfig
 from jobs.prepare.group_rules import GroupCounts, choose_groups, of_groups
@@ -27,22 +26,24 @@ def choose_test(
 ) -> tuple[NDArray[Any], LabelCounts]:
     """Return about `wanted` rows that make the test split, int64, increasing, and the counts of their labels.
 
-    `groups`: number of each row's group from 0, int32; None if there are no groups. Raises InputError, naming `archive`
-    or an option, if the rows do not suffice.
+    None of them if no class has a row to spare. `groups`: number of each row's group from 0, int32; None if there are
+    no groups. Raises InputError, naming `archive` or an option, if there are fewer rows than the options demand, or too
+    few groups.
     """
     counts = count_labels(archive, (block for _, block in labels.blocks()))
     classes = ClassMap(counts.labels, len(counts.labels))
-    rule = _rule(config, counts, counts_of_groups(labels, classes, groups), wanted)
+    rule = _rule(config, archive, counts, counts_of_groups(labels, classes, groups), wanted)
     chosen, numbers = [], np.zeros(len(counts.labels), np.int64)
     for archive_rows, rows in blocks(labels, classes, groups):
         is_test = rule(rows)
         chosen.append(archive_rows[is_test])
         numbers += np.bincount(rows.numbers[is_test], minlength=len(numbers))
-    log.info(
-        "prepare: no test archive: %s of the training archive %s the test split (%s)",
-        counted(int(numbers.sum()), "row"), "makes" if numbers.sum() == 1 else "make",
-        "stratified" if groups is None else "whole groups",
-    )  # fmt: skip
+    if numbers.any():
+        log.info(
+            "prepare: no test archive: %s of %s %s the test split (%s)",
+            counted(int(numbers.sum()), "row"), archive.name, "makes" if numbers.sum() == 1 else "make",
+            "stratified" if groups is None else "whole groups",
+        )  # fmt: skip
     return np.concatenate(chosen), LabelCounts(counts.labels[numbers > 0], numbers[numbers > 0])
 
 
@@ -54,15 +55,13 @@ def without_tested(excluded: NDArray[Any], test_rows: NDArray[Any]) -> NDArray[A
     return left_out
 
 
-def _rule(config: PrepareConfig, counts: LabelCounts, in_groups: GroupCounts | None, wanted: int) -> Rule:
+def _rule(
+    config: PrepareConfig, archive: Path, counts: LabelCounts, in_groups: GroupCounts | None, wanted: int
+) -> Rule:
     if in_groups is not None:
         require_groups(in_groups, 3, "a training, a validation and a test split")
         return of_groups(choose_groups(in_groups, wanted, _TEST))
     quotas = shares(counts.rows, wanted)
-    require_rows("test", wanted, int(quotas.sum()), config.test_rows is not None)
-    if not quotas.any():
-        raise InputError(
-            "the test split: found no test archive, and one image per class to make a test split of, expected "
-            "more; fix: give test archives"
-        )
+    if quotas.any() or config.test_rows is not None:
+        require_rows("test", wanted, int(quotas.sum()), config.test_rows is not None, archive.name)
     return stratified(counts.labels, counts.rows, quotas, _TEST)

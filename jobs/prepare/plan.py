@@ -67,12 +67,18 @@ def even_ranges(rows: int, target: int) -> list[tuple[int, int]]:
 
 
 def plan_dataset(
-    config: PrepareConfig, train_rows: int, test_rows: int | None, row_shape: Sequence[int], excluded: int = 0
+    config: PrepareConfig,
+    train_rows: int,
+    test_rows: int | None,
+    row_shape: Sequence[int],
+    excluded: int = 0,
+    archive: str = "the training archive",
 ) -> DatasetPlan:
     """Plan a dataset from the archives' headers. Raises InputError if the options do not fit them.
 
-    `test_rows`: None if there is no test archive, so that training rows make the test split. `excluded`: rows of the
-    training archive that are to be left out; those in a made test split stay.
+    `test_rows`: None if there is no test archive, so that training rows make the test split; too few of them make none,
+    unless `prepare.test_rows` demands some: see `require_test_rows`. `excluded`: rows of the training archive that are
+    to be left out; those in a made test split stay. `archive`: the training archive's name in messages.
     """
     for what, rows in (("training", train_rows), ("test", test_rows)):
         if rows == 0:
@@ -82,12 +88,11 @@ def plan_dataset(
     usable = train_rows - excluded
     if usable < 1:
         raise InputError(
-            f"prepare.exclude: found all {counted(train_rows, 'row', 'd')} of the training archive, expected some to "
-            "train on; fix: "
-            "give a shorter list"
+            f"prepare.exclude: found all {counted(train_rows, 'row', 'd')} of {archive}, expected some to train on; "
+            "fix: give a shorter list"
         )
-    made = _made_test_rows(config, train_rows, usable) if test_rows is None else 0
-    held_out = _validation_rows(config, usable, usable - made)
+    made = _made_test_rows(config, train_rows, usable, archive) if test_rows is None else 0
+    held_out = _validation_rows(config, usable, usable - made, archive)
     by_headers = config.validation_from != "group" and not config.groups and config.unseen_classes != "ignore"
     is_exact = by_headers and not (excluded and made)  # which of the excluded rows are in a made test split, and stay?
     return DatasetPlan(
@@ -97,19 +102,29 @@ def plan_dataset(
     )
 
 
-def _made_test_rows(config: PrepareConfig, train_rows: int, usable: int) -> int:
+def require_test_rows(rows: int) -> None:
+    """Raise InputError if training archives, all together, give no rows to a test split that is made of them."""
+    if not rows:
+        raise InputError(
+            "the test split: found no test archive, and too few training images to make one of, expected some class "
+            "of two or more; fix: give test archives"
+        )
+
+
+def _made_test_rows(config: PrepareConfig, train_rows: int, usable: int, archive: str) -> int:
     """Return the rows of the test split that is made of all training rows, so that excluded rows do not change it."""
     rows = config.test_rows or max(1, train_rows // 10)
-    if rows >= usable:
-        raise InputError(
-            f"prepare.test_rows: found {rows}, expected fewer than the training archive's "
-            f"{counted(usable, 'row', 'd')}, of which the "
-            "test split is made; fix: lower it, or give test archives"
-        )
-    return rows
+    if rows < usable:
+        return rows
+    if config.test_rows is None:
+        return 0
+    raise InputError(
+        f"prepare.test_rows: found {rows}, expected fewer than the {counted(usable, 'row', 'd')} of {archive}, of "
+        "which the test split is made; fix: lower it, or give test archives"
+    )
 
 
-def _validation_rows(config: PrepareConfig, usable: int, left: int) -> int:
+def _validation_rows(config: PrepareConfig, usable: int, left: int, archive: str) -> int:
     """Return the rows to hold out. `usable`: rows of the training archive, of which `left` are not in a made test."""
     if config.fold:
         number, folds = config.fold
@@ -122,8 +137,7 @@ def _validation_rows(config: PrepareConfig, usable: int, left: int) -> int:
     rows = usable // 12 if config.validation_rows is None else config.validation_rows
     if rows >= left:
         raise InputError(
-            f"prepare.validation_rows: found {rows}, expected fewer than the training archive's "
-            f"{counted(left, 'row', 'd')}; "
+            f"prepare.validation_rows: found {rows}, expected fewer than the {counted(left, 'row', 'd')} of {archive}; "
             "fix: lower it"
         )
     return rows

@@ -75,7 +75,14 @@ class ArchivePair:
         rows, row_shape = self.image_header.rows, self.image_header.row_shape
         if self.tag is None:
             config = config.model_copy(update={"validation_rows": 0, "validation_from": "first"})
-        plan = plan_dataset(config, rows, rows if self.test_rows is None else None, row_shape, len(self.excluded))
+        plan = plan_dataset(
+            config,
+            rows,
+            rows if self.test_rows is None else None,
+            row_shape,
+            len(self.excluded),
+            self.images.path.name,
+        )
         empty: dict[Split, int] = dict.fromkeys(plan.rows, 0)
         of_training: tuple[Split, ...] = ("train", "validation") if self.test_rows is None else SPLITS
         used = ("test",) if self.tag is None else of_training

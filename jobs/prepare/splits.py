@@ -23,6 +23,7 @@ SplitCounts = dict[Split, LabelCounts]
 
 _VALIDATION = 1  # a salt, other than that of `jobs.prepare.made_test`, so that the two choices are independent
 _NOTHING = np.empty(0, np.int64)
+_OTHER_GROUPS = "give another file, or another prepare.group_column"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +31,22 @@ class TrainingRows:
     """The rows of a training archive that make the training and the validation split.
 
     `labels`: all of the archive. `counts`: of the rows to use. `left_out`: increasing rows not to use, int64.
-    `groups`: number of each archive row's group from 0, int32; None if there are no groups.
+    `groups`: number of each archive row's group from 0, int32; None if there are no groups. `makes_test`: whether the
+    rows left out include a test split.
     """
 
     labels: LabelColumn
     counts: LabelCounts
     left_out: NDArray[Any]
     groups: NDArray[Any] | None = None
+    makes_test: bool = False
 
     def split(self, config: PrepareConfig, plan: DatasetPlan, files: RowFiles) -> SplitCounts:
         """Write the rows of both splits; return each split's LabelCounts. Raises InputError if rows do not suffice."""
         classes = ClassMap(self.counts.labels, len(self.counts.labels))
         in_groups = counts_of_groups(self.labels, classes, self.groups, self.left_out)
+        if in_groups is not None:
+            _require_groups_left(config, in_groups, makes_test=self.makes_test)
         rule = _validation_rule(config, self.counts, in_groups, plan.rows["validation"])
         splits: tuple[Split, ...] = ("train", "validation")
         counts = {split: np.zeros(len(classes.labels), np.int64) for split in splits}
@@ -79,10 +84,8 @@ def _validation_rule(config: PrepareConfig, counts: LabelCounts, in_groups: Grou
     """Return the rule that holds out about `wanted` rows. `counts`, `in_groups`: of the rows to choose from."""
     kind, fold = config.validation_from, config.fold
     if in_groups is not None:
-        folds = fold[1] if fold else 2
-        require_groups(in_groups, folds, f"{folds} folds" if fold else "a training and a validation split")
         if fold:
-            return of_groups(fold_of_groups(in_groups, folds, _VALIDATION) == fold[0] - 1)
+            return of_groups(fold_of_groups(in_groups, fold[1], _VALIDATION) == fold[0] - 1)
         return of_groups(choose_groups(in_groups, wanted, _VALIDATION))
     if fold:
         return stratified_fold(counts.labels, counts.rows, fold[0] - 1, fold[1], _VALIDATION)
@@ -93,27 +96,40 @@ def _validation_rule(config: PrepareConfig, counts: LabelCounts, in_groups: Grou
     return stratified(counts.labels, counts.rows, quotas, _VALIDATION)
 
 
-def require_rows(split: Split, wanted: int, possible: int, is_explicit: bool) -> None:
-    """Raise InputError if rows that an option demands are not there; log if a default cannot be met."""
+def _require_groups_left(config: PrepareConfig, in_groups: GroupCounts, *, makes_test: bool) -> None:
+    """Raise InputError if training and validation have too few groups. `makes_test`: a test split has others."""
+    least = config.fold[1] if config.fold else 2
+    purpose = f"{least} folds" if config.fold else "a training and a validation split"
+    if makes_test:
+        require_groups(in_groups, least, purpose, where=" outside the test split", fix="lower prepare.test_rows")
+    else:
+        require_groups(in_groups, least, purpose)
+
+
+def require_rows(split: Split, wanted: int, possible: int, is_explicit: bool, archive: str = "") -> None:
+    """Raise InputError if rows that an option demands are not there; log if a default cannot be met.
+
+    `archive`: the name of the one that they come from, if messages are to have it.
+    """
     if possible == wanted:
         return
+    of = f" of {archive}" if archive else ""
     if is_explicit:
         raise InputError(
-            f"prepare.{split}_rows: found {wanted}, expected at most {possible}, as each class keeps one row for "
+            f"prepare.{split}_rows: found {wanted}, expected at most {possible}{of}, as each class keeps one row for "
             "training; fix: lower it"
         )
     rows = counted(possible, f"{split} row", "d")
-    log.warning("prepare: %s instead of %d: each class keeps one for training", rows, wanted)
+    log.warning("prepare: %s%s instead of %d: each class keeps one for training", rows, of, wanted)
 
 
-def require_groups(counts: GroupCounts, least: int, purpose: str) -> None:
-    """Raise InputError if fewer than `least` groups have rows."""
+def require_groups(counts: GroupCounts, least: int, purpose: str, where: str = "", fix: str = _OTHER_GROUPS) -> None:
+    """Raise InputError, with `fix`, if fewer than `least` groups have rows. `where`: which rows, if not all."""
     groups = int((counts.sizes > 0).sum())
     if groups < least:
         raise InputError(
-            f"prepare.groups: found {counted(groups, 'group', 'd')}, expected at least {least} for {purpose}; fix: "
-            "give another file, "
-            "or another prepare.group_column"
+            f"prepare.groups: found {counted(groups, 'group', 'd')}{where}, expected at least {least} for {purpose}; "
+            f"fix: {fix}"
         )
 
 

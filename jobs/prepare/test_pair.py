@@ -162,7 +162,8 @@ def _digests(directory: Path, shards: Sequence[Shard]) -> tuple[NDArray[Any], by
     """Return the `index` of each row, int64, and the digest of each normalized image, in the order of the shards."""
     indices, digests = [np.empty(0, np.int64)], [b""]
     for shard in shards:
-        table = pq.ParquetFile(directory / shard.path).read(["image", "index"])
+        with pq.ParquetFile(directory / shard.path) as file:  # pyarrow's threads could abort the process at its end
+            table = file.read(["image", "index"], use_threads=False)
         images = table["image"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
         indices.append(table["index"].to_numpy())
         digests.append(image_digests(images))
