@@ -108,7 +108,7 @@ def test_images_and_labels_swapped_are_refused(tmp_path: Path, make_archives: Ma
 def test_options_that_do_not_fit_are_refused_before_spark_starts(tmp_path: Path, make_archives: MakeArchives) -> None:
     archives = make_archives(tmp_path / "archives", train=30, test=10)
     text = refused(PrepareConfig(validation_rows=30), NO_SPARK, archives, Work(tmp_path))
-    assert text.startswith("prepare.validation_rows: found 30, expected fewer than the training archive's 30 rows")
+    assert text.startswith("prepare.validation_rows: found 30, expected fewer than the 30 rows of the training archive")
 
 
 def bomb(old: bytes) -> bytes:
