@@ -98,6 +98,9 @@ class Lease(AbstractContextManager["Lease"]):
                 tries += 1
                 continue
             sign = self._sign_of_life(holder, self._path)
+            if sign and _read(self._path) != holder:  # taken over meanwhile: the sign was the new owner's
+                tries += 1
+                continue
             if sign:
                 self._wait_for(holder, sign, is_new=holder.nonce != waited_for)
                 tries, waited_for = 0, holder.nonce

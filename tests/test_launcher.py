@@ -74,8 +74,9 @@ BEATING = "from jobs.train.telemetry.heartbeat import Heartbeat\nbeat = Heartbea
 
 def test_a_suspended_rank_is_reported_within_the_stall_time(tmp_path: Path) -> None:
     begin = time.monotonic()
-    stop = "beat.enter('step', 7)\ntime.sleep(3)\nrank == 1 and os.kill(os.getpid(), signal.SIGSTOP)\ntime.sleep(600)"
-    done = launch(2, BEATING + stop, "--run-dir", tmp_path, "--stall-seconds", 6)
+    # Time for a heartbeat of step 7, but far less than the stall time, after which rank 0 makes no progress either.
+    stop = "beat.enter('step', 7)\ntime.sleep(2)\nrank == 1 and os.kill(os.getpid(), signal.SIGSTOP)\ntime.sleep(600)"
+    done = launch(2, BEATING + stop, "--run-dir", tmp_path, "--stall-seconds", 10)
     assert done.returncode == 1
     assert "rank 1 on " in done.stderr
     assert "sent no heartbeat for" in done.stderr
