@@ -79,7 +79,7 @@ def one_hot_rows(path: Path, header: idx.Header) -> OneHotRows:
 
 
 def is_small(paths: Mapping[str, Path], headers: Mapping[str, idx.Header]) -> bool:
-    """Return whether the label archives are small enough to be counted by the way."""
+    """Return whether the label archives are small enough to be counted before prepare."""
     return sum(headers[key].data_bytes for key in _label_keys(paths)) <= SMALL_BYTES
 
 

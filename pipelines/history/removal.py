@@ -1,7 +1,6 @@
 """`idxtrain runs rm`: remove runs that are not in use and that no registered model needs."""
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -12,6 +11,7 @@ from jobs.lease import HeldError, Lease, living_owner
 from jobs.run_dir import RunDir, Work
 from jobs.stage import dataset_of
 from pipelines import runs
+from pipelines.bin import move_away
 from pipelines.history.sizes import size_of, size_text
 from pipelines.history.summary import queued_runs
 from pipelines.lock import RunLock
@@ -34,7 +34,7 @@ def remove(
         with ExitStack() as locks:
             for run in chosen:
                 locks.enter_context(RunLock(run))
-            doomed = [_move_away(work, run.path) for run in chosen]
+            doomed = [move_away(work, run.path) for run in chosen]
     for folder in doomed:
         shutil.rmtree(folder, ignore_errors=True)
     for run, size in zip(chosen, sizes, strict=True):
@@ -85,7 +85,7 @@ def _remove_dataset(work: Work, dataset: Path, chosen: Sequence[RunDir], is_dry:
             if user is not None:
                 return f"kept dataset {dataset.name}: run {user} may use it"
             size = size_of(dataset, only_own=True)
-            doomed = None if is_dry else _move_away(work, dataset)
+            doomed = None if is_dry else move_away(work, dataset)
     except HeldError as error:
         return f"kept dataset {dataset.name}: {error.why}"
     if doomed is not None:
@@ -116,9 +116,3 @@ def _dataset(work: Work, run: RunDir) -> Path | None:
         dataset = dataset_of(run)
         return dataset if dataset.parent == work.datasets and dataset.exists() else None
     return None
-
-
-def _move_away(work: Work, folder: Path) -> Path:
-    """Move a folder to the bin in one step, so that after a kill it is whole or gone; return its place there."""
-    work.bin.mkdir(mode=0o700, exist_ok=True)
-    return folder.rename(work.bin / f"{secrets.token_hex(4)}-{folder.name}")

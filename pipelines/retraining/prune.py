@@ -6,7 +6,6 @@ that is under way, in use, or waiting for the registry; a run of `idxtrain run`;
 
 import logging
 import os
-import secrets
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from jobs.lease import HeldError, Lease
 from jobs.run_dir import RunDir, Work
 from jobs.stage import dataset_of
 from pipelines import leftovers
+from pipelines.bin import move_away
 from pipelines.leftovers import is_dead
 from pipelines.lock import RunLock
 from pipelines.retraining.records import BestChampion, Champion, Pending, Promotion, State
@@ -282,10 +282,8 @@ class Pruning:
 
     def _move_away(self, path: Path) -> None:
         """Move a folder to the bin in one step: after a kill it is either whole or removed."""
-        if self._is_dry:
-            return
-        self._work.bin.mkdir(mode=0o700, exist_ok=True)
-        path.rename(self._work.bin / f"{secrets.token_hex(4)}-{path.name}")
+        if not self._is_dry:
+            move_away(self._work, path)
 
     def _empty_bin(self) -> None:
         if not self._is_dry:
