@@ -28,6 +28,7 @@ from deploy.registry.tracking import (
     tracking_uri,
 )
 from deploy.registry.versions import ALIASES, Entry, Version
+from jobs.dataset import MANIFEST, Manifest, read_manifest
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import sha256_file, write_atomic
 from jobs.lease import Lease
@@ -127,6 +128,11 @@ class Registry:
                 f"{version.model_sha256[:12]}…; fix: promote another version"
             )
         return target
+
+    def manifest(self, version: Version) -> Manifest:
+        """Return the manifest of the dataset that a version was trained on."""
+        with self._artifact(version, MANIFEST) as artifact:
+            return read_manifest(artifact.parent)
 
     def training_data(self, version: Version) -> dict[str, Any]:
         """Return the facts of the training data that `register` recorded."""

@@ -28,10 +28,11 @@ class Predictions:
     probabilities: NDArray[Any]
 
 
-def load_model(path: Path, shape: tuple[int, int, int], classes: int) -> Any:
+def load_model(path: Path, shape: tuple[int, int, int], classes: int, sha256: str = "") -> Any:
     """Return the keras.Model of a file, without running any code in it.
 
-    Raises InputError unless it maps float32 [batch, *shape] to float32 [batch, classes].
+    `sha256`: of the file, if it is to be checked. Raises InputError if it differs, and unless the model maps float32
+    [batch, *shape] to float32 [batch, classes].
     """
     import tensorflow as tf
 
@@ -40,7 +41,7 @@ def load_model(path: Path, shape: tuple[int, int, int], classes: int) -> Any:
     # The same model must give the same float32 figures each time: no TF32, no varying order of operations.
     tf.config.experimental.enable_tensor_float_32_execution(False)
     tf.config.experimental.enable_op_determinism()
-    model = load_keras(path, "train it again")
+    model = load_keras(path, "train it again", sha256)
     _check_interface(path, "takes", getattr(model, "inputs", None), (None, *shape))
     _check_interface(path, "returns", getattr(model, "outputs", None), (None, classes))
     return model

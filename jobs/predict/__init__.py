@@ -1,0 +1,1 @@
+"""Use a trained model on images that nobody labeled: what `idxtrain predict`, `serve` and `demo` share."""
