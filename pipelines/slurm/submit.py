@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.slurm import commands, queue, script
-from deploy.slurm.site import JOB_STAGES, JobStage, Site, read, validate
+from deploy.slurm.site import JOB_STAGES, JobStage, Site, names, read, validate
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import write_json, write_text
 from jobs.python import module_command
@@ -20,11 +20,20 @@ from pipelines.request import Options
 from pipelines.slurm.jobs import SlurmJobs
 
 
-def load_site(name: str, assignments: Sequence[str]) -> Site:
-    """Return a site by name or file, changed by assignments as --site-set takes them."""
-    values: dict[str, Any] = read(name)
+def load_site(name: str | None, assignments: Sequence[str], earlier: RunDir | None = None) -> Site:
+    """Return a site by name or file, changed by assignments as --site-set takes them.
+
+    `earlier`: without a name, the run whose site it is. Raises InputError if that run was not submitted.
+    """
+    jobs = SlurmJobs(earlier) if earlier else None
+    if name is None and (jobs is None or not jobs.site_file.exists()):
+        raise InputError(
+            f"--site: found none, expected a site's name or file; fix: choose one of {', '.join(names())}, or write "
+            "your own (`idxtrain config site`)"
+        )
+    values: dict[str, Any] = jobs.site().model_dump(mode="json") if name is None and jobs else read(str(name))
     assign(values, assignments, "--site-set", "train.nodes=4")
-    return validate(values, f"--site {name}")
+    return validate(values, "--site-set" if name is None else f"--site {name}")
 
 
 def config_for(site: Site, options: Options, existing: RunDir | None) -> Config:
@@ -110,7 +119,7 @@ def _submit_chain(jobs: SlurmJobs, stages: Sequence[JobStage], environment: Mapp
 
 
 def _require_none_queued(jobs: SlurmJobs) -> None:
-    waiting = [job for job in queue.find(jobs.names().values()) if not job.over]
+    waiting = [job for job in queue.find(jobs.scripts()) if not job.over]
     if waiting:
         listed = ", ".join(f"{job.job} ({job.name.rpartition('.')[2]}, {job.state})" for job in waiting)
         run_id = jobs.run.run_id
