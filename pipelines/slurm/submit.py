@@ -1,5 +1,6 @@
 """idxtrain submit: the pipeline as a chain of Slurm jobs, each of which starts when the one before has succeeded."""
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -80,7 +81,10 @@ def preview(site: Site, run: RunDir, config: Config) -> str:
     hosts = [f"NODE{n}" for n in range(1, site.train.nodes + 1)]
     prepare = commands.prepare_launch(site, config.spark.master, sys.executable, run.path)
     train = commands.train_launch(site, config.launch, sys.executable, run.path, site.ranks, hosts)
-    return "\n".join([*parts, f"# prepare starts with\n# {prepare}\n", f"# the training starts with\n# {train}\n"])
+    parts += [f"# prepare starts with\n# {prepare}\n", f"# the training starts with\n# {train}\n"]
+    if site.launcher == "srun":
+        parts.append(f"# its launcher starts the ranks with\n# {shlex.join(commands.rank_step(site, site.ranks))}\n")
+    return "\n".join(parts)
 
 
 def submit(run: RunDir, site: Site, config: Config, environment: Mapping[str, str]) -> dict[str, str]:

@@ -215,6 +215,7 @@ def test_dry_run_prints_the_scripts_and_creates_nothing(workspace: Workspace) ->
     done = workspace("submit", "--site", "cpu", "--data", workspace.folder / "data", "--run-id", "dry", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("#!/bin/bash") == 3
+    assert "# its launcher starts the ranks with\n# srun --nodes=2 --ntasks=4 " in done.stdout
     assert "--dependency=afterok:ID_OF_TRAIN --kill-on-invalid-dep=yes" in done.stdout
     assert not workspace.run("dry").path.exists()
 
