@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from jobs.config import Section
-from jobs.description import Orientation
 from jobs.errors import InputError, one_line
 from jobs.files import read_object, sha256_file, take_seal
+from jobs.orientation import Orientation
 from jobs.segments import key, require_current, tags
 
 if TYPE_CHECKING:

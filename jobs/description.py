@@ -5,16 +5,12 @@ It comes from the catalog, from `data.toml` in the user's folder, or from the op
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
 from jobs.config import Section
 from jobs.label_options import ONE_HOT, Column
-
-# What turns a stored image upright. Rotations are counterclockwise; `mirror` swaps left and right, `flip` top and
-# bottom; `anti-transpose` reflects about the other diagonal.
-Orientation = Literal["none", "transpose", "anti-transpose", "rotate-90", "rotate-180", "rotate-270", "mirror", "flip"]
+from jobs.orientation import Orientation
 
 
 class PictureList(Section):

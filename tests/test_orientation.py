@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jobs.description import Orientation
+from jobs.orientation import Orientation
 from jobs.prepare.orientation import upright, upright_shape
 
 # What each orientation makes of the picture

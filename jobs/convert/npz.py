@@ -1,11 +1,12 @@
-"""Read images and labels from a NumPy .npz, and write them. Arrays are read in blocks of rows; nothing is unpickled."""
+"""Read images and labels from NumPy files, and write a .npz. They are read in blocks of rows; nothing is unpickled."""
 
 import lzma
 import math
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -91,6 +92,35 @@ def _blocks(source: Path, pairs: list[tuple[Split, str, str]]) -> Iterator[Block
                 row += len(block)
 
 
+def shapes(source: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each array of numbers or text in a .npz, or of the one in a .npy, by name."""
+    if source.suffix.lower() == ".npy":
+        with _opened_npy(source) as file:
+            return {source.stem: _header(file, source.name, source)[0]}
+    result = {}
+    with _opened(source) as archive:
+        for name in (each.removesuffix(".npy") for each in archive.namelist()):
+            with suppress(InputError):  # another kind of array is not an image
+                result[name] = _shape(archive, name, source)
+    return result
+
+
+def rows(source: Path, name: str) -> Iterator[NDArray[Any]]:
+    """Yield the rows of an array that `shapes` names, in blocks of about 1 MiB. Raises InputError for a damaged one."""
+    if source.suffix.lower() == ".npy":
+        with _opened_npy(source) as file:
+            yield from _blocks_of(file, source.name, source)
+    else:
+        with _opened(source) as archive:
+            yield from _rows(archive, name, source)
+
+
+def labels_of(images: str) -> set[str]:
+    """Return the names that the labels of an array of images customarily have."""
+    pairs = [*chain.from_iterable(_NAMES.values()), *_VALIDATION]
+    return {labels for name, labels in pairs if name == images}
+
+
 def _classes(archive: zipfile.ZipFile, name: str, source: Path) -> list[Value]:
     labels = np.concatenate(list(_rows(archive, name, source)) or [np.empty(0, np.int64)])
     if labels.ndim == 2 and labels.shape[1] == 1:
@@ -118,23 +148,25 @@ def _shape(archive: zipfile.ZipFile, name: str, source: Path) -> tuple[int, ...]
 
 
 def _rows(archive: zipfile.ZipFile, name: str, source: Path) -> Iterator[NDArray[Any]]:
-    """Yield the rows of an array in blocks of about 1 MiB; a Fortran-ordered array is one block."""
     with _reading(archive, name, source) as file:
-        shape, is_fortran, dtype = _header(file, name, source)
-        row = math.prod(shape[1:]) * dtype.itemsize
-        if row > _LARGEST_ROW:
-            raise InputError(
-                f"{source}: found rows over {_LARGEST_ROW:,} bytes in {name} ({row:,}); fix: save it again"
-            )
-        step = shape[0] if is_fortran else max(1, _BLOCK // max(row, 1))
-        for start in range(0, shape[0], max(step, 1)):
-            count = min(step, shape[0] - start)
-            data = file.read(count * row)
-            if len(data) < count * row:
-                raise InputError(f"{source}: found the end of {name} too early; fix: save the file again")
-            block = np.frombuffer(data, dtype)
-            shaped = block.reshape(shape[::-1]).T if is_fortran else block.reshape(count, *shape[1:])
-            yield shaped.astype(dtype.newbyteorder("="), copy=False)
+        yield from _blocks_of(file, name, source)
+
+
+def _blocks_of(file: IO[bytes], name: str, source: Path) -> Iterator[NDArray[Any]]:
+    """Yield the rows of an array in blocks of about 1 MiB; a Fortran-ordered array is one block."""
+    shape, is_fortran, dtype = _header(file, name, source)
+    row = math.prod(shape[1:]) * dtype.itemsize
+    if row > _LARGEST_ROW:
+        raise InputError(f"{source}: found rows over {_LARGEST_ROW:,} bytes in {name} ({row:,}); fix: save it again")
+    step = shape[0] if is_fortran else max(1, _BLOCK // max(row, 1))
+    for start in range(0, shape[0], max(step, 1)):
+        count = min(step, shape[0] - start)
+        data = file.read(count * row)
+        if len(data) < count * row:
+            raise InputError(f"{source}: found the end of {name} too early; fix: save the file again")
+        block = np.frombuffer(data, dtype)
+        shaped = block.reshape(shape[::-1]).T if is_fortran else block.reshape(count, *shape[1:])
+        yield shaped.astype(dtype.newbyteorder("="), copy=False)
 
 
 def _header(file: IO[bytes], name: str, source: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -156,6 +188,15 @@ def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
         raise InputError(f"{source}: cannot be read as .npz ({one_line(error)}); fix: save it again") from error
+
+
+@contextmanager
+def _opened_npy(source: Path) -> Iterator[IO[bytes]]:
+    try:
+        with source.open("rb") as file:
+            yield file
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{source}: cannot be read as .npy ({one_line(error)}); fix: save it again") from error
 
 
 @contextmanager

@@ -2,9 +2,9 @@
 
 import os
 import warnings
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -22,6 +22,7 @@ from jobs.convert.picture import MOST_PIXELS, NOT_A_PICTURE, BadPictureError, de
 from jobs.convert.staging import Staging
 from jobs.errors import InputError, printable
 from jobs.logs import log
+from jobs.parallel import map_ahead
 from jobs.progress import Progress
 from jobs.words import counted
 
@@ -89,18 +90,18 @@ def decoded(items: Iterable[Entry], options: Options) -> Iterator[Sequence[Decod
             like = _kind(pixels)
             at_once = max(1, min(_FILES_PER_TASK, _BYTES_PER_TASK // pixels.nbytes))
         yield [(entry.path, pixels)]
-    workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
-    waiting: deque[Future[list[Decoded]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for group in _groups(entries_left, at_once):
-            waiting.append(pool.submit(_decode_group, group, options, like))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    yield from map_ahead(
+        partial(_decode_group, options=options, like=like), groups(entries_left, at_once), decoding_threads()
+    )
 
 
-def _groups(items: Iterable[Entry], most: int) -> Iterator[list[Entry]]:
+def decoding_threads() -> int:
+    """Return how many threads decode pictures at a time."""
+    return min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+
+
+def groups(items: Iterable[Entry], most: int = _FILES_PER_TASK) -> Iterator[list[Entry]]:
+    """Yield entries in order in groups of at most `most`, or of about 8 MB if they are larger."""
     group: list[Entry] = []
     size = 0
     for entry in items:

@@ -1,5 +1,6 @@
 """Run the test images through the trained model: the stage's only use of TensorFlow, imported when needed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,15 +82,18 @@ def predict(model: Any, images: NDArray[Any], batch_size: int) -> NDArray[Any]:
     return probabilities
 
 
-def check_probabilities(probabilities: NDArray[Any]) -> None:
-    """Raise InputError unless each row, float32 [rows, classes], holds probabilities that sum to 1."""
+def check_probabilities(probabilities: NDArray[Any], rows: Callable[[int], str] = "test row {}".format) -> None:
+    """Raise InputError unless each row, float32 [rows, classes], holds probabilities that sum to 1.
+
+    `rows`: returns the words for a row in the message.
+    """
     sums = probabilities.sum(axis=1, dtype=np.float64)
     # NaN fails every comparison, so it counts as not valid.
     is_valid = (probabilities >= 0).all(axis=1) & (np.abs(sums - 1) <= _SUM_TOLERANCE)
     if not is_valid.all():
         row = int(np.argmin(is_valid))
         raise InputError(
-            f"the model's output for test row {row}: found the sum {sums[row]:.6g} and the lowest value "
+            f"the model's output for {rows(row)}: found the sum {sums[row]:.6g} and the lowest value "
             f"{probabilities[row].min():.6g}, expected a probability for each class, as from a softmax; fix: train it "
             "again"
         )

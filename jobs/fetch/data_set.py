@@ -19,10 +19,10 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from jobs.archive import Role
 from jobs.config import Section, explain
-from jobs.description import Orientation
 from jobs.errors import InputError, one_line
 from jobs.fetch.class_names import by_label, read_class_names
 from jobs.fetch.config import mirror_url
+from jobs.orientation import Orientation
 
 FILE = "data.toml"  # in a user's folder
 _MD5 = r"^[0-9a-f]{32}$"

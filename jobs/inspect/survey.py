@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.description import Description, Orientation
+from jobs.description import Description
 from jobs.errors import InputError
 from jobs.inspect.archives import Archives, Part
 from jobs.label_options import ONE_HOT, Column
+from jobs.orientation import Orientation
 from jobs.prepare import idx
 from jobs.prepare.labels import labels_in
 from jobs.prepare.orientation import upright

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from jobs.config import Section
-from jobs.description import Orientation
 from jobs.label_options import LabelOptions, UnseenClasses
+from jobs.orientation import Orientation
 from jobs.prepare.findings.finding import Kind
 
 MASTER = "IDXTRAIN_SPARK_MASTER"  # set by the launcher of prepare, if it has a Spark master for it

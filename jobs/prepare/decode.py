@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from jobs.dataset import Normalization, Shard, Split
-from jobs.description import Orientation
 from jobs.errors import InputError
 from jobs.files import sha256_file, write_atomic
+from jobs.orientation import Orientation
 from jobs.prepare.archives import Pair, image_shape
 from jobs.prepare.findings.rows import Look, batch_rows, is_summed, write_view
 from jobs.prepare.labels import ClassMap

@@ -9,10 +9,11 @@ from typing import Any
 from jobs import dataset, segments
 from jobs.archive import Archive
 from jobs.dataset import Source
-from jobs.description import Description, Orientation
+from jobs.description import Description
 from jobs.errors import InputError
 from jobs.files import sha256_file, sha256_json
 from jobs.label_options import Column
+from jobs.orientation import Orientation
 from jobs.prepare.config import PrepareConfig
 
 _FILES = ("groups", "exclude")  # the options that name a file, which counts by its content

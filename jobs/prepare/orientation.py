@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.description import Orientation
+from jobs.orientation import Orientation
 
 _SWAPS = ("transpose", "anti-transpose", "rotate-90", "rotate-270")
 
 
 def upright(images: NDArray[Any], orientation: Orientation) -> NDArray[Any]:
-    """Return images [n, height, width, …] turned as `orientation` says: see `jobs.description`."""
+    """Return images [n, height, width, …] turned as `orientation` says: see `jobs.orientation`."""
     match orientation:
         case "none":
             return images

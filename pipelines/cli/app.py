@@ -15,6 +15,7 @@ from pipelines.cli import (
     doctor,
     inspect,
     models,
+    predict,
     prune,
     recipes,
     retraining,
@@ -49,6 +50,7 @@ app = typer.Typer(
 # In this order `idxtrain --help` lists the commands: first steps, cluster, schedule.
 app.add_typer(run.app)
 app.add_typer(runs.app)
+app.add_typer(predict.app)
 app.add_typer(datasets.app)
 app.add_typer(convert.app)
 app.add_typer(inspect.app)

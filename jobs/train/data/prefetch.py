@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 _AHEAD = 2  # items ready before the consumer asks for them
@@ -10,7 +10,7 @@ _AHEAD = 2  # items ready before the consumer asks for them
 T = TypeVar("T")
 
 
-def read_ahead(items: Iterator[T]) -> Iterator[T]:
+def read_ahead(items: Iterator[T]) -> Generator[T, None, None]:
     """Yield the items of an iterator that runs in a thread of its own; raise here what it raises there.
 
     The thread ends once the consumer closes this generator.
