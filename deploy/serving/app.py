@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from deploy.serving.answers import Answer, Refused, Status
 from deploy.serving.body import read_body
 from deploy.serving.images import IDX, PICTURES, RAW, media_type
-from deploy.serving.refusal import Refusal, busy
+from deploy.serving.refusal import RefusalError, busy
 from deploy.serving.service import Service
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -19,7 +19,7 @@ _BODY = {
         "IDX archive of images, plain or gzip."
     ),
     "required": True,
-    "content": {kind: _BINARY for kind in (*PICTURES, RAW, IDX)},
+    "content": dict.fromkeys((*PICTURES, RAW, IDX), _BINARY),
 }
 _REASONS = {
     400: "Invalid HTTP, or an unfinished body.",
@@ -40,7 +40,7 @@ def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def application(service: Service) -> FastAPI:
     """Return the application. Its pages /docs and /redoc are off: they load scripts from another server."""
     app = FastAPI(title="idxtrain", summary="Classify images.", docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(RefusalError, _refused)
     app.add_exception_handler(HTTPException, _not_found)
     app.add_exception_handler(RequestValidationError, _invalid)
 
@@ -83,7 +83,7 @@ def _status(word: str) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    if not isinstance(error, Refusal):
+    if not isinstance(error, RefusalError):
         raise error
     return error.response()
 
@@ -93,11 +93,11 @@ async def _not_found(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     message = f"{request.method} {request.url.path[:200]}: {error.detail}; see /openapi.json"
-    return Refusal(error.status_code, message, error.headers).response()
+    return RefusalError(error.status_code, message, error.headers).response()
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     problems = [f"{each['loc'][-1]}: found {str(each['input'])[:50]!r}: {each['msg']}" for each in error.errors()]
-    return Refusal(422, "query " + "; ".join(problems)).response()
+    return RefusalError(422, "query " + "; ".join(problems)).response()

@@ -7,13 +7,13 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 
 from deploy.serving.limits import Limits
-from deploy.serving.refusal import Refusal
+from deploy.serving.refusal import RefusalError
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
-    """Return the body of a request; raise a Refusal: 413 if it is too long, 408 if it arrives too slowly."""
+    """Return the body of a request; raise a RefusalError: 413 if it is too long, 408 if it arrives too slowly."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refusal(415, "Content-Encoding: found a compressed body, expected a plain one")
+        raise RefusalError(415, "Content-Encoding: found a compressed body, expected a plain one")
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > limits.body:
         raise _too_long(limits)
@@ -25,14 +25,14 @@ async def read_body(request: Request, limits: Limits) -> bytes:
                 if len(body) > limits.body:
                     raise _too_long(limits)
     except TimeoutError as error:
-        raise Refusal(408, f"body: found no end after {limits.seconds:g} s, expected one (--timeout)") from error
+        raise RefusalError(408, f"body: found no end after {limits.seconds:g} s, expected one (--timeout)") from error
     except ClientDisconnect as error:
-        raise Refusal(400, "body: found the end of the connection, expected the rest") from error
+        raise RefusalError(400, "body: found the end of the connection, expected the rest") from error
     return bytes(body)
 
 
-def _too_long(limits: Limits) -> Refusal:
-    return Refusal(413, f"body: found too many bytes, expected at most {limits.body:,} (--max-body)")
+def _too_long(limits: Limits) -> RefusalError:
+    return RefusalError(413, f"body: found too many bytes, expected at most {limits.body:,} (--max-body)")
 
 
 class Reading:
@@ -44,6 +44,7 @@ class Reading:
         self.is_complete = headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers
 
     async def __call__(self) -> MutableMapping[str, Any]:
+        """Return the next message."""
         message: MutableMapping[str, Any] = await self._receive()
         self._awaits_permission = False
         if message["type"] == "http.disconnect" or not message.get("more_body"):

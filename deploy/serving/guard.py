@@ -9,9 +9,9 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deploy.serving.body import Reading
-from deploy.serving.metrics import Metrics
 from deploy.serving.limits import Limits
-from deploy.serving.refusal import Refusal, busy
+from deploy.serving.metrics import Metrics
+from deploy.serving.refusal import RefusalError, busy
 from deploy.serving.token import Bearer
 from jobs.errors import one_line
 
@@ -61,7 +61,7 @@ class Guard:
         path = scope["path"]
         if path not in OPEN_PATHS and self._bearer and not self._bearer.admits(headers.get(b"authorization", b"")):
             wanted = "header Authorization: found no valid token, expected `Bearer TOKEN`"
-            await Refusal(401, wanted, {"WWW-Authenticate": "Bearer"}).response()(scope, receive, send)
+            await RefusalError(401, wanted, {"WWW-Authenticate": "Bearer"}).response()(scope, receive, send)
         elif path != "/predict":
             await self._app(scope, receive, send)
         elif self._active >= self._limits.requests:
@@ -77,6 +77,6 @@ class Guard:
     async def _fail(self, scope: Scope, receive: Receive, send: Send, error: Exception) -> None:
         log.error("%s %s: %s: %s", scope["method"], scope["path"], type(error).__name__, one_line(error)[:300])
         try:
-            await Refusal(500, "the server failed; its log has the reason").response()(scope, receive, send)
+            await RefusalError(500, "the server failed; its log has the reason").response()(scope, receive, send)
         except Exception as second:
             log.error("the answer could not be sent: %s", one_line(second)[:300])

@@ -7,7 +7,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from deploy.serving.limits import Limits
-from deploy.serving.refusal import Refusal, busy
+from deploy.serving.refusal import RefusalError, busy
 
 
 def protocol(limits: Limits, count: Callable[[int], None]) -> type[H11Protocol]:
@@ -51,7 +51,7 @@ def protocol(limits: Limits, count: Callable[[int], None]) -> type[H11Protocol]:
                 super().timeout_keep_alive_handler()
 
         def send_400_response(self, msg: str) -> None:
-            self._refuse(Refusal(400, f"request: found invalid HTTP, expected HTTP/1.1 ({msg})"))
+            self._refuse(RefusalError(400, f"request: found invalid HTTP, expected HTTP/1.1 ({msg})"))
 
         def _watch(self) -> None:
             """Start or stop the clock: it runs while the headers of a request are incomplete."""
@@ -68,11 +68,11 @@ def protocol(limits: Limits, count: Callable[[int], None]) -> type[H11Protocol]:
         def _late(self) -> None:
             if self._has_begun:
                 wanted = f"request: found no complete headers after {limits.seconds:g} s, expected them (--timeout)"
-                self._refuse(Refusal(408, wanted))
+                self._refuse(RefusalError(408, wanted))
             else:  # a connection kept ready for a request: its next answer must not be this one
                 self.transport.close()
 
-        def _refuse(self, refusal: Refusal) -> None:
+        def _refuse(self, refusal: RefusalError) -> None:
             """Answer without the application and close; only close if another answer has begun."""
             if self.cycle is not None and not self.cycle.response_complete:
                 self.cycle.disconnected = True  # its answer goes nowhere

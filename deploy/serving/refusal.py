@@ -8,7 +8,7 @@ from starlette.responses import Response
 from jobs.errors import printable
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """A request that is not answered with predictions. `status`: of HTTP. `message`: one line."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -25,6 +25,6 @@ class Refusal(Exception):
         return json.dumps({"error": printable(self.message)}).encode() + b"\n"
 
 
-def busy(message: str) -> Refusal:
+def busy(message: str) -> RefusalError:
     """Return the refusal of a request that may be sent again in a second."""
-    return Refusal(503, message, {"Retry-After": "1"})
+    return RefusalError(503, message, {"Retry-After": "1"})

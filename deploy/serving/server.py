@@ -4,10 +4,11 @@ import contextlib
 import gc
 import logging
 import os
+import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -24,7 +25,7 @@ from deploy.serving.service import Service
 from deploy.serving.sources import Source
 from deploy.serving.token import Bearer
 from jobs import stop_signals
-from jobs.errors import IdxtrainError, InputError, ResumableError, one_line
+from jobs.errors import InputError, ResumableError, one_line
 from jobs.tensorflow_import import import_tensorflow
 
 _KEEP_ALIVE_SECONDS = 30  # longer than the pause of most clients and probes between two requests
@@ -114,14 +115,14 @@ class _Server(uvicorn.Server):
         self.is_forced = False
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         """Handle every signal that asks to stop, while the server runs."""
         before = stop_signals.handle(self._signal)
         try:
             yield
         finally:
             for number, handler in before.items():
-                stop_signals.restore(number, handler)
+                signal.signal(number, handler)
 
     def _signal(self, number: int, frame: FrameType | None) -> None:
         if self._requests.note():
@@ -147,7 +148,7 @@ class _Server(uvicorn.Server):
 class _Loader:
     """The thread that loads models beside the one that is served."""
 
-    def __init__(self, service: Service, source: Source, give_up: "threading.Callable[[], None]") -> None:
+    def __init__(self, service: Service, source: Source, give_up: Callable[[], None]) -> None:
         self._service, self._source, self._give_up = service, source, give_up
         self._thread = threading.Thread(target=self._load, name="loader", daemon=True)
         self.error: BaseException | None = None

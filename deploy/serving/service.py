@@ -11,7 +11,7 @@ from deploy.serving.batches import Batches, QueueFullError
 from deploy.serving.images import images, is_small
 from deploy.serving.limits import Limits
 from deploy.serving.metrics import Metrics
-from deploy.serving.refusal import Refusal, busy
+from deploy.serving.refusal import busy
 from deploy.serving.served import ServedModel
 
 _FEW = 100  # classes in an answer that take less time to write than to hand to another thread
@@ -40,7 +40,7 @@ class Service:
         return self.model is not None and not self.is_stopping
 
     async def answer(self, kind: str, body: bytes, *, top: int, resize: bool) -> bytes:
-        """Return the JSON of an `Answer`. `kind`: the media type of the body. Raises a Refusal."""
+        """Return the JSON of an `Answer`. `kind`: the media type of the body. Raises a RefusalError."""
         model = self.model
         if model is None:
             raise busy("found no model yet: it is being loaded")
