@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from deploy.serving.answers import Answer, Refused, Status
 from deploy.serving.body import read_body
 from deploy.serving.images import IDX, PICTURES, RAW, media_type
-from deploy.serving.refusal import RefusalError, busy
+from deploy.serving.refusal import RefusalError, busy, failed
 from deploy.serving.service import Service
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -43,6 +43,7 @@ def application(service: Service) -> FastAPI:
     app.add_exception_handler(RefusalError, _refused)
     app.add_exception_handler(HTTPException, _not_found)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _failed)
 
     @app.post(
         "/predict",
@@ -101,3 +102,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
         raise error
     problems = [f"{each['loc'][-1]}: found {str(each['input'])[:50]!r}: {each['msg']}" for each in error.errors()]
     return RefusalError(422, "query " + "; ".join(problems)).response()
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Answer for any other exception, which Starlette raises again: `Guard` logs it."""
+    return failed().response()

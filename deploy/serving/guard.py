@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deploy.serving.body import Reading
 from deploy.serving.limits import Limits
 from deploy.serving.metrics import Metrics
-from deploy.serving.refusal import RefusalError, busy
+from deploy.serving.refusal import RefusalError, busy, failed
 from deploy.serving.token import Bearer
 from jobs.errors import one_line
 
@@ -51,8 +51,9 @@ class Guard:
         try:
             await self._dispatch(scope, headers, reading, answer)
         except Exception as error:
+            log.error("%s %s: %s: %s", scope["method"], scope["path"], type(error).__name__, one_line(error)[:300])
             if status == 0:
-                await self._fail(scope, reading, answer, error)
+                await _fail(scope, reading, answer)
         finally:
             path = scope["path"] if scope["path"] in PATHS else "other"
             self._metrics.request(path, status, time.perf_counter() - begin)
@@ -74,9 +75,9 @@ class Guard:
             finally:
                 self._active -= 1
 
-    async def _fail(self, scope: Scope, receive: Receive, send: Send, error: Exception) -> None:
-        log.error("%s %s: %s: %s", scope["method"], scope["path"], type(error).__name__, one_line(error)[:300])
-        try:
-            await RefusalError(500, "the server failed; its log has the reason").response()(scope, receive, send)
-        except Exception as second:
-            log.error("the answer could not be sent: %s", one_line(second)[:300])
+
+async def _fail(scope: Scope, receive: Receive, send: Send) -> None:
+    try:
+        await failed().response()(scope, receive, send)
+    except Exception as error:  # the connection is unusable
+        log.error("the answer could not be sent: %s", one_line(error)[:300])

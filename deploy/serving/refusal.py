@@ -28,3 +28,8 @@ class RefusalError(Exception):
 def busy(message: str) -> RefusalError:
     """Return the refusal of a request that may be sent again in a second."""
     return RefusalError(503, message, {"Retry-After": "1"})
+
+
+def failed() -> RefusalError:
+    """Return the answer to a request that met a fault of the server."""
+    return RefusalError(500, "the server failed; its log has the reason")

@@ -50,9 +50,9 @@ def run(source: Source, address: Address, limits: Limits, drain_seconds: float) 
     send them have noticed. Raises InputError if the address is taken or the first model cannot be loaded, and
     ResumableError at a second signal.
     """
-    with _listener(address) as listener:
+    with listener_at(address) as listener:
         service = Service(limits)
-        server = _server(service, address, limits, drain_seconds)
+        server = http_server(service, address, limits, drain_seconds)
         loader = _Loader(service, source, server.stop)
         log.info("listening on %s", _url(listener))
         loader.start()
@@ -68,7 +68,8 @@ def run(source: Source, address: Address, limits: Limits, drain_seconds: float) 
         log.info("stopped")
 
 
-def _listener(address: Address) -> socket.socket:
+def listener_at(address: Address) -> socket.socket:
+    """Return the socket that listens at an address; raise InputError if it is taken or not this machine's."""
     where = f"--host {address.host} --port {address.port}"
     try:
         family, _, _, _, target = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
@@ -87,7 +88,8 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _server(service: Service, address: Address, limits: Limits, drain_seconds: float) -> "_Server":
+def http_server(service: Service, address: Address, limits: Limits, drain_seconds: float) -> "DrainingServer":
+    """Return the HTTP server of a service, not started."""
     bearer = Bearer(address.token) if address.token else None
     guard = Guard(application(service), limits, service.metrics, bearer)
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL + 1)  # tracebacks: `Guard` logs one line
@@ -105,10 +107,10 @@ def _server(service: Service, address: Address, limits: Limits, drain_seconds: f
         timeout_graceful_shutdown=int(3 * limits.seconds) + 1,
         backlog=_BACKLOG,
     )
-    return _Server(config, service, guard, drain_seconds)
+    return DrainingServer(config, service, guard, drain_seconds)
 
 
-class _Server(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """Uvicorn's server, with a pause between the request to stop and the end of listening."""
 
     def __init__(self, config: uvicorn.Config, service: Service, guard: Guard, drain_seconds: float) -> None:

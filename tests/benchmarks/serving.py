@@ -50,7 +50,8 @@ def main(work: Path, run_id: str, seconds: float) -> None:
             rate = len(full.seconds) / seconds
             half = asyncio.run(at_a_rate(server.port, requests, rate / 2, seconds))
             faults = [status for status in (*full.statuses, *half.statuses) if status != 200]
-            assert not faults and not full.errors and not half.errors, (faults[:3], full.errors[:3], half.errors[:3])
+            faults_of_connections = [*full.errors, *half.errors]
+            assert [*faults, *faults_of_connections] == []
             latencies = [1000 * answers.percentile(p) for answers in (full, half) for p in (0.5, 0.99)]
             print(
                 f"{name:16} {rate:10,.0f}  {rate * images:8,.0f}  {latencies[0]:5.1f} ms {latencies[1]:5.1f} ms"
