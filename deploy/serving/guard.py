@@ -1,11 +1,11 @@
-"""What surrounds every request: the token, the number of requests, send timeouts, faults, metrics."""
+"""What surrounds every request: the token, the number of requests, faults, metrics."""
 
-import asyncio
 import logging
 import time
 from collections.abc import MutableMapping
 from typing import Any
 
+import h11
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deploy.serving.body import Reading
@@ -13,13 +13,17 @@ from deploy.serving.limits import Limits
 from deploy.serving.metrics import Metrics
 from deploy.serving.refusal import RefusalError, busy, failed
 from deploy.serving.token import Bearer
-from jobs.errors import one_line
+from jobs.errors import one_line, printable
 
 OPEN_PATHS = frozenset({"/health", "/ready"})  # for probes, which have no token
 PATHS = frozenset({*OPEN_PATHS, "/predict", "/metrics", "/openapi.json"})
 _DISCARD_SECONDS = 1.0
 
 log = logging.getLogger("idxtrain")
+
+
+class _ClientGoneError(Exception):
+    """An answer cannot be sent: the client ended the connection, or broke the protocol."""
 
 
 class Guard:
@@ -45,13 +49,19 @@ class Guard:
                     await reading.discard(2 * self._limits.body, _DISCARD_SECONDS)
                 if self.ends_connections or not reading.is_complete:
                     message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
-            async with asyncio.timeout(self._limits.seconds):
+            try:
                 await send(message)
+            except (h11.LocalProtocolError, OSError) as error:
+                raise _ClientGoneError from error
 
         try:
             await self._dispatch(scope, headers, reading, answer)
+        except _ClientGoneError:
+            pass
         except Exception as error:
-            log.error("%s %s: %s: %s", scope["method"], scope["path"], type(error).__name__, one_line(error)[:300])
+            log.error(
+                "%s %s: %s: %s", scope["method"], printable(scope["path"]), type(error).__name__, one_line(error)[:300]
+            )
             if status == 0:
                 await _fail(scope, reading, answer)
         finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from http import HTTPStatus
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -20,7 +21,9 @@ def protocol(limits: Limits, count: Callable[[int], None]) -> type[H11Protocol]:
         """
 
         _deadline: asyncio.TimerHandle | None = None
+        _unread: asyncio.TimerHandle | None = None
         _has_begun = False  # whether anything arrived
+        _is_refused = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -31,10 +34,11 @@ def protocol(limits: Limits, count: Callable[[int], None]) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._unwatch()
+            self.resume_writing()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            if not self.transport.is_closing():
+            if not self.transport.is_closing() and not self._is_refused:
                 self._has_begun = True
                 super().data_received(data)
                 self._watch()
@@ -49,6 +53,17 @@ def protocol(limits: Limits, count: Callable[[int], None]) -> type[H11Protocol]:
                 self.transport.abort()
             else:
                 super().timeout_keep_alive_handler()
+
+        def pause_writing(self) -> None:
+            """Start the clock of a client that does not take its answer: more than 64 KiB of it wait here."""
+            super().pause_writing()
+            self._unread = self._unread or self.loop.call_later(limits.seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._unread is not None:
+                self._unread.cancel()
+                self._unread = None
 
         def send_400_response(self, msg: str) -> None:
             self._refuse(RefusalError(400, f"request: found invalid HTTP, expected HTTP/1.1 ({msg})"))
@@ -73,7 +88,11 @@ def protocol(limits: Limits, count: Callable[[int], None]) -> type[H11Protocol]:
                 self.transport.close()
 
         def _refuse(self, refusal: RefusalError) -> None:
-            """Answer without the application and close; only close if another answer has begun."""
+            """Answer without the application and end the connection; only end it if another answer has begun.
+
+            What the client is still sending is dropped for a while: a connection that is closed with unread data is
+            reset, and the client might miss the answer.
+            """
             if self.cycle is not None and not self.cycle.response_complete:
                 self.cycle.disconnected = True  # its answer goes nowhere
                 self.cycle.message_event.set()
@@ -81,14 +100,19 @@ def protocol(limits: Limits, count: Callable[[int], None]) -> type[H11Protocol]:
                 headers = [("content-type", "application/json"), ("content-length", str(len(refusal.body)))]
                 headers += [("connection", "close"), *refusal.headers.items()]
                 events = (
-                    h11.Response(status_code=refusal.status, headers=headers),
+                    h11.Response(
+                        status_code=refusal.status, headers=headers, reason=HTTPStatus(refusal.status).phrase.encode()
+                    ),
                     h11.Data(data=refusal.body),
                     h11.EndOfMessage(),
                 )
                 for event in events:
                     self.transport.write(self.conn.send(event) or b"")
                 count(refusal.status)
-            self.transport.close()
+                self._is_refused = True
+                self.transport.write_eof()
+            else:
+                self.transport.close()
             self.loop.call_later(limits.seconds, self.transport.abort)
 
     return LimitedProtocol

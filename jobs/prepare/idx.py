@@ -101,7 +101,7 @@ def read_bytes(data: bytes, name: str, accept: Callable[[Header], None]) -> NDAr
 
     `accept` gets the header before any of the data is read, and raises if it is not wanted. Raises IdxError.
     """
-    source = _Source(Path(name), BufferedReader(io.BytesIO(data)), len(data))  # type: ignore[arg-type]
+    source = _Source(Path(name), BufferedReader(io.BytesIO(data)), len(data))
     header = _take_header(source)
     accept(header)
     return _native(_collect(_data_blocks(source, header), header.data_bytes), header.dtype).reshape(header.shape)

@@ -5,10 +5,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,21 @@ class Connection:
             self._writer = None
 
 
+def exchange(port: int, request: bytes, seconds: float = 5) -> bytes:
+    """Send any bytes over a new connection; return the first answer, or what came within the time."""
+    received = b""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
+        with suppress(OSError):  # the server may end it in the middle
+            connection.sendall(request)
+        while block := connection.recv(1 << 16):
+            received += block
+            head, end, body = received.partition(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head)
+            if end and (request.startswith(b"HEAD") or (length and len(body) >= int(length[1]))):
+                break
+    return received
+
+
 def post(body: bytes, kind: str = "application/octet-stream", query: str = "", headers: Sequence[str] = ()) -> bytes:
     """Return the bytes of a request for predictions."""
     lines = [f"POST /predict{query} HTTP/1.1", "Host: test", f"Content-Type: {kind}", f"Content-Length: {len(body)}"]
@@ -145,7 +162,9 @@ async def as_fast_as_possible(port: int, requests: Sequence[bytes], clients: int
 
 async def at_a_rate(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> Answers:
     """Send requests at fixed times, whether or not earlier ones are answered; seconds count from these times."""
-    answers, idle, tasks = Answers(), [], set()
+    answers = Answers()
+    idle: list[Connection] = []
+    tasks: set[asyncio.Task[None]] = set()
     start = time.perf_counter()
 
     async def one(number: int) -> None:
