@@ -14,7 +14,7 @@ class Limits:
 
     batch: int = 64
     queue: int = 1024
-    requests: int = 100
+    requests: int = 256
     body: int = 4 << 20
     pixels: int = 1_000_000
     images: int = 1000

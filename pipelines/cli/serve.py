@@ -33,7 +33,7 @@ def serve(
     ] = None,
     max_batch: Annotated[int, typer.Option(min=1, max=4096, help="Images that the model computes at once.")] = 64,
     max_queue: Annotated[int, typer.Option(min=1, help="Images that may wait. More: 503.")] = 1024,
-    max_requests: Annotated[int, typer.Option(min=1, help="Requests answered at the same time. More: 503.")] = 100,
+    max_requests: Annotated[int, typer.Option(min=1, help="Requests answered at the same time. More: 503.")] = 256,
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request. More: 413.")] = 4 << 20,
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of a PNG or JPEG. More: 413.")] = 1_000_000,
     max_images: Annotated[int, typer.Option(min=1, help="Images of a request. More: 413.")] = 1000,

@@ -69,8 +69,8 @@ def _body(randomness: random.Random, shape: tuple[int, int, int]) -> bytes:
         Image.new(mode, (randomness.randrange(1, 99), randomness.randrange(1, 99))).save(picture, form)
         return _damaged(picture.getvalue(), randomness)
     if kind == 3:  # a picture that claims any size
-        sizes = struct.pack(">II", randomness.randrange(2**32), randomness.randrange(2**16))
-        return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + sizes + randomness.randbytes(40)
+        claimed = struct.pack(">II", randomness.randrange(2**32), randomness.randrange(2**16))
+        return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + claimed + randomness.randbytes(40)
     sizes = [randomness.choice((0, 1, 2, 2**31, 2**32 - 1)), *shape][: randomness.randrange(1, 5)]
     archive = struct.pack(f">HBB{len(sizes)}I", 0, randomness.choice((8, 9, 11, 13, 14, 0)), len(sizes), *sizes)
     archive += randomness.randbytes(randomness.choice((0, size, 2 * size)))

@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 _LISTENING = re.compile(r"listening on http://([\d.]+):(\d+)")
 
 
@@ -66,9 +68,10 @@ class Serving:
         self.process.send_signal(number)
         return self.process.wait(60)
 
-    def resident_bytes(self) -> int:
-        import psutil
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children()
 
+    def resident_bytes(self) -> int:
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
 
