@@ -146,7 +146,8 @@ class DrainingServer(uvicorn.Server):
         if self._stops_at is not None:
             if not self._service.is_stopping:
                 self._service.is_stopping = self._guard.ends_connections = True
-                log.info("draining: requests that arrive in the next %g s are answered", self._drain_seconds)
+                if self._requests.count:
+                    log.info("draining: requests that arrive in the next %g s are answered", self._drain_seconds)
             self.should_exit = self.should_exit or time.monotonic() >= self._stops_at
         return await super().on_tick(counter)
 

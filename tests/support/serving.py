@@ -26,7 +26,7 @@ class Serving:
         program = str(Path(sys.executable).with_name("idxtrain"))
         self._command = [program, "serve", *map(str, options), "--port", "0"]
         self._environment = dict(os.environ if environment is None else environment)
-        self._log = folder / "serve.log"
+        self.folder, self._log = folder, folder / "serve.log"
         self.port = 0
 
     def __enter__(self) -> "Serving":
