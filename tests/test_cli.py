@@ -19,7 +19,7 @@ ORDER = (
     *("run", "fetch", "prepare", "train", "evaluate", "plan", "report", "runs", "predict"),
     *("datasets", "convert", "inspect", "recipes", "config", "doctor"),
     *("submit", "status", "logs", "cancel", "sweep"),
-    *("retrain", "schedule", "models", "prune"),
+    *("retrain", "schedule", "models", "serve", "prune"),
 )
 
 

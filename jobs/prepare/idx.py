@@ -10,11 +10,12 @@ archive the text states whether N counts in the compressed file or in the inflat
 
 import gzip
 import hashlib
+import io
 import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -29,8 +30,8 @@ from jobs.files import HashedFile, write_atomic
 from jobs.prepare.idx_header import DTYPES, MAX_DIMENSIONS, Header, encode, header_of
 from jobs.words import counted
 
-__all__ = ["Header", "IdxError", "check", "check_pair", "inflate", "read", "read_blocks", "read_header"]
-__all__ += ["read_rows", "write", "write_blocks"]
+__all__ = ["Header", "IdxError", "check", "check_pair", "inflate", "read", "read_blocks", "read_bytes"]
+__all__ += ["read_header", "read_rows", "write", "write_blocks"]
 
 _MAX_ROW_BYTES = 2**63 - 1  # the range of numpy's indices, which matters even for an archive without rows
 
@@ -93,6 +94,17 @@ def read(path: Path) -> NDArray[Any]:
         header = _take_header(source)
         data = _collect(_data_blocks(source, header), header.data_bytes)
     return _native(data, header.dtype).reshape(header.shape)
+
+
+def read_bytes(data: bytes, name: str, accept: Callable[[Header], None]) -> NDArray[Any]:
+    """Return the array of an archive in memory, plain or gzip, verified like `read`. `name`: in messages.
+
+    `accept` gets the header before any of the data is read, and raises if it is not wanted. Raises IdxError.
+    """
+    source = _Source(Path(name), BufferedReader(io.BytesIO(data)), len(data))
+    header = _take_header(source)
+    accept(header)
+    return _native(_collect(_data_blocks(source, header), header.data_bytes), header.dtype).reshape(header.shape)
 
 
 def read_blocks(path: Path) -> Iterator[NDArray[Any]]:
@@ -182,9 +194,8 @@ def check_pair(images: Path, image_header: Header, labels: Path, label_header: H
 class _Source:
     """The plain bytes of an archive in order, gzip or not. Every fault is an IdxError."""
 
-    def __init__(self, path: Path, file: BufferedReader) -> None:
-        self.path = path
-        self.size = os.fstat(file.fileno()).st_size
+    def __init__(self, path: Path, file: BufferedReader, size: int) -> None:
+        self.path, self.size = path, size
         with _reading(path):
             self.compressed = file.peek(2)[:2] == GZIP_MAGIC
         self._file = file
@@ -231,7 +242,7 @@ def _open(path: Path, digest: "hashlib._Hash | None" = None) -> Iterator[_Source
             )
         file: BufferedReader = BufferedReader(HashedFile(path, digest)) if digest else path.open("rb")
     with file:
-        yield _Source(path, file)
+        yield _Source(path, file, os.fstat(file.fileno()).st_size)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from pipelines.cli import (
     run,
     runs,
     schedule,
+    serve,
     slurm,
     stdout,
     sweep,
@@ -62,6 +63,7 @@ app.add_typer(sweep.app)
 app.add_typer(retraining.app)
 app.add_typer(schedule.app)
 app.add_typer(models.app)
+app.add_typer(serve.app)
 app.add_typer(prune.app)
 
 

@@ -21,6 +21,7 @@ PUBLIC = (
         "IDXTRAIN_WEBHOOK",
         "URL to which `idxtrain retrain` posts the outcome as JSON: https, or http to this machine. Never logged.",
     ),
+    Variable("IDXTRAIN_TOKEN", "Token that clients of `idxtrain serve` send, if there is no `--token-file`."),
     Variable(
         "MLFLOW_TRACKING_URI",
         "Model registry and tracking server of MLflow. Default: a SQLite file in `WORK/mlflow`.",
