@@ -162,9 +162,13 @@ def _origin(ink: NDArray[Any], scale: float, form: Form, steps: Steps) -> tuple[
         return ink.shape[0] / 2 - height / scale / 2, ink.shape[1] / 2 - width / scale / 2
     top, left, bottom, right = box
     middle = ((top + bottom) / 2, (left + right) / 2)
-    if steps.center == "none":  # the glyph stays where it is on the sheet
-        share = (middle[0] / ink.shape[0] * height, middle[1] / ink.shape[1] * width)
-        return middle[0] - share[0] / scale, middle[1] - share[1] / scale
+    if steps.center == "none":  # the glyph stays where it is on the sheet, but no part of it is cut off
+        lengths = ((bottom - top) * scale + 1, (right - left) * scale + 1)
+        row, column = (
+            np.clip(middle[axis] / ink.shape[axis] * size, half := min(lengths[axis], size) / 2, size - half)
+            for axis, size in enumerate((height, width))
+        )
+        return middle[0] - row / scale, middle[1] - column / scale
     place, goal = (center_of_mass(ink), form.mass) if steps.center == "mass" else (middle, form.middle)
     return place[0] - goal[0] / scale, place[1] - goal[1] / scale
 
