@@ -32,7 +32,7 @@ def _shown(which: str | None, name: str, work: Path) -> "Shown":
     folder = request.work_dir(request.Options(work=work))
     run = RunDir(folder.runs / file.run_id)
     recipe, accuracy = _recorded(run)
-    return Shown(
+    shown = Shown(
         title=file.title,
         recipe=recipe,
         accuracy=accuracy,
@@ -40,6 +40,8 @@ def _shown(which: str | None, name: str, work: Path) -> "Shown":
         network=Network(model),
         gallery=Gallery(folder.datasets / file.manifest.dataset_id, file.manifest, run.predictions_file),
     )
+    shown.form  # noqa: B018 (measured now, or the first stroke would wait for it)
+    return shown
 
 
 def _recorded(run: RunDir) -> tuple[str, float | None]:
