@@ -1,0 +1,58 @@
+// One request at a time: while one is under way, only the newest drawing waits, and older ones are dropped.
+
+/** Calls an async function again whenever something changed, never twice at once. */
+export class Live {
+  #run;
+  #failed;
+  #isBusy = false;
+  #since = null; // when the oldest change happened that no redraw shows yet
+
+  constructor(run, failed) {
+    this.#run = run;
+    this.#failed = failed;
+  }
+
+  /** Notes a change. `since`: the time of the event that caused it, in ms as performance.now() counts. */
+  changed(since = performance.now()) {
+    this.#since ??= since;
+    if (!this.#isBusy) void this.#loop();
+  }
+
+  async #loop() {
+    this.#isBusy = true;
+    while (this.#since !== null) {
+      const start = this.#since;
+      this.#since = null;
+      try {
+        await this.#run();
+        await painted();
+        performance.measure("stroke to redraw", { start });
+      } catch (error) {
+        this.#failed(error);
+      }
+    }
+    this.#isBusy = false;
+  }
+}
+
+/** Resolves when what was drawn is on the screen: a message that is sent before a frame arrives after it. */
+export const painted = () =>
+  new Promise((resolve) => {
+    requestAnimationFrame(() => {
+      const { port1, port2 } = new MessageChannel();
+      port1.onmessage = () => {
+        port1.close();
+        resolve();
+      };
+      port2.postMessage(null);
+    });
+  });
+
+/** Returns a function that calls another once nothing happened for `wait` ms. */
+export function settled(action, wait) {
+  let timer = 0;
+  return (...values) => {
+    clearTimeout(timer);
+    timer = setTimeout(action, wait, ...values);
+  };
+}
