@@ -27,7 +27,8 @@ function convolution(unit, chosen) {
   const show = (one) => {
     byId("unit-body").dataset.map = String(one);
     const part = (values) => values.filter((_, i) => i % maps === one);
-    const cell = Math.max(10, Math.min(38, Math.floor(118 / columns)));
+    const room = (byId("unit").clientWidth - 130) / 3; // three matrices beside each other
+    const cell = Math.max(10, Math.min(44, Math.floor(room / columns)));
     const outside = (unit.outside ?? []).filter((i) => i % maps === one).map((i) => (i - one) / maps);
     const one3 = (name, values, max) =>
       make("figure", {}, matrix(part(values), rows, columns, { max, cell, label: name, outside }), make("figcaption", {}, name));

@@ -3,32 +3,36 @@
 import { column, Grid } from "./sheet.js";
 
 const GAP = 16; // CSS pixels between layers, for the connections
-const LABEL = 40; // below a layer: its kind and size
-const SLOT = 46; // narrower layers get this width, for their label
+const LABEL = 2.9; // below a layer: its kind and size, in rem
+const SLOT = 3.5; // narrower layers get this width, for their label, in rem
 const TILES = [52, 44, 36, 30, 26, 22, 18]; // sizes of a feature map to try, in CSS pixels
 const SCROLLED = 26; // the size of a map where the network is wider than the page
 const FEW = 40; // flat layers of up to so many units are one column of larger cells
+
+/** Returns CSS pixels. */
+const rem = (count) => count * parseFloat(getComputedStyle(document.documentElement).fontSize);
 
 /** Returns {places, width, height}; a place is {layer, grid, x, y, slot}: the corner of its canvas in CSS pixels. */
 export function arrange(layers, width) {
   const room = innerWidth < 700 ? 220 : innerWidth < 1700 ? 300 : 400;
   const grids = (tile) => layers.map((layer) => gridOf(layer, tile, room));
   const fitting = TILES.map(grids).find((each) => across(each) <= width) ?? grids(SCROLLED);
+  const tallest = Math.max(...fitting.map(({ cssHeight }) => cssHeight));
   const top = 10 + 14 * Math.min(4, mostArcs(layers));
   // What room is left over is given to the gaps.
   const gap = GAP + Math.min(40, Math.max(0, width - across(fitting)) / layers.length);
   let x = gap / 2;
   const places = layers.map((layer, i) => {
     const grid = fitting[i];
-    const slot = Math.max(SLOT, grid.cssWidth);
-    const place = { layer, grid, slot, x: x + (slot - grid.cssWidth) / 2, y: top + (room - grid.cssHeight) / 2 };
+    const slot = Math.max(rem(SLOT), grid.cssWidth);
+    const place = { layer, grid, slot, x: x + (slot - grid.cssWidth) / 2, y: top + (tallest - grid.cssHeight) / 2 };
     x += slot + gap;
     return place;
   });
-  return { places, width: Math.max(width, x - gap / 2), height: top + room + LABEL };
+  return { places, width: Math.max(width, x - gap / 2), height: top + tallest + rem(LABEL) };
 }
 
-const across = (grids) => grids.reduce((sum, grid) => sum + Math.max(SLOT, grid.cssWidth) + GAP, 0);
+const across = (grids) => grids.reduce((sum, grid) => sum + Math.max(rem(SLOT), grid.cssWidth) + GAP, 0);
 
 function gridOf({ kind, shape }, tile, room) {
   if (kind === "InputLayer") return new Grid([shape[0], shape[1], 1], 1, zoomFor(shape[0], Math.min(3.2 * tile, room)));

@@ -5,28 +5,31 @@ export class Live {
   #run;
   #failed;
   #isBusy = false;
-  #since = null; // when the oldest change happened that no redraw shows yet
+  #isDue = false;
+  #since = null; // when the oldest stroke was drawn that no redraw shows yet
 
   constructor(run, failed) {
     this.#run = run;
     this.#failed = failed;
   }
 
-  /** Notes a change. `since`: the time of the event that caused it, in ms as performance.now() counts. */
-  changed(since = performance.now()) {
+  /** Notes a change. `since`: if it was a stroke, the time of its event, in ms as performance.now() counts. */
+  changed(since = null) {
+    this.#isDue = true;
     this.#since ??= since;
     if (!this.#isBusy) void this.#loop();
   }
 
   async #loop() {
     this.#isBusy = true;
-    while (this.#since !== null) {
+    while (this.#isDue) {
       const start = this.#since;
+      this.#isDue = false;
       this.#since = null;
       try {
         await this.#run();
         await painted();
-        performance.measure("stroke to redraw", { start });
+        if (start !== null) performance.measure("stroke to redraw", { start });
       } catch (error) {
         this.#failed(error);
       }

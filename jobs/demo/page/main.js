@@ -81,7 +81,7 @@ class Page {
     byId("clear").addEventListener("click", () => this.#clear());
     byId("undo").addEventListener("click", () => {
       this.drawing.undo();
-      this.#drawn(performance.now());
+      this.#drawn();
     });
     byId("stroke").addEventListener("input", () => (this.drawing.width = (this.drawing.size * byId("stroke").value) / 100));
     byId("colors").hidden = model.shape[2] < 3;
@@ -89,7 +89,7 @@ class Page {
     byId("paper").addEventListener("input", () => {
       this.drawing.paper = byId("paper").value;
       this.drawing.repaint();
-      this.#drawn(performance.now());
+      this.#drawn();
     });
     acceptPictures(byId("file"), byId("sheet"), (file, bitmap) => this.#file(file, bitmap), (error) => this.#failed(error));
     byId("scrubber").addEventListener("input", (event) => {
@@ -121,7 +121,8 @@ class Page {
     }
   }
 
-  #drawn(since) {
+  /** Notes a change of the drawing. `since`: the time of the event, if it was a stroke. */
+  #drawn(since = null) {
     if (this.#source.kind === "test" && this.drawing.hasStrokes) this.steps.off();
     if (this.#source.kind !== "drawing") this.#source = { kind: "drawing" };
     byId("hint").hidden = !this.drawing.isEmpty;
@@ -133,7 +134,7 @@ class Page {
   #clear() {
     this.steps.restore();
     this.drawing.clear();
-    this.#drawn(performance.now());
+    this.#drawn();
   }
 
   #file(file, bitmap) {
@@ -149,7 +150,7 @@ class Page {
     paintPicture(picture, image, view.model.shape);
     this.drawing.show(picture, true);
     const name = view.model.classes[about.label]?.name ?? about.label;
-    this.#take({ kind: "test", image, about }, `test image ${about.index}, class ${name}`);
+    this.#take({ kind: "test", image, about }, `test image ${about.index}: ${name}`);
   }
 
   #take(source, text) {

@@ -97,7 +97,7 @@ export class Overview {
       },
       canvas,
       make("span", { class: "kind" }, kindOf(layer)),
-      make("span", { class: "size" }, sizeOf(layer.shape)),
+      make("span", { class: "size" }, layer.shape.join("×")),
     );
     const isPicture = layer.kind === "InputLayer";
     const sheet = isPicture ? null : new Sheet(canvas, grid);
