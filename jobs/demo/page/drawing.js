@@ -98,14 +98,19 @@ export class Drawing {
   }
 
   #segment({ points, ink }, i) {
-    const [from, to] = [points[Math.max(0, i - 1)], points[i]];
     const context = this.#context;
-    context.strokeStyle = ink;
+    const to = points[i];
+    context.strokeStyle = context.fillStyle = ink;
     context.lineWidth = to.width;
     context.beginPath();
-    context.moveTo(from.x, from.y);
-    context.lineTo(to.x, to.y);
-    context.stroke();
+    if (i === 0) {
+      context.arc(to.x, to.y, to.width / 2, 0, 2 * Math.PI); // a line of no length draws nothing
+      context.fill();
+    } else {
+      context.moveTo(points[i - 1].x, points[i - 1].y);
+      context.lineTo(to.x, to.y);
+      context.stroke();
+    }
   }
 
   #redraw() {

@@ -167,6 +167,7 @@ export class Focus {
     if (next === null) return;
     event.preventDefault();
     this.#choose(next);
+    byId("spoken").textContent = `${placeOf(next)}: ${short(this.#value(next))}`; // drawing changes it too often to speak
   }
 
   /** Returns where a key moves the cursor: arrows within a map, page keys to another map; null for other keys. */
