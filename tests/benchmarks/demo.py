@@ -1,6 +1,6 @@
 """python -m tests.benchmarks.demo: how long the demo's page takes from a stroke to the redraw of every layer.
 
-Debian's chromium without a window draws a 0, a 1 and a 7 with the mouse, 120 movements a second, as a hand would, on the
+Debian's chromium without a window draws a 0, a 1 and a 7 with the mouse, 120 movements a second, as by hand, on the
 networks of `fast` and `best`, untrained, which cost the same as trained ones. A time runs from the browser's own time
 of the movement to the frame that shows every layer, the probabilities and the large layer. While a redraw is under way
 the newest drawing waits, so the time contains that wait, too.

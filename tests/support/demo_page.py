@@ -130,7 +130,8 @@ class DemoPage:
         after = self.text("#readout-place")
         if before == after:
             return None
-        self.page.wait_for_function("(words) => document.getElementById('unit-name').textContent.endsWith(words)", arg=after)
+        is_explained = "(place) => document.getElementById('unit-name').textContent.endsWith(place)"
+        self.page.wait_for_function(is_explained, arg=after)
         return place(after)
 
     def value(self) -> float:

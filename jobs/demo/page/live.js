@@ -1,11 +1,12 @@
 // One request at a time: while one is under way, only the newest drawing waits, and older ones are dropped.
 
-/** Calls an async function again whenever something changed, never twice at once. */
+/** Calls an async function again whenever something changed, never twice at once; what it returns draws its answer. */
 export class Live {
   #run;
   #failed;
   #isBusy = false;
   #isDue = false;
+  #newest = null;
   #since = null; // when the oldest stroke was drawn that no redraw shows yet
 
   constructor(run, failed) {
@@ -27,21 +28,29 @@ export class Live {
       this.#isDue = false;
       this.#since = null;
       try {
-        await this.#run();
-        await painted();
-        if (start !== null) performance.measure("stroke to redraw", { start });
+        const draw = await this.#run();
+        void this.#show(draw, start); // the next request leaves while this answer is drawn
       } catch (error) {
         this.#failed(error);
       }
     }
     this.#isBusy = false;
   }
+
+  async #show(draw, start) {
+    this.#newest = draw;
+    await painted(() => {
+      if (this.#newest === draw) draw(); // or a newer answer came within the same frame
+    });
+    if (start !== null) performance.measure("stroke to redraw", { start });
+  }
 }
 
-/** Resolves when what was drawn is on the screen: a message that is sent before a frame arrives after it. */
-export const painted = () =>
+/** Draws in the next frame. Resolves when it is on the screen: a message that is sent before a frame arrives after it. */
+const painted = (draw) =>
   new Promise((resolve) => {
     requestAnimationFrame(() => {
+      draw();
       const { port1, port2 } = new MessageChannel();
       port1.onmessage = () => {
         port1.close();

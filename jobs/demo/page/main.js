@@ -161,17 +161,21 @@ class Page {
     this.live.changed();
   }
 
+  /** Asks for the answers to what is on the sheet. Returns the function that draws them. */
   async #redraw() {
     const source = this.#source;
     const body = source.kind === "file" ? source.file : await this.#body();
-    await Promise.all(this.#views.map(async (view) => {
-      const isReady = source.kind === "test" && String(view.model.shape) === String(this.#views[0].model.shape);
-      view.image = isReady ? source.image : await fit(view.model.id, this.steps.chosen, body);
-      view.look = await look(view.model.id, view.image);
+    const answers = await Promise.all(this.#views.map(async ({ model }) => {
+      const isReady = source.kind === "test" && String(model.shape) === String(this.#views[0].model.shape);
+      const image = isReady ? source.image : await fit(model.id, this.steps.chosen, body);
+      return { image, look: await look(model.id, image) };
     }));
-    this.#fail("");
-    requestAnimationFrame(() => this.#paint());
-    this.quiet();
+    return () => {
+      this.#views.forEach((view, i) => Object.assign(view, answers[i]));
+      this.#fail("");
+      this.#paint();
+      this.quiet();
+    };
   }
 
   #body() {
