@@ -17,6 +17,7 @@ import tensorflow as tf
 from jobs.dataset import Split, read_manifest
 from jobs.errors import IdxtrainError, InputError, PeerLostError, one_line
 from jobs.files import sha256_file, write_atomic
+from jobs.flight_log import Flight
 from jobs.metrics import EndReason
 from jobs.run_dir import RunDir
 from jobs.stage import dataset_of, stage_key, write_record
@@ -38,7 +39,7 @@ from jobs.train.data.shard_cache import ShardStore
 from jobs.train.divergence import require_finite, require_sound
 from jobs.train.stop import StopRequest, stopped
 from jobs.train.telemetry.console import Console, report_end
-from jobs.train.telemetry.flight_recorder import Flight, FlightRecorder
+from jobs.train.telemetry.flight_recorder import FlightRecorder
 from jobs.train.telemetry.heartbeat import Heartbeat, Phase
 from jobs.train.telemetry.measure import Measurement, exchange
 from jobs.train.telemetry.row_audit import RowAudit
