@@ -85,7 +85,7 @@ def charts(curve: Sequence[Mapping[str, Any]]) -> list[Chart]:
     if accuracy:
         laid_out.append(accuracy_chart("Accuracy", accuracy))
     if rate:
-        laid_out.append(_from_zero("Learning rate", {"learning rate": rate["train"]}))
+        laid_out.append(from_zero("Learning rate", {"learning rate": rate["train"]}))
     return laid_out
 
 
@@ -114,10 +114,11 @@ def speed_chart(flights: Mapping[int, Sequence[Flight]]) -> Chart | None:
         middle = slowest_first[len(slowest_first) // 2]
         chosen = {"slowest": slowest_first[0], "median": middle, "fastest": slowest_first[-1]}
         by_rank = {f"{which}: {name}": by_rank[name] for which, name in chosen.items()}
-    return _from_zero("Images per second, by rank", by_rank) if by_rank else None
+    return from_zero("Images per second, by rank", by_rank) if by_rank else None
 
 
-def _from_zero(title: str, series: Series) -> Chart:
+def from_zero(title: str, series: Series) -> Chart:
+    """Lay out values of at least 0, at least one, on an axis from 0."""
     high = max(_range(series)[1], 1e-9)
     return _chart(title, series, linear_ticks(0, high), lambda v: v, lambda v: f"{v:,.4g}" if v < 1e4 else f"{v:,.0f}")
 

@@ -25,7 +25,7 @@ from jobs.segments import row_of
 from jobs.words import counted
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
-_MOST_CLASSES = 30  # a larger confusion matrix is unreadable: the page lists the most frequent errors instead
+MOST_MATRIX_CLASSES = 30  # a larger confusion matrix is unreadable: the page lists the most frequent errors instead
 _MOST_CONFUSIONS = 40
 _MOST_ERRORS = 40  # in the gallery
 _MOST_ROWS = 1000  # of the table of classes
@@ -84,7 +84,7 @@ def render(
     test, names = metrics.test, shown_names(metrics.test)
     flights = read_flights(run.origin.logs)
     ranks, speed = sums(flights), curve.speed_chart(flights)
-    is_readable = len(names) <= _MOST_CLASSES
+    is_readable = len(names) <= MOST_MATRIX_CLASSES
     html: str = page.template(_TEMPLATE, percent=percent, number=number).render(
         metrics=metrics,
         data_page=_data_page(run, dataset),

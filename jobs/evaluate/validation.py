@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.dataset import Manifest, SplitInfo, read_split, verify
+from jobs.dataset import Manifest, read_shard, verify
 from jobs.errors import InputError
 from jobs.evaluate.calibration import Chosen, choose
 from jobs.evaluate.predict import Forward
@@ -36,9 +36,7 @@ def _choose(forward: Forward, directory: Path, manifest: Manifest, batch_size: i
     probabilities, labels, done = [], [], 0
     with Progress("calibrate", whole.rows, "images") as progress:
         for shard in whole.shards:
-            part = SplitInfo(rows=shard.rows, label_counts=(), shards=(shard,))
-            only = manifest.model_copy(update={"splits": {**manifest.splits, "validation": part}})
-            images, numbers, _ = read_split(directory, only, "validation")
+            images, numbers, _ = read_shard(directory, manifest, shard)
             probabilities.append(forward(images, batch_size))
             labels.append(numbers)
             done += shard.rows
