@@ -25,6 +25,7 @@ from pipelines.cli import (
     slurm,
     stdout,
     sweep,
+    tensorboard,
 )
 from pipelines.cli.usage import Program
 
@@ -51,6 +52,7 @@ app = typer.Typer(
 app.add_typer(run.app)
 app.add_typer(runs.app)
 app.add_typer(report.app)
+app.add_typer(tensorboard.app)
 app.add_typer(datasets.app)
 app.add_typer(convert.app)
 app.add_typer(inspect.app)
