@@ -252,6 +252,7 @@ def test_what_is_chosen_for_confidence_is_chosen_on_the_validation_split(run: Ru
     assert done.returncode == 0, done.stderr
     found = read_metrics(run).calibration
     assert found is not None
+    assert found.temperature is not None
     assert found.temperature == pytest.approx(best_temperature(probabilities, labels), rel=1e-3)
     # At that temperature the stated confidence is the accuracy: 8 of 10.
     assert math.exp(GAIN * 0.6 / found.temperature) / 2 == pytest.approx(8 / 2, rel=1e-2)
