@@ -256,15 +256,28 @@ def read_split(directory: Path, manifest: Manifest, split: Split) -> "tuple[NDAr
     indices = np.empty(len(images), np.int64)
     start = 0
     for shard in manifest.splits[split].shards:
-        table = pq.ParquetFile(directory / shard.path).read().combine_chunks()
-        values = table["image"].combine_chunks().flatten().to_numpy()
-        _check_size(directory, manifest, shard, table.num_rows, len(values))
         stop = start + shard.rows
-        images[start:stop] = values.reshape(shard.rows, -1)
-        labels[start:stop] = table["label"].to_numpy()
-        indices[start:stop] = table["index"].to_numpy()
+        images[start:stop], labels[start:stop], indices[start:stop] = _read_values(directory, manifest, shard)
         start = stop
     return images.reshape(-1, *manifest.shape), labels, indices
+
+
+def read_shard(directory: Path, manifest: Manifest, shard: Shard) -> "tuple[NDArray[Any], NDArray[Any], NDArray[Any]]":
+    """Read one shard; return the same arrays as `read_split`."""
+    values, labels, indices = _read_values(directory, manifest, shard)
+    return values.reshape(-1, *manifest.shape), labels, indices
+
+
+def _read_values(
+    directory: Path, manifest: Manifest, shard: Shard
+) -> "tuple[NDArray[Any], NDArray[Any], NDArray[Any]]":
+    """Return images float32 [rows, values], labels and indices of a shard."""
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(directory / shard.path).read().combine_chunks()
+    values = table["image"].combine_chunks().flatten().to_numpy()
+    _check_size(directory, manifest, shard, table.num_rows, len(values))
+    return values.reshape(shard.rows, -1), table["label"].to_numpy(), table["index"].to_numpy()
 
 
 def _check_size(directory: Path, manifest: Manifest, shard: Shard, rows: int, values: int) -> None:

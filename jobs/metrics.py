@@ -95,6 +95,38 @@ class Caveat(Document):
     figures: Mapping[str, float | None] = Field(description="the numbers in the text")
 
 
+class ReliabilityBin(Document):
+    """Test images of similar confidence, which is the probability of the predicted class."""
+
+    count: int = Field(ge=1, description="number of images")
+    confidence: float = Field(description="their mean confidence")
+    accuracy: float = Field(description="the share of them that was predicted correctly")
+
+
+class SureMetrics(Document):
+    """The test images of which the model is sure: those whose confidence is at least a limit found on validation."""
+
+    precision_on_validation: float = Field(description="what the limit was chosen for: at least this precision")
+    confidence: float = Field(description="the limit: the lowest one that has this precision on the validation split")
+    count: int = Field(ge=0, description="number of test images with this confidence or a higher one")
+    share: float = Field(description="of all test images")
+    errors: int = Field(ge=0, description="of these images")
+    precision: float | None = Field(description="the share of them predicted correctly; null if there are none")
+
+
+class CalibrationMetrics(Document):
+    """Whether the model's confidence is the accuracy it has. What is chosen, is chosen on the validation split."""
+
+    bins: tuple[ReliabilityBin, ...] = Field(description="at most 15 of equally many test images, by confidence")
+    ece: float = Field(ge=0, le=1, description="expected calibration error over these bins")
+    temperature: float | None = Field(
+        description="what the logits are divided by for the lowest loss on the validation split; null if there is no "
+        "lowest, as without errors there"
+    )
+    ece_with_temperature: float | None = Field(description="the expected calibration error with this temperature")
+    sure: SureMetrics | None = Field(description="null if no limit has this precision on the validation split")
+
+
 class TestData(Document):
     """The archives of an evaluation on other data than the run's own test split."""
 
@@ -147,6 +179,7 @@ class Metrics(Document):
     dataset_id: str = Field(description="of the dataset with the test images")
     data: TestData | None = Field(default=None, description="null if the test images are the dataset's own test split")
     test: TestMetrics
+    calibration: CalibrationMetrics | None = Field(default=None, description="null in files of older versions")
     caveats: tuple[Caveat, ...] = Field(default=(), description="what to know before trusting the accuracy")
     validation: ValidationMetrics
     train: TrainMetrics

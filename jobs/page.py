@@ -7,12 +7,15 @@ from typing import Any
 from jobs.files import write_atomic
 
 
-def template(path: Path, **filters: Any) -> Any:
-    """Return the Jinja template in a file. It escapes every text, and an unknown name in it is an error."""
+def template(path: Path, *parts: Path, **filters: Any) -> Any:
+    """Return the Jinja template in a file. It escapes every text, and an unknown name in it is an error.
+
+    `parts`: further folders of templates that it may include.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(path.parent),
+        loader=FileSystemLoader([path.parent, *parts]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

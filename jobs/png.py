@@ -1,36 +1,42 @@
-"""Write small images as PNG, with the standard library alone.
-
-Hand-rolled because an unfiltered 8-bit PNG takes 20 lines, so the report needs neither matplotlib nor an image library.
-"""
+"""Images as PNG: small ones for pages, by Pillow, and those of 16 bits a channel, which Pillow writes in gray only."""
 
 import base64
+import io
 import struct
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 _GRAY, _RGB = 0, 2  # PNG's color types
-_LONGEST_SIDE = 128  # pixels; larger images are subsampled to keep the report small
+_LONGEST_SIDE = 128  # pixels; larger images are reduced to keep the report small
 
 
 def data_uri(image: NDArray[Any]) -> str:
-    """Return an image, float [height, width, channels] in [0, 1], as a data: URI of a PNG."""
-    return "data:image/png;base64," + base64.b64encode(encode(thumbnail(image))).decode()
+    """Return an image, float [height, width, channels] in [0, 1], as a data: URI of a PNG.
 
-
-def thumbnail(image: NDArray[Any]) -> NDArray[Any]:
-    """Return uint8 [height, width, 1 or 3] of float [height, width, channels] in [0, 1].
-
-    Keeps every n-th pixel of a large image. Three channels are red, green and blue. For any other number of channels
-    the mean is shown, as PNG has no color type for it.
+    A large image is reduced: a pixel is then the mean of n × n. Three channels are red, green and blue. For any other
+    number of channels the mean is shown, as PNG has no color type for it.
     """
+    from PIL import Image
+
+    if image.shape[2] not in (1, 3):
+        image = image.mean(axis=2, keepdims=True)
+    pixels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    picture = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
     step = -(-max(image.shape[:2]) // _LONGEST_SIDE)
-    small = image[::step, ::step]
-    if small.shape[2] not in (1, 3):
-        small = small.mean(axis=2, keepdims=True)
-    return np.round(np.clip(small, 0, 1) * 255).astype(np.uint8)
+    return uri_of(picture.reduce(step) if step > 1 else picture)
+
+
+def uri_of(picture: "Image") -> str:
+    """Return a Pillow image as a data: URI of a PNG."""
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def encode(pixels: NDArray[Any]) -> bytes:

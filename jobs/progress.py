@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any
 
 from jobs.logs import log
+from jobs.words import duration
 
 _LINE_EVERY_SECONDS = 5.0
 _SHORTEST_BAR, _LONGEST_BAR = 10, 40  # columns
@@ -29,14 +30,19 @@ class Progress:
             self._bar.start()
         return self
 
-    def update(self, done: int, detail: str = "") -> None:
-        """Show that `done` units of the total are done."""
+    def update(self, done: int, detail: str = "", seconds_left: float | None = None) -> None:
+        """Show that `done` units of the total are done.
+
+        `seconds_left`: an estimate for the log; a bar makes its own, from the speed of the last half minute.
+        """
         if self._bar is not None:
             self._bar.update(self._task, completed=done, detail=detail)
         elif time.monotonic() - self._last_line >= _LINE_EVERY_SECONDS:
             self._last_line = time.monotonic()
             goal = f" of {self._amount(self._total)}" if self._total is not None else ""
             unit = "" if self._unit == "bytes" else f" {self._unit}"
+            if seconds_left is not None:
+                detail = f"{detail}, {duration(seconds_left)} left"
             log.info("%s: %s%s%s%s", self._what, self._amount(done), goal, unit, f": {detail}" if detail else "")
 
     def ended(self, done: int) -> None:

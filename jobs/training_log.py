@@ -1,6 +1,7 @@
 """The training log `logs/train.jsonl`: one JSON line per measurement, written by rank 0.
 
-A line has `kind` ("train" or "validation"), `step` (updates done, an int) and the figures of that kind, e.g. `loss`.
+A line has `kind` ("train" or "validation"), `step` (updates done, an int), `time` (Unix seconds) and its figures,
+e.g. `loss`. Those of "train" also have `steps` (of the whole training) and `seconds_left` (an estimate).
 A killed process may leave a torn last line. Readers skip every line that is not a measurement.
 """
 
@@ -12,7 +13,7 @@ from typing import Any, Literal, TextIO
 Kind = Literal["train", "validation"]
 
 
-def append(file: TextIO, kind: Kind, step: int, **values: float) -> None:
+def append(file: TextIO, kind: Kind, step: int, **values: float | None) -> None:
     """Write one measurement after `step` updates and flush it, so that a kill loses no earlier line."""
     file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
     file.flush()

@@ -177,6 +177,15 @@ def recorded_run(options: Options) -> RunDir:
     return run
 
 
+def evaluated_run(options: Options) -> RunDir:
+    """Return the run that was evaluated last; raise InputError where there is none."""
+    work = work_dir(options)
+    run = runs.latest(work, lambda run: run.metrics_file)
+    if run is None:
+        raise InputError(f"--work {work.path}: found no evaluated run in {work.runs}; fix: `idxtrain run` makes one")
+    return run
+
+
 def trained_run(options: Options) -> RunDir:
     """Return the run to evaluate, of --run-id or the latest; raise InputError where it is not trained."""
     run = existing_run(options)

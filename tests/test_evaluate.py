@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from jobs.dataset import FORMAT, MANIFEST, Manifest, Shard, SplitInfo
+from jobs.dataset import FORMAT, MANIFEST, Manifest, Shard, SplitInfo, read_manifest
+from jobs.evaluate.calibration import best_temperature
 from jobs.files import sealed, sha256_file, write_json
 from jobs.metrics import read_metrics
 from jobs.records import EvaluateOutputs
@@ -210,6 +211,70 @@ def test_the_stage_reports_exactly_the_models_predictions(run: RunDir) -> None:
     assert re.findall(r"test (\d+) of class (\d), predicted as (\d)", page) == [  # most confident first
         ("11", "2", "1"), ("10", "2", "0"), ("3", "0", "1"),
     ]  # fmt: skip
+
+
+def add_validation(run: RunDir, labels: Sequence[int]) -> NDArray[Any]:
+    """Give the run's dataset a validation split of two shards; return the tiny model's probabilities for it.
+
+    All images are the same: the model is quite sure that they are of class 0.
+    """
+    dataset = run.work.datasets / "0123456789abcdef"
+    image = np.zeros(math.prod(SHAPE), np.float32)
+    image[0] = 0.6
+    shards = []
+    for number, first in enumerate((0, 5)):
+        path = made(dataset / f"validation/part-{number:05}.parquet")
+        own = labels[:5] if number == 0 else labels[5:]
+        columns = {
+            "image": pa.array([image.tolist()] * len(own), pa.list_(pa.float32())),
+            "label": pa.array(own, pa.int32()),
+            "index": pa.array(range(first, first + len(own)), pa.int64()),
+        }
+        pq.write_table(pa.table(columns), path)
+        size, digest = path.stat().st_size, sha256_file(path)
+        shards.append(
+            Shard(path=str(path.relative_to(dataset)), rows=len(own), first_index=first, bytes=size, sha256=digest)
+        )
+    counts = tuple(np.bincount(labels, minlength=3).tolist())
+    manifest = read_manifest(dataset)
+    splits = {
+        **manifest.splits, "validation": SplitInfo(rows=len(labels), label_counts=counts, shards=tuple(shards))
+    }  # fmt: skip
+    write_json(dataset / MANIFEST, sealed(manifest.model_copy(update={"splits": splits}).model_dump(mode="json")))
+    powers = np.exp([GAIN * 0.6, 0, 0])
+    return np.tile(powers / powers.sum(), (len(labels), 1))
+
+
+def test_what_is_chosen_for_confidence_is_chosen_on_the_validation_split(run: RunDir) -> None:
+    labels = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1, 2])
+    probabilities = add_validation(run, labels.tolist())
+    done = evaluate(run)
+    assert done.returncode == 0, done.stderr
+    found = read_metrics(run).calibration
+    assert found is not None
+    assert found.temperature is not None
+    assert found.temperature == pytest.approx(best_temperature(probabilities, labels), rel=1e-3)
+    # At that temperature the stated confidence is the accuracy: 8 of 10.
+    assert math.exp(GAIN * 0.6 / found.temperature) / 2 == pytest.approx(8 / 2, rel=1e-2)
+    assert found.sure is None  # 8 of 10 is no precision of 99.9 %, at any limit
+    assert len(found.bins) == 12
+    assert "Temperature, chosen on validation" in run.report_file.read_text(encoding="utf-8")
+    shard = run.work.datasets / "0123456789abcdef/validation/part-00000.parquet"
+    shard.write_bytes(shard.read_bytes() + b"x")
+    damaged = evaluate(run)
+    assert damaged.returncode == 2
+    assert "validation/part-00000.parquet" in damaged.stderr
+
+
+def test_without_a_validation_split_nothing_is_chosen(run: RunDir) -> None:
+    assert evaluate(run).returncode == 0
+    found = read_metrics(run).calibration
+    assert found is not None
+    assert (found.temperature, found.ece_with_temperature, found.sure) == (None, None, None)
+    page = run.report_file.read_text(encoding="utf-8")
+    assert "Expected calibration error" in page
+    assert "Temperature, chosen" not in page
+    assert "First layer" in page  # dense, on the pixels
 
 
 def change_model(run: RunDir) -> str:

@@ -1,9 +1,8 @@
 """report.html: it parses as HTML, its images decode, its charts stay within their frame."""
 
 import base64
+import io
 import json
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
 from jobs import png, segments
 from jobs.dataset import Duplicates
@@ -112,22 +112,10 @@ class Page(HTMLParser):
 
 
 def decode_png(uri: str) -> NDArray[Any]:
-    """Return the pixels, uint8 [height, width, channels], of an unfiltered 8-bit PNG; checks its checksums."""
+    """Return the pixels of a PNG, uint8 [height, width, 1 or 3]."""
     data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    chunks, offset = {}, 8
-    while offset < len(data):
-        length, kind = struct.unpack(">I4s", data[offset : offset + 8])
-        body = data[offset + 8 : offset + 8 + length]
-        assert struct.unpack(">I", data[offset + 8 + length : offset + 12 + length])[0] == zlib.crc32(kind + body)
-        chunks[kind] = body
-        offset += 12 + length
-    assert list(chunks) == [b"IHDR", b"IDAT", b"IEND"]
-    width, height, depth, color = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
-    assert depth == 8
-    rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, -1)
-    assert not rows[:, 0].any()
-    return rows[:, 1:].reshape(height, width, {0: 1, 2: 3}[color])
+    pixels = np.asarray(Image.open(io.BytesIO(data)))
+    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def write_curve(run: RunDir) -> None:
@@ -215,7 +203,10 @@ def test_the_report_of_many_classes_lists_confusions_and_bounds_the_gallery(run:
     first = page.cells.index(HOSTILE, page.cells.index("1,211.0")) + 1
     assert page.cells[first : first + 6] == ["0", "1", "2", "1", "2", "2"]  # 0 predicted as 1 twice, 1 as 2 twice
     assert len(page.images) == 40
-    assert (decode_png(page.images[0]["src"]) == np.round(images[79, ::3, ::3] * 255)).all()  # no side over 128
+    reduced = decode_png(page.images[0]["src"])
+    assert reduced.shape == (67, 100, 3)  # no side over 128
+    blocks = images[79, :198].reshape(66, 3, 100, 3, 3).mean(axis=(1, 3))
+    assert np.abs(reduced[:66] - 255 * blocks).max() <= 1
 
 
 def test_the_report_of_thousands_of_classes_stays_small_and_shows_the_worst(run: RunDir) -> None:

@@ -1,12 +1,13 @@
-"""The flight recorder: sums, stragglers, the report."""
+"""The flight recorder: sums, stragglers, `idxtrain stragglers`."""
 
 from pathlib import Path
 
 import pytest
 
 from jobs.errors import InputError
+from jobs.flight_log import Flight, RankTimes, read_flights, straggler, sums
 from jobs.run_dir import RunDir
-from jobs.train.telemetry.flight_recorder import Flight, FlightRecorder, RankTimes, read_times, straggler
+from jobs.train.telemetry.flight_recorder import FlightRecorder
 from pipelines.straggler import lines
 
 
@@ -23,7 +24,7 @@ def test_sums_skip_the_first_call_and_a_torn_line(tmp_path: Path) -> None:
     record(run, 0, 0.1, 0.8, 0.1)
     with (run.logs / "flight.rank-0.jsonl").open("a") as file:
         file.write('{"step": 4, "ima')
-    (times,) = read_times(run.logs)
+    (times,) = sums(read_flights(run.logs))
     assert (times.rank, times.images) == (0, 300)
     assert times.input == pytest.approx(0.3)
     assert times.compute == pytest.approx(2.4)
@@ -33,7 +34,7 @@ def test_sums_skip_the_first_call_and_a_torn_line(tmp_path: Path) -> None:
 def test_ranks_are_sorted_by_number(tmp_path: Path) -> None:
     for rank in (10, 2, 0):
         record(RunDir(tmp_path), rank, 0.1, 0.8, 0.1)
-    assert [times.rank for times in read_times(tmp_path / "logs")] == [0, 2, 10]
+    assert [times.rank for times in sums(read_flights(tmp_path / "logs"))] == [0, 2, 10]
 
 
 @pytest.mark.parametrize(("slow", "why"), [((0.5, 0.4, 0.0), "waiting for input"), ((0.1, 0.8, 0.0), "computing")])
@@ -50,7 +51,7 @@ def test_equal_ranks_have_no_straggler(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     record(run, 0, 0.1, 0.8, 0.10)
     record(run, 1, 0.1, 0.8, 0.11)
-    assert straggler(read_times(run.logs)) is None
+    assert straggler(sums(read_flights(run.logs))) is None
     assert "no straggler" in "\n".join(lines(run))
     assert straggler([RankTimes(rank=0, images=1, input=0.1, compute=0.8, allreduce=0.1)]) is None
 

@@ -199,7 +199,7 @@ def test_a_run_is_shown_with_its_own_options_result_times_and_files(work: Work) 
 def test_two_runs_are_compared_by_the_images_that_only_one_of_them_classifies_correctly(work: Work) -> None:
     one = make_run(work, "one", wrong=range(20))
     other = make_run(work, "other", wrong=[0, 1, 99], seed=3)
-    text = list(comparison.lines(one, other))
+    text = list(comparison.lines((one, other)))
     assert "seed    0    3" in text
     assert "test errors              20       3" in text
     # 18 to 1: 2 (1 + 19) / 2^19 = 7.6e-5
@@ -209,24 +209,35 @@ def test_two_runs_are_compared_by_the_images_that_only_one_of_them_classifies_co
     )
 
 
-def test_a_difference_that_may_be_chance_is_called_that(work: Work) -> None:
-    assert comparison.verdict("a", "b", 5, 9).endswith("the difference may be chance (p = 0.42, McNemar's exact test)")
-    assert "(p = 1, " in comparison.verdict("a", "b", 0, 0)
+def pair(only_one: int, only_other: int) -> str:
+    p = comparison.two_sided(only_one, only_other)
+    return str(comparison.Pair(one="a", other="b", only_one=only_one, only_other=only_other, p=p))
+
+
+def test_a_difference_that_may_be_chance_is_called_that() -> None:
+    assert pair(5, 9).endswith("the difference may be chance (p = 0.42, McNemar's exact test)")
+    assert "(p = 1, " in pair(0, 0)
 
 
 def test_the_two_sided_test_equals_scipys() -> None:
     from scipy.stats import binomtest
 
     for left, right in ((0, 6), (3, 11), (40, 22), (7, 7)):
-        expected = binomtest(left, left + right, 0.5).pvalue
-        assert f"(p = {expected:.2g}, " in comparison.verdict("a", "b", left, right)
+        assert f"(p = {binomtest(left, left + right, 0.5).pvalue:.2g}, " in pair(left, right)
+
+
+def test_the_p_values_of_several_pairs_are_adjusted_as_statsmodels_does() -> None:
+    from statsmodels.stats.multitest import multipletests
+
+    for values in ([0.01, 0.04, 0.03], [0.5, 0.02, 0.6, 0.02], [1.0]):
+        assert comparison.holm(values) == pytest.approx(multipletests(values, method="holm")[1].tolist())
 
 
 def test_runs_on_other_test_images_are_not_judged(work: Work) -> None:
     one, other = make_run(work, "one"), make_run(work, "other", dataset="fedcba9876543210", wrong=range(50))
-    assert list(comparison.lines(one, other))[-1].startswith("not comparable: ")
+    assert list(comparison.lines((one, other)))[-1].startswith("not comparable: ")
     untested = make_run(work, "untested", STAGES[:3])
-    assert "not evaluated: untested" in list(comparison.lines(one, untested))[-1]
+    assert "not evaluated: untested" in list(comparison.lines((one, untested)))[-1]
 
 
 # --- the disk

@@ -29,6 +29,20 @@ METRICS: dict[str, Any] = {
         "unseen": None,
         "confusion": [[2]],
     },
+    "calibration": {
+        "bins": [{"count": 2, "confidence": 0.75, "accuracy": 0.5}],
+        "ece": 0.25,
+        "temperature": 1.5,
+        "ece_with_temperature": 0.125,
+        "sure": {
+            "precision_on_validation": 0.999,
+            "confidence": 0.875,
+            "count": 1,
+            "share": 0.5,
+            "errors": 0,
+            "precision": 1.0,
+        },
+    },
     "caveats": [{"kind": "few-images", "text": "2 test images are few", "figures": {"count": 2.0, "width": None}}],
     "validation": {"accuracy": None, "errors": None, "loss": None, "count": 0},
     "train": {
@@ -68,6 +82,11 @@ def test_metrics_of_a_newer_version_are_read_without_their_new_keys(run: RunDir)
     expected = read_metrics(run)
     write_json(run.metrics_file, METRICS | {"new": 1, "train": METRICS["train"] | {"new": 2}})
     assert read_metrics(run) == expected
+
+
+def test_metrics_of_a_version_without_calibration_are_read(run: RunDir) -> None:
+    write_json(run.metrics_file, {key: value for key, value in METRICS.items() if key != "calibration"})
+    assert read_metrics(run).calibration is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Lay out the training curve as charts, in SVG units, for the report to draw.
+"""Lay out what a training measured as charts, in SVG units, for the report to draw.
 
 Hand-rolled rather than drawn by matplotlib: SVG in the page follows dark mode by CSS, has tooltips, obeys the page's
 content security policy, and spares the import of matplotlib.
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs import training_log
+from jobs.flight_log import Flight
 
 WIDTH, HEIGHT = 480, 270  # of a chart, in SVG units
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 44  # margins around the plot, for axis labels
@@ -21,6 +22,9 @@ _MOST_POINTS = 300  # of a line; more would not be visible
 _MOST_DOTS = 40  # a line of more points has no dots
 _TICKS = 5
 _SMALLEST_LOSS = 1e-6  # replaces 0, which a logarithmic axis lacks
+_OWN_KINDS = ("train", "validation")
+COLORS = 6  # of other lines; more lines take turns
+_MOST_RANKS = 4  # with a line each; of more, the slowest, the median and the fastest are shown
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,12 @@ class Dot:
     label: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Line:
-    """The measurements of one kind, "train" or "validation", in order of steps; dots only if they are few."""
+    """The measurements of one kind in order of steps; dots only if they are few. `kind`: its CSS class."""
 
     kind: str
+    name: str
     points: str
     dots: tuple[Dot, ...]
 
@@ -59,7 +64,7 @@ class Chart:
     lines: tuple[Line, ...]
 
 
-Series = Mapping[str, NDArray[Any]]  # kind to float64 [points, 2]: step, value
+Series = Mapping[str, NDArray[Any]]  # name to float64 [points, 2]: step, value
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
@@ -72,32 +77,66 @@ def _is_number(value: Any) -> bool:
 
 
 def charts(curve: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """Lay out loss (logarithmic) and accuracy over the steps; without measurements there is no chart."""
-    loss, accuracy = _series(curve, "loss"), _series(curve, "accuracy")
+    """Lay out loss (logarithmic), accuracy and learning rate over the steps; without measurements there is no chart."""
+    loss, accuracy, rate = (_by_kind(curve, name) for name in ("loss", "accuracy", "rate"))
     laid_out = []
     if loss:
-        loss = {kind: np.maximum(values, [0, _SMALLEST_LOSS]) for kind, values in loss.items()}
-        laid_out.append(_chart("Loss (logarithmic)", loss, log_ticks(*_range(loss)), log10, lambda v: f"{v:.4g}"))
+        laid_out.append(loss_chart("Loss (logarithmic)", loss))
     if accuracy:
-        # The first steps have far lower accuracies; an axis down to them would flatten the rest.
-        low = float(np.quantile(np.concatenate([values[:, 1] for values in accuracy.values()]), 0.05))
-        ticks = linear_ticks(min(low, 0.999), 1.0)
-        laid_out.append(_chart("Accuracy", accuracy, ticks, lambda v: v, lambda v: f"{100 * v:.4g} %"))
+        laid_out.append(accuracy_chart("Accuracy", accuracy))
+    if rate:
+        laid_out.append(from_zero("Learning rate", {"learning rate": rate["train"]}))
     return laid_out
 
 
-def _series(curve: Sequence[Mapping[str, Any]], name: str) -> Series:
-    series = {}
-    for kind in ("train", "validation"):
-        points = [
-            (point["step"], point[name]) for point in curve if point.get("kind") == kind and _is_number(point.get(name))
-        ]
-        if points:
-            series[kind] = _thin_out(np.array(points, np.float64))
-    return series
+def loss_chart(title: str, loss: Series) -> Chart:
+    """Lay out losses, at least one, on a logarithmic axis."""
+    loss = {kind: np.maximum(values, [0, _SMALLEST_LOSS]) for kind, values in loss.items()}
+    return _chart(title, loss, log_ticks(*_range(loss)), log10, lambda v: f"{v:.4g}")
 
 
-def _thin_out(points: NDArray[Any]) -> NDArray[Any]:
+def accuracy_chart(title: str, accuracy: Series) -> Chart:
+    """Lay out accuracies in [0, 1], at least one. The axis leaves out the lowest."""
+    # The first steps have far lower accuracies; an axis down to them would flatten the rest.
+    low = float(np.quantile(np.concatenate([values[:, 1] for values in accuracy.values()]), 0.05))
+    return _chart(title, accuracy, linear_ticks(min(low, 0.999), 1.0), lambda v: v, lambda v: f"{100 * v:.4g} %")
+
+
+def speed_chart(flights: Mapping[int, Sequence[Flight]]) -> Chart | None:
+    """Lay out images per second of each rank over the steps, from its graph calls; None without any."""
+    speeds = {
+        rank: np.array([(call.step, call.images / seconds) for call in calls if (seconds := call.seconds) > 0])
+        for rank, calls in flights.items()
+    }
+    by_rank = {f"rank {rank}": thin_out(points) for rank, points in speeds.items() if len(points)}
+    if len(by_rank) > _MOST_RANKS:
+        slowest_first = sorted(by_rank, key=lambda name: float(by_rank[name][:, 1].mean()))
+        middle = slowest_first[len(slowest_first) // 2]
+        chosen = {"slowest": slowest_first[0], "median": middle, "fastest": slowest_first[-1]}
+        by_rank = {f"{which}: {name}": by_rank[name] for which, name in chosen.items()}
+    return from_zero("Images per second, by rank", by_rank) if by_rank else None
+
+
+def from_zero(title: str, series: Series) -> Chart:
+    """Lay out values of at least 0, at least one, on an axis from 0."""
+    high = max(_range(series)[1], 1e-9)
+    return _chart(title, series, linear_ticks(0, high), lambda v: v, lambda v: f"{v:,.4g}" if v < 1e4 else f"{v:,.0f}")
+
+
+def _by_kind(curve: Sequence[Mapping[str, Any]], name: str) -> Series:
+    series = {kind: points_of(curve, kind, name) for kind in _OWN_KINDS}
+    return {kind: points for kind, points in series.items() if len(points)}
+
+
+def points_of(curve: Sequence[Mapping[str, Any]], kind: str, name: str) -> NDArray[Any]:
+    """Return the finite values of one kind of measurement, float64 [points, 2]: step, value; at most 300 points."""
+    points = [
+        (point["step"], point[name]) for point in curve if point.get("kind") == kind and _is_number(point.get(name))
+    ]
+    return thin_out(np.array(points, np.float64).reshape(-1, 2))
+
+
+def thin_out(points: NDArray[Any]) -> NDArray[Any]:
     """Average neighboring points if there are more than are visible."""
     if len(points) <= _MOST_POINTS:
         return points
@@ -143,13 +182,18 @@ def _chart(
         share = (scale(max(value, y_ticks[0])) - low) / (high - low)
         return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share, 1)
 
-    def line(kind: str, points: NDArray[Any]) -> Line:
+    def line(number: int, name: str, points: NDArray[Any]) -> Line:
         dots = tuple(Dot(x(step), y(value), f"step {step:,.0f}: {label(value)}") for step, value in points.tolist())
-        return Line(kind, " ".join(f"{dot.x},{dot.y}" for dot in dots), dots if len(dots) <= _MOST_DOTS else ())
+        return Line(
+            kind=name if name in _OWN_KINDS else f"line-{number % COLORS}",
+            name=name,
+            points=" ".join(f"{dot.x},{dot.y}" for dot in dots),
+            dots=dots if len(dots) <= _MOST_DOTS else (),
+        )
 
     return Chart(
         title=title,
         x_ticks=tuple(Tick(x(step), f"{step:,.0f}") for step in x_ticks),
         y_ticks=tuple(Tick(y(value), label(value)) for value in y_ticks),
-        lines=tuple(line(kind, points) for kind, points in series.items()),
+        lines=tuple(line(number, *each) for number, each in enumerate(series.items())),
     )

@@ -62,24 +62,37 @@ def _shown(shape: tuple[int | None, ...]) -> str:
     return f"[{', '.join('batch' if size is None else str(size) for size in shape)}]"
 
 
-def predict(model: Any, images: NDArray[Any], batch_size: int) -> NDArray[Any]:
-    """Return a model's probabilities, float32 [rows, classes], for images float32 [rows, height, width, channels].
+class Forward:
+    """A model's forward pass: one graph for every batch, the smaller last one too."""
 
-    Evaluates each image once, in order, without padding. Raises InputError if the output is not probabilities.
-    """
-    import tensorflow as tf
+    def __init__(self, model: Any) -> None:
+        import tensorflow as tf
 
-    # One graph for every batch, the smaller last one too.
-    signature = tf.TensorSpec([None, *images.shape[1:]], tf.float32)
-    forward = tf.function(lambda batch: model(batch, training=False), input_signature=[signature])
-    probabilities = np.empty((len(images), model.output_shape[-1]), np.float32)
-    with Progress("evaluate", len(images), "images") as progress:
+        signature = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)
+        self._graph = tf.function(lambda batch: model(batch, training=False), input_signature=[signature])
+        self._classes = model.output_shape[-1]
+
+    def __call__(
+        self, images: NDArray[Any], batch_size: int, on_done: Callable[[int], None] = lambda done: None
+    ) -> NDArray[Any]:
+        """Return the probabilities, float32 [rows, classes], of images float32 [rows, height, width, channels].
+
+        Evaluates each image once, in order, without padding. `on_done`: gets the number of images done, batch by batch.
+        Raises InputError if the output is not probabilities.
+        """
+        probabilities = np.empty((len(images), self._classes), np.float32)
         for start in range(0, len(images), batch_size):
             stop = min(start + batch_size, len(images))
-            probabilities[start:stop] = forward(images[start:stop]).numpy()
-            progress.update(stop)
-    check_probabilities(probabilities)
-    return probabilities
+            probabilities[start:stop] = self._graph(images[start:stop]).numpy()
+            on_done(stop)
+        check_probabilities(probabilities)
+        return probabilities
+
+
+def predict(model: Any, images: NDArray[Any], batch_size: int) -> NDArray[Any]:
+    """Return what `Forward` does, and show the progress."""
+    with Progress("evaluate", len(images), "images") as progress:
+        return Forward(model)(images, batch_size, progress.update)
 
 
 def check_probabilities(probabilities: NDArray[Any], rows: Callable[[int], str] = "test row {}".format) -> None:

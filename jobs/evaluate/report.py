@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from jobs import page, png
 from jobs.dataset import DATA_PAGE, Manifest
 from jobs.evaluate import curve
+from jobs.evaluate.layers import LayerPictures
 from jobs.evaluate.metrics import read_confusions, shown_names, worst_classes, worst_confusions
 from jobs.evaluate.predict import Predictions
+from jobs.evaluate.reliability import diagram
+from jobs.flight_log import read_flights, sums, verdict
 from jobs.metrics import Metrics, StageSeconds, TrainMetrics
 from jobs.places import Place, Places
 from jobs.run_dir import RunDir
@@ -22,11 +25,12 @@ from jobs.segments import row_of
 from jobs.words import counted
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
-_MOST_CLASSES = 30  # a larger confusion matrix is unreadable: the page lists the most frequent errors instead
+MOST_MATRIX_CLASSES = 30  # a larger confusion matrix is unreadable: the page lists the most frequent errors instead
 _MOST_CONFUSIONS = 40
 _MOST_ERRORS = 40  # in the gallery
 _MOST_ROWS = 1000  # of the table of classes
 _UNKNOWN = "–"
+LINE_NAMES = {"train": "training batches", "validation": "validation set"}
 
 
 @dataclass(frozen=True)
@@ -54,29 +58,48 @@ class Mistake:
 
 
 def write_report(
-    run: RunDir, metrics: Metrics, manifest: Manifest, predictions: Predictions, dataset: Path | None = None
+    run: RunDir,
+    metrics: Metrics,
+    manifest: Manifest,
+    predictions: Predictions,
+    dataset: Path | None = None,
+    layer: LayerPictures | None = None,
 ) -> None:
     """Write report.html atomically, readable by its owner alone: it shows images of the data.
 
-    `dataset`: the folder whose page it links to.
+    `dataset`: the folder whose page it links to. `layer`: pictures of the model's first layer.
     """
-    page.write_private(run.report_file, render(run, metrics, manifest, predictions, dataset))
+    page.write_private(run.report_file, render(run, metrics, manifest, predictions, dataset, layer))
 
 
 def render(
-    run: RunDir, metrics: Metrics, manifest: Manifest, predictions: Predictions, dataset: Path | None = None
+    run: RunDir,
+    metrics: Metrics,
+    manifest: Manifest,
+    predictions: Predictions,
+    dataset: Path | None = None,
+    layer: LayerPictures | None = None,
 ) -> str:
     """Return the page. Every text in it is escaped."""
     test, names = metrics.test, shown_names(metrics.test)
-    is_readable = len(names) <= _MOST_CLASSES
+    flights = read_flights(run.origin.logs)
+    ranks, speed = sums(flights), curve.speed_chart(flights)
+    is_readable = len(names) <= MOST_MATRIX_CLASSES
     html: str = page.template(_TEMPLATE, percent=percent, number=number).render(
         metrics=metrics,
         data_page=_data_page(run, dataset),
         test=test,
         facts=_facts(run.read_config(), metrics, manifest),
         stages=_stages(metrics.seconds),
-        charts=curve.charts(curve.read_curve(run.origin.curve_file)),
+        charts=[*curve.charts(curve.read_curve(run.origin.curve_file)), *([speed] if speed else [])],
+        line_names=LINE_NAMES,
         frame=curve,
+        ranks=ranks,
+        verdict=verdict(ranks) if ranks else "",
+        calibration=metrics.calibration,
+        reliability=diagram(metrics.calibration.bins) if metrics.calibration else None,
+        layer=layer,
+        channels=manifest.shape[2],
         names=names,
         are_named=any(each.name != str(each.label) for each in test.classes),
         matrix=_matrix(np.array(test.confusion)) if is_readable else None,

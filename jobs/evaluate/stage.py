@@ -9,18 +9,22 @@ from numpy.typing import NDArray
 
 from jobs.dataset import Manifest, read_manifest, read_split, verify
 from jobs.errors import InputError
+from jobs.evaluate.calibration import calibration
 from jobs.evaluate.caveats import caveats
 from jobs.evaluate.compare import write_comparison
 from jobs.evaluate.config import EvaluateConfig
-from jobs.evaluate.metrics import summarize
-from jobs.evaluate.predict import Predictions, load_model, predict
+from jobs.evaluate.layers import layer_pictures
+from jobs.evaluate.metrics import shown_names, summarize
+from jobs.evaluate.predict import Forward, Predictions, load_model
 from jobs.evaluate.predictions import write_predictions
 from jobs.evaluate.report import write_report
 from jobs.evaluate.table import show
+from jobs.evaluate.validation import chosen_for
 from jobs.files import sha256_file, write_json
 from jobs.memory import free_memory
-from jobs.metrics import Caveat, Metrics, StageSeconds, TestData, TestMetrics, TrainMetrics
+from jobs.metrics import CalibrationMetrics, Caveat, Metrics, StageSeconds, TestData, TestMetrics, TrainMetrics
 from jobs.places import Places
+from jobs.progress import Progress
 from jobs.records import TrainOutputs
 from jobs.run_dir import RunDir
 from jobs.stage import STAGES, dataset_of, read_outputs, read_record, seconds_since_start
@@ -39,13 +43,18 @@ def evaluate(run: RunDir, config: EvaluateConfig) -> Metrics:
     images, labels, indices = _read_test_split(directory, manifest)
     import_tensorflow(run.logs / "tensorflow.log")
     model = load_model(run.origin.model_file, manifest.shape, manifest.classes)
-    probabilities = predict(model, images, config.batch_size)
+    forward = Forward(model)
+    chosen = chosen_for(run, forward, directory, manifest, config.batch_size)
+    with Progress("evaluate", len(images), "images") as progress:
+        probabilities = forward(images, config.batch_size, progress.update)
     predictions = Predictions(images=images, labels=labels, indices=indices, probabilities=probabilities)
     test = summarize(probabilities, labels, manifest)
-    metrics = _metrics(run, manifest, trained, test, caveats(manifest, test, trained.validation, predictions))
+    about = caveats(manifest, test, trained.validation, predictions)
+    metrics = _metrics(run, manifest, trained, test, calibration(probabilities, labels, chosen), about)
     write_json(run.metrics_file, metrics.model_dump(mode="json"))
     write_predictions(run.predictions_file, predictions, manifest, Places(directory, manifest))
-    write_report(run, metrics, manifest, predictions, directory)
+    layer = layer_pictures(model, predictions, shown_names(test))
+    write_report(run, metrics, manifest, predictions, directory, layer)
     if config.compare:
         write_comparison(run, config, manifest, predictions)
     show(metrics.test, metrics.caveats)
@@ -105,7 +114,12 @@ def _contradiction(labels: NDArray[Any], indices: NDArray[Any], manifest: Manife
 
 
 def _metrics(
-    run: RunDir, manifest: Manifest, trained: TrainOutputs, test: TestMetrics, about: tuple[Caveat, ...]
+    run: RunDir,
+    manifest: Manifest,
+    trained: TrainOutputs,
+    test: TestMetrics,
+    calibrated: CalibrationMetrics,
+    about: tuple[Caveat, ...],
 ) -> Metrics:
     """Return all of metrics.json, from the test figures, the config and the records of earlier stages."""
     config = run.read_config()
@@ -119,6 +133,7 @@ def _metrics(
         dataset_id=manifest.dataset_id,
         data=None if run.origin == run else _test_data(config, manifest),
         test=test,
+        calibration=calibrated,
         caveats=(*about, *trained.caveats),
         validation=trained.validation,
         train=TrainMetrics.model_validate(trained.model_dump()),

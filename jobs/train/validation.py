@@ -16,15 +16,25 @@ from jobs.train.data.order import share
 from jobs.train.data.shard_cache import ShardStore
 
 _BATCH = 500  # rows of a forward pass
+MOST_CLASSES = 64  # of a confusion matrix that is drawn
 _LOSS_SCALE = 2.0**20  # a batch's loss is rounded to a multiple of 1 / this; float64 adds such numbers exactly
 
 
 class Validation:
-    """The validation split, and how to evaluate a model on it."""
+    """The validation split, and how to evaluate a model on it.
 
-    def __init__(self, store: ShardStore, slices: int | None = None) -> None:
-        """`slices`: of the split, of which a rank takes whole ones; None: a rank may take any rows."""
+    `confusion`: of the last validation, int64 [classes, classes]: rows true, columns predicted. None before the first
+    one, and where there are more than 64 classes or none are counted.
+    """
+
+    def __init__(self, store: ShardStore, slices: int | None = None, classes: int = 0) -> None:
+        """`slices`: of the split, of which a rank takes whole ones; None: a rank may take any rows.
+
+        `classes`: for the confusion matrix; 0: it is not counted.
+        """
         self._store, self._slices = store, slices
+        self._classes = classes if classes <= MOST_CLASSES else 0
+        self.confusion: NDArray[Any] | None = None
 
     def run(
         self, evaluate: Evaluate, collective: Collective, on_batch: Callable[[], None] = lambda: None
@@ -36,12 +46,18 @@ class Validation:
         count = sum(self._store.shard_rows)
         if not count:
             return {"accuracy": None, "errors": None, "loss": None, "count": 0}
-        correct, loss = 0, 0.0
+        correct, loss, classes = 0, 0.0, self._classes
+        confusion = np.zeros(classes * classes)
         for batch in self._store.read(self._batches(count, collective.rank, collective.world_size)):
-            batch_correct, batch_loss = evaluate(batch.images, batch.labels)
-            correct, loss = correct + batch_correct, loss + np.rint(batch_loss * _LOSS_SCALE)
+            predicted, batch_loss = evaluate(batch.images, batch.labels)
+            correct += int((predicted == batch.labels).sum())
+            loss += np.rint(batch_loss * _LOSS_SCALE)
+            if classes:
+                confusion += np.bincount(batch.labels * classes + predicted, minlength=len(confusion))
             on_batch()
-        sums = collective.gather(np.array([[correct, loss]], np.float64)).sum(axis=0)
+        sums = collective.gather(np.array([[correct, loss, *confusion]], np.float64)).sum(axis=0)
+        if classes:
+            self.confusion = sums[2:].reshape(classes, classes).astype(np.int64)
         errors, loss = count - int(sums[0]), float(sums[1]) / _LOSS_SCALE / count
         return {"accuracy": 1 - errors / count, "errors": errors, "loss": loss, "count": count}
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 from jobs.dataset import Split, read_manifest
 from jobs.errors import IdxtrainError, InputError, PeerLostError, one_line
 from jobs.files import sha256_file, write_atomic
+from jobs.flight_log import Flight
 from jobs.metrics import EndReason
 from jobs.run_dir import RunDir
 from jobs.stage import dataset_of, stage_key, write_record
@@ -38,11 +39,12 @@ from jobs.train.data.shard_cache import ShardStore
 from jobs.train.divergence import require_finite, require_sound
 from jobs.train.stop import StopRequest, stopped
 from jobs.train.telemetry.console import Console, report_end
-from jobs.train.telemetry.flight_recorder import Flight, FlightRecorder
+from jobs.train.telemetry.flight_recorder import FlightRecorder
 from jobs.train.telemetry.heartbeat import Heartbeat, Phase
 from jobs.train.telemetry.measure import Measurement, exchange
 from jobs.train.telemetry.row_audit import RowAudit
 from jobs.train.telemetry.throughput import Throughput
+from jobs.train.telemetry.time_left import TimeLeft
 from jobs.train.validation import Validation
 from models.training.augment import Augmentation
 from models.training.export import portable
@@ -81,7 +83,8 @@ class Training:
 
         keep = keeps_all_rows(config, self.manifest, self.collective.local_size)  # counts both splits
         self.store = self._store("train", "input", keep)
-        self.validation = Validation(self._store("validation", "validation", keep), config.fixed_slices)
+        validation_rows = self._store("validation", "validation", keep)
+        self.validation = Validation(validation_rows, config.fixed_slices, self.manifest.classes)
         self.order = row_order(config, self.store.shard_rows, seed)
         self.max_steps = max_steps_per_execution(self.order, self.manifest.values_per_image, self.world_size)
         self.total_steps = total_steps(config, self.order)
@@ -134,6 +137,8 @@ class Training:
                 for call, input_seconds in self._calls(epoch, step):
                     self._train(call, input_seconds)
                     step = call.end_step
+                    if console:
+                        console.called(step)
                     if not call.measured:
                         continue
                     result = self._measure(step, call.global_rows)
@@ -179,14 +184,17 @@ class Training:
         validation = self._validate(step)
         self.best = better(self.best, step, validation, self.config)
         if console:
-            console.validated(step, validation)
+            console.validated(step, validation, self.validation.confusion)
         self._save(writer, step, validated=True)
         return validation
 
     def _console(self, step: int) -> AbstractContextManager[Console | None]:
         if self.rank:
             return nullcontext()
-        return Console(self.run_dir, self.network.model, self.rates, step)
+        validation_in_steps = self.manifest.splits["validation"].rows / self.order.batch_size
+        left = TimeLeft(self.total_steps, self.validation_steps, validation_in_steps)
+        names = self.manifest.class_names
+        return Console(self.run_dir, self.network.model, self.rates, step, left, names)
 
     def _calls(self, epoch: int, step: int) -> Iterator[tuple[GraphCall, float]]:
         """Yield the graph calls of an epoch, each with the seconds this rank waited for its rows."""

@@ -19,6 +19,7 @@ from pipelines.cli import (
     predict,
     prune,
     recipes,
+    report,
     retraining,
     run,
     runs,
@@ -27,6 +28,7 @@ from pipelines.cli import (
     slurm,
     stdout,
     sweep,
+    tensorboard,
 )
 from pipelines.cli.usage import Program
 
@@ -52,6 +54,8 @@ app = typer.Typer(
 # In this order `idxtrain --help` lists the commands: first steps, cluster, schedule.
 app.add_typer(run.app)
 app.add_typer(runs.app)
+app.add_typer(report.app)
+app.add_typer(tensorboard.app)
 app.add_typer(predict.app)
 app.add_typer(demo.app)
 app.add_typer(datasets.app)

@@ -1,16 +1,15 @@
-"""idxtrain run, fetch, prepare, train, evaluate, plan, report: the pipeline on this machine."""
+"""idxtrain run, fetch, prepare, train, evaluate, plan: the pipeline on this machine."""
 
 import os
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from pipelines.cli.errors import reported
-from pipelines.cli.options import DryRun, Strict, WorkFolder
+from pipelines.cli.options import DryRun, Strict
 from pipelines.cli.run_options import describes_run
-from pipelines.names import WORK
 
 if TYPE_CHECKING:
     from jobs.run_dir import RunDir
@@ -102,20 +101,3 @@ def plan(options: "Options") -> None:
     config = request.config_of(options, None)
     training = plan_training(config, request.work_dir(options), ranks(config, os.environ))
     print(*lines(training), sep="\n")
-
-
-@app.command()
-@reported()
-def report(
-    run_id: Annotated[str | None, typer.Argument(help="Run ID. Default: the latest run.")] = None,
-    work: WorkFolder = WORK,
-) -> None:
-    """Show where training time went, rank by rank.
-
-    Names the straggler, if there is one. The test result is in the run's report.html.
-    """
-    from pipelines import request
-    from pipelines.straggler import lines
-
-    options = request.Options(run_id=run_id, work=work)
-    print(*lines(request.recorded_run(options)), sep="\n")

@@ -86,7 +86,7 @@ def compare_runs(one: WhichRun, other: WhichRun, work: WorkFolder = WORK) -> Non
     from jobs.errors import printable
     from pipelines.history.comparison import lines
 
-    for line in lines(_run(work, one), _run(work, other)):
+    for line in lines((_run(work, one), _run(work, other))):
         print(printable(line))
 
 

@@ -59,14 +59,30 @@ def submit_run(
 
 @app.command("status")
 @reported()
-def show_status(run_id: SubmittedRun = None, work: WorkFolder = WORK) -> None:
-    """Show the state of a run's Slurm jobs.
+def show_status(
+    run_id: Annotated[
+        str | None, typer.Argument(help="Run ID. Default: the run submitted last, else the latest run.")
+    ] = None,
+    work: WorkFolder = WORK,
+) -> None:
+    """Show how far a run is: its stages or Slurm jobs.
 
-    Exits with the exit code of the first stage that failed, or 0.
+    A training shows its step, images per second, the last validation, and the time left. Exits with the exit code of
+    the first Slurm job that failed, or 0.
     """
+    from pipelines import request
+    from pipelines.history import status
+    from pipelines.slurm.jobs import is_submitted, submitted_run
     from pipelines.slurm.status import exit_code, lines, rows
 
-    jobs = _submitted(run_id, work)
+    options = request.Options(work=work, run_id=run_id)
+    folder = request.work_dir(options)
+    if not is_submitted(run_id, folder):
+        run = request.existing_run(options)
+        print(f"run {run.run_id}")
+        print(*status.lines(run), sep="\n")
+        return
+    jobs = submitted_run(run_id, folder)
     stages = rows(jobs)
     print(f"run {jobs.run.run_id}")
     print(*lines(jobs, stages), sep="\n", flush=True)

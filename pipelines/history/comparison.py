@@ -1,6 +1,8 @@
-"""`idxtrain runs compare`: which options of two runs differ, and whether their accuracies do."""
+"""`idxtrain runs compare`: which options of runs differ, and whether their accuracies do."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from jobs.errors import InputError
@@ -16,26 +18,66 @@ from pipelines.gate.exact_tests import binomial_cdf
 _ALPHA = 0.05
 
 
-def lines(one: RunDir, other: RunDir) -> Iterator[str]:
-    """Yield the comparison of two runs, as lines of text."""
-    yield from text_table(("option", one.run_id, other.run_id), _options(one, other))
-    measured = [read_metrics(run) if run.metrics_file.exists() else None for run in (one, other)]
-    if measured[0] is None or measured[1] is None:
-        untested = ", ".join(run.run_id for run, metrics in zip((one, other), measured, strict=True) if not metrics)
-        yield ""
-        yield f"not evaluated: {untested}; fix: `idxtrain evaluate --run-id RUN`"
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two runs on the same test images. `only_one`, `only_other`: how many only that run classifies correctly.
+
+    `p`: of McNemar's exact two-sided test, adjusted for `comparisons` of them by Holm's method.
+    """
+
+    one: str
+    other: str
+    only_one: int
+    only_other: int
+    p: float
+    comparisons: int = 1
+
+    @property
+    def better(self) -> str | None:
+        """The ID of the run that is better; None if the difference may be chance."""
+        if self.p > _ALPHA:
+            return None
+        return self.one if self.only_one > self.only_other else self.other
+
+    def __str__(self) -> str:
+        """Return the verdict in a sentence."""
+        counts = (
+            f"classified correctly by {self.one} alone: {counted(self.only_one, 'image')}, by {self.other} alone: "
+            f"{self.only_other:,}"
+        )
+        verdict = f"{self.better} is better" if self.better else "the difference may be chance"
+        adjusted = f", adjusted for {self.comparisons} comparisons" if self.comparisons > 1 else ""
+        return f"{counts}; {verdict} (p = {self.p:.2g}, McNemar's exact test{adjusted})"
+
+
+def lines(runs: Sequence[RunDir]) -> Iterator[str]:
+    """Yield the comparison of two or more runs, as lines of text."""
+    names = [run.run_id for run in runs]
+    yield from text_table(("option", *names), options(runs))
+    untested = [run.run_id for run in runs if not run.metrics_file.exists()]
+    yield ""
+    if untested:
+        yield f"not evaluated: {', '.join(untested)}; fix: `idxtrain evaluate --run-id RUN`"
         return
+    measured = [read_metrics(run) for run in runs]
+    yield from text_table(("result", *names), results(measured), right=range(1, len(runs) + 1))
     yield ""
-    yield from text_table(("result", one.run_id, other.run_id), _results(measured[0], measured[1]), right=(1, 2))
-    yield ""
-    problem = _why_not_comparable(one, other, measured[0], measured[1])
-    yield problem or _verdict(one, other)
+    problem = why_not_comparable(runs, measured)
+    if problem:
+        yield problem
+    else:
+        yield from map(str, pairs({run.run_id: correct(run) for run in runs}))
 
 
-def _options(one: RunDir, other: RunDir) -> list[tuple[str, str, str]]:
-    left, right = flat(one.read_config()), flat(other.read_config())
-    keys = sorted(left.keys() | right.keys())
-    return [(key, _text(left, key), _text(right, key)) for key in keys if left.get(key) != right.get(key)]
+def options(runs: Sequence[RunDir]) -> list[tuple[str, ...]]:
+    """Return the options that differ between runs: a key and each run's value."""
+    configs = [flat(run.read_config()) for run in runs]
+    keys = sorted(set().union(*configs))
+    return [
+        (key, *(_text(config, key) for config in configs))
+        for key in keys
+        if any(config.get(key) != configs[0].get(key) for config in configs)
+    ]
 
 
 def _text(values: dict[str, Any], key: str) -> str:
@@ -43,29 +85,35 @@ def _text(values: dict[str, Any], key: str) -> str:
     return "none" if value is None else str(value)
 
 
-def _results(one: Metrics, other: Metrics) -> list[tuple[str, str, str]]:
-    def row(name: str, form: str, left: float | None, right: float | None) -> tuple[str, str, str]:
-        cells = ["–" if value is None else format(value, form) for value in (left, right)]
-        return name, cells[0], cells[1]
+def results(measured: Sequence[Metrics]) -> list[tuple[str, ...]]:
+    """Return the figures of runs side by side: a name and each run's value."""
+
+    def row(name: str, form: str, *values: float | None) -> tuple[str, ...]:
+        return (name, *("–" if value is None else format(value, form) for value in values))
 
     return [
-        row("test accuracy", ".4f", one.test.accuracy, other.test.accuracy),
-        row("test errors", ",", one.test.errors, other.test.errors),
-        row("test images", ",", one.test.count, other.test.count),
-        row("test loss", ".4f", one.test.loss, other.test.loss),
-        row("validation accuracy", ".4f", one.validation.accuracy, other.validation.accuracy),
-        row("updates", ",", one.train.steps, other.train.steps),
-        row("images trained on", ",", one.train.images, other.train.images),
-        row("images/s", ",.0f", one.train.images_per_second, other.train.images_per_second),
-        row("seconds", ",.1f", one.seconds.total, other.seconds.total),
+        row("test accuracy", ".4f", *(each.test.accuracy for each in measured)),
+        row("test errors", ",", *(each.test.errors for each in measured)),
+        row("test images", ",", *(each.test.count for each in measured)),
+        row("test loss", ".4f", *(each.test.loss for each in measured)),
+        row("validation accuracy", ".4f", *(each.validation.accuracy for each in measured)),
+        row("updates", ",", *(each.train.steps for each in measured)),
+        row("images trained on", ",", *(each.train.images for each in measured)),
+        row("images/s", ",.0f", *(each.train.images_per_second for each in measured)),
+        row("seconds", ",.1f", *(each.seconds.total for each in measured)),
     ]
 
 
-def _why_not_comparable(one: RunDir, other: RunDir, left: Metrics, right: Metrics) -> str:
+def why_not_comparable(runs: Sequence[RunDir], measured: Sequence[Metrics]) -> str:
     """Return why the accuracies are not of the same test images; an empty text if they are."""
-    if left.dataset_id == right.dataset_id or _test_archives(one) == _test_archives(other) is not None:
-        return ""
-    return "not comparable: the two runs were evaluated on different test images"
+    first = _test_archives(runs[0])
+    for run, metrics in zip(runs[1:], measured[1:], strict=True):
+        if metrics.dataset_id != measured[0].dataset_id and (first is None or _test_archives(run) != first):
+            return f"not comparable: {runs[0].run_id} and {run.run_id} were evaluated on different test images"
+    left_out = [run.run_id for run in runs[1:] if correct(run).keys() != correct(runs[0]).keys()]
+    if left_out:
+        return f"not comparable: {runs[0].run_id} or {left_out[0]} left out some of the test images"
+    return ""
 
 
 def _test_archives(run: RunDir) -> tuple[str, ...] | None:
@@ -76,40 +124,54 @@ def _test_archives(run: RunDir) -> tuple[str, ...] | None:
     return archives["test_images"].sha256, archives["test_labels"].sha256
 
 
-def _verdict(one: RunDir, other: RunDir) -> str:
-    """Return whether one run is better, by the images that only one of them classifies correctly."""
-    left, right = _correct(one), _correct(other)
-    if left.keys() != right.keys():
-        return "not comparable: one of the two runs left out some of the test images"
-    only_left = sum(left[index] and not right[index] for index in left)
-    only_right = sum(right[index] and not left[index] for index in left)
-    return verdict(one.run_id, other.run_id, only_left, only_right)
+def pairs(correct_of: dict[str, dict[int, bool]]) -> list[Pair]:
+    """Return each pair of runs, by whether they classify each test image correctly: run ID to image to that.
 
-
-def verdict(one: str, other: str, only_one: int, only_other: int) -> str:
-    """Return in a sentence whether one of two runs is better on the same images.
-
-    `only_one`, `only_other`: how many images only that run classifies correctly. Exact two-sided test: see
-    `pipelines.gate.exact_tests`.
+    Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979): the
+    probability of any false verdict is at most 5 %, however many runs there are.
     """
-    p = min(1.0, 2 * binomial_cdf(min(only_one, only_other), only_one + only_other, 0.5))
-    counts = f"classified correctly by {one} alone: {counted(only_one, 'image')}, by {other} alone: {only_other:,}"
-    if p > _ALPHA:
-        return f"{counts}; the difference may be chance (p = {p:.2g}, McNemar's exact test)"
-    return f"{counts}; {one if only_one > only_other else other} is better (p = {p:.2g}, McNemar's exact test)"
+    found = []
+    for (one, left), (other, right) in combinations(correct_of.items(), 2):
+        only_left = sum(left[index] and not right[index] for index in left)
+        only_right = sum(right[index] and not left[index] for index in left)
+        found.append((one, other, only_left, only_right, two_sided(only_left, only_right)))
+    adjusted = holm([p for *_, p in found])
+    return [
+        Pair(one=one, other=other, only_one=left, only_other=right, p=p, comparisons=len(found))
+        for (one, other, left, right, _), p in zip(found, adjusted, strict=True)
+    ]
 
 
-def _correct(run: RunDir) -> dict[int, bool]:
+def two_sided(only_one: int, only_other: int) -> float:
+    """Return the p-value of McNemar's exact two-sided test: see `pipelines.gate.exact_tests`."""
+    return min(1.0, 2 * binomial_cdf(min(only_one, only_other), only_one + only_other, 0.5))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted by Holm's method, in the same order."""
+    adjusted, largest = list(p_values), 0.0
+    for rank, number in enumerate(sorted(range(len(p_values)), key=lambda n: p_values[n])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
+        adjusted[number] = largest
+    return adjusted
+
+
+def correct(run: RunDir) -> dict[int, bool]:
     """Return whether a run's model classifies each test image correctly, by the image's row in the archive."""
+    columns = predicted(run, ("index", "label", "predicted"))
+    return {index: label == guess for index, label, guess in zip(*columns.values(), strict=True)}
+
+
+def predicted(run: RunDir, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Return these columns of a run's predictions; raise InputError where they cannot be read."""
     from jobs.evaluate.predictions import read_predictions
 
     path = run.predictions_file
     try:
-        columns = read_predictions(path, ["index", "label", "predicted"]).to_pydict()
-    except (OSError, ValueError) as error:
+        columns: dict[str, list[Any]] = read_predictions(path, names).to_pydict()
+    except (OSError, ValueError, KeyError) as error:
         again = f"`idxtrain evaluate --run-id {run.selector}`"
         raise InputError(
             f"{path}: cannot be read ({error}); fix: remove metrics.json beside it, then {again}"
         ) from error
-    pairs: Sequence[tuple[int, int, int]] = list(zip(*columns.values(), strict=True))
-    return {index: label == predicted for index, label, predicted in pairs}
+    return columns

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from jobs.errors import InputError
-from jobs.metrics import Metrics, read_metrics
+from jobs.metrics import CalibrationMetrics, Metrics, read_metrics
 from jobs.run_dir import RunDir
 from jobs.stage import STAGES, dataset_of, read_record
 from jobs.text_table import text_table
@@ -27,20 +27,20 @@ def lines(run: RunDir) -> Iterator[str]:
     yield f"made {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(summary.made))}"
     config = run.read_config()
     yield f"recipe {summary.recipe}, data {summary.data}, seed {summary.seed}"
-    changed = list(_own_options(config))
+    changed = list(own_options(config))
     if changed:
         yield ""
         yield from text_table(("option", f"recipe {config.get('recipe')}", "run"), changed)
     if run.metrics_file.exists():
         yield ""
-        yield from _result(read_metrics(run))
+        yield from result_lines(read_metrics(run))
     yield ""
     yield from text_table(("stage", "seconds"), list(_stages(run)), right=(1,))
     yield ""
     yield from text_table(("file", "size"), list(_files(run)), right=(1,))
 
 
-def _own_options(config: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def own_options(config: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Yield each option in which the run differs from its recipe. A recipe of another file cannot be compared."""
     with suppress(InputError):
         recipe, own = flat(compose(str(config.get("recipe")), {}).to_json()), flat(config)
@@ -49,7 +49,8 @@ def _own_options(config: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
                 yield key, _text(recipe[key]), _text(own[key])
 
 
-def _result(metrics: Metrics) -> Iterator[str]:
+def result_lines(metrics: Metrics) -> Iterator[str]:
+    """Yield a run's result: accuracy, validation, training, confidence, caveats."""
     test, validation, train = metrics.test, metrics.validation, metrics.train
     errors, interval = counted(test.errors, "error"), f"{test.ci95[0]:.4f} to {test.ci95[1]:.4f}"
     yield f"test accuracy {test.accuracy:.4f} ({errors} in {test.count:,}), 95 % interval {interval}"
@@ -59,8 +60,22 @@ def _result(metrics: Metrics) -> Iterator[str]:
     speed = f", {train.images_per_second:,.0f} images/s" if train.images_per_second else ""
     ranks = counted(metrics.world_size, "rank")
     yield f"{counted(train.steps, 'update')} on {ranks} in {train.precision}{speed}"
+    if metrics.calibration:
+        yield from confidence_lines(metrics.calibration)
     for caveat in metrics.caveats:
         yield f"caveat: {caveat.text}"
+
+
+def confidence_lines(calibration: CalibrationMetrics) -> Iterator[str]:
+    """Yield how far the model's confidence can be trusted."""
+    after = ""
+    if calibration.temperature is not None and calibration.ece_with_temperature is not None:
+        after = f"; {calibration.ece_with_temperature:.4f} with temperature {calibration.temperature:.3f}"
+    yield f"calibration error {calibration.ece:.4f}{after}"
+    sure = calibration.sure
+    if sure is not None:
+        errors = f"{counted(sure.errors, 'error')} in {sure.count:,}"
+        yield f"sure (confidence {sure.confidence:.4f} or more) of {sure.share:.1%} of the test images: {errors}"
 
 
 def _stages(run: RunDir) -> Iterator[tuple[str, str]]:

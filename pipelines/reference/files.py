@@ -43,7 +43,7 @@ RUN = {
     "logs/STAGE.log": "Log of a stage. Ranks above 0 write `train.rank-N.log`.",
     "logs/tensorflow.log": "What TensorFlow printed while it was imported.",
     "logs/train.jsonl": "A JSON line per measurement and validation: step, loss, accuracy, images/s.",
-    "logs/flight.rank-N.jsonl": "Where a rank's time went: input, compute, allreduce. `idxtrain report` reads it.",
+    "logs/flight.rank-N.jsonl": "Where a rank's time went: input, compute, allreduce. `idxtrain stragglers` reads it.",
     "logs/rows.rank-N.jsonl": "Rows that a rank trained on, with `train.audit=true`.",
     "logs/restarts.jsonl": "A JSON line per failed attempt: what failed.",
     "heartbeats/": "Which step and phase each rank is in, while it trains.",

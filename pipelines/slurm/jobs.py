@@ -146,6 +146,12 @@ class SlurmJobs:
             return 0
 
 
+def is_submitted(run_id: str | None, work: Work) -> bool:
+    """Return whether this run, or without an ID any run, was submitted to Slurm; raise InputError for an invalid ID."""
+    run = runs.find(work, run_id) if run_id else runs.latest(work, _jobs_file)
+    return run is not None and SlurmJobs(run).jobs_file.exists()
+
+
 def submitted_run(run_id: str | None, work: Work) -> SlurmJobs:
     """Return the jobs of this run, or of the run submitted last; raise InputError where there are none."""
     if run_id:

@@ -12,9 +12,9 @@ from pathlib import Path
 from deploy.slurm import queue
 from deploy.slurm.queue import NoSlurmError, Queued
 from deploy.slurm.site import JOB_STAGES, JobStage
-from jobs import training_log
 from jobs.errors import IdxtrainError, InputError, ResumableError
 from jobs.text_table import text_table
+from pipelines.history.progress import training_progress
 from pipelines.slurm.jobs import SlurmJobs
 
 _FOLLOW_SECONDS = 0.5
@@ -128,11 +128,8 @@ def _detail(jobs: SlurmJobs, stage: JobStage, job: str, facts: _JobFacts, failed
 
 
 def _progress(jobs: SlurmJobs) -> str:
-    try:
-        steps = [entry["step"] for entry in training_log.read(jobs.run.curve_file)]
-    except OSError:
-        steps = []
-    return f"at step {steps[-1]}" if steps else "starting"
+    progress = training_progress(jobs.run, is_running=True)
+    return str(progress) if progress else "starting"
 
 
 def lines(jobs: SlurmJobs, stages: Sequence[Row]) -> list[str]:

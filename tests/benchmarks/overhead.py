@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jobs.dataset import Manifest, PixelStatistics
+from jobs.flight_log import Flight
 from jobs.tensorflow_import import import_tensorflow
 from jobs.train import checkpoint
-from jobs.train.telemetry.flight_recorder import Flight, FlightRecorder
+from jobs.train.telemetry.flight_recorder import FlightRecorder
 from pipelines import recipes
 
 _REPEATS = 9

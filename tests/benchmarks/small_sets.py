@@ -114,8 +114,8 @@ def _trained(config: TrainConfig, data: SmallSet, seed: int) -> float:
             step(_graph_call(flat, labels, rows, call.first_step), rates[call.first_step : last])
     test = _normalized(data.test_images)
     evaluate = make_evaluator(network.final)
-    correct, _ = evaluate(test.reshape(len(test), -1), data.test_labels.astype(np.int32))
-    return correct / len(test)
+    predicted, _ = evaluate(test.reshape(len(test), -1), data.test_labels.astype(np.int32))
+    return float((predicted == data.test_labels).mean())
 
 
 def _graph_call(images: NDArray[Any], labels: NDArray[Any], rows: NDArray[Any], first_step: int) -> GraphCall:

@@ -1,4 +1,4 @@
-"""The forward pass of validation: correct predictions and losses of a batch."""
+"""The forward pass of validation: predicted classes and the loss of a batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from jobs.train.compute.tensors import as_tensor
 from models.training.types import Tensor
 
-Evaluate = Callable[[NDArray[Any], NDArray[Any]], tuple[int, float]]
+Evaluate = Callable[[NDArray[Any], NDArray[Any]], tuple[NDArray[Any], float]]
 
 
 def make_evaluator(model: Any) -> Evaluate:
-    """Return a function from images [n, values] and labels [n] to (correct rows, sum of losses), dropout off."""
+    """Return a function from images [n, values] and labels [n] to (predicted classes, sum of losses), dropout off.
+
+    The classes are int32 [n].
+    """
     shape = model.input_shape[1:]
 
     @tf.function(
@@ -23,11 +26,10 @@ def make_evaluator(model: Any) -> Evaluate:
     def graph(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = model(tf.reshape(images, [-1, *shape]), training=False)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        correct = tf.argmax(logits, axis=1, output_type=tf.int32) == labels
-        return tf.reduce_sum(tf.cast(correct, tf.int32)), tf.reduce_sum(losses)
+        return tf.argmax(logits, axis=1, output_type=tf.int32), tf.reduce_sum(losses)
 
-    def evaluate(images: NDArray[Any], labels: NDArray[Any]) -> tuple[int, float]:
-        correct, loss = graph(as_tensor(images), labels)
-        return int(correct), float(loss)
+    def evaluate(images: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[Any], float]:
+        predicted, loss = graph(as_tensor(images), labels)
+        return predicted.numpy(), float(loss)
 
     return evaluate

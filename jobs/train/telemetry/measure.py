@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from jobs.flight_log import Flight
 from jobs.train.compute.collective import Collective
 from jobs.train.compute.step import LocalResult
-from jobs.train.telemetry.flight_recorder import Flight
 
 
 @dataclass(frozen=True, kw_only=True)

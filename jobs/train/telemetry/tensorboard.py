@@ -1,5 +1,6 @@
 """What rank 0 writes while it trains: TensorBoard's event files and the training log."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -7,10 +8,13 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from jobs import training_log
+from jobs.first_layer import colored, first_layer, mosaic
 from jobs.run_dir import RunDir
+from jobs.train.telemetry.confusion_picture import confusion_picture
 from jobs.training_log import Kind
 
-_MAX_FILTERS = 64  # in a picture
+_MOST_FILTERS = 64  # in a picture
+_BUCKETS = 30  # TensorBoard's own number
 
 
 class TensorBoardWriter:
@@ -31,52 +35,31 @@ class TensorBoardWriter:
         with self._writer.as_default():
             tf.summary.graph(graph.as_graph_def())
 
-    def measure(self, kind: Kind, step: int, **values: float) -> None:
-        """Write a measurement after `step` updates."""
+    def measure(self, kind: Kind, step: int, logged: Mapping[str, float | None] | None = None, **values: float) -> None:
+        """Write a measurement after `step` updates. `logged`: figures for the training log alone."""
         with self._writer.as_default(step=step):
             for name, value in values.items():
                 tf.summary.scalar(f"{kind}/{name}", value)
-        training_log.append(self._log, kind, step, **values)
+        training_log.append(self._log, kind, step, **values, **(logged or {}))
 
-    def filters(self, model: Any, step: int) -> None:
-        """Draw the first layer's weights: a tile per filter, or per class in a linear model."""
-        picture = first_layer_picture(model)
-        if picture is not None:
-            with self._writer.as_default(step=step):
-                tf.summary.image("first layer", picture[None])
+    def weights(self, model: Any, step: int) -> None:
+        """Write the first layer's weights as a picture, a tile per filter or output, and all weights as histograms."""
+        first = first_layer(model)
+        with self._writer.as_default(step=step):
+            if first is not None:
+                tiles = np.array([colored(kernel) for kernel in first.kernels[:_MOST_FILTERS]])
+                tf.summary.image("first layer", mosaic(tiles)[None])
+            for variable in model.trainable_variables:
+                tf.summary.histogram(f"weights/{variable.path}", variable.value, buckets=_BUCKETS)
+        self._writer.flush()
+
+    def confusion(self, confusion: NDArray[Any], names: Sequence[str], step: int) -> None:
+        """Draw the confusion matrix of a validation, int [classes, classes]. `names`: of the classes."""
+        with self._writer.as_default(step=step):
+            tf.summary.image("confusion matrix", confusion_picture(confusion, names)[None])
         self._writer.flush()
 
     def close(self) -> None:
         """Flush and close the files."""
         self._writer.close()
         self._log.close()
-
-
-def first_layer_picture(model: Any) -> NDArray[Any] | None:
-    """Return the first layer's filters side by side, each scaled to [0, 1]: float32 [height, width, 1].
-
-    None if the first layer with weights is neither a convolution nor a dense layer on the pixels.
-    """
-    height, width, channels = model.input_shape[1:]
-    for layer in model.layers:
-        if not layer.weights:
-            continue
-        kernel = np.asarray(layer.weights[0])
-        if kernel.ndim == 4:  # rows, columns, channels, filters
-            tiles = kernel.mean(axis=2).transpose(2, 0, 1)
-        elif kernel.shape[0] == height * width * channels:  # a dense layer on the pixels
-            tiles = kernel.reshape(height, width, channels, -1).mean(axis=2).transpose(2, 0, 1)
-        else:
-            return None
-        return _grid(tiles[:_MAX_FILTERS])
-    return None
-
-
-def _grid(tiles: NDArray[Any]) -> NDArray[Any]:
-    low, high = tiles.min(axis=(1, 2), keepdims=True), tiles.max(axis=(1, 2), keepdims=True)
-    scaled = (tiles - low) / np.maximum(high - low, 1e-12)
-    framed = np.pad(scaled, ((0, 0), (1, 1), (1, 1)))
-    columns = int(np.ceil(np.sqrt(len(framed))))
-    framed = np.pad(framed, ((0, -len(framed) % columns), (0, 0), (0, 0)))
-    rows = [np.concatenate(list(framed[i : i + columns]), axis=1) for i in range(0, len(framed), columns)]
-    return np.concatenate(rows, axis=0)[..., None].astype(np.float32)

@@ -1,0 +1,1 @@
+"""`idxtrain report`: a run's result in short, runs side by side as a page, and Markdown for a pull request."""
