@@ -61,6 +61,7 @@ INTERNAL = (
     Variable("IDXTRAIN_PARENT_PID", "Parent process. The new process ends when its parent ends."),
     Variable("IDXTRAIN_HEARTBEATS", "Folder to which a rank writes its heartbeats. Not set: nothing watches it."),
     Variable("IDXTRAIN_CPUS_PER_RANK", "CPUs that the launcher reserved for each rank."),
+    Variable("IDXTRAIN_GPUS_PER_NODE", "GPUs of each node, by the site: a rank without one ends with an error."),
     Variable("IDXTRAIN_SPARK_MASTER", "Spark master that the launcher of prepare provides."),
     Variable("IDXTRAIN_SCRATCH", "The site's `scratch`, exported by each batch script."),
     Variable("IDXTRAIN_STEP_*", "What a Slurm task needs to start its rank: ranks, rendezvous, interface, key."),
