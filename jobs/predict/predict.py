@@ -100,7 +100,8 @@ def predict_array(
     for start in range(0, max(len(images), 1), batch_size):  # at least once, to check the shape
         rows = slice(start, start + batch_size)
         batch = by_type(images[rows], classifier.manifest, orientation, "images")
-        probabilities[rows] = classifier.probabilities(batch)
+        if len(batch):
+            probabilities[rows] = classifier.probabilities(batch)
     check_probabilities(probabilities, "image {}".format)
     return probabilities
 
