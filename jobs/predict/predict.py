@@ -134,7 +134,8 @@ def _refusal(source: Source, summary: Summary) -> InputError:
     first = summary.bad[0]
     return InputError(
         f"{source.title}: found {counted(len(summary.bad), 'unusable picture')}, the first "
-        f"{printable(first.path)}: {first.reason}; fix: repair or remove them, or leave them out with --skip-bad"
+        f"{printable(first.path)}: {first.reason}; fix: repair or remove them, use --resize for another size, or "
+        "leave them out with --skip-bad"
     )
 
 
