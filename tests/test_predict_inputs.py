@@ -218,7 +218,7 @@ def test_what_does_not_fit_is_refused_with_what_was_seen(tmp_path: Path) -> None
     assert "found an archive of 23 x 5 x 4 of uint8" in refusal(tmp_path / "wide")
     assert "found an archive of 22 of uint8, expected 23 labels" in refusal(images, labels=labels)
     assert "choose one with --array" in refusal(text)
-    assert "a.npz with x_train (23 x 4 x 5), x_test (23 x 4 x 5), y_test (23)," in refusal(text, array="y")
+    assert "--array y: found the arrays x_train (23 x 4 x 5), x_test (23 x 4 x 5)," in refusal(text, array="y")
     assert "found the arrays x (23 x 3 x 5), expected one of n x 4 x 5 x 1" in refusal(tmp_path / "none.npz")
     assert "expected an array of numbers" in refusal(tmp_path / "pickled.npy")
     assert "found with 1 more inputs" in refusal([images, tmp_path / "a.png"])

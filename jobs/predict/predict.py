@@ -100,7 +100,8 @@ def predict_array(
     for start in range(0, max(len(images), 1), batch_size):  # at least once, to check the shape
         rows = slice(start, start + batch_size)
         batch = by_type(images[rows], classifier.manifest, orientation, "images")
-        probabilities[rows] = classifier.probabilities(batch)
+        if len(batch):
+            probabilities[rows] = classifier.probabilities(batch)
     check_probabilities(probabilities, "image {}".format)
     return probabilities
 
@@ -133,7 +134,8 @@ def _refusal(source: Source, summary: Summary) -> InputError:
     first = summary.bad[0]
     return InputError(
         f"{source.title}: found {counted(len(summary.bad), 'unusable picture')}, the first "
-        f"{printable(first.path)}: {first.reason}; fix: repair or remove them, or leave them out with --skip-bad"
+        f"{printable(first.path)}: {first.reason}; fix: repair or remove them, use --resize for another size, or "
+        "leave them out with --skip-bad"
     )
 
 
