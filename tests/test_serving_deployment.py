@@ -1,4 +1,4 @@
-"""The systemd unit and the Kubernetes manifests of `idxtrain serve`: valid, and of commands that the program accepts."""
+"""The systemd unit and the Kubernetes manifests of `idxtrain serve`: valid, with commands that the program accepts."""
 
 import shlex
 import shutil
