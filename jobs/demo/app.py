@@ -89,7 +89,7 @@ def app(models: Sequence[Shown]) -> ASGIApp:
     def image(model: Model, index: int) -> Response:
         return _floats(_found(lambda: model.gallery.image(model.gallery.position(index))))
 
-    demo.mount("/", StaticFiles(directory=PAGE, html=True, check_dir=False))
+    demo.mount("/", StaticFiles(directory=PAGE, html=True))
     return Guard(demo)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from numpy.typing import NDArray
-from starlette.testclient import TestClient
 
 from jobs.dataset import read_manifest, read_split
 from jobs.demo.app import app
