@@ -95,6 +95,8 @@ def test_drawings_and_pictures_are_fitted(client: TestClient) -> None:
         "/api/fit", params={"model": 0}, content=png_file(sheet[..., None]), headers={"Content-Type": "image/png"}
     )
     assert picture.content == raw.content
+    both = client.post("/api/draw", params={"model": 0}, content=sheet.tobytes(), headers={"X-Size": "60"})
+    assert both.content == client.post("/api/look", params={"model": 0}, content=raw.content).content
 
 
 @pytest.mark.parametrize(
