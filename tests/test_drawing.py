@@ -15,7 +15,7 @@ from jobs.predict.drawing import Steps, fitted
 from jobs.predict.glyph import Form, box_of, center_of_mass, measured, stroke_width
 from jobs.prepare import idx
 from tests.support.prepared import bare_manifest
-from tests.support.redrawn import PLACES, SHEET, WIDTHS, drawn
+from tests.support.redrawn import PLACES, SHEET, WIDTHS, drawn, middle_line
 
 OFF = Steps(polarity="as-is", center="none", scale=False, thicken=False)
 
@@ -56,7 +56,7 @@ def test_the_form_of_dark_ink_on_bright_paper_is_the_same(digits: NDArray[Any], 
 def test_a_digit_drawn_anywhere_comes_where_the_data_have_it(
     digits: NDArray[Any], form: Form, place: tuple[float, float], width: float, inverted: bool
 ) -> None:
-    drawing = sheet(drawn(digits[1, ..., 0], width, place))  # a zero
+    drawing = sheet(drawn(middle_line(digits[1, ..., 0]), width, place))  # a zero
     ink = fitted(1 - drawing if inverted else drawing, form, Steps())[..., 0]
     box = box_of(ink)
     assert box is not None
@@ -101,7 +101,7 @@ def test_an_image_of_the_data_put_onto_the_sheet_pixel_by_pixel_stays_as_it_is(
 
 
 def test_a_faint_photograph_on_uneven_paper_is_fitted_as_a_drawing(digits: NDArray[Any], form: Form) -> None:
-    drawing = sheet(drawn(digits[0, ..., 0], 18, (0.5, 0.5)))
+    drawing = sheet(drawn(middle_line(digits[0, ..., 0]), 18, (0.5, 0.5)))
     paper = 0.7 + np.linspace(0, 0.1, SHEET)[:, None, None] + np.random.default_rng(0).normal(0, 0.01, drawing.shape)
     photograph = (paper * (1 - 0.6 * drawing)).astype(np.float32)
     fit, expected = (fitted(each, form, Steps()) for each in (photograph, drawing))

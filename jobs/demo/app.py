@@ -9,6 +9,7 @@ from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from fastapi.staticfiles import StaticFiles
+from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
@@ -43,8 +44,7 @@ def app(models: Sequence[Shown]) -> ASGIApp:
     def models_() -> dict[str, Any]:
         return {"models": [model.facts(number) for number, model in enumerate(models)]}
 
-    @demo.post("/api/fit")
-    def fit(
+    def fit_of(
         request: Request,
         model: Model,
         body: Body,
@@ -52,11 +52,21 @@ def app(models: Sequence[Shown]) -> ASGIApp:
         center: Center = "mass",
         scale: bool = True,
         thicken: bool = True,
-    ) -> Response:
+    ) -> NDArray[Any]:
         headers = request.headers
         drawing = drawing_of(body, headers.get("content-type", ""), headers.get("x-size", ""))
         steps = Steps(polarity=polarity, center=center, scale=scale, thicken=thicken)
-        return _floats(fitted(drawing, model.form, steps))
+        return fitted(drawing, model.form, steps)
+
+    Fit = Annotated[NDArray[Any], Depends(fit_of)]  # noqa: N806 (a type)
+
+    @demo.post("/api/fit")
+    def fit(fit: Fit) -> Response:
+        return _floats(fit)
+
+    @demo.post("/api/draw")
+    def draw(model: Model, fit: Fit) -> Response:
+        return _binary(model.network.frame(fit))
 
     @demo.post("/api/look")
     def look(model: Model, body: Body) -> Response:
@@ -89,7 +99,7 @@ def app(models: Sequence[Shown]) -> ASGIApp:
     def image(model: Model, index: int) -> Response:
         return _floats(_found(lambda: model.gallery.image(model.gallery.position(index))))
 
-    demo.mount("/", StaticFiles(directory=PAGE, html=True, check_dir=False))
+    demo.mount("/", StaticFiles(directory=PAGE, html=True))
     return Guard(demo)
 
 

@@ -1,4 +1,4 @@
-"""python -m tests.benchmarks.drawing [WORK] [RUN]: how many redrawn digits a model classifies correctly.
+"""python -m tests.benchmarks.drawing --work WORK: how many redrawn digits a model classifies correctly.
 
 200 test images of the run's dataset, 20 of each class (the first), are drawn again as strokes: at four places of the
 sheet, in three widths of the pen, white on black and black on white. Each drawing goes to the model in the form of the
@@ -7,7 +7,7 @@ correct first guesses.
 """
 
 import os
-import sys
+from argparse import ArgumentParser
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.dataset import Split, read_split
+from jobs.dataset import read_split
 from jobs.demo.gallery import Gallery
 from jobs.predict.classifier import Classifier
 from jobs.predict.drawing import Steps, fitted
 from jobs.predict.glyph import Form, measured
 from pipelines.model_choice import chosen_model
-from tests.support.redrawn import PLACES, WIDTHS, drawn
+from tests.support.redrawn import PLACES, WIDTHS, drawn, middle_line
 
 PER_CLASS = 20
 RESIZED = Steps(polarity="as-is", center="none", scale=False, thicken=False)
@@ -39,26 +39,28 @@ FITTINGS: Mapping[str, Steps] = {
 
 def main() -> None:
     """Print a table."""
-    work, run_id = Path(sys.argv[1] if len(sys.argv) > 1 else "work"), sys.argv[2] if len(sys.argv) > 2 else None
-    split: Split = "validation" if "--validation" in sys.argv else "test"
-    with chosen_model(run_id, work=work) as file:
+    parser = ArgumentParser(description="Count the redrawn digits that a model classifies correctly.")
+    parser.add_argument("--work", type=Path, default=Path("work"))
+    parser.add_argument("--run-id")
+    parser.add_argument("--split", choices=("validation", "test"), default="test", help="validation: to choose by")
+    given = parser.parse_args()
+    work: Path = given.work
+    with chosen_model(given.run_id, work=work) as file:
         classifier = Classifier(file, Path(os.devnull))
     dataset = work / "datasets" / file.manifest.dataset_id
-    images, labels, _ = read_split(dataset, file.manifest, split)
+    images, labels, _ = read_split(dataset, file.manifest, given.split)
     form = measured(Gallery(dataset, file.manifest, None).sample(512), file.manifest)
     print(form)
     chosen = np.concatenate([np.flatnonzero(labels == each)[:PER_CLASS] for each in range(file.manifest.classes)])
-    sheets = {
-        (width, place): [drawn(images[i, ..., 0], width, place) for i in chosen]
-        for width, place in product(WIDTHS, PLACES)
-    }
+    lines = [middle_line(images[i, ..., 0]) for i in chosen]
+    sheets = {(width, place): [drawn(line, width, place) for line in lines] for width, place in product(WIDTHS, PLACES)}
     print(f"{'':22}" + "".join(f"{f'pen {width}':>8}" for width in WIDTHS) + f"{'inverted':>10}{'all':>8}")
     for name, steps in FITTINGS.items():
         correct = {key: share(classifier, form, steps, each, labels[chosen]) for key, each in sheets.items()}
         by_width = [np.mean([correct[width, place] for place in PLACES]) for width in WIDTHS]
         inverted = np.mean([each[1] for each in correct.values()])
         every = np.mean(list(correct.values()))
-        print(f"{name:22}" + "".join(f"{each:8.2%}" for each in by_width) + f"{inverted:10.2%}{every:8.2%}")
+        print(f"{name:22}" + "".join(f"{each:8.2%}" for each in by_width) + f"{inverted:10.2%}{every:8.2%}", flush=True)
 
 
 def share(

@@ -14,22 +14,22 @@ _SIZE = 150  # pixels of the glyph's longer side, without the pen's width
 _FOLD = 8  # an image is enlarged this much to find the middle of its strokes
 
 
-def drawn(image: NDArray[Any], width: float, place: tuple[float, float], size: float = _SIZE) -> NDArray[np.uint8]:
-    """Return a drawing uint8 [SHEET, SHEET], white ink on black, of a digit float [height, width] in [0, 1]."""
-    points = np.argwhere(middle_line(image)).astype(np.float64)
+def drawn(line: NDArray[np.bool_], width: float, place: tuple[float, float], size: float = _SIZE) -> NDArray[np.uint8]:
+    """Return a drawing uint8 [SHEET, SHEET], white ink on black, along a `middle_line`."""
+    points = np.argwhere(line).astype(np.float64)
     low, high = points.min(axis=0), points.max(axis=0)
     scaled = (points - (low + high) / 2) * size / max((high - low).max(), 1) + np.array(place) * SHEET
-    line = np.ones((SHEET, SHEET), bool)
+    paper = np.ones((SHEET, SHEET), bool)
     # Neighbors of the middle line are up to some pixels apart on the sheet: the pen moves straight between them.
     for start in _joined(points, scaled):
         row, column = np.rint(start).astype(int).clip(0, SHEET - 1).T
-        line[row, column] = False
-    distance = distance_transform_edt(line)
+        paper[row, column] = False
+    distance = distance_transform_edt(paper)
     return np.rint((width / 2 + 0.5 - distance).clip(0, 1) * 255).astype(np.uint8)
 
 
 def middle_line(image: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return the middle line of an image's strokes, enlarged: one pixel wide."""
+    """Return the middle line of the strokes of an image float [height, width] in [0, 1], enlarged: one pixel wide."""
     size = (image.shape[1] * _FOLD, image.shape[0] * _FOLD)
     large = np.asarray(Image.fromarray(image.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
     return thinned(gaussian_filter(large, _FOLD / 3) >= 0.4)
