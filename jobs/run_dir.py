@@ -93,6 +93,12 @@ class RunDir:
         return self.run_id if work == Path("work").resolve() else f"{self.run_id} --work {shlex.quote(str(work))}"
 
     @property
+    def resume_command(self) -> str:
+        """The command that resumes the run: a submitted one goes back to Slurm, so that no login node trains."""
+        command = "submit" if (self.slurm / "site.json").exists() else "run"
+        return f"idxtrain {command} --run-id {self.selector}"
+
+    @property
     def work(self) -> Work:
         """The work folder that contains this run."""
         return Work(self.path.parent.parent)

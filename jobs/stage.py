@@ -192,7 +192,7 @@ def _end_stopped(run: RunDir, stage: str) -> NoReturn:
 def _how_to_resume(run: RunDir) -> str:
     if run.origin != run:  # an evaluation on other data
         return "the same command starts again"
-    return f"`idxtrain run --run-id {run.selector}` resumes it"
+    return f"`{run.resume_command}` resumes it"
 
 
 @contextmanager

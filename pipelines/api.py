@@ -7,6 +7,7 @@
     trained.metrics.test.accuracy
     trained.predictions().query("label != predicted")
     trained.evaluate("other-letters").metrics.test.accuracy
+    trained.predict(images)
 
 `run` does what `idxtrain run` does: each stage is a process of its own. Progress goes to stderr, nothing to stdout.
 Errors are exceptions of `jobs.errors`: bad input is an InputError, and a request to stop (Ctrl-C, or a notebook's stop
@@ -15,9 +16,11 @@ is needed.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +30,16 @@ from jobs.run_dir import RunDir
 from pipelines import request, runs
 from pipelines.config import DEFAULT_RECIPE, Config
 from pipelines.evaluation import config_of_evaluation, evaluate_elsewhere
+from pipelines.model_choice import model_of_run
 from pipelines.names import WORK
 from pipelines.stages import run_stages
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
+
+    from jobs.orientation import Orientation
+    from jobs.predict.classifier import Classifier
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,39 @@ class Run:
         from jobs.evaluate.predictions import read_predictions
 
         return read_predictions(self.directory.predictions_file).to_pandas(use_threads=False)
+
+    def predict(
+        self, images: "NDArray[Any]", *, top: int = 1, orientation: "Orientation | None" = None
+    ) -> "pd.DataFrame":
+        """Return a row per image: `label` (as in the archives), `name` and `probability` of the most probable class.
+
+        `images`: [n, height, width], with channels last, or [n, values]. Integers are as archives store them, in value
+        and orientation. Floating-point numbers are upright, in [0, 1]. `top`: classes per image; those of the second
+        are `label_2` and so on. `orientation`: what turns integers upright, None for that of the training archives.
+        Raises InputError for other shapes, types and values.
+        """
+        from jobs.predict.rows import schema, to_rows
+
+        manifest = self._classifier.manifest
+        if not 1 <= top <= manifest.classes:
+            raise InputError(f"top: found {top}, expected 1 to {manifest.classes} classes; fix: ask for fewer")
+        probabilities = self.probabilities(images, orientation=orientation)
+        rows = to_rows(range(len(probabilities)), probabilities, manifest, schema("row", top))
+        return rows.to_pandas(use_threads=False).drop(columns="row")
+
+    def probabilities(self, images: "NDArray[Any]", *, orientation: "Orientation | None" = None) -> "NDArray[Any]":
+        """Return the probability of each class, float32 [n, classes], for images as `predict` takes them."""
+        import numpy
+
+        from jobs.predict.predict import predict_array
+
+        return predict_array(self._classifier, numpy.asarray(images), orientation)
+
+    @cached_property
+    def _classifier(self) -> "Classifier":
+        from jobs.predict.classifier import Classifier
+
+        return Classifier(model_of_run(self.directory.origin), Path(os.devnull))
 
     def evaluate(self, data: str | Path) -> "Run":
         """Evaluate the model on the test pair in another folder; return the evaluation. See `pipelines.evaluation`.

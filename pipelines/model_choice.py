@@ -25,10 +25,11 @@ def chosen_model(which: str | None, *, name: str = "mnist", work: Path = WORK) -
         with _registered(which.removeprefix("@"), name, work) as file:
             yield file
     else:
-        yield _of_run(request.trained_run(request.Options(work=work, run_id=which)))
+        yield model_of_run(request.trained_run(request.Options(work=work, run_id=which)))
 
 
-def _of_run(run: RunDir) -> ModelFile:
+def model_of_run(run: RunDir) -> ModelFile:
+    """Return the model that a run has trained. Raises InputError if it has none."""
     return ModelFile(
         title=f"run {run.run_id}",
         path=run.model_file,

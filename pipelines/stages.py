@@ -64,8 +64,7 @@ def run_stages(
             stop_requested = run_stage(run, stage, how)
             if stop_requested and stage != last:
                 raise ResumableError(
-                    f"{stage}: finished, then stopped on request; "
-                    f"`idxtrain run --run-id {run.selector}` resumes the run"
+                    f"{stage}: finished, then stopped on request; `{run.resume_command}` resumes the run"
                 )
         return stop_requested
 
@@ -73,7 +72,7 @@ def run_stages(
 def run_stage(run: RunDir, stage: str, how: Launch) -> bool:
     """Run one stage; return whether it finished although a stop was requested. Raises ReportedError if it fails."""
     errors = Errors(run.logs / f"{stage}.log")
-    ended = run_process(how, stage, run.origin.selector)
+    ended = run_process(how, stage, run.origin.resume_command)
     if ended.reason:
         print(f"idxtrain: {ended.reason}", file=sys.stderr)
     if ended.code:

@@ -1,13 +1,19 @@
 """One job of a submitted run, without Slurm: the launchers, the environment of a resubmission, the command line."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from deploy.slurm import queue
+from deploy.slurm.queue import NoSlurmError
 from deploy.slurm.site import Launcher
 from jobs.errors import InputError
-from pipelines.slurm.job import _hosts, environment_for_sbatch, main
+from jobs.run_dir import RunDir
+from pipelines.slurm import job
+from pipelines.slurm.job import _hosts, main
+from pipelines.slurm.jobs import SlurmJobs
 
 
 @pytest.mark.parametrize("launcher", get_args(Launcher))
@@ -22,9 +28,58 @@ def test_an_unknown_launcher_is_an_error() -> None:
         _hosts("ssh")  # type: ignore[arg-type]
 
 
-def test_a_resubmission_does_not_inherit_the_options_of_its_job() -> None:
-    environment = {"SLURM_CONF": "/etc/slurm.conf", "SLURM_JOB_ID": "1", "SBATCH_PARTITION": "a", "HOME": "/home/me"}
-    assert environment_for_sbatch(environment) == {"SLURM_CONF": "/etc/slurm.conf", "HOME": "/home/me"}
+def test_a_submission_inherits_nothing_of_the_job_that_it_comes_from() -> None:
+    own = {"SLURM_CONF": "/etc/slurm.conf", "SBATCH_ACCOUNT": "physics", "HOME": "/home/me"}
+    of_job = {"SLURM_JOB_ID": "1", "SLURM_MEM_PER_CPU": "500", "SBATCH_CPU_BIND": "quiet,mask_cpu:0x3"}
+    assert queue.environment_for_sbatch(own | of_job) == own
+    outside = own | {"SLURM_ACCOUNT": "physics"}  # a user's, as there is no job
+    assert queue.environment_for_sbatch(outside) == outside
+
+
+def test_an_answer_of_slurm_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: Iterator[NoSlurmError | str] = iter([NoSlurmError("away"), NoSlurmError("away"), "RUNNING"])
+
+    def ask() -> str:
+        answer = next(answers)
+        if isinstance(answer, str):
+            return answer
+        raise answer
+
+    monkeypatch.setattr(job, "_RETRY_SECONDS", 0.01)
+    assert job._answered(ask) == "RUNNING"
+    monkeypatch.setattr(job, "_CONTROLLER_SECONDS", 0.0)
+    answers = iter([NoSlurmError("away"), NoSlurmError("away")])
+    with pytest.raises(NoSlurmError):
+        job._answered(ask)
+
+
+LOG = """\
+train: 2 ranks
+{line}
+[rank 1] Traceback (most recent call last):
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("idxtrain: train: found x", "train: found x"),
+        ("[rank 1] idxtrain: interface: found no hsn9", "interface: found no hsn9"),
+    ],
+)
+def test_the_last_error_of_a_log_is_found_whichever_rank_wrote_it(tmp_path: Path, line: str, said: str) -> None:
+    jobs = SlurmJobs(RunDir(tmp_path))
+    jobs.folder.mkdir()
+    jobs.log_file("train", "7").write_text(LOG.format(line=line), encoding="utf-8")
+    assert jobs.last_error("train", "7") == said
+
+
+def test_without_an_error_of_ours_the_last_line_of_a_log_is_the_reason(tmp_path: Path) -> None:
+    jobs = SlurmJobs(RunDir(tmp_path))
+    jobs.folder.mkdir()
+    text = "/usr/bin/bash: line 3: module: command not found\n\n"
+    jobs.log_file("prepare", "7").write_text(text, encoding="utf-8")
+    assert jobs.last_error("prepare", "7") == text.strip()
 
 
 @pytest.mark.parametrize("arguments", [[], ["train"], ["fetch", "/run"], ["train", "/run", "more"]])

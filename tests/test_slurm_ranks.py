@@ -1,8 +1,11 @@
 """A rank's numbers, network and node, from values; and ranks of a real srun, with programs instead of trainings."""
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +15,9 @@ from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
 from deploy.slurm import network, rank_id, task
 from deploy.slurm.message import StartMessage
 from deploy.slurm.rank_id import RankId
+from deploy.slurm.script import SCRATCH
 from jobs.errors import IdxtrainError, InputError
-from jobs.train.compute.devices import CPUS, threads_of
+from jobs.train.compute.devices import CPUS, GPUS, configure, threads_of
 from tests.support.slurm_cluster import SlurmCluster
 
 
@@ -93,6 +97,34 @@ def test_a_start_message_survives_the_environment(message: StartMessage) -> None
     assert StartMessage.from_environment(message.environment()) == message
 
 
+def test_a_task_reports_through_its_pipe_and_no_other_line_is_taken_for_a_report(message: StartMessage) -> None:
+    line = message.report(1, code=-9, last_line="no space – left")
+    assert message.read_report(line) == {"rank": 1, "code": -9, "last_line": "no space – left"}
+    assert message.read_report("[rank 1] " + line) is None
+    assert message.read_report("srun: error: n2: task 1: Killed") is None
+    for forged in (message.report(7, code=0), line.replace("{", "["), line.partition("{")[0]):
+        assert message.read_report(forged) == {}
+
+
+def test_the_sites_nccl_settings_win(message: StartMessage, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert task.rank_environment(message, SECOND, "eth0")["NCCL_SOCKET_IFNAME"] == "eth0"
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "hsn")
+    assert task.rank_environment(message, SECOND, "eth0")["NCCL_SOCKET_IFNAME"] == "hsn"
+
+
+def test_a_rank_of_a_site_with_gpus_never_trains_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoGpus:
+        class config:  # noqa: N801
+            list_physical_devices = staticmethod(lambda kind: ())
+
+        class test:  # noqa: N801
+            is_built_with_cuda = staticmethod(lambda: False)
+
+    monkeypatch.setenv(GPUS, "2")
+    with pytest.raises(IdxtrainError, match=r"found no GPU in TensorFlow, which is built without CUDA, expected 2 on "):
+        configure(NoGpus, 0, 1)
+
+
 def test_a_suitable_node_passes_and_its_rank_gets_its_environment(message: StartMessage) -> None:
     assert task.check_node(message, SECOND, {}) == "lo"
     # Two Slurm nodes of one machine may talk over its loopback interface; two machines may not.
@@ -159,7 +191,10 @@ class Job:
         self.run, self.out = folder / "work/runs/r", folder / "out"
         self.run.mkdir(parents=True)
 
-    def submit(self, program: str, *options: object) -> str:
+    def submit(
+        self, program: str, *options: object, sbatch: tuple[str, ...] = (), python: object = sys.executable
+    ) -> str:
+        """Submit a job whose ranks run a program. `sbatch`: more of its options. `python`: that of the tasks."""
         (self.folder / "rank.py").write_text(
             f"import os, signal, sys, time\nrank = int(os.environ['HOROVOD_RANK'])\n{program}\n", encoding="utf-8"
         )
@@ -167,6 +202,8 @@ class Job:
         launcher = (
             "import os, sys\nfrom deploy.launcher.__main__ import parse\n"
             "from deploy.launcher.launcher import Launcher\nfrom deploy.slurm import site, step\n"
+            f"module_command = step.module_command\npython = {str(python)!r}\n"
+            "step.module_command = lambda *words: module_command(*words, python=python)\n"
             "options = parse(sys.argv[1:])\nfolder = options.run_dir / 'heartbeats'\n"
             "wanted = site.validate({'train': {'nodes': 2, 'ranks_per_node': 2, 'cpus': 1}}, '')\n"
             "start = step.allocation(wanted, folder, os.environ).start\nsys.exit(Launcher(options, start).run())"
@@ -176,8 +213,11 @@ class Job:
         script = self.folder / "job.sh"
         quoted = " ".join("'" + str(word).replace("'", "'\\''") + "'" for word in command)
         script.write_text(f"#!/bin/bash\nexec {quoted}\n", encoding="utf-8")
-        options = ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1", "--no-requeue", f"--output={self.out}")
-        return self.slurm.run("sbatch", "--parsable", *options, script, check=True).stdout.strip()
+        job = ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1", "--no-requeue", f"--output={self.out}")
+        return self.slurm.run("sbatch", "--parsable", *job, *sbatch, script, check=True).stdout.strip()
+
+    def output(self) -> str:
+        return self.out.read_text() if self.out.exists() else ""
 
     def end(self, job: str) -> tuple[int, str]:
         """Wait for the job's end; return its exit code and its output."""
@@ -229,6 +269,77 @@ def test_a_rank_killed_with_its_task_is_reported(job: Job) -> None:
     code, output = job.end(job.submit(program))
     assert code == 1
     assert "idxtrain: train: rank 1 on n1 was killed by SIGKILL" in output
+
+
+FALL_SILENT = """\
+import psutil
+if rank < 2:
+    time.sleep(3)
+    sys.exit(71)
+own = psutil.Process()
+slurmstepd = own.parent().parent()
+if rank == 3:
+    time.sleep(600)
+silent = [each for each in (slurmstepd, *slurmstepd.children(recursive=True)) if each != own]
+with open({path!r} + ".new", "w") as file:
+    print(*(each.pid for each in (*silent, own)), file=file)
+os.rename({path!r} + ".new", {path!r})
+for each in silent:
+    each.suspend()
+os.kill(own.pid, signal.SIGSTOP)
+"""
+
+
+@pytest.mark.long
+def test_a_node_that_is_lost_sends_the_job_back_into_the_queue(job: Job) -> None:
+    """Everything of the job on n2 falls silent, as when its power fails; the ranks on n1 lose their peers."""
+    silent = job.folder / "silent"
+    number = job.submit(FALL_SILENT.format(path=str(silent)), "--max-restarts", 3)
+    try:
+        job.slurm.wait_for(lambda: "lost with its node" in job.output() or job.slurm.state(number) == "FAILED")
+    finally:
+        for pid in silent.read_text(encoding="utf-8").split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+    code, output = job.end(number)
+    assert code == 75, output
+    assert "idxtrain: train: rank 2 on n2 was lost with its node (last step 0)" in output
+    assert "restarting" not in output
+
+
+def test_each_rank_has_temporary_files_of_its_own_on_its_node_which_are_removed(job: Job) -> None:
+    scratch, own = job.folder / "scratch", job.folder / "own"
+    scratch.mkdir()
+    program = "import tempfile\nfolder = tempfile.gettempdir()\n"
+    program += "print('in', folder, oct(os.stat(folder).st_mode), file=sys.stderr)"
+    exported = f"--export=ALL,{SCRATCH}={scratch},TMPDIR={own}"
+    code, output = job.end(job.submit(program, sbatch=(exported,)))
+    assert code == 0, output
+    folders = [line.split()[-2:] for line in output.splitlines() if str(scratch) in line]
+    assert len({folder for folder, _ in folders}) == 4
+    assert {mode for _, mode in folders} == {"0o40700"}
+    assert list(scratch.iterdir()) == []
+
+
+def test_tasks_get_their_message_in_a_job_without_exported_variables(job: Job) -> None:
+    code, output = job.end(job.submit("print('trained', file=sys.stderr)", sbatch=("--export=NONE",)))
+    assert code == 0, output
+    assert output.count("trained") == 4
+
+
+def test_a_rank_whose_task_cannot_start_is_named_with_its_node(job: Job) -> None:
+    program = "time.sleep(600)"
+    only_on_n1 = job.folder / "python"
+    only_on_n1.write_text(
+        f'#!/bin/sh\n[ $SLURMD_NODENAME = n1 ] || exit 2\nexec {sys.executable} "$@"\n', encoding="utf-8"
+    )
+    only_on_n1.chmod(0o755)
+    code, output = job.end(job.submit(program, python=only_on_n1))
+    assert code == 1, output
+    (error,) = [line for line in output.splitlines() if line.startswith("idxtrain: ")]
+    assert error.startswith(
+        "idxtrain: train: rank 2 on n2 exited with code 1; its last line: srun: error: n2: tasks 2-3: "
+    )
 
 
 def test_a_signal_to_the_job_stops_all_ranks(job: Job) -> None:

@@ -39,6 +39,16 @@ def text_of(site: Site) -> str:
     return "\n".join(parts)
 
 
+def test_setup_lines_run_after_the_modules_as_they_are() -> None:
+    lines = ("module use ~/modules", "ulimit -n 65536", 'export CUDA="$(dirname "$(which nvcc)")"')
+    site = validate({"modules": ["gcc"], "setup": lines}, "")
+    text = script.batch_script(site, "train", script.stage_job("train", RUN.slurm, RUN.run_id, ("true",)))
+    begin = text.splitlines().index("module load gcc")
+    assert tuple(text.splitlines()[begin + 1 : begin + 5]) == (*lines, "set -u")
+    with pytest.raises(InputError, match="expected one line for the shell"):
+        validate({"setup": ["true\nrm -rf /"]}, "")
+
+
 @pytest.mark.parametrize("launcher", get_args(Launcher))
 @pytest.mark.parametrize("name", SITES)
 def test_scripts_and_launches_equal_their_golden_file(name: str, launcher: Launcher) -> None:
@@ -150,7 +160,8 @@ PARTS += (
     "$",
     "${",
     "}",
-    "$HOME",
+    "$HOME/",  # "$HOMEa" would not be set, which ends the script, as it should
+    "${HOME}",
     "${HOME}",
     "#",
     " ",

@@ -33,6 +33,7 @@ from jobs.run_dir import RunDir
 from jobs.train.telemetry.heartbeat import FOLDER
 
 _POLL_SECONDS = 0.1
+_LOOK_SECONDS = 2.0  # between two looks at the heartbeats: each opens a file per rank, where all nodes have theirs
 _CHECK_SECONDS = 900.0  # includes imports from a cold network file system
 
 StartRanks = Callable[[Sequence[str], int, Mapping[str, str]], Ranks]  # from a command, N ranks, their environment
@@ -119,7 +120,7 @@ class Launcher:
             which = f"restart {restart + 1} of {options.max_restarts}"
             size = "1 rank" if ranks == 1 else f"{ranks} ranks"
             print(f"train: restarting {size} from the last checkpoint ({which})", file=sys.stderr)
-        return IdxtrainError.exit_code
+        return outcome.exit_code
 
     def _new_watch(self, ranks: int) -> Watch | None:
         if self._run is None:
@@ -158,19 +159,27 @@ class Launcher:
 
     def _wait(self, started: Ranks, find_stall: FindStall) -> AttemptOutcome:
         """Wait until all ranks have ended, one has failed or stalled, or a second request to stop comes."""
-        is_stopping = False
+        is_stopping, looked = False, float("-inf")
         while True:
             codes = started.poll()
             # While ranks stop on request, one that has ended ends no other: that one may be writing a checkpoint.
             has_failed = any(code not in (None, 0, ResumableError.exit_code) for code in codes)
             if None not in codes or (has_failed and not is_stopping):
                 return self._outcome_of_stop(started) if is_stopping else self._outcome(started)
+            lost = next((rank for rank in range(len(codes)) if started.is_lost(rank)), None)
+            if lost is not None and not is_stopping:
+                return _outcome_of_loss(started, lost)
             if self._requests.count > 1:  # a second request ends them at once
                 return AttemptOutcome(exit_code=self._report_stop())
             if self._requests.count and not is_stopping:
                 started.request_stop()
                 is_stopping = True
-            stall = find_stall([rank for rank, code in enumerate(codes) if code is not None])
+            stall = None
+            if time.monotonic() - looked > _LOOK_SECONDS:
+                stall, looked = (
+                    find_stall([rank for rank, code in enumerate(codes) if code is not None]),
+                    time.monotonic(),
+                )
             if stall:
                 return AttemptOutcome(
                     exit_code=IdxtrainError.exit_code,
@@ -204,6 +213,9 @@ class Launcher:
         while set(failed.values()) == {PeerLostError.exit_code} and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
             failed = _failed(started)
+        silent = [rank for rank, code in enumerate(started.poll()) if code is None]
+        if silent and started.spans_hosts and set(failed.values()) == {PeerLostError.exit_code}:
+            return _outcome_of_loss(started, silent[0])
         first = min(failed, key=lambda rank: (failed[rank] == PeerLostError.exit_code, started.ended_at(rank)))
         code, line = failed[first], started.last_line(first)
         is_error_line = line.startswith("idxtrain: ")
@@ -236,13 +248,19 @@ class Launcher:
 
     def _report_stop(self) -> int:
         """Print that the training stopped on request, as no rank could; return the exit code."""
-        how = f"; `idxtrain run --run-id {self._run.selector}` resumes it from its last checkpoint" if self._run else ""
-        self._print_error(f"train: stopped on request{how}")
+        hint = f"; `{self._run.resume_command}` resumes it from its last checkpoint" if self._run else ""
+        self._print_error(f"train: stopped on request{hint}")
         return ResumableError.exit_code
 
     def _print_error(self, message: str) -> None:
         log_to_file_only(message)
         print(f"idxtrain: {message}", file=sys.stderr)
+
+
+def _outcome_of_loss(started: Ranks, rank: int) -> AttemptOutcome:
+    """Return the outcome for a rank that was lost with its host. A restart could not reach the host either."""
+    reason = "was lost with its node"
+    return AttemptOutcome(exit_code=ResumableError.exit_code, rank=rank, host=started.host(rank), reason=reason)
 
 
 def _failed(started: Ranks) -> dict[int, int]:

@@ -21,10 +21,12 @@ LOOPBACK = "127.0.0.1"
 class Ranks(Protocol):
     """The started ranks of one attempt.
 
-    `peer_loss_seconds`: how much sooner than the launcher a rank may notice that a peer is lost.
+    `peer_loss_seconds`: how much sooner than the launcher a rank may notice that a peer is lost. `spans_hosts`: whether
+    they run on several hosts, one of which may be lost without a word.
     """
 
     peer_loss_seconds: float
+    spans_hosts: bool
 
     def poll(self) -> list[int | None]:
         """Return each rank's exit code, negative for a signal, or None while it runs."""
@@ -37,6 +39,9 @@ class Ranks(Protocol):
 
     def host(self, rank: int) -> str:
         """Return the name of the host that a rank runs on."""
+
+    def is_lost(self, rank: int) -> bool:
+        """Return whether a rank is known to be lost together with its node."""
 
     def request_stop(self) -> None:
         """Ask the running ranks to stop at the next point where they can."""
@@ -67,6 +72,7 @@ class LocalRanks:
     """The ranks of one attempt as processes of this machine. See `Ranks`."""
 
     peer_loss_seconds = 1.0
+    spans_hosts = False
 
     def __init__(self, command: Sequence[str], ranks: int, environment: Mapping[str, str]) -> None:
         self._rendezvous = _local_rendezvous(ranks) if ranks > 1 else None
@@ -90,6 +96,10 @@ class LocalRanks:
     def host(self, rank: int) -> str:
         """Return this machine's name."""
         return socket.gethostname()
+
+    def is_lost(self, rank: int) -> bool:
+        """Return False: this process would be lost, too."""
+        return False
 
     def request_stop(self) -> None:
         """Send SIGTERM to the running ranks."""
@@ -120,6 +130,7 @@ def rank_environment(rank: int, ranks: int, server: Rendezvous) -> dict[str, str
         "HOROVOD_CROSS_RANK": "0",
         "HOROVOD_CROSS_SIZE": "1",
         **rendezvous.environment(LOOPBACK, server.port, server.key, "lo"),
+        **rendezvous.nccl_defaults("lo"),
     }
 
 

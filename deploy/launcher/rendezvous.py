@@ -42,8 +42,12 @@ def environment(address: str, port: int, key: str, interface: str) -> dict[str, 
         "HOROVOD_GLOO_RENDEZVOUS_ADDR": f"{address}:{port}/{key}",
         "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
         "HOROVOD_GLOO_IFACE": interface,
-        "NCCL_SOCKET_IFNAME": interface,
     }
+
+
+def nccl_defaults(interface: str) -> dict[str, str]:
+    """Return what NCCL is told of the network, unless the site or the user has told it something else."""
+    return {"NCCL_SOCKET_IFNAME": interface}
 
 
 class Rendezvous:

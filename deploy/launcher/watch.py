@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_MISSED_BEATS_SECONDS = 4.0  # a rank writes a heartbeat every second
+_MISSED_BEATS_SECONDS = 7.0  # a rank writes a heartbeat every two seconds
 # Phases that may show no progress for longer: imports from a cold network file system and the first build of the
 # graph; the flush of a large checkpoint to a slow disk.
 _SLOW_PHASES, _SLOW_SECONDS = ("starting", "checkpoint", "finish"), 600.0

@@ -16,6 +16,8 @@ from jobs.python import module_command
 # These launchers pass their environment to ranks that are not their children, or run on another node.
 _NO_PARENT = {PARENT: ""}
 _MPI = {"HOROVOD_CONTROLLER": "mpi", "HOROVOD_CPU_OPERATIONS": "mpi", **_NO_PARENT}
+# No step waits for another. Tasks get the launcher's environment, even in a job with --export=NONE.
+_STEP = ("--overlap", "--export=ALL")
 _CONTAINER_PYTHON = "python"  # the image's PATH must begin with its environment
 
 
@@ -59,7 +61,7 @@ def spark_step(site: Site, nodes: int) -> tuple[str, ...]:
 def one_task_per_node(nodes: int, *options: str) -> tuple[str, ...]:
     """Return the srun that starts one task on each of the job's first N nodes; a task that ends ends no other."""
     placement = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--relative=0"]
-    return ("srun", *placement, "--overlap", "--mpi=none", "--wait=0", "--kill-on-bad-exit=0", *options)
+    return ("srun", *placement, *_STEP, "--mpi=none", "--wait=0", "--kill-on-bad-exit=0", *options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,11 @@ class Training:
     def rank_command(self) -> tuple[str, ...]:
         """The argv of one rank."""
         return stage_command(self.site, self.python, "train", self.run_dir)
+
+    @property
+    def task_command(self) -> tuple[str, ...]:
+        """The argv of one rank where no task of ours starts it: with temporary files of its own, on its node."""
+        return module_command("deploy.slurm.in_scratch", *self.rank_command, python=self.python)
 
 
 def train_launch(
@@ -98,7 +105,7 @@ def _by_srun(training: Training) -> Launch:
 
 
 def _by_srun_pmix(training: Training) -> Launch:
-    argv = (*srun(training.site, training.ranks, "--mpi=pmix", "--kill-on-bad-exit=1"), *training.rank_command)
+    argv = (*srun(training.site, training.ranks, "--mpi=pmix", "--kill-on-bad-exit=1"), *training.task_command)
     return Launch(argv, _MPI, signal.SIGUSR1)  # srun forwards SIGUSR1 to the ranks; at SIGTERM it kills them
 
 
@@ -107,15 +114,15 @@ def _by_mpirun(training: Training) -> Launch:
     network = ["--mca", "btl_tcp_if_include", site.interface] if site.interface else []
     placement = ("--map-by", f"ppr:{site.train.ranks_per_node}:node", "--bind-to", "none")
     exported = [word for name in sorted(_MPI) for word in ("-x", name)]
-    argv = ("mpirun", "-np", str(training.ranks), *placement, *network, *exported, *training.rank_command)
-    return Launch(argv, _MPI, signal.SIGUSR1)
+    argv = ("mpirun", "-np", str(training.ranks), *placement, *network, *exported, *training.task_command)
+    return Launch(argv, {**_MPI, "SLURM_EXPORT_ENV": "ALL"}, signal.SIGUSR1)  # for the srun that mpirun starts
 
 
 def _by_horovodrun(training: Training) -> Launch:
     site = training.site
     network = ["--network-interfaces", site.interface] if site.interface else []
     slots = ",".join(f"{host}:{site.train.ranks_per_node}" for host in training.hosts)
-    argv = ("horovodrun", "--gloo", "-np", str(training.ranks), "-H", slots, *network, *training.rank_command)
+    argv = ("horovodrun", "--gloo", "-np", str(training.ranks), "-H", slots, *network, *training.task_command)
     return Launch(argv, _NO_PARENT)
 
 
@@ -139,7 +146,7 @@ def srun(site: Site, ranks: int, *options: str) -> tuple[str, ...]:
     nodes = min(resources.nodes, -(-ranks // resources.ranks_per_node))
     placement = [f"--nodes={nodes}", f"--ntasks={ranks}", f"--ntasks-per-node={resources.ranks_per_node}"]
     placement += ["--distribution=block", *_cpus(resources)]
-    return ("srun", *placement, "--overlap", "--input=none", *options)  # --overlap: no step waits for another
+    return ("srun", *placement, *_STEP, "--input=none", *options)
 
 
 def _cpus(resources: Resources) -> list[str]:

@@ -1,10 +1,12 @@
 """The launcher's message to the tasks of its srun, as environment variables: which attempt, where ranks meet."""
 
+import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 _PREFIX = "IDXTRAIN_STEP_"
 
@@ -13,7 +15,7 @@ _PREFIX = "IDXTRAIN_STEP_"
 class StartMessage:
     """One attempt at running all ranks.
 
-    `folder`: shared, in the run folder; holds `attempt-TOKEN` and the exit files. `token`: unique to the attempt.
+    `folder`: shared, in the run folder; holds `attempt-TOKEN`. `token`: of the attempt, known to its tasks alone.
     `address`, `port`, `key`: the rendezvous server's. `interface`: the network interface to use; empty: the one that
     leads to the server. `machine`: the launcher's, see `deploy.slurm.network.machine`. `gpus`: expected on each node.
     `cpus`: of each rank, 0 if the site sets none.
@@ -46,11 +48,20 @@ class StartMessage:
         """A file that the launcher wrote: a node that sees it sees the shared run folder."""
         return Path(self.folder) / f"attempt-{self.token}"
 
-    @property
-    def address_prefix(self) -> str:
-        """How the line on stderr begins with which a task reports its rank and address to the launcher."""
-        return f"idxtrain-task-{self.token} "
+    def report(self, rank: int, **facts: Any) -> str:
+        """Return the line with which a task reports facts of its rank to the launcher, through srun's stderr."""
+        return self._report_prefix + json.dumps({"rank": rank, **facts})
 
-    def exit_file(self, rank: int) -> Path:
-        """Return the file to which a task writes how its rank ended."""
-        return Path(self.folder) / f"exit-{self.token}.rank-{rank}.json"
+    def read_report(self, line: str) -> dict[str, Any] | None:
+        """Return the facts, `rank` among them, that a line of srun's stderr reports; None for any other line."""
+        if not line.startswith(self._report_prefix):
+            return None
+        with suppress(ValueError):
+            facts = json.loads(line.removeprefix(self._report_prefix))
+            if isinstance(facts, dict) and facts.get("rank") in range(self.ranks):
+                return facts
+        return {}
+
+    @property
+    def _report_prefix(self) -> str:
+        return f"idxtrain-task-{self.token} "

@@ -1,6 +1,7 @@
 """Run Slurm's commands: submit, query, cancel, requeue. What goes in and comes out are values."""
 
 import os
+import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,11 @@ from jobs.errors import IdxtrainError, InputError
 _SECONDS = 60.0
 _BAD = ("FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL", "PREEMPTED", "REVOKED")
 _OVER = frozenset(("COMPLETED", *_BAD))  # squeue(1), JOB STATE CODES
-_FIELDS = {"job": "%i", "state": "%T", "elapsed": "%M", "nodes": "%N", "reason": "%r", "name": "%j"}  # of `Queued`
+# Of `Queued`. The script comes last, as its path may have any character.
+_FIELDS = {"job": "%i", "state": "%T", "elapsed": "%M", "nodes": "%N", "reason": "%r", "name": "%j", "script": "%o"}
+# Of a controller that is away. scontrol says the last one.
+_AWAY = re.compile("Unable to contact slurm controller|[Cc]onnection refused|[Tt]imed out|Unexpected message received")
+_UNKNOWN_JOB = "Invalid job id"  # what squeue says of a job that the queue no longer has
 
 
 class NoSlurmError(IdxtrainError):
@@ -21,7 +26,7 @@ class NoSlurmError(IdxtrainError):
 
 @dataclass(frozen=True, kw_only=True)
 class Queued:
-    """A job in the queue. `state`: e.g. RUNNING. `reason`: why it waits, or how it ended."""
+    """A job in the queue. `state`: e.g. RUNNING. `reason`: why it waits, or how it ended. `script`: its path."""
 
     job: str
     state: str
@@ -29,6 +34,7 @@ class Queued:
     nodes: str
     reason: str
     name: str
+    script: str
 
     @property
     def over(self) -> bool:
@@ -41,27 +47,42 @@ def submit(
 ) -> str:
     """Submit a script and return the job's ID; see `script.submission`.
 
-    Raises InputError, with sbatch's own message, if Slurm refuses the script.
+    Raises InputError, with sbatch's own message, if Slurm refuses the script, NoSlurmError if its controller is away.
     """
-    done = _call(script.submission(path, after, after_any), environment)
+    done = _call(script.submission(path, after, after_any), environment_for_sbatch(environment))
+    _require_controller("sbatch", done)
     if done.returncode:
         raise InputError(f"{path}: sbatch refuses it ({_message(done)}); fix: change the site")
     return done.stdout.strip().partition(";")[0]
 
 
-def find(names: Iterable[str], jobs: Iterable[str] = ()) -> list[Queued]:
-    """Return the user's jobs with one of these names or IDs, newest first, also ended ones that the queue still has."""
+def environment_for_sbatch(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without what Slurm has set for an enclosing job: sbatch would read it as options.
+
+    What a user has set, such as SBATCH_ACCOUNT, stays.
+    """
+    if "SLURM_JOB_ID" not in environment:
+        return dict(environment)
+    of_job = ("SLURM_", "SBATCH_CPU_BIND", "SBATCH_MEM_BIND")
+    return {name: value for name, value in environment.items() if name == "SLURM_CONF" or not name.startswith(of_job)}
+
+
+def find(scripts: Iterable[Path], jobs: Iterable[str] = ()) -> list[Queued]:
+    """Return the user's jobs with one of these scripts or IDs, newest first, also ended ones that the queue still has.
+
+    A job's name would not do: runs of the same ID may exist in several work folders.
+    """
     done = _call(["squeue", "--me", "--states=all", "--noheader", "--array", f"--format={'|'.join(_FIELDS.values())}"])
     if done.returncode:
         raise NoSlurmError(f"squeue failed ({_message(done)})")
-    rows = [line.split("|") for line in done.stdout.splitlines()]
+    rows = [line.split("|", len(_FIELDS) - 1) for line in done.stdout.splitlines()]
     queued = [
         Queued(**{field: cell.strip() for field, cell in zip(_FIELDS, row, strict=True)})
         for row in rows
         if len(row) == len(_FIELDS)
     ]
-    by_name, by_id = set(names), set(jobs)
-    wanted = [job for job in queued if job.name in by_name or job.job in by_id]
+    by_script, by_id = {str(path) for path in scripts}, set(jobs)
+    wanted = [job for job in queued if job.script in by_script or job.job in by_id]
     return sorted(wanted, key=lambda job: int(job.job.partition("_")[0]), reverse=True)
 
 
@@ -78,8 +99,13 @@ def account(job: str) -> tuple[str, str] | None:
 
 
 def state(job: str) -> str:
-    """Return a job's state, e.g. RUNNING; an empty text if the queue does not have the job."""
+    """Return a job's state, e.g. RUNNING; an empty text if the queue does not have the job.
+
+    Raises NoSlurmError if the controller does not answer.
+    """
     done = _call(["squeue", "--states=all", "--noheader", f"--jobs={job}", "--format=%T"])
+    if done.returncode and _UNKNOWN_JOB not in done.stderr:
+        raise NoSlurmError(f"squeue failed ({_message(done)})")
     return done.stdout.strip().partition("\n")[0]
 
 
@@ -92,8 +118,12 @@ def cancel(jobs: Sequence[str]) -> None:
 
 
 def requeue(job: str) -> str:
-    """Put a running job back into the queue; return an empty text, or why Slurm refuses."""
+    """Put a running job back into the queue; return an empty text, or why Slurm refuses.
+
+    Raises NoSlurmError if the controller does not answer.
+    """
     done = _call(["scontrol", "requeue", job])
+    _require_controller("scontrol", done)
     return _message(done) if done.returncode else ""
 
 
@@ -128,6 +158,11 @@ def _call(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> 
         raise NoSlurmError(
             f"{argv[0]}: found no answer in {_SECONDS:g} s, expected one; fix: try again later"
         ) from None
+
+
+def _require_controller(command: str, done: subprocess.CompletedProcess[str]) -> None:
+    if done.returncode and _AWAY.search(done.stdout + done.stderr):
+        raise NoSlurmError(f"{command} failed ({_message(done)})")
 
 
 def _message(done: subprocess.CompletedProcess[str]) -> str:

@@ -10,16 +10,22 @@ import shutil
 import signal
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from deploy.slurm.script import SCRATCH
 from jobs.errors import InputError
 from jobs.lease import Lease
 from jobs.stop_signals import SIGNALS
 
 _PREFIX = "idxtrain-job-"
 _TRIES, _TRY_SECONDS = 20, 0.1
+
+
+def scratch_parent(environment: Mapping[str, str]) -> Path:
+    """Return the folder on this node's own disk in which private folders are made: the site's `scratch`."""
+    return Path(environment.get(SCRATCH) or "/tmp")  # noqa: S108 (each folder in it is private)
 
 
 @contextmanager

@@ -56,7 +56,8 @@ def batch_script(site: Site, stage: JobStage, job: Job) -> str:
     lines = ["#!/bin/bash -l", f"# {job.about}; written by idxtrain"]
     lines += [f"#SBATCH {option}" for option in _options(site, site.resources(stage), job)]
     # -u comes last: `module` is a function of the login shell (-l), and reads variables that are not set.
-    lines += ["set -e", *([f"module load {shlex.join(site.modules)}"] if site.modules else []), "set -u"]
+    modules = [f"module load {shlex.join(site.modules)}"] if site.modules else []
+    lines += ["set -e", *modules, *site.setup, "set -u"]
     # In double quotes bash expands $NAME. A site's text has nothing else that bash would expand: deploy.slurm.site.
     lines += [f'export {SCRATCH}="{site.scratch}"']
     lines += [f'export {name}="{value}"' for name, value in site.environment.items()]

@@ -57,6 +57,16 @@ Option = Annotated[str, StringConstraints(pattern=r"^--?[A-Za-z][^#]*$"), AfterV
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
+def _printable(text: str) -> str:
+    if not (text.isprintable() and text.strip()):
+        raise PydanticCustomError("shell", "expected one line for the shell, without control characters")
+    return text
+
+
+# A line of the script, which bash runs as it is.
+ShellLine = Annotated[str, AfterValidator(_printable)]
+
+
 class Resources(Section):
     """What one job requests. Slurm decides where a key is None; for partition, account and QOS, the site does."""
 
@@ -122,6 +132,13 @@ class Site(Section):
     qos: Word | None = Field(default=None, description="Quality of service of all jobs. `none`: Slurm's default.")
     modules: tuple[Module, ...] = Field(
         default=(), description='Environment modules that each job loads first, such as "cuda/12.4".'
+    )
+    setup: tuple[ShellLine, ...] = Field(
+        default=(),
+        description=(
+            'Lines for the shell that each job runs after loading its modules, such as "module use ~/modules" or '
+            '"ulimit -n 65536". A line that fails ends the job.'
+        ),
     )
     container: Line | None = Field(
         default=None,

@@ -1,28 +1,37 @@
-"""The ranks of one attempt as one srun in an allocation: started, watched, ended. See `deploy.launcher.ranks`."""
+"""The ranks of one attempt as one srun in an allocation: started, watched, ended. See `deploy.launcher.ranks`.
 
-import json
+How ranks end comes through srun's stderr, so that watching them costs the shared file system nothing: what the tasks
+report of themselves (`deploy.slurm.task`), and where a task could not, what srun says of it.
+"""
+
+import re
 import secrets
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from deploy.launcher.rendezvous import Rendezvous
 from deploy.slurm import commands, network, queue
 from deploy.slurm.message import StartMessage
 from deploy.slurm.rank_id import ranks_per_host
 from deploy.slurm.site import Site
+from jobs.errors import IdxtrainError
 from jobs.python import module_command
 
 _FIRST_PORT, _PORTS, _TRIES = 20000, 10000, 100  # the rendezvous server's: each job begins at another, then tries on
-_LATE_SECONDS = 5.0  # an exit file may become visible after srun has ended
+_LATE_SECONDS = 5.0  # a task's own report, which says more, may come after srun's
 _END_SECONDS = 20.0
+# srun's lines. "srun: error: n2: tasks 2-3: Exited with exit code 2", or "Killed", "Out Of Memory" …
+_TASK_ENDED = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (.*)")
+_CAUSE_ON_NODE = re.compile(r"slurmstepd-(\S+): error: ")
+_NODE_LOST = re.compile(r"srun: error: (?:Task launch for \S+ failed on node|Node failure on) ([\w.-]+)")
+_CAUSE = re.compile(r"srun: (?:error|fatal): |slurmstepd")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +64,24 @@ class Allocation:
         self.folder.mkdir(parents=True, exist_ok=True)
         message.attempt_file.touch()
         argv = [*commands.rank_step(self.site, ranks), *module_command("deploy.slurm.task", *command)]
-        return StepRanks(argv, message, counts, {**environment, **message.environment()}, rendezvous)
+        # Without TMPDIR: Slurm would make the launcher's folder on each node, and leave it there.
+        inherited = {name: value for name, value in environment.items() if name != "TMPDIR"}
+        return StepRanks(argv, message, counts, inherited | message.environment(), rendezvous)
 
 
 def allocation(site: Site, folder: Path, environment: Mapping[str, str]) -> Allocation:
     """Return the allocation that this process runs in; raise KeyError if it runs in none."""
     nodes = tuple(queue.node_names(environment["SLURM_JOB_NODELIST"]))
     return Allocation(site=site, job=int(environment["SLURM_JOB_ID"]), nodes=nodes, folder=folder)
+
+
+@dataclass(frozen=True)
+class RankEnd:
+    """How a rank ended: its exit code, negative for a signal, the last line on its stderr, and when that was seen."""
+
+    code: int
+    last_line: str
+    at: float = field(default_factory=time.monotonic)
 
 
 class StepRanks:
@@ -78,9 +98,12 @@ class StepRanks:
         rendezvous: Rendezvous | None,
     ) -> None:
         self._message, self._rendezvous = message, rendezvous
+        self.spans_hosts = len(ranks_per_host) > 1
         self._hosts = [host for host, count in ranks_per_host.items() for _ in range(count)]
-        self._exits: dict[int, dict[str, Any]] = {}  # by rank: its exit file's contents
-        self._ended_at = [float("inf")] * message.ranks
+        self._ends: dict[int, RankEnd] = {}
+        self._seen_by_srun: dict[int, RankEnd] = {}  # ends that no report has confirmed yet
+        self._lost_nodes: set[str] = set()
+        self._causes: dict[str, str] = {}  # by node: the first line of its slurmstepd
         self._srun_line = ""
         self._srun_ended_at: float | None = None
         # In a group of its own: signals to the job are for the launcher to pass on.
@@ -91,45 +114,61 @@ class StepRanks:
         self._reader.start()
 
     def _forward(self, lines: Iterable[bytes]) -> None:
-        """Print what the tasks and srun write, but not the tasks' addresses. The tasks have prefixed their lines."""
+        """Print what the tasks and srun write, but not the tasks' reports. The tasks have prefixed their lines."""
         for line in lines:
             text = line.decode(errors="replace").rstrip("\n")
-            if text.startswith(self._message.address_prefix):
-                rank, _, address = text.removeprefix(self._message.address_prefix).partition(" ")
-                if self._rendezvous and rank.isdecimal():
-                    self._rendezvous.admit(int(rank), address)
-                continue
-            if text.startswith("srun: error: ") or (text.startswith("slurmstepd: ") and not self._srun_line):
-                self._srun_line = text
-            print(text, file=sys.stderr, flush=True)
+            facts = self._message.read_report(text)
+            if facts is None:
+                self._note(text)
+                print(text, file=sys.stderr, flush=True)
+            elif "address" in facts and self._rendezvous:
+                self._rendezvous.admit(facts["rank"], str(facts["address"]))
+            elif "code" in facts:
+                self._ends[facts["rank"]] = RankEnd(int(facts["code"]), str(facts["last_line"]))
+
+    def _note(self, line: str) -> None:
+        """Remember what srun says of a task or a node."""
+        if ended := _TASK_ENDED.fullmatch(line):
+            # A task of ours exits with 0. This one never ran, e.g. without Python there; or it was killed.
+            code = IdxtrainError.exit_code if ended[3].startswith("Exited") else -signal.SIGKILL
+            for rank in _numbers(ended[2]):
+                self._seen_by_srun.setdefault(rank, RankEnd(code, self._causes.get(ended[1], line)))
+        elif cause := _CAUSE_ON_NODE.match(line):
+            self._causes.setdefault(cause[1], line)
+        elif lost := _NODE_LOST.match(line):
+            self._lost_nodes.add(lost[1])
+        elif _CAUSE.match(line) and not self._srun_line:
+            self._srun_line = line
 
     def poll(self) -> list[int | None]:
-        """Return each rank's exit code, or None while it runs. A rank without an exit file counts as killed."""
+        """Return each rank's exit code, or None while it runs. One of which nothing is known at the end was killed."""
         now = time.monotonic()
         if self._srun_ended_at is None and self._srun.poll() is not None:
             self._srun_ended_at = now
-        ranks = range(self._message.ranks)
-        for rank in ranks:
-            if rank not in self._exits and (written := _read_exit(self._message.exit_file(rank))):
-                self._exits[rank], self._ended_at[rank] = written, now
+        for rank, end in list(self._seen_by_srun.items()):
+            if now - end.at > _LATE_SECONDS:
+                self._ends.setdefault(rank, end)
         if self._srun_ended_at is not None and now - self._srun_ended_at > _LATE_SECONDS:
-            for rank in ranks:
-                if rank not in self._exits:
-                    self._exits[rank] = {"code": -signal.SIGKILL, "last_line": self._srun_line}
-                    self._ended_at[rank] = self._srun_ended_at
-        return [self._exits[rank]["code"] if rank in self._exits else None for rank in ranks]
+            for rank in range(self._message.ranks):
+                if rank not in self._ends and not self.is_lost(rank):
+                    self._ends[rank] = RankEnd(-signal.SIGKILL, self._srun_line, self._srun_ended_at)
+        return [self._ends[rank].code if rank in self._ends else None for rank in range(self._message.ranks)]
 
     def ended_at(self, rank: int) -> float:
         """Return when a rank was seen to have ended."""
-        return self._ended_at[rank]
+        return self._ends[rank].at if rank in self._ends else float("inf")
 
     def last_line(self, rank: int) -> str:
         """Return the last line that a rank wrote to stderr; srun's if the rank was killed with its task."""
-        return str(self._exits.get(rank, {}).get("last_line", ""))
+        return self._ends[rank].last_line if rank in self._ends else ""
 
     def host(self, rank: int) -> str:
         """Return the node that a rank runs on."""
-        return str(self._exits.get(rank, {}).get("host", self._hosts[rank]))
+        return self._hosts[rank]
+
+    def is_lost(self, rank: int) -> bool:
+        """Return whether a rank's node is lost, by what srun says."""
+        return self._hosts[rank] in self._lost_nodes
 
     def request_stop(self) -> None:
         """Send SIGUSR1 to all ranks: the signal that srun forwards."""
@@ -152,10 +191,8 @@ class StepRanks:
         self._reader.join(timeout=1)
 
 
-def _read_exit(path: Path) -> dict[str, Any] | None:
-    """Return the contents of an exit file; None if it is missing or torn."""
-    try:
-        written = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return written if isinstance(written, dict) and isinstance(written.get("code"), int) else None
+def _numbers(listed: str) -> Iterator[int]:
+    """Yield the numbers of a list such as 0,2-3."""
+    for part in listed.split(","):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)

@@ -1,7 +1,8 @@
 """python -m deploy.slurm.task COMMAND…: one task of the launcher's srun. It checks its node, then runs one rank.
 
 Slurm gives a task its numbers, the launcher (`deploy.slurm.step`) the rest; together they make what Horovod reads. The
-task writes the rank's exit code, last line and host to a file in the run folder, which the launcher watches.
+task reports to the launcher through srun's stderr: its address, then its rank's exit code and last line. The rank's
+temporary files are in a private folder on its own node.
 """
 
 import os
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
+from typing import Any
 
 from deploy.launcher import rendezvous
 from deploy.launcher.launch import visible_gpus
@@ -19,30 +21,34 @@ from deploy.launcher.ranks import forward_line
 from deploy.slurm import network
 from deploy.slurm.message import StartMessage
 from deploy.slurm.rank_id import RankId
+from deploy.slurm.scratch import private_folder, scratch_parent
 from jobs import stop_signals
 from jobs.errors import IdxtrainError
 from jobs.exit_codes import exit_codes
-from jobs.files import write_json
 from jobs.process import PARENT
-from jobs.train.compute.devices import CPUS
+from jobs.train.compute.devices import CPUS, GPUS
 
-_VISIBLE_SECONDS = 30.0  # NFS may show a new file late
+_VISIBLE_SECONDS = 10.0  # NFS may show a new file late; ranks that wait for this one give up after 30 s
+_MOST_REPORTED = 2000  # characters of a last line: a report is written in one piece
 
 
 def main(command: Sequence[str]) -> int:
-    """Run one rank; return 0 once its exit file is written."""
+    """Run one rank; return 0 once its end is reported."""
     message, rank_id = StartMessage.from_environment(), RankId.from_slurm(os.environ)
+
+    def report(**facts: Any) -> None:
+        print(message.report(rank_id.rank, **facts), file=sys.stderr, flush=True)
+
     try:
         interface = check_node(message, rank_id, os.environ)
-    except IdxtrainError as error:
-        code, line = IdxtrainError.exit_code, _report(rank_id, str(error))
-    else:
         if message.ranks > 1:
-            # Through srun's own pipe: only tasks of this step can write there.
-            address = network.own_address_towards(message.address)
-            print(f"{message.address_prefix}{rank_id.rank} {address}", file=sys.stderr, flush=True)
-        code, line = _run(command, rank_id, rank_environment(message, rank_id, interface))
-    write_json(message.exit_file(rank_id.rank), {"code": code, "last_line": line, "host": rank_id.host})
+            report(address=network.own_address_towards(message.address))
+        with private_folder(scratch_parent(os.environ), f"{os.environ['SLURM_JOB_ID']}-rank-{rank_id.rank}") as folder:
+            environment = {**rank_environment(message, rank_id, interface), "TMPDIR": str(folder)}
+            code, line = _run(command, rank_id, environment)
+    except IdxtrainError as error:
+        code, line = IdxtrainError.exit_code, _complain(rank_id, str(error))
+    report(code=code, last_line=line[:_MOST_REPORTED])
     return 0
 
 
@@ -74,10 +80,11 @@ def check_node(message: StartMessage, rank_id: RankId, environment: Mapping[str,
 def rank_environment(message: StartMessage, rank_id: RankId, interface: str) -> dict[str, str]:
     """Return the rank's environment."""
     inherited = {name: value for name, value in os.environ.items() if name not in message.environment()}
-    own = {PARENT: str(os.getpid())} | ({CPUS: str(message.cpus)} if message.cpus else {})
+    own = {PARENT: str(os.getpid()), GPUS: str(message.gpus)} | ({CPUS: str(message.cpus)} if message.cpus else {})
     if message.ranks > 1:
         own |= rank_id.environment()
         own |= rendezvous.environment(message.address, message.port, message.key, interface)
+        inherited = rendezvous.nccl_defaults(interface) | inherited  # the site knows its network better
     return inherited | own
 
 
@@ -87,7 +94,7 @@ def _run(command: Sequence[str], rank_id: RankId, environment: Mapping[str, str]
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     except OSError as error:
         reason = f"{command[0]}: cannot be started ({error.strerror}); fix: change the site"
-        return IdxtrainError.exit_code, _report(rank_id, reason)
+        return IdxtrainError.exit_code, _complain(rank_id, reason)
 
     def pass_signal(number: int, frame: FrameType | None) -> None:
         with suppress(ProcessLookupError):
@@ -107,7 +114,7 @@ def _run(command: Sequence[str], rank_id: RankId, environment: Mapping[str, str]
     return code, last[0]
 
 
-def _report(rank_id: RankId, reason: str) -> str:
+def _complain(rank_id: RankId, reason: str) -> str:
     """Print why no rank runs on this node, as the rank's last line; return that line."""
     line = f"idxtrain: node {rank_id.host}: {reason}"
     forward_line(rank_id.rank, line.encode())

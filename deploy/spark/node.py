@@ -23,8 +23,7 @@ from typing import IO
 import psutil
 
 from deploy.slurm import network
-from deploy.slurm.scratch import private_folder
-from deploy.slurm.script import SCRATCH
+from deploy.slurm.scratch import private_folder, scratch_parent
 from deploy.spark import properties
 from deploy.spark.message import DaemonMessage
 from jobs import stop_signals
@@ -59,8 +58,7 @@ class Supervisor:
         """Run the daemon until a stop is requested; raise IdxtrainError if it ends by itself. `master`: its URL."""
         message = self._message
         address = network.reachable_address(message.interface, message.address, message.machine)
-        parent = Path(os.environ.get(SCRATCH) or "/tmp")  # noqa: S108
-        with private_folder(parent, f"{message.job}-{self._role}-{self._host}") as folder:
+        with private_folder(scratch_parent(os.environ), f"{message.job}-{self._role}-{self._host}") as folder:
             properties.write(folder, properties.cluster_properties(message.secret))
             process = subprocess.Popen(
                 [*message.command, *arguments(self._role, message, address, folder, master)],

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -171,11 +172,16 @@ def _blocks_of(file: IO[bytes], name: str, source: Path) -> Iterator[NDArray[Any
 
 def _header(file: IO[bytes], name: str, source: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Return shape, whether columns come first, and type of an array. Raises InputError for a pickle."""
-    version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
-    reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    try:
+        version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+        reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+        shape, is_fortran, dtype = reader(file) if reader else ((), False, np.dtype("u1"))  # type: ignore[no-untyped-call]
+    except (SyntaxError, TokenError, TypeError, RecursionError, MemoryError) as error:  # NumPy parses it as Python
+        raise InputError(
+            f"{source}: found a damaged header of {name} ({one_line(error)}); fix: save it again"
+        ) from error
     if reader is None:
         raise InputError(f"{source}: found .npy version {version} in {name}, expected 1.0 or 2.0; fix: save it again")
-    shape, is_fortran, dtype = reader(file)  # type: ignore[no-untyped-call]
     if dtype.hasobject or dtype.fields or dtype.kind not in "biufUS" or not shape:
         raise InputError(f"{source}: found {name} of {dtype}, expected an array of numbers; fix: save it as such")
     return shape, is_fortran, dtype

@@ -58,11 +58,10 @@ def _shaped(images: NDArray[Any], manifest: Manifest, orientation: Orientation, 
     height, width, channels = stored = stored_shape(manifest, orientation)
     fits = [stored, (prod(stored),)] + ([(height, width)] if channels == 1 else [])
     if images.shape[1:] not in fits:
-        size = " x ".join(map(str, stored))
+        found = " x ".join(map(str, images.shape)) or "a single number"
         raise InputError(
-            f"{source}: found an array of {' x '.join(map(str, images.shape)) or 'one number'}, expected images of "
-            f"{size} (height x width x channels), as the model was trained on; fix: give images of this size, "
-            "one per row"
+            f"{source}: found an array of {found}, expected n x {' x '.join(map(str, stored))} (images, height, width, "
+            "channels), as the model was trained on; fix: give images of this size, a single one as image[None]"
         )
     return images.reshape(-1, *stored)
 

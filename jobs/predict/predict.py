@@ -5,14 +5,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jobs.convert.collected import Bad
 from jobs.errors import InputError, printable
 from jobs.evaluate.predict import check_probabilities
 from jobs.logs import log
+from jobs.orientation import Orientation
+from jobs.predict.arrays import by_type
 from jobs.predict.classifier import Classifier
 from jobs.predict.output import Write
 from jobs.predict.rows import to_rows
@@ -23,8 +26,10 @@ from jobs.words import counted
 if TYPE_CHECKING:
     import pyarrow as pa
 
+BATCH_SIZE = 500  # that of `evaluate`: so both compute the same bits
 
-@dataclass
+
+@dataclass(kw_only=True)
 class Summary:
     """What was classified. `correct`: images whose label was predicted, of those with known labels.
 
@@ -84,6 +89,23 @@ def classify(
         raise InputError(f"{source.title}: found no usable image, expected at least one; fix: correct the path")
 
 
+def predict_array(
+    classifier: Classifier, images: NDArray[Any], orientation: Orientation | None = None, batch_size: int = BATCH_SIZE
+) -> NDArray[Any]:
+    """Return the probability of each class, float32 [n, classes], for an array of images as `jobs.predict.arrays` says.
+
+    Raises InputError for another shape or type, and for values out of range.
+    """
+    probabilities = np.empty((len(images), classifier.manifest.classes), np.float32)
+    for start in range(0, max(len(images), 1), batch_size):  # at least once, to check the shape
+        rows = slice(start, start + batch_size)
+        batch = by_type(images[rows], classifier.manifest, orientation, "images")
+        if len(batch):
+            probabilities[rows] = classifier.probabilities(batch)
+    check_probabilities(probabilities, "image {}".format)
+    return probabilities
+
+
 def _count(batch: Batch, summary: Summary, skip_bad: bool) -> None:
     summary.bad += batch.bad
     summary.inverted += batch.inverted
@@ -112,7 +134,8 @@ def _refusal(source: Source, summary: Summary) -> InputError:
     first = summary.bad[0]
     return InputError(
         f"{source.title}: found {counted(len(summary.bad), 'unusable picture')}, the first "
-        f"{printable(first.path)}: {first.reason}; fix: repair or remove them, or leave them out with --skip-bad"
+        f"{printable(first.path)}: {first.reason}; fix: repair or remove them, use --resize for another size, or "
+        "leave them out with --skip-bad"
     )
 
 

@@ -95,7 +95,9 @@ def _chosen(
     listed = ", ".join(f"{each} ({' x '.join(map(str, shape))})" for each, shape in list(shapes.items())[:9]) or "none"
     if name is not None:
         if name not in shapes:
-            raise InputError(f"--array {name}: found the arrays {listed} in {path}, expected one of this name")
+            raise InputError(
+                f"--array {name}: found the arrays {listed} in {path}, expected one; fix: name one of these"
+            )
         return name
     stored = stored_shape(manifest, orientation or manifest.orientation)
     forms = [stored, manifest.shape] + ([stored[:2], manifest.shape[:2]] if stored[2] == 1 else [])

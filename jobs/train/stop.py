@@ -20,6 +20,4 @@ class StopRequest:
 
 def stopped(step: int, total: int, run: RunDir) -> ResumableError:
     """Return the error that ends a rank after a request to stop."""
-    return ResumableError(
-        f"train: stopped on request at step {step:,} of {total:,}; `idxtrain run --run-id {run.selector}` resumes it"
-    )
+    return ResumableError(f"train: stopped on request at step {step:,} of {total:,}; `{run.resume_command}` resumes it")

@@ -29,7 +29,7 @@ _BACKGROUNDS = {"black": 0, "white": 255}
 def predict(
     inputs: Annotated[
         list[Path],
-        typer.Argument(metavar="INPUT...", help="Pictures, folders, .zip, .tar; IDX, .npz or .npy.", readable=False),
+        typer.Argument(metavar="INPUT", help="Pictures, folders, .zip, .tar; IDX, .npz or .npy.", readable=False),
     ],
     model: Annotated[
         str | None,
@@ -44,7 +44,8 @@ def predict(
     ] = None,
     array: Annotated[str | None, typer.Option(metavar="NAME", help="Array of a .npz.")] = None,
     orientation: Annotated[
-        Orientation | None, typer.Option(help="What turns stored images upright. Default: as in training.")
+        Orientation | None,
+        typer.Option(metavar="TURN", help="What turns arrays upright. Default: training's."),
     ] = None,
     resize: Annotated[bool, typer.Option("--resize", help="Resample pictures of another size (bicubic).")] = False,
     background: Annotated[

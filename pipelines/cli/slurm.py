@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.errors import reported
-from pipelines.cli.options import DryRun, SiteAssignments, SiteName, WorkFolder
+from pipelines.cli.options import DryRun, OptionalSiteName, SiteAssignments, WorkFolder
 from pipelines.cli.run_options import describes_run
 from pipelines.names import WORK
 
@@ -25,18 +25,22 @@ SubmittedRun = Annotated[str | None, typer.Argument(help="Run ID. Default: the r
 @reported()
 @describes_run()
 def submit_run(
-    site: SiteName, options: "Options", site_assignments: SiteAssignments = None, dry_run: DryRun = False
+    options: "Options",
+    site: OptionalSiteName = None,
+    site_assignments: SiteAssignments = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Submit the pipeline to Slurm as a chain of jobs.
 
-    The jobs are prepare, train and evaluate; each waits for the one before. Finished stages are skipped.
+    The jobs are prepare, train and evaluate; each waits for the one before. Finished stages are skipped. A run that was
+    submitted before goes to the same site again, unless --site names another.
     """
     from jobs.run_dir import RunDir
     from pipelines import request
     from pipelines.slurm.submit import config_for, load_site, preview, submit
 
-    wanted = load_site(site, site_assignments or ())
     existing = request.find_run(options)
+    wanted = load_site(site, site_assignments or (), existing)
     config = config_for(wanted, options, existing)
     if dry_run:
         run = existing or RunDir(request.work_dir(options).runs / (options.run_id or "RUN_ID"))

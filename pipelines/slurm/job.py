@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,8 +19,8 @@ from typing import assert_never
 
 from deploy.launcher.launch import Launch
 from deploy.slurm import commands, queue
-from deploy.slurm.scratch import private_folder
-from deploy.slurm.script import SCRATCH
+from deploy.slurm.queue import NoSlurmError
+from deploy.slurm.scratch import private_folder, scratch_parent
 from deploy.slurm.site import JOB_STAGES, JobStage, Launcher, Site
 from jobs import stop_signals
 from jobs.errors import IdxtrainError, InputError, ReportedError, ResumableError
@@ -38,6 +38,7 @@ log = logging.getLogger("idxtrain")
 
 _LOCK_SECONDS = 120.0  # twice the time after which the lock of a dead owner on another node is taken over
 _RETRY_SECONDS = 2.0
+_CONTROLLER_SECONDS = 600.0  # Slurm ends the job sooner if it is out of time
 
 
 def run_job(stage: JobStage, run: RunDir, environment: Mapping[str, str]) -> int:
@@ -128,7 +129,7 @@ def _hosts(launcher: Launcher) -> list[str]:
 def _requeue_or_cancel(jobs: SlurmJobs, stage: JobStage, job: str, code: int) -> None:
     """Requeue a stage that stopped on request; otherwise cancel the jobs that wait for it."""
     try:
-        if queue.state(job) != "RUNNING":
+        if _answered(lambda: queue.state(job)) != "RUNNING":
             return  # Slurm ends this job: it was cancelled, is out of time, or Slurm requeues it itself
         if code == ResumableError.exit_code:
             _requeue(jobs, stage, job)
@@ -142,12 +143,12 @@ def _requeue(jobs: SlurmJobs, stage: JobStage, job: str) -> None:
     """Requeue this job, or submit the stage again where that is not allowed."""
     jobs.record("again", stage=stage, job=job, how="requeue")  # first, because requeueing ends this process
     print(f"{stage}: requeued, to resume from its checkpoint", file=sys.stderr, flush=True)
-    why = "the site does not allow it" if not jobs.site().requeue else queue.requeue(job)
+    why = "the site does not allow it" if not jobs.site().requeue else _answered(lambda: queue.requeue(job))
     if not why:
         return
     if "_" in job:
         raise IdxtrainError(f"{stage}: cannot be requeued ({why}); fix: submit the sweep again, which resumes it")
-    new = queue.submit(jobs.script_file(stage), None, environment_for_sbatch(os.environ))
+    new = _answered(lambda: queue.submit(jobs.script_file(stage)))
     known = jobs.jobs() | {stage: new}
     later = next((known[name] for name in _stages_after(stage) if name in known), None)
     if later:
@@ -157,13 +158,17 @@ def _requeue(jobs: SlurmJobs, stage: JobStage, job: str) -> None:
     print(f"{stage}: cannot be requeued ({why}); resubmitted as job {new}", file=sys.stderr, flush=True)
 
 
-def environment_for_sbatch(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without this job's own variables, which sbatch would read as options."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if name == "SLURM_CONF" or not name.startswith(("SLURM_", "SBATCH_"))
-    }
+def _answered(ask: Callable[[], str]) -> str:
+    """Return what Slurm's controller answers; ask it again while it is away, for as long as this job may last."""
+    deadline = time.monotonic() + _CONTROLLER_SECONDS
+    while True:
+        try:
+            return ask()
+        except NoSlurmError as error:
+            if time.monotonic() > deadline:
+                raise
+            log.info("%s; asking again", error)
+            time.sleep(_RETRY_SECONDS)
 
 
 def _cancel_later_jobs(jobs: SlurmJobs, stage: JobStage) -> None:
@@ -174,7 +179,7 @@ def _cancel_later_jobs(jobs: SlurmJobs, stage: JobStage) -> None:
     listed = ", ".join(f"{name} (job {job})" for name, job in later.items())
     print(
         f"{stage}: failed, so {listed} cannot run and {'is' if len(later) == 1 else 'are'} cancelled; "
-        f"fix the error, then `idxtrain submit --run-id {jobs.run.run_id}` resumes at {stage}",
+        f"fix the error, then `{jobs.run.resume_command}` resumes at {stage}",
         file=sys.stderr,
         flush=True,
     )
@@ -187,7 +192,7 @@ def _stages_after(stage: JobStage) -> tuple[JobStage, ...]:
 @contextmanager
 def _scratch(environment: Mapping[str, str], stage: str, job: str) -> Iterator[None]:
     """Put temporary files into a private folder on the node's own disk, which is removed at the end."""
-    with private_folder(Path(environment.get(SCRATCH) or "/tmp"), f"{job}-{stage}") as folder:  # noqa: S108
+    with private_folder(scratch_parent(environment), f"{job}-{stage}") as folder:
         os.environ["TMPDIR"] = str(folder)
         yield
 

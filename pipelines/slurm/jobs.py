@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from deploy.slurm.script import job_name
 from deploy.slurm.site import JOB_STAGES, JobStage, Site, validate
 from jobs.checkpoint_names import step_of
 from jobs.errors import IdxtrainError, InputError
@@ -27,6 +27,8 @@ _STAGES_OF: Mapping[JobStage, tuple[str, ...]] = {
     "evaluate": ("evaluate",),
 }
 _TAIL_BYTES = 64 << 10  # of a log, searched for the last error
+_ERROR = re.compile(r"(?:\[rank \d+\] )?idxtrain: (.*)")
+_MOST_SAID = 300  # characters of it
 _SUBMIT = "submit the run with `idxtrain submit`"
 
 
@@ -64,9 +66,9 @@ class SlurmJobs:
         """Return the path of the log that Slurm writes for a job."""
         return self.folder / f"{stage}-{job}.out"
 
-    def names(self) -> dict[JobStage, str]:
-        """Return the name of each stage's job in the queue."""
-        return {stage: job_name(self.run.run_id, stage) for stage in JOB_STAGES}
+    def scripts(self) -> list[Path]:
+        """Return the batch scripts, by which the run's jobs are known in the queue."""
+        return [self.script_file(stage) for stage in JOB_STAGES]
 
     def site(self) -> Site:
         """Return the site that the jobs were submitted to."""
@@ -125,14 +127,16 @@ class SlurmJobs:
             )
 
     def last_error(self, stage: str, job: str, since: int = 0) -> str:
-        """Return the last error line, `idxtrain: …`, in a job's log after byte `since`, without that prefix."""
+        """Return the last error in a job's log after byte `since`, without its prefix: ours, else the last line."""
         try:
             with self.log_file(stage, job).open("rb") as log:
                 log.seek(max(since, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
                 lines = log.read().decode(errors="replace").splitlines()
         except OSError:
             return ""
-        return next((line.partition(": ")[2] for line in reversed(lines) if line.startswith("idxtrain: ")), "")
+        errors = [match[1] for line in lines if (match := _ERROR.match(line))]
+        said = errors or [line.strip() for line in lines if line.strip()]  # e.g. what bash or srun said
+        return said[-1][:_MOST_SAID] if said else ""
 
     def log_size(self, stage: str, job: str) -> int:
         """Return the size of a job's log in bytes."""

@@ -47,15 +47,27 @@ class _JobFacts:
 def rows(jobs: SlurmJobs) -> list[Row]:
     """Return the state of each stage's job, in order."""
     known = jobs.jobs()
+    queued: dict[str, Queued] = {}
+    silent = ""
     try:
-        queued = {job.job: job for job in queue.find(jobs.names().values(), known.values())}
-    except NoSlurmError:
-        queued = {}
+        queued = {job.job: job for job in queue.find(jobs.scripts(), known.values())}
+    except NoSlurmError as error:
+        silent = str(error)
     stages: list[Row] = []
     for stage in JOB_STAGES:
         failed = next((row for row in stages if row.code), None)
-        stages.append(_row(jobs, stage, known.get(stage, ""), queued.get(known.get(stage, "")), failed))
+        job = known.get(stage, "")
+        if silent and job and not jobs.is_done(stage) and jobs.last(stage, "ended").get("job") != job:
+            stages.append(_unknown(stage, job, silent))
+        else:
+            stages.append(_row(jobs, stage, job, queued.get(job), failed))
     return stages
+
+
+def _unknown(stage: str, job: str, silent: str) -> Row:
+    """Return the row of a job whose state only Slurm knows, which does not answer."""
+    code = ResumableError.exit_code
+    return Row(stage=stage, job=job, state="UNKNOWN", elapsed="", nodes="", detail=silent, code=code)
 
 
 def _row(jobs: SlurmJobs, stage: JobStage, job: str, queued: Queued | None, failed: Row | None) -> Row:
@@ -108,7 +120,10 @@ def _detail(jobs: SlurmJobs, stage: JobStage, job: str, facts: _JobFacts, failed
     if facts.state == "CANCELLED" and (not recorded or ended["code"] == ResumableError.exit_code):
         return "cancelled", ResumableError.exit_code
     host = f" on {ended['host']}" if ended.get("host") else ""
-    why = str((recorded and ended.get("why")) or f"ended as {facts.state}{host}")
+    said = jobs.last_error(stage, job)
+    why = str(
+        (recorded and ended.get("why")) or f"ended as {facts.state}{host}{f'; its last line: {said}' if said else ''}"
+    )
     return why, int(ended["code"]) if recorded else IdxtrainError.exit_code
 
 
@@ -132,8 +147,12 @@ def lines(jobs: SlurmJobs, stages: Sequence[Row]) -> list[str]:
     starts = len([entry for entry in jobs.history() if entry["event"] == "started" and entry.get("stage") == "train"])
     if starts > 1:
         text.append(f"train was started {starts} times; the reasons are in {jobs.history_file}")
-    text += [f"{row.stage} failed (job {row.job}): {row.detail}" for row in stages if row.code]
+    text += [f"{row.stage} {_verdict(row)} (job {row.job}): {row.detail}" for row in stages if row.code]
     return text
+
+
+def _verdict(row: Row) -> str:
+    return "is unknown" if row.state == "UNKNOWN" else "failed"
 
 
 def exit_code(stages: Sequence[Row]) -> int:
@@ -143,7 +162,7 @@ def exit_code(stages: Sequence[Row]) -> int:
 
 def cancel(jobs: SlurmJobs) -> list[str]:
     """Cancel all jobs of a run that are not over; return their IDs."""
-    active = [job.job for job in queue.find(jobs.names().values(), jobs.jobs().values()) if not job.over]
+    active = [job.job for job in queue.find(jobs.scripts(), jobs.jobs().values()) if not job.over]
     queue.cancel(active)
     return active
 
@@ -160,7 +179,7 @@ def log_lines(jobs: SlurmJobs, follow: bool) -> Iterator[str]:
             is_active = False
         elif time.monotonic() - asked > _ASK_SECONDS:
             asked = time.monotonic()
-            is_active = any(not job.over for job in queue.find(jobs.names().values(), jobs.jobs().values()))
+            is_active = any(not job.over for job in queue.find(jobs.scripts(), jobs.jobs().values()))
         known = jobs.jobs()
         for stage in JOB_STAGES:
             if stage in known:

@@ -1,5 +1,6 @@
 """idxtrain submit: the pipeline as a chain of Slurm jobs, each of which starts when the one before has succeeded."""
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.slurm import commands, queue, script
-from deploy.slurm.site import JOB_STAGES, JobStage, Site, read, validate
+from deploy.slurm.site import JOB_STAGES, JobStage, Site, names, read, validate
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import write_json, write_text
 from jobs.python import module_command
@@ -20,11 +21,20 @@ from pipelines.request import Options
 from pipelines.slurm.jobs import SlurmJobs
 
 
-def load_site(name: str, assignments: Sequence[str]) -> Site:
-    """Return a site by name or file, changed by assignments as --site-set takes them."""
-    values: dict[str, Any] = read(name)
+def load_site(name: str | None, assignments: Sequence[str], earlier: RunDir | None = None) -> Site:
+    """Return a site by name or file, changed by assignments as --site-set takes them.
+
+    `earlier`: without a name, the run whose site it is. Raises InputError if that run was not submitted.
+    """
+    jobs = SlurmJobs(earlier) if earlier else None
+    if name is None and (jobs is None or not jobs.site_file.exists()):
+        raise InputError(
+            f"--site: found none, expected a site's name or file; fix: choose one of {', '.join(names())}, or write "
+            "your own (`idxtrain config site`)"
+        )
+    values: dict[str, Any] = jobs.site().model_dump(mode="json") if name is None and jobs else read(str(name))
     assign(values, assignments, "--site-set", "train.nodes=4")
-    return validate(values, f"--site {name}")
+    return validate(values, "--site-set" if name is None else f"--site {name}")
 
 
 def config_for(site: Site, options: Options, existing: RunDir | None) -> Config:
@@ -71,7 +81,10 @@ def preview(site: Site, run: RunDir, config: Config) -> str:
     hosts = [f"NODE{n}" for n in range(1, site.train.nodes + 1)]
     prepare = commands.prepare_launch(site, config.spark.master, sys.executable, run.path)
     train = commands.train_launch(site, config.launch, sys.executable, run.path, site.ranks, hosts)
-    return "\n".join([*parts, f"# prepare starts with\n# {prepare}\n", f"# the training starts with\n# {train}\n"])
+    parts += [f"# prepare starts with\n# {prepare}\n", f"# the training starts with\n# {train}\n"]
+    if site.launcher == "srun":
+        parts.append(f"# its launcher starts the ranks with\n# {shlex.join(commands.rank_step(site, site.ranks))}\n")
+    return "\n".join(parts)
 
 
 def submit(run: RunDir, site: Site, config: Config, environment: Mapping[str, str]) -> dict[str, str]:
@@ -110,7 +123,7 @@ def _submit_chain(jobs: SlurmJobs, stages: Sequence[JobStage], environment: Mapp
 
 
 def _require_none_queued(jobs: SlurmJobs) -> None:
-    waiting = [job for job in queue.find(jobs.names().values()) if not job.over]
+    waiting = [job for job in queue.find(jobs.scripts()) if not job.over]
     if waiting:
         listed = ", ".join(f"{job.job} ({job.name.rpartition('.')[2]}, {job.state})" for job in waiting)
         run_id = jobs.run.run_id

@@ -33,7 +33,7 @@ from pipelines import request, runs
 from pipelines.config import Config, validate
 from pipelines.lock import RunLock
 from pipelines.request import Options
-from pipelines.slurm.job import environment_for_sbatch, run_job
+from pipelines.slurm.job import run_job
 from pipelines.slurm.jobs import SlurmJobs
 from pipelines.slurm.submit import config_for, job_command, submit
 from pipelines.stages import result_line, run_stages
@@ -143,8 +143,8 @@ def submit_sweep(sweep: Sweep, configs: Configs, site: Site) -> dict[str, str]:
 
 
 def _require_none_queued(sweep: Sweep) -> None:
-    names = [script.job_name(sweep.name, stage) for stage in ("prepare", "train", "evaluate")]
-    waiting = [job for job in queue.find(names) if not job.over]
+    scripts = [sweep.folder / f"{stage}.sh" for stage in ("prepare", "train", "evaluate")]
+    waiting = [job for job in queue.find(scripts) if not job.over]
     if waiting:
         listed = ", ".join(f"{job.job} ({job.state})" for job in waiting)
         raise InputError(
@@ -214,7 +214,7 @@ def finish(sweep: Sweep) -> int:
     first = sweep.run(winner.point)
     run, config = _tested_run(sweep, winner, runs.read_config(first))
     if sweep.validation:
-        jobs = submit(run, SlurmJobs(first).site(), config, environment_for_sbatch(os.environ))
+        jobs = submit(run, SlurmJobs(first).site(), config, os.environ)
         if not jobs:  # all of its stages were done
             _print_best(winner, result_line(run))
             return 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -112,6 +113,14 @@ def test_mlflow_loads_the_champion_by_its_alias(folder: Path) -> None:
     probabilities = np.asarray(model.predict(np.zeros((2, 12, 20, 1), np.float32)))
     assert probabilities.shape == (2, 3)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_predict_uses_the_champion(idxtrain: Idxtrain, folder: Path) -> None:
+    images, labels = (next((folder / "data").glob(f"t10k-{kind}-*")) for kind in ("images", "labels"))
+    model = ("--model", "@champion", "--name", "data", "--work", folder / "work")
+    done = idxtrain("predict", images, "--labels", labels, *model)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 1 + len(idx.read(labels))), done.stderr
+    assert re.search(r"images by data version 1\naccuracy [01]\.\d{4} \(\d+ errors in \d+\)\n$", done.stderr)
 
 
 def test_a_retraining_without_new_data_ends_without_loading_anything_heavy(idxtrain: Idxtrain, folder: Path) -> None:

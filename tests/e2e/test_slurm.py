@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from deploy.slurm.script import job_name
+from deploy.slurm.site import JOB_STAGES
 from jobs.run_dir import RunDir
 from pipelines.slurm.jobs import SlurmJobs
 from tests.conftest import Idxtrain, MakeArchives, idxtrain_in
@@ -167,7 +169,7 @@ def test_a_failed_stage_cancels_later_jobs_and_status_shows_why(
     workspace.slurm.wait_for_end(*jobs.values())
     assert [workspace.slurm.state(job) for job in jobs.values()] == ["FAILED", "CANCELLED", "CANCELLED"]
     queued = workspace.slurm.run(
-        "squeue", "--noheader", "--name=" + ",".join(SlurmJobs(workspace.run("failed")).names().values())
+        "squeue", "--noheader", "--name=" + ",".join(job_name("failed", stage) for stage in JOB_STAGES)
     )
     assert queued.stdout == ""
     status = workspace("status", "failed")
@@ -204,7 +206,7 @@ def test_a_submission_that_slurm_refuses_leaves_no_job(workspace: Workspace) -> 
     assert "sbatch refuses it" in error
     assert "invalid partition specified: nowhere" in error
     jobs = workspace.slurm.run(
-        "squeue", "--noheader", f"--name={','.join(SlurmJobs(workspace.run('refused')).names().values())}"
+        "squeue", "--noheader", "--name=" + ",".join(job_name("refused", stage) for stage in JOB_STAGES)
     )
     assert jobs.stdout == ""
 
@@ -213,6 +215,7 @@ def test_dry_run_prints_the_scripts_and_creates_nothing(workspace: Workspace) ->
     done = workspace("submit", "--site", "cpu", "--data", workspace.folder / "data", "--run-id", "dry", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("#!/bin/bash") == 3
+    assert "# its launcher starts the ranks with\n# srun --nodes=2 --ntasks=4 " in done.stdout
     assert "--dependency=afterok:ID_OF_TRAIN --kill-on-invalid-dep=yes" in done.stdout
     assert not workspace.run("dry").path.exists()
 

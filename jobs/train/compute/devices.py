@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jobs.errors import IdxtrainError
+
 CPUS = "IDXTRAIN_CPUS_PER_RANK"  # set by a launcher that reserves N CPUs for each rank
+GPUS = "IDXTRAIN_GPUS_PER_NODE"  # set by a launcher whose site has GPUs: each rank must have one
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -84,6 +87,13 @@ def configure(tf: Any, local_rank: int, local_size: int, single_threaded_ops: bo
         tf.config.set_visible_devices(gpu, "GPU")
         tf.config.experimental.set_memory_growth(gpu, True)
         return f"GPU {gpu.name.rpartition(':')[2]}"
+    wanted = int(os.environ.get(GPUS) or 0)
+    if wanted:  # the allocation pays for them
+        cuda = "" if tf.test.is_built_with_cuda() else ", which is built without CUDA"
+        raise IdxtrainError(
+            f"train: found no GPU in TensorFlow{cuda}, expected {wanted} on each node, as the site says; "
+            "fix: build the environment with `make gpu-env`, or run `idxtrain doctor --site`"
+        )
     threads = threads_of(os.environ, usable_cpus(), local_rank, local_size)
     intra, inter = (1, threads) if single_threaded_ops else (threads, 1)
     tf.config.threading.set_intra_op_parallelism_threads(intra)

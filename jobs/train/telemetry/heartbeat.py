@@ -13,7 +13,7 @@ from jobs.files import unfinished
 from jobs.process import this_process
 
 FOLDER = "IDXTRAIN_HEARTBEATS"  # names the folder that the launcher watches; unset if no launcher does
-_SECONDS = 1.0  # between two heartbeats
+_SECONDS = 2.0  # between two heartbeats: each costs a shared file system a file and a renaming
 
 # starting: imports, building the model and its graph. input: waiting for rows. step: in a graph call, computing or
 # waiting for other ranks. finish: writing the model.
@@ -21,7 +21,7 @@ Phase = Literal["starting", "input", "step", "checkpoint", "validation", "finish
 
 
 class Heartbeat:
-    """Writes `rank-N.json` once a second, in a thread of its own, which runs while TensorFlow works.
+    """Writes `rank-N.json` every two seconds, in a thread of its own, which runs while TensorFlow works.
 
     A process that is stopped, swapped out or stuck in the kernel writes nothing. One whose main thread hangs keeps
     writing the same step, phase and progress.
