@@ -203,7 +203,8 @@ def test_ten_thousand_hostile_requests_get_no_server_error_and_take_no_memory(se
     attack(8000)
     assert server.resident_bytes() - begun < 30 << 20
     assert predict(server) == 1
-    assert server.log == log  # nor does it fill a disk
+    assert "Traceback" not in server.log
+    assert server.log.count("\n") - log.count("\n") <= 1  # nor do they fill a disk
 
 
 def test_requests_made_from_the_openapi_description_get_only_answers_that_it_documents(server: Serving) -> None:
