@@ -187,7 +187,7 @@ def test_what_cannot_be_served_is_refused_in_one_line(
 
 def test_ten_thousand_hostile_requests_get_no_server_error_and_take_no_memory(server: Serving) -> None:
     randomness = random.Random(18)  # noqa: S311
-    begun = 0
+    log = server.log
 
     def attack(count: int) -> None:
         statuses: dict[int, int] = {}
@@ -204,7 +204,7 @@ def test_ten_thousand_hostile_requests_get_no_server_error_and_take_no_memory(se
     assert server.resident_bytes() - begun < 30 << 20
     assert predict(server) == 1
     assert "Traceback" not in server.log
-    assert len(server.log.splitlines()) < 10
+    assert server.log.count("\n") - log.count("\n") <= 1  # nor do they fill a disk
 
 
 def test_requests_made_from_the_openapi_description_get_only_answers_that_it_documents(server: Serving) -> None:
