@@ -121,7 +121,7 @@ def test_drawings_and_pictures_are_fitted(client: TestClient) -> None:
         ("GET", "/api/images?model=0&which=train", {}, 422, "query.which"),
         ("GET", "/api/images?model=0", {}, 404, "nowhere: found no such folder"),
         ("GET", "/api/image?model=0&index=0", {}, 404, "nowhere: found no such folder"),
-        ("GET", "/api/look?model=0", {}, 405, "Method Not Allowed"),
+        ("GET", "/api/look?model=0", {}, 404, "Not Found"),
         ("GET", "/api/nothing", {}, 404, "Not Found"),
         ("GET", "/%2e%2e/app.py", {}, 404, "Not Found"),
         ("GET", "/..%2f..%2fdemo/app.py", {}, 404, "Not Found"),

@@ -11,6 +11,7 @@ from fastapi.responses import PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from jobs.demo.attention import attention
@@ -136,6 +137,10 @@ def _add_errors(demo: FastAPI) -> None:
     @demo.exception_handler(HTTPException)
     def refuse(request: Request, error: HTTPException) -> Response:
         return PlainTextResponse(str(error.detail), error.status_code)
+
+    @demo.exception_handler(ClientDisconnect)
+    def end(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # nobody reads it: the page was closed or reloaded
 
     @demo.exception_handler(RequestValidationError)
     def refuse_parameter(request: Request, error: RequestValidationError) -> Response:

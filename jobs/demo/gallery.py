@@ -93,10 +93,13 @@ class Gallery:
     def sample(self, most: int) -> NDArray[Any]:
         """Return up to about `most` training images, else test images, from shards spread over the split.
 
-        float32 [n, height, width, channels]. Raises InputError if the dataset is not here.
+        float32 [n, height, width, channels]. Raises InputError if the dataset is not here or empty.
         """
         split: Split = "train" if self._is_here("train") else "test"
+        self._require(split)
         shards = self.manifest.splits[split].shards
+        if not shards:
+            raise InputError(f"{self.dataset}: found no images, expected some; fix: prepare the data again")
         chosen = np.unique(np.linspace(0, len(shards) - 1, max(1, most // _SAMPLE)).astype(int))
         images = [next(self._stream(shards[number].path, max(_SAMPLE, most // len(chosen)))) for number in chosen]
         return np.concatenate(images).reshape(-1, *self.manifest.shape)

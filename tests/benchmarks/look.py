@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 
 from jobs.demo.server import listen, serve
+from jobs.predict.glyph import measured
 from jobs.tensorflow_import import import_tensorflow
 
 NETWORKS = {"fast": ("compact", 50), "best": ("vgg", 150)}  # recipe: architecture, budget in ms
@@ -27,6 +28,10 @@ def main() -> None:
     from tests.support.demo_models import shown, untrained
 
     models = shown([untrained(name, (28, 28, 1), 10) for name, _ in NETWORKS.values()])
+    strokes = np.zeros((1, 28, 28, 1), np.float32)
+    strokes[:, 4:24, 13:15] = strokes[:, 22:24, 4:24] = 1.0
+    for model in models:
+        vars(model)["form"] = measured(strokes, model.manifest)  # so that every step of the fitting is measured
     addresses: list[str] = []
     with listen(0) as listener:
         Thread(target=serve, args=(models, listener, addresses.append), daemon=True).start()
