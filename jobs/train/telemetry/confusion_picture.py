@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 _CELL, _SMALL_CELL = 30, 12  # pixels; small ones have no numbers
 _MOST_NUMBERED = 30  # classes
 _MARGIN = 76  # pixels for the names of true classes
-_LONGEST_NAME = 10  # characters
+_LONGEST_NAME = 12  # characters
+_LONGEST_OF_COLUMN = 3
 _BLUE, _ORANGE, _WHITE = np.array([26, 95, 180]), np.array([179, 72, 14]), np.array([255, 255, 255])
 
 
@@ -23,6 +24,10 @@ def confusion_picture(confusion: NDArray[Any], names: Sequence[str]) -> NDArray[
 
     classes = len(confusion)
     is_numbered = classes <= _MOST_NUMBERED
+    rows = short = names
+    if max(map(len, names)) > _LONGEST_OF_COLUMN:  # numbers above the columns, and before the names of the rows
+        short = [str(number) for number in range(classes)]
+        rows = [f"{number} {name}" for number, name in enumerate(names)]
     cell = _CELL if is_numbered else _SMALL_CELL
     margin = _MARGIN if is_numbered else 0
     picture = Image.new(
@@ -35,8 +40,8 @@ def confusion_picture(confusion: NDArray[Any], names: Sequence[str]) -> NDArray[
     for true in range(classes):
         y = top + true * cell
         if is_numbered:
-            draw.text((margin - 6, y + cell // 2), names[true][:_LONGEST_NAME], "black", anchor="rm")
-            draw.text((margin + true * cell + cell // 2, cell // 2), names[true][:3], "black", anchor="mm")
+            draw.text((margin - 6, y + cell // 2), rows[true][:_LONGEST_NAME], "black", anchor="rm")
+            draw.text((margin + true * cell + cell // 2, cell // 2), short[true], "black", anchor="mm")
         for guess in range(classes):
             x, count = margin + guess * cell, int(confusion[true, guess])
             strength = float(np.sqrt(shares[true, guess] / (1.0 if true == guess else largest_error)))
