@@ -17,11 +17,12 @@ from pipelines.retraining.inputs import archives
 
 ROOT = Path(__file__).parent.parent
 # The pages with promises under "What you can rely on", each with a comment beside every sentence.
-PROMISES = ("README.md", "jobs/README.md", "pipelines/README.md", "deploy/serving/README.md", "SECURITY.md")
+PROMISES = ("README.md", "jobs/README.md", "pipelines/README.md", "SECURITY.md")
 PAGES = (
     *PROMISES,
     "models/README.md",
     "jobs/demo/README.md",
+    "deploy/serving/README.md",
     "deploy/README.md",
     "deploy/schedule/README.md",
     "CONTRIBUTING.md",
