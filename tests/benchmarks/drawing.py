@@ -28,12 +28,12 @@ PER_CLASS = 20
 RESIZED = Steps(polarity="as-is", center="none", scale=False, thicken=False)
 FITTINGS: Mapping[str, Steps] = {
     "fitted": Steps(),
+    "resized only": RESIZED,
     "without polarity": Steps(polarity="as-is"),
     "without center": Steps(center="none"),
     "box, not mass": Steps(center="box"),
     "without scale": Steps(scale=False),
     "without stroke width": Steps(thicken=False),
-    "resized only": RESIZED,
 }
 
 
