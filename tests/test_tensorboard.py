@@ -124,7 +124,7 @@ def test_tensorboard_serves_the_runs_until_it_is_asked_to_end(
         shown = {
             "scalars": ["train/loss"],
             "images": ["confusion matrix", "first layer"],
-            "histograms": ["weights/conv/bias", "weights/conv/kernel"],
+            "histograms": ["weights/sequential/conv/bias", "weights/sequential/conv/kernel"],
         }
         for plugin, tags in shown.items():
             with urllib.request.urlopen(f"{url}data/plugin/{plugin}/tags", timeout=10) as answer:  # noqa: S310
