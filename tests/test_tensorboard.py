@@ -20,9 +20,18 @@ from jobs.train.telemetry.confusion_picture import confusion_picture
 from pipelines.tensorboard import log_folder
 
 WRITE = """
-import sys, tensorflow as tf
-with tf.summary.create_file_writer(sys.argv[1]).as_default(step=1):
-    tf.summary.scalar("train/loss", 0.5)
+import sys
+from pathlib import Path
+import keras, numpy as np
+from jobs.run_dir import RunDir
+from jobs.train.telemetry.tensorboard import TensorBoardWriter
+model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3, name="conv"), keras.layers.Flatten()])
+writer = TensorBoardWriter(RunDir(Path(sys.argv[1])), 0)
+writer.graph(model)
+writer.measure("train", 1, loss=0.5)
+writer.weights(model, 1)
+writer.confusion(np.eye(2, dtype=int), ["a", "b"], 1)
+writer.close()
 """
 
 
@@ -86,9 +95,9 @@ def work(tmp_path: Path) -> Work:
     work = Work(tmp_path / "my runs")
     for name in ("a", "b"):
         run = RunDir(work.runs / name)
-        run.tensorboard.mkdir(parents=True)
+        run.path.mkdir(parents=True)
         run.config_file.write_text("{}")
-        subprocess.run([sys.executable, "-c", WRITE, str(run.tensorboard)], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-c", WRITE, str(run.path)], check=True, capture_output=True)
     return work
 
 
@@ -112,6 +121,14 @@ def test_tensorboard_serves_the_runs_until_it_is_asked_to_end(
                 break
             time.sleep(0.1)
         assert sorted(runs) == expected
+        shown = {
+            "scalars": ["train/loss"],
+            "images": ["confusion matrix", "first layer"],
+            "histograms": ["weights/sequential/conv/bias", "weights/sequential/conv/kernel"],
+        }
+        for plugin, tags in shown.items():
+            with urllib.request.urlopen(f"{url}data/plugin/{plugin}/tags", timeout=10) as answer:  # noqa: S310
+                assert sorted(json.load(answer)[expected[0]]) == tags
         taken = subprocess.run(
             [*argv, "--port", url.split(":")[-1].strip("/")], check=False, capture_output=True, text=True
         )
