@@ -9,6 +9,7 @@ export class Drawing {
   #strokes = [];
   #current = null;
   #background = null; // a canvas or bitmap below the strokes, or null for paper
+  #isExample = false; // whether the background goes with the first stroke
   #changed;
 
   /** `size`: of the canvas in pixels, also what the server gets. `changed`: called with the time of the event. */
@@ -37,6 +38,7 @@ export class Drawing {
 
   clear() {
     this.#background = null;
+    this.#isExample = false;
     this.#strokes = [];
     this.#redraw();
   }
@@ -46,9 +48,10 @@ export class Drawing {
     this.#redraw();
   }
 
-  /** Puts a picture below later strokes. `isSharp`: enlarge pixels as squares. */
-  show(picture, isSharp) {
+  /** Puts a picture below later strokes. `isSharp`: enlarge pixels as squares. `isExample`: only until the first stroke. */
+  show(picture, isSharp, isExample = false) {
     this.#strokes = [];
+    this.#isExample = isExample;
     this.#background = { picture, isSharp };
     this.#redraw();
   }
@@ -74,6 +77,7 @@ export class Drawing {
     if (event.button !== 0) return;
     event.preventDefault();
     this.canvas.setPointerCapture(event.pointerId);
+    if (this.#isExample) this.clear();
     this.#current = { points: [], ink: this.ink };
     this.#strokes.push(this.#current);
     this.#add(event);
