@@ -82,7 +82,7 @@ def _reduced(drawing: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[Any]
 
 
 def _coarser(drawing: NDArray[Any]) -> NDArray[Any]:
-    """Return the drawing [rows, columns, 1], averaged to fewer pixels: at 280 × 280, fitting takes 9 ms in place of 15."""
+    """Return the drawing [rows, columns, 1], averaged to fewer pixels: it takes 9 ms in place of 15."""
     factor = min(drawing.shape[:2]) // _WORKING_SIZE
     if factor < 2:
         return drawing
