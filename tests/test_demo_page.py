@@ -238,16 +238,14 @@ def test_one_request_is_under_way_at_a_time_and_the_newest_drawing_wins(browser:
 def test_the_first_stroke_takes_the_place_of_the_example(browser: Browser, fast: Demo) -> None:
     page = DemoPage(browser, fast.address)
     assert page.text("#source").startswith("test image ")
-    box = page.page.locator("#drawing").bounding_box()
-    assert box is not None
-    page.page.mouse.click(box["x"] + 30, box["y"] + 30)
+    page.page.locator("#drawing").click(position={"x": 30, "y": 30})
     page.settle()
     assert 0 < ink(page) < 2000  # one dot
     assert page.page.is_checked("#step-scale")
     page.page.locator("#gallery-grid button").nth(1).click()  # chosen by the visitor: to be drawn on
     page.settle()
     chosen = ink(page)
-    page.page.mouse.click(box["x"] + 5, box["y"] + 5)
+    page.page.locator("#drawing").click(position={"x": 20, "y": 20})
     assert ink(page) > chosen
     assert not page.page.is_checked("#step-scale")
     page.close()

@@ -15,7 +15,7 @@ from tests.support.demo_server import of_run
 
 FOLDER = Path("jobs/demo/images")
 SIZE = (1440, 1000)
-COLORS = 64  # the page has few: a palette makes the file a third as large
+COLORS = 160  # enough for the scale; a palette makes the file half as large
 
 
 def main(work: Path, run_id: str, folder: Path = FOLDER) -> None:
@@ -33,4 +33,4 @@ def main(work: Path, run_id: str, folder: Path = FOLDER) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], Path(*sys.argv[3:4] or [FOLDER]))
+    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]) if sys.argv[3:] else FOLDER)
