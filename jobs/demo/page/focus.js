@@ -13,6 +13,7 @@ export class Focus {
   #output = null;
   #sheet = null;
   #at = null;
+  #pointed = null; // the unit under the pointer
   #chosen;
   #canvas = byId("focus-canvas");
   #marks = byId("focus-marks");
@@ -22,9 +23,13 @@ export class Focus {
   constructor(chosen) {
     this.#chosen = chosen;
     const box = this.#box;
-    box.addEventListener("pointermove", (event) => this.#read(this.#under(event) ?? this.#at));
+    box.addEventListener("pointermove", (event) => {
+      this.#pointed = this.#under(event);
+      this.#read(this.#pointed ?? this.#at);
+    });
+    box.addEventListener("pointerdown", (event) => (this.#pointed = this.#under(event)));
     box.addEventListener("pointerleave", () => this.#read(this.#at));
-    box.addEventListener("click", (event) => this.#choose(this.#under(event)));
+    box.addEventListener("click", () => this.#choose(this.#pointed)); // a click's own place is in whole pixels
     box.addEventListener("keydown", (event) => this.#key(event));
     new ResizeObserver(() => this.#resize()).observe(byId("focus-room"));
   }
