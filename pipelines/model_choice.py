@@ -34,6 +34,7 @@ def _of_run(run: RunDir) -> ModelFile:
         path=run.model_file,
         sha256=read_outputs(run, TrainOutputs).model_sha256,
         manifest=read_manifest(dataset_of(run)),
+        run_id=run.run_id,
     )
 
 
@@ -54,4 +55,5 @@ def _registered(which: str, name: str, work: Path) -> Iterator[ModelFile]:
             path=registry.model_file(version, temporary),
             sha256=version.model_sha256,
             manifest=registry.manifest(version),
+            run_id=version.run_id,
         )

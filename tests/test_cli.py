@@ -16,7 +16,7 @@ PROGRAM = str(Path(sys.executable).with_name("idxtrain"))
 LONGEST_SUMMARY = 60
 # The order of first use: on one machine, on a cluster, on a schedule.
 ORDER = (
-    *("run", "fetch", "prepare", "train", "evaluate", "plan", "report", "runs"),
+    *("run", "fetch", "prepare", "train", "evaluate", "plan", "report", "runs", "demo"),
     *("datasets", "convert", "inspect", "recipes", "config", "doctor"),
     *("submit", "status", "logs", "cancel", "sweep"),
     *("retrain", "schedule", "models", "prune"),

@@ -12,6 +12,7 @@ from pipelines.cli import (
     config,
     convert,
     datasets,
+    demo,
     doctor,
     inspect,
     models,
@@ -49,6 +50,7 @@ app = typer.Typer(
 # In this order `idxtrain --help` lists the commands: first steps, cluster, schedule.
 app.add_typer(run.app)
 app.add_typer(runs.app)
+app.add_typer(demo.app)
 app.add_typer(datasets.app)
 app.add_typer(convert.app)
 app.add_typer(inspect.app)

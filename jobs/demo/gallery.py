@@ -1,0 +1,163 @@
+"""Test images for the demo, and what the model made of them in `evaluate`. Reads a few images at a time."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.dataset import Manifest, Split, verify
+from jobs.errors import InputError
+
+_BATCH = 256  # rows read at once
+_MOST_BATCHES = 16  # kept: 12 MB of MNIST
+_SAMPLE = 64  # images from each shard that is sampled
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestImages:
+    """The test split of a dataset, in row order, with predictions if there are any.
+
+    `indices`: as in the dataset. `labels`, `predicted`: class numbers. `probabilities`: of the predicted class.
+    `pictures`: the names of the pictures, if they are known.
+    """
+
+    indices: NDArray[Any]
+    labels: NDArray[Any]
+    predicted: NDArray[Any] | None = None
+    probabilities: NDArray[Any] | None = None
+    pictures: tuple[str, ...] = ()
+
+
+class Gallery:
+    """Images of a dataset that may not be here (any more)."""
+
+    def __init__(self, dataset: Path, manifest: Manifest, predictions: Path | None) -> None:
+        """`dataset`: its folder. `predictions`: the run's predictions.parquet. Either may be missing."""
+        self.dataset, self.manifest, self._predictions = dataset, manifest, predictions
+        self._batches: OrderedDict[tuple[str, int], NDArray[Any]] = OrderedDict()
+        self._lock = Lock()
+
+    @cached_property
+    def test(self) -> TestImages:
+        """What is known about the test images, checked against the manifest. Raises InputError if they are gone."""
+        import pyarrow.parquet as pq
+
+        self._require("test")
+        indices, labels = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
+        for shard in self.manifest.splits["test"].shards:
+            with pq.ParquetFile(self.dataset / shard.path) as file:
+                table = file.read(["index", "label"], use_threads=False)
+            indices.append(table["index"].to_numpy())
+            labels.append(table["label"].to_numpy())
+        return self._with_predictions(np.concatenate(indices), np.concatenate(labels))
+
+    def rows(self, which: str, of: int | None) -> NDArray[Any]:
+        """Return positions in the test split: all ("test") or the incorrectly predicted ("errors"), of a class or all.
+
+        Raises InputError for errors without predictions.
+        """
+        test = self.test
+        is_wanted = np.ones(len(test.labels), bool)
+        if which == "errors":
+            if test.predicted is None:
+                raise InputError(f"{self._predictions or 'predictions.parquet'}: not found; fix: evaluate the run")
+            is_wanted &= test.predicted != test.labels
+        if of is not None:
+            is_wanted &= test.labels == of
+        return np.flatnonzero(is_wanted)
+
+    def position(self, index: int) -> int:
+        """Return the position of a dataset's `index` in the test split. Raises InputError if it is not in it."""
+        places = np.flatnonzero(self.test.indices == index)
+        if not len(places):
+            raise InputError(f"index: found {index}, expected one of a test image; fix: take it from /api/images")
+        return int(places[0])
+
+    def image(self, position: int) -> NDArray[Any]:
+        """Return a test image, float32 [height, width, channels] in [0, 1]."""
+        _ = self.test  # checks the files
+        start = 0
+        for shard in self.manifest.splits["test"].shards:
+            if position < start + shard.rows:
+                break
+            start += shard.rows
+        number, row = divmod(position - start, _BATCH)
+        return self._batch(shard.path, number)[row].reshape(self.manifest.shape)
+
+    def sample(self, most: int) -> NDArray[Any]:
+        """Return up to about `most` training images, else test images, from shards spread over the split.
+
+        float32 [n, height, width, channels]. Raises InputError if the dataset is not here or empty.
+        """
+        split: Split = "train" if self._is_here("train") else "test"
+        self._require(split)
+        shards = self.manifest.splits[split].shards
+        if not shards:
+            raise InputError(f"{self.dataset}: found no images, expected some; fix: prepare the data again")
+        chosen = np.unique(np.linspace(0, len(shards) - 1, max(1, most // _SAMPLE)).astype(int))
+        images = [next(self._stream(shards[number].path, max(_SAMPLE, most // len(chosen)))) for number in chosen]
+        return np.concatenate(images).reshape(-1, *self.manifest.shape)
+
+    def _is_here(self, split: Split) -> bool:
+        try:
+            self._require(split)
+        except InputError:
+            return False
+        return True
+
+    def _require(self, split: Split) -> None:
+        if not self.dataset.is_dir():
+            fix = "prepare the data again, with `idxtrain prepare`"
+            raise InputError(f"{self.dataset}: found no such folder, expected the dataset of the model; fix: {fix}")
+        verify(self.dataset, self.manifest, split)
+
+    def _with_predictions(self, indices: NDArray[Any], labels: NDArray[Any]) -> TestImages:
+        from jobs.evaluate.predictions import read_predictions
+
+        if self._predictions is None or not self._predictions.is_file():
+            return TestImages(indices=indices, labels=labels)
+        try:
+            table = read_predictions(self._predictions)
+            predicted = np.searchsorted(np.sort(self.manifest.labels), table["predicted"].to_numpy())
+            predicted = np.argsort(self.manifest.labels)[predicted]
+            if not (table["index"].to_numpy() == indices).all():
+                raise ValueError
+        except (ValueError, KeyError, IndexError) as error:  # pyarrow's errors are ValueErrors
+            problem = "found predictions that are not of this dataset's test images, expected those of the run"
+            raise InputError(f"{self._predictions}: {problem}; fix: evaluate the run again") from error
+        pictures = tuple(table["picture"].to_pylist()) if "picture" in table.column_names else ()
+        return TestImages(
+            indices=indices,
+            labels=labels,
+            predicted=predicted,
+            probabilities=table["probability"].to_numpy(),
+            pictures=pictures,
+        )
+
+    def _batch(self, path: str, number: int) -> NDArray[Any]:
+        with self._lock:
+            kept = self._batches.get((path, number))
+            if kept is None:
+                for i, kept in enumerate(self._stream(path, _BATCH)):  # noqa: B007
+                    if i == number:
+                        break
+                if kept is None:
+                    raise InputError(f"{self.dataset / path}: found no rows, expected images; fix: prepare it again")
+                self._batches[path, number] = kept
+                if len(self._batches) > _MOST_BATCHES:
+                    self._batches.popitem(last=False)
+            return kept
+
+    def _stream(self, path: str, rows: int) -> Iterator[NDArray[Any]]:
+        """Yield a shard's images in batches, float32 [rows, values]."""
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(self.dataset / path) as file:
+            for batch in file.iter_batches(rows, columns=["image"], use_threads=False):
+                yield batch.column(0).flatten().to_numpy().reshape(len(batch), -1)
