@@ -31,6 +31,10 @@ export class Drawing {
     return this.#strokes.length === 0 && this.#background === null;
   }
 
+  get hasPicture() {
+    return this.#background !== null;
+  }
+
   get hasStrokes() {
     return this.#strokes.length > 0;
   }
@@ -46,10 +50,10 @@ export class Drawing {
     this.#redraw();
   }
 
-  /** Puts a picture below later strokes. `isSharp`: enlarge pixels as squares. */
-  show(picture, isSharp) {
+  /** Puts a picture below later strokes. `isSharp`: enlarge pixels as squares. `isExample`: the first stroke removes it. */
+  show(picture, { isSharp = false, isExample = false } = {}) {
     this.#strokes = [];
-    this.#background = { picture, isSharp };
+    this.#background = { picture, isSharp, isExample };
     this.#redraw();
   }
 
@@ -74,6 +78,7 @@ export class Drawing {
     if (event.button !== 0) return;
     event.preventDefault();
     this.canvas.setPointerCapture(event.pointerId);
+    if (this.#background?.isExample) this.clear();
     this.#current = { points: [], ink: this.ink };
     this.#strokes.push(this.#current);
     this.#add(event);

@@ -22,7 +22,7 @@ export class Focus {
   constructor(chosen) {
     this.#chosen = chosen;
     const box = this.#box;
-    box.addEventListener("pointermove", (event) => this.#read(this.#under(event)));
+    box.addEventListener("pointermove", (event) => this.#read(this.#under(event) ?? this.#at));
     box.addEventListener("pointerleave", () => this.#read(this.#at));
     box.addEventListener("click", (event) => this.#choose(this.#under(event)));
     box.addEventListener("keydown", (event) => this.#key(event));
