@@ -13,7 +13,7 @@ from playwright.sync_api import Browser
 
 from jobs.run_dir import Work
 from tests.conftest import idxtrain_in
-from tests.support.demo_page import LAPTOP, PHONE, STROKES, WALL, DemoPage, chromium
+from tests.support.demo_page import FRAMES, LAPTOP, PHONE, STROKES, WALL, DemoPage, chromium
 from tests.support.demo_server import Demo, of_run, serving
 
 pytestmark = pytest.mark.long  # a browser, and networks to compile
@@ -39,16 +39,16 @@ def fast(tmp_path_factory: pytest.TempPathFactory, mnist_dir: Path) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+def odd() -> Iterator[Demo]:
     """Two untrained networks for 50 × 50 gray pixels in 16 classes: a line of layers, and a graph with shortcuts."""
-    with serving(tmp_path_factory.mktemp("odd"), ["compact", "residual"], (50, 50, 1), 16) as demo:
+    with serving(["compact", "residual"], (50, 50, 1), 16) as demo:
         yield demo
 
 
 @pytest.fixture(scope="module")
-def color(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+def color() -> Iterator[Demo]:
     """An untrained network for 32 × 32 pixels in color, whose graph has branches."""
-    with serving(tmp_path_factory.mktemp("color"), ["whitened"], (32, 32, 3), 16) as demo:
+    with serving(["whitened"], (32, 32, 3), 16) as demo:
         yield demo
 
 
@@ -218,13 +218,16 @@ def test_one_request_is_under_way_at_a_time_and_the_newest_drawing_wins(browser:
     page = DemoPage(browser, fast.address)
     under_way = {"now": 0, "most": 0}
 
+    def is_frame(request: Any) -> bool:
+        return any(path in request.url for path in FRAMES)
+
     def started(request: Any) -> None:
-        if "/api/look" in request.url:
+        if is_frame(request):
             under_way["now"] += 1
             under_way["most"] = max(under_way.values())
 
     def ended(request: Any) -> None:
-        under_way["now"] -= "/api/look" in request.url
+        under_way["now"] -= is_frame(request)
 
     page.page.on("request", started)
     page.page.on("requestfinished", ended)
@@ -275,6 +278,23 @@ def ink(page: DemoPage) -> int:
     return int(page.page.evaluate(script))
 
 
+def test_the_first_stroke_removes_the_example_but_not_a_chosen_image(browser: Browser, fast: Demo) -> None:
+    page = DemoPage(browser, fast.address)
+    assert page.text("#source").startswith("test image 0:")
+    dot_at = {"x": 30, "y": 30}
+    page.page.locator("#drawing").click(position=dot_at)
+    dot = ink(page)
+    page.page.locator("#gallery-grid button").nth(2).click()
+    page.settle()
+    image = ink(page)
+    page.page.locator("#drawing").click(position=dot_at)
+    assert 0 < dot < image < ink(page)
+    assert not page.page.is_checked("#step-scale")
+    page.page.click("#clear")
+    assert page.page.is_checked("#step-scale")
+    page.close()
+
+
 def test_errors_can_be_browsed_by_class_and_put_into_the_network(browser: Browser, fast: Demo) -> None:
     page = DemoPage(browser, fast.address)
     page.page.select_option("#gallery-which", "errors")
@@ -293,10 +313,8 @@ def test_errors_can_be_browsed_by_class_and_put_into_the_network(browser: Browse
     page.close()
 
 
-def test_of_1000_classes_the_ten_most_probable_are_listed(
-    browser: Browser, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    with serving(tmp_path_factory.mktemp("many"), ["compact"], (28, 28, 1), 1000) as demo:
+def test_of_1000_classes_the_ten_most_probable_are_listed(browser: Browser) -> None:
+    with serving(["compact"], (28, 28, 1), 1000) as demo:
         page = DemoPage(browser, demo.address)
         page.draw("7")
         image = page.image(demo.shape)

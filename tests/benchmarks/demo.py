@@ -6,9 +6,6 @@ of the movement to the frame that shows every layer, the probabilities and the l
 the newest drawing waits, so the time contains that wait, too.
 """
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 
 from tests.support.demo_page import STROKES, DemoPage, chromium
@@ -25,10 +22,7 @@ def main() -> None:
     print("recipe  strokes  p50 ms  p95 ms  budget")
     with chromium() as browser:
         for recipe, (architecture, budget) in NETWORKS.items():
-            with (
-                tempfile.TemporaryDirectory() as folder,
-                serving(Path(folder), [architecture], (28, 28, 1), 10) as demo,
-            ):
+            with serving([architecture], (28, 28, 1), 10) as demo:
                 page = DemoPage(browser, demo.address)
                 page.draw("0")  # the browser compiles the page's code
                 before = len(page.measured())

@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from math import prod
 from time import monotonic
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Page, Request, Response, sync_playwright
 
 from tests.support.report_picture import require_chromium
 
@@ -20,6 +21,7 @@ STROKES: dict[str, list[list[tuple[float, float]]]] = {
     "1": [[(0.54, 0.18), (0.5, 0.5), (0.46, 0.82)]],
     "7": [[(0.3, 0.24), (0.52, 0.22), (0.72, 0.22), (0.58, 0.52), (0.46, 0.82)]],
 }
+FRAMES = ("/api/draw", "/api/look")  # what answers with every layer's output
 _QUIET = 0.25  # seconds; the page asks for a unit 0.15 s after the last redraw
 PHONE, LAPTOP, WALL = (390, 844), (1280, 900), (1920, 1080)
 
@@ -53,9 +55,10 @@ class DemoPage:
         self.page.set_default_timeout(20_000)
         self.requests: list[str] = []
         self.faults: list[str] = []
-        self._looks: dict[str, bytes] = {}
+        self._frames: dict[str, Response] = {}
         self._under_way: set[Request] = set()
         self.page.on("request", self._record)
+        self.page.on("response", self._keep)
         for ended in ("requestfinished", "requestfailed"):
             self.page.on(ended, lambda request: self._under_way.discard(request))
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
@@ -67,8 +70,11 @@ class DemoPage:
     def _record(self, request: Request) -> None:
         self.requests.append(request.url)
         self._under_way.add(request)
-        if "/api/look?" in request.url:
-            self._looks[parse_qs(urlsplit(request.url).query)["model"][0]] = request.post_data_buffer or b""
+
+    def _keep(self, response: Response) -> None:
+        address = urlsplit(response.url)
+        if address.path in FRAMES:
+            self._frames[parse_qs(address.query)["model"][0]] = response
 
     def _complain(self, line: str) -> None:
         if "Failed to load resource" not in line:  # the page says so itself
@@ -76,7 +82,9 @@ class DemoPage:
 
     def image(self, shape: Sequence[int], model: int = 0) -> NDArray[np.float32]:
         """Return the image that the network was last shown, float32 [height, width, channels]."""
-        return np.frombuffer(self._looks[str(model)], "<f4").reshape(shape)
+        frame = self._frames[str(model)].body()
+        start = 4 + int.from_bytes(frame[:4], "little")  # the image is the output of the first layer
+        return np.frombuffer(frame[start + -start % 8 :], "<f4", prod(shape)).reshape(shape)
 
     def settle(self) -> None:
         """Wait until nothing is under way: no request for longer than the page waits after the last stroke."""

@@ -1,4 +1,4 @@
-"""Demos to open in a browser: of a trained run, as `idxtrain demo` serves it, and of untrained networks."""
+"""Demos to open in a browser: of a trained run, by `idxtrain demo`, and of untrained networks of any shape."""
 
 import subprocess
 import sys
@@ -15,11 +15,9 @@ import uvicorn
 from numpy.typing import NDArray
 
 from jobs.demo.app import app
-from jobs.demo.gallery import Gallery
 from jobs.demo.server import listen
-from jobs.demo.shown import Shown
 from jobs.run_dir import Work
-from tests.support.prepared import bare_manifest
+from tests.support.demo_models import shown, untrained
 
 IDXTRAIN = Path(sys.executable).with_name("idxtrain")
 
@@ -41,10 +39,10 @@ class Demo:
 
 @contextmanager
 def of_run(work: Work, run_id: str) -> Iterator[Demo]:
-    """Serve the model of a run on MNIST with `idxtrain demo`, in a process of its own, until the end."""
+    """Serve the model of a run on MNIST with `idxtrain demo`, in a process of its own."""
     import keras
 
-    command = [str(IDXTRAIN), "demo", run_id, "--no-open", "--work", str(work.path)]
+    command = [IDXTRAIN, "demo", run_id, "--no-open", "--work", work.path]
     with subprocess.Popen(command, text=True, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -58,11 +56,12 @@ def of_run(work: Work, run_id: str) -> Iterator[Demo]:
 
 
 @contextmanager
-def serving(folder: Path, architectures: Sequence[str], shape: tuple[int, int, int], classes: int) -> Iterator[Demo]:
-    """Serve untrained networks from a thread of this process. `folder`: where there is no dataset."""
-    shown = [_shown(folder, architecture, shape, classes) for architecture in architectures]
+def serving(architectures: Sequence[str], shape: tuple[int, int, int], classes: int) -> Iterator[Demo]:
+    """Serve untrained networks, without test images, from a thread of this process."""
+    models = [untrained(architecture, shape, classes, seed) for seed, architecture in enumerate(architectures)]
+    every = shown(models)
     with listen(0) as listener:
-        server = uvicorn.Server(uvicorn.Config(app(shown), log_config=None, access_log=False, lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(app(every), log_config=None, access_log=False, lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         while not server.started:
@@ -71,31 +70,10 @@ def serving(folder: Path, architectures: Sequence[str], shape: tuple[int, int, i
         try:
             yield Demo(
                 address=f"http://{host}:{port}/",
-                models=[each.network.model for each in shown],
+                models=models,
                 shape=shape,
-                names=shown[0].manifest.class_names,
+                names=every[0].manifest.class_names,
             )
         finally:
             server.should_exit = True
             thread.join()
-
-
-def _shown(folder: Path, architecture: str, shape: tuple[int, int, int], classes: int) -> Shown:
-    """Return an untrained network. Its weights are as if it were trained: all layers, and every class, answer."""
-    import keras
-
-    import models
-    from jobs.demo.network import Network
-    from models.training.export import portable
-
-    keras.utils.set_random_seed(1)
-    model = portable(models.build(architecture, shape, classes, standardize=(0.13, 0.31)))
-    manifest = bare_manifest(shape, classes)
-    return Shown(
-        title=f"run {architecture}-0",
-        recipe=architecture,
-        accuracy=None,
-        manifest=manifest,
-        network=Network(model),
-        gallery=Gallery(folder / "none", manifest, None),
-    )

@@ -28,12 +28,14 @@ const sent = (path, image) => answer(path, image, FLOATS + ";v=f32");
 /** Returns the models in the order of the command line. */
 export const models = async () => (await (await answer("api/models")).json()).models;
 
-/** Returns a drawing in the form of a model's data, float32 [height, width, channels] in [0, 1]. */
-export const fit = async (model, steps, body) =>
-  floats(await answer(`api/fit?${query({ model, ...steps })}`, body, body instanceof Blob ? body.type : INK));
+const frame = async (response) => decoded(await response.arrayBuffer());
 
-/** Returns the probabilities and every layer's output for an image. */
-export const look = async (model, image) => decoded(await (await sent(`api/look?${query({ model })}`, image)).arrayBuffer());
+/** Returns every layer's output, see `decoded`, for a drawing, which is brought into the form of the model's data. */
+export const draw = async (model, steps, body) =>
+  frame(await answer(`api/draw?${query({ model, ...steps })}`, body, body instanceof Blob ? body.type : INK));
+
+/** Returns every layer's output, see `decoded`, for an image in that form. */
+export const look = async (model, image) => frame(await sent(`api/look?${query({ model })}`, image));
 
 /** Returns how one unit comes to its value. `at`: [row, column, channel], or [index]. */
 export const unit = async (model, layer, at, image) =>

@@ -32,6 +32,10 @@ export class Drawing {
     return this.#strokes.length === 0 && this.#background === null;
   }
 
+  get hasPicture() {
+    return this.#background !== null;
+  }
+
   get hasStrokes() {
     return this.#strokes.length > 0;
   }
@@ -48,11 +52,10 @@ export class Drawing {
     this.#redraw();
   }
 
-  /** Puts a picture below later strokes. `isSharp`: enlarge pixels as squares. `isExample`: only until the first stroke. */
-  show(picture, isSharp, isExample = false) {
+  /** Puts a picture below later strokes. `isSharp`: enlarge pixels as squares. `isExample`: the first stroke removes it. */
+  show(picture, { isSharp = false, isExample = false } = {}) {
     this.#strokes = [];
-    this.#isExample = isExample;
-    this.#background = { picture, isSharp };
+    this.#background = { picture, isSharp, isExample };
     this.#redraw();
   }
 
@@ -77,7 +80,7 @@ export class Drawing {
     if (event.button !== 0) return;
     event.preventDefault();
     this.canvas.setPointerCapture(event.pointerId);
-    if (this.#isExample) this.clear();
+    if (this.#background?.isExample) this.clear();
     this.#current = { points: [], ink: this.ink };
     this.#strokes.push(this.#current);
     this.#add(event);

@@ -23,13 +23,16 @@ export class Focus {
   constructor(chosen) {
     this.#chosen = chosen;
     const box = this.#box;
-    box.addEventListener("pointermove", (event) => {
-      this.#pointed = this.#under(event);
-      this.#read(this.#pointed ?? this.#at);
-    });
-    box.addEventListener("pointerdown", (event) => (this.#pointed = this.#under(event)));
+    // A click's own coordinates are whole pixels, a pointer's are not: the click chooses what the pointer read.
+    let pointed = null;
+    for (const name of ["pointerdown", "pointermove"]) {
+      box.addEventListener(name, (event) => {
+        pointed = this.#under(event);
+        this.#read(pointed ?? this.#at);
+      });
+    }
     box.addEventListener("pointerleave", () => this.#read(this.#at));
-    box.addEventListener("click", () => this.#choose(this.#pointed)); // a click's own place is in whole pixels
+    box.addEventListener("click", () => this.#choose(pointed));
     box.addEventListener("keydown", (event) => this.#key(event));
     new ResizeObserver(() => this.#resize()).observe(byId("focus-room"));
   }

@@ -1,6 +1,6 @@
 // The page: what was drawn goes to the server, and what comes back is drawn.
 
-import { fit, look, models, unit } from "./api.js";
+import { draw, image as testImage, look, models, unit } from "./api.js";
 import { Answer, first } from "./answer.js";
 import { onScheme } from "./colors.js";
 import { byId, make } from "./dom.js";
@@ -15,7 +15,7 @@ import { paintPicture, renewShades } from "./sheet.js";
 import { showNoUnit, showUnit } from "./unit.js";
 import { count, percent } from "./words.js";
 
-const FEW = 9; // redraws whose median time is shown
+const SPEED_OF = 20; // the newest redraws whose median time is shown
 const QUIET = 150; // ms without a redraw before a unit and the attention are asked for again
 
 class Page {
@@ -43,7 +43,9 @@ class Page {
 
   async open() {
     const about = await this.gallery.open();
-    if (about !== undefined) document.querySelector("#gallery-grid button").click();
+    if (about === undefined) return;
+    const [{ model }] = this.#views;
+    this.#test(await testImage(model.id, about.index), about, true);
   }
 
   /** Shows a layer of a model large. */
@@ -125,7 +127,7 @@ class Page {
 
   /** Notes a change of the drawing. `since`: the time of the event, if it was a stroke. */
   #drawn(since = null) {
-    if (this.#source.kind === "test" && !this.#source.isExample && this.drawing.hasStrokes) this.steps.off();
+    if (this.#source.kind === "test" && this.drawing.hasStrokes && this.drawing.hasPicture) this.steps.off();
     if (this.#source.kind !== "drawing") this.#source = { kind: "drawing" };
     byId("hint").hidden = !this.drawing.isEmpty;
     byId("source").textContent = "";
@@ -141,18 +143,17 @@ class Page {
 
   #file(file, bitmap) {
     this.steps.restore();
-    this.drawing.show(bitmap, false);
+    this.drawing.show(bitmap);
     this.#take({ kind: "file", file }, file.name || "a pasted picture");
   }
 
-  #test(image, about) {
+  /** Puts a test image on the sheet. `isExample`: nobody chose it, so the first stroke removes it. */
+  #test(image, about, isExample = false) {
     this.steps.restore();
     const [view] = this.#views;
     const picture = make("canvas");
     paintPicture(picture, image, view.model.shape);
-    const isExample = this.#isOpening;
-    this.#isOpening = false;
-    this.drawing.show(picture, true, isExample);
+    this.drawing.show(picture, { isSharp: true, isExample });
     const name = view.model.classes[about.label]?.name ?? about.label;
     this.#take({ kind: "test", image, isExample }, `test image ${about.index}: ${name}`);
   }
@@ -171,8 +172,8 @@ class Page {
     const body = source.kind === "file" ? source.file : await this.#body();
     const answers = await Promise.all(this.#views.map(async ({ model }) => {
       const isReady = source.kind === "test" && String(model.shape) === String(this.#views[0].model.shape);
-      const image = isReady ? source.image : await fit(model.id, this.steps.chosen, body);
-      return { image, look: await look(model.id, image) };
+      const answer = isReady ? await look(model.id, source.image) : await draw(model.id, this.steps.chosen, body);
+      return { image: answer.layers.get(model.layers[0].name).values, look: answer };
     }));
     return () => {
       this.#views.forEach((view, i) => Object.assign(view, answers[i]));
@@ -200,9 +201,10 @@ class Page {
   async #settled() {
     const said = this.#views.map(({ model, said: text }) => (this.#views.length > 1 ? `${model.title}: ${text}` : text));
     if (!this.drawing.isEmpty) byId("spoken").textContent = said.join("; ");
-    const times = performance.getEntriesByName("stroke to redraw").map(({ duration }) => duration).slice(-FEW);
-    const median = times.sort((a, b) => a - b)[FEW >> 1];
-    byId("speed").textContent = median ? `stroke to redraw: ${Math.round(median)} ms` : "";
+    const times = performance.getEntriesByName("stroke to redraw").slice(-SPEED_OF).map(({ duration }) => duration);
+    times.sort((a, b) => a - b);
+    byId("speed").textContent =
+      times.length < SPEED_OF ? "" : `Stroke to redraw: ${Math.round(times[SPEED_OF / 2])} ms (median of ${SPEED_OF}).`;
     await Promise.all([this.fitted.attend(), this.focus.at && this.#explain(this.focus.at)]);
   }
 

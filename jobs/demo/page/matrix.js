@@ -37,7 +37,8 @@ function cellText(value) {
   const size = Math.abs(value);
   if (value === 0) return "0";
   if (size >= 1000 || size < 0.005) return short(value);
-  return value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2).replace("-", "−");
+  const text = value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2);
+  return text.replace("-", "−").replace(/^(−?)0\./, "$1.");
 }
 
 /** Returns the largest size of any of these numbers, at least a tiny one. */
