@@ -278,23 +278,6 @@ def ink(page: DemoPage) -> int:
     return int(page.page.evaluate(script))
 
 
-def test_the_first_stroke_removes_the_example_but_not_a_chosen_image(browser: Browser, fast: Demo) -> None:
-    page = DemoPage(browser, fast.address)
-    assert page.text("#source").startswith("test image 0:")
-    dot_at = {"x": 30, "y": 30}
-    page.page.locator("#drawing").click(position=dot_at)
-    dot = ink(page)
-    page.page.locator("#gallery-grid button").nth(2).click()
-    page.settle()
-    image = ink(page)
-    page.page.locator("#drawing").click(position=dot_at)
-    assert 0 < dot < image < ink(page)
-    assert not page.page.is_checked("#step-scale")
-    page.page.click("#clear")
-    assert page.page.is_checked("#step-scale")
-    page.close()
-
-
 def test_errors_can_be_browsed_by_class_and_put_into_the_network(browser: Browser, fast: Demo) -> None:
     page = DemoPage(browser, fast.address)
     page.page.select_option("#gallery-which", "errors")
