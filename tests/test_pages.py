@@ -1,5 +1,6 @@
 """The pages for people, on the screen of a phone: a table that goes on to the right shows that it does."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def test_a_table_wider_than_a_phone_fades_at_the_edge_and_another_one_does_not(
 ) -> None:
     require_chromium()
     text = (ROOT / template).read_text()
+    text = re.sub(r'{% include "([^"]+)" %}', lambda found: (ROOT / template).with_name(found[1]).read_text(), text)
     style = text[text.index("<style>") : text.index("</style>")]
     cell = "<td style='background:#008000; min-width: 40px'>&nbsp;</td>"
     tables = [f'<div class="scroll"><table><tr>{cell * count}</tr></table></div>' for count in CELLS]

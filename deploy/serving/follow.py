@@ -30,8 +30,11 @@ def main(work: Path, name: str, which: str, folder: Path) -> None:
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print
     follower = _Follower(Work(work), name, which, folder, events)
-    while follower.poll() and which in ALIASES:
+    while follower.poll():
+        if which not in ALIASES:
+            return
         time.sleep(POLL_SECONDS)
+    sys.exit(IdxtrainError.exit_code)  # so that another process looks again, if there is a model meanwhile
 
 
 class _Follower:

@@ -26,7 +26,7 @@ PICTURES: Mapping[str, Any] = MappingProxyType(
 )
 MEDIA_TYPES = (*PICTURES, RAW, IDX)
 
-_SMALL = 1 << 16  # bytes, and pixels, that take less time to decode than to hand to another thread
+_SMALL, _SMALL_PICTURE = 1 << 16, 1 << 12  # bytes that take less time to decode than to hand to another thread
 
 
 def media_type(header: str) -> str:
@@ -37,23 +37,22 @@ def media_type(header: str) -> str:
     return kind
 
 
-def is_small(kind: str, body: bytes, limits: Limits) -> bool:
-    """Return whether `images` takes well under a millisecond.
+def is_small(kind: str, body: bytes) -> bool:
+    """Return whether `images` takes about a millisecond at most, whatever the body holds.
 
-    Raises a RefusalError for a body that is no picture, or one of too many pixels.
+    A picture's text may inflate to a thousand times its bytes.
     """
-    if kind not in PICTURES:
-        return len(body) <= _SMALL and kind == RAW
-    return _pixels(kind, body, limits.pixels) <= _SMALL >= len(body)
+    return len(body) <= {RAW: _SMALL, IDX: 0}.get(kind, _SMALL_PICTURE)
 
 
 def images(kind: str, body: bytes, model: ServedModel, limits: Limits, *, resize: bool) -> NDArray[Any]:
     """Return the images of a body: float32 [n, height, width, channels] in [0, 1], n from 1 to `limits.images`.
 
-    `kind`: one of MEDIA_TYPES; `is_small` has passed the body. `resize`: whether a picture may have another size.
+    `kind`: one of MEDIA_TYPES. `resize`: whether a picture may have another size.
     Raises a RefusalError (413 or 422) for anything else.
     """
     if kind in PICTURES:
+        _require_few_pixels(kind, body, limits.pixels)
         try:
             return decoded(body, model.manifest, resize=resize)[None]
         except BadPictureError as error:
@@ -68,8 +67,8 @@ def images(kind: str, body: bytes, model: ServedModel, limits: Limits, *, resize
     return model.classifier.normalized(stored)
 
 
-def _pixels(kind: str, body: bytes, most: int) -> int:
-    """Return the number of pixels that a picture's header claims; decodes nothing."""
+def _require_few_pixels(kind: str, body: bytes, most: int) -> None:
+    """Raise a RefusalError for a body that is no picture, or whose header claims too many pixels; decode nothing."""
     try:
         with Image.open(io.BytesIO(body), formats=[PICTURES[kind]]) as picture:
             pixels = picture.width * picture.height
@@ -81,7 +80,6 @@ def _pixels(kind: str, body: bytes, most: int) -> int:
         raise RefusalError(422, f"body: found a damaged {PICTURES[kind]} ({one_line(error)[:100]})") from error
     if pixels > most:
         raise RefusalError(413, f"body: found a picture of {pixels:,} pixels, expected at most {most:,} (--max-pixels)")
-    return pixels
 
 
 def _raw(body: bytes, model: ServedModel) -> NDArray[Any]:

@@ -173,6 +173,7 @@ class _Loader:
         try:
             for item in self._source.candidates():
                 if isinstance(item, Candidate):
+                    self._service.metrics.registry_answers(True)
                     self._replace(item)
                 else:
                     self._report(item)

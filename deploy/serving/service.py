@@ -45,10 +45,14 @@ class Service:
         if model is None:
             raise busy("found no model yet: it is being loaded")
         limits, loop = self.limits, asyncio.get_running_loop()
-        if is_small(kind, body, limits):
+        if is_small(kind, body):
             batch = images(kind, body, model, limits, resize=resize)
         else:
-            batch = await loop.run_in_executor(self._decoders, lambda: images(kind, body, model, limits, resize=resize))
+            decoding = loop.run_in_executor(self._decoders, lambda: images(kind, body, model, limits, resize=resize))
+            try:
+                batch = await asyncio.wait_for(decoding, limits.seconds)
+            except TimeoutError as error:
+                raise busy(f"body: not decoded after {limits.seconds:g} s (--timeout)") from error
         probabilities = await self._computed(model, batch)
         if len(batch) * top <= _FEW:
             return encode(model, probabilities, top)
@@ -65,5 +69,5 @@ class Service:
 
     def stop(self) -> None:
         """End the threads. Requests must have been answered."""
-        self._decoders.shutdown(wait=True, cancel_futures=True)
+        self._decoders.shutdown(wait=False, cancel_futures=True)
         self._batches.stop(self.limits.seconds)

@@ -94,8 +94,11 @@ class FollowedModel:
             self._process = process
             if self._closed.is_set():  # `close` came before
                 process.terminate()
-            for line in process.stdout or ():
-                yield Event.model_validate_json(line)
+            try:
+                for line in process.stdout or ():
+                    yield Event.model_validate_json(line)
+            finally:
+                process.terminate()  # or the end of `with` would wait for ever where nobody reads on
 
     def _is_done(self) -> bool:
         return self._process is not None and self._process.returncode == 0

@@ -123,7 +123,7 @@ def _predicted(classifier: Classifier, batch: Batch, columns: "pa.Schema", summa
         manifest = classifier.manifest
         known = (manifest.class_names if is_text else manifest.labels)[: manifest.classes]
         predicted = np.array(rows["name" if is_text else "label"].to_pylist())
-        labels = batch.labels.astype(str) if is_text else batch.labels
+        labels = _text(batch.labels) if is_text else batch.labels
         summary.labeled += len(labels)
         summary.correct += int((predicted == labels).sum())
         summary.unknown += int((~np.isin(labels, known)).sum())
@@ -145,3 +145,8 @@ def _pace(done: int, total: int | None, seconds: float) -> str:
         return rate
     minutes, rest = divmod(round(max(total - done, 0) * seconds / done), 60)
     return f"{rate}, {minutes}:{rest:02} left"
+
+
+def _text(labels: NDArray[Any]) -> NDArray[Any]:
+    """Return class names as text. Bytes are UTF-8; others match no class."""
+    return np.char.decode(labels, "utf-8", "replace") if labels.dtype.kind == "S" else labels

@@ -37,7 +37,7 @@ def serve(
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request. More: 413.")] = 4 << 20,
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of a PNG or JPEG. More: 413.")] = 1_000_000,
     max_images: Annotated[int, typer.Option(min=1, help="Images of a request. More: 413.")] = 1000,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to send a request, to wait, to read.")] = 10.0,
+    timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds to send, to wait, to read.")] = 10.0,
     drain: Annotated[float, typer.Option(min=0.0, help="Seconds to accept requests after SIGTERM.")] = 1.0,
     work: WorkFolder = WORK,
 ) -> None:
