@@ -11,14 +11,13 @@ from statistics import median
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flight:
-    """One graph call on one rank. `step`: updates done after it. `images`: this rank's.
+class _Spent:
+    """Images of a rank, and the seconds it took.
 
     `input`, `compute`, `allreduce`: seconds waiting for rows, computing, and waiting in allreduce. Only the allreduce
     time after the last gradient counts: what overlaps with the backward pass costs nothing.
     """
 
-    step: int
     images: int
     input: float
     compute: float
@@ -26,24 +25,22 @@ class Flight:
 
     @property
     def seconds(self) -> float:
-        """The time of the call, the wait for its rows included."""
+        """All of the time, the wait for rows included."""
         return self.input + self.compute + self.allreduce
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankTimes:
-    """A rank's images and seconds over a training; see `Flight`."""
+class Flight(_Spent):
+    """One graph call on one rank. `step`: updates done after it."""
+
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankTimes(_Spent):
+    """What a rank spent over a training."""
 
     rank: int
-    images: int
-    input: float
-    compute: float
-    allreduce: float
-
-    @property
-    def seconds(self) -> float:
-        """The rank's total time."""
-        return self.input + self.compute + self.allreduce
 
 
 def read_flights(logs: Path) -> dict[int, list[Flight]]:
