@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from numpy.typing import NDArray
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Position
 
 from jobs.run_dir import Work
 from tests.conftest import idxtrain_in
@@ -281,7 +281,7 @@ def ink(page: DemoPage) -> int:
 def test_the_first_stroke_removes_the_example_but_not_a_chosen_image(browser: Browser, fast: Demo) -> None:
     page = DemoPage(browser, fast.address)
     assert page.text("#source").startswith("test image 0:")
-    dot_at = {"x": 30, "y": 30}
+    dot_at: Position = {"x": 30, "y": 30}
     page.page.locator("#drawing").click(position=dot_at)
     dot = ink(page)
     page.page.locator("#gallery-grid button").nth(2).click()

@@ -7,6 +7,7 @@ Chromium draws a 7 on the page of a run on MNIST and opens its second convolutio
 import sys
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
@@ -16,7 +17,7 @@ from tests.support.demo_server import of_run
 
 SIZE = (1280, 860)
 LAYER = "conv2"
-SCHEMES = ("light", "dark")
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
 def main(run_id: str, folder: Path, work: Path) -> None:

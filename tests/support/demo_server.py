@@ -42,7 +42,7 @@ def of_run(work: Work, run_id: str) -> Iterator[Demo]:
     """Serve the model of a run on MNIST with `idxtrain demo`, in a process of its own."""
     import keras
 
-    command = [IDXTRAIN, "demo", run_id, "--no-open", "--work", work.path]
+    command = [str(IDXTRAIN), "demo", run_id, "--no-open", "--work", str(work.path)]
     with subprocess.Popen(command, text=True, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
