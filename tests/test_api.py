@@ -21,7 +21,7 @@ def python(code: str, folder: Path) -> "subprocess.CompletedProcess[str]":
 
 
 def lines_of_the_page() -> str:
-    (code,) = re.findall(r"```python\n(from pipelines\.api.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    code, *_ = re.findall(r"```python\n(from pipelines\.api.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(code.strip().splitlines()) <= 10
     return str(code)
 

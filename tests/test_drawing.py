@@ -1,5 +1,6 @@
 """Fitting drawings: a glyph comes where the data have it, as large and as bold; each step can be switched off."""
 
+import tracemalloc
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -142,3 +143,13 @@ def test_any_drawing_becomes_an_image_of_the_data(
     assert fit.shape == shape
     assert fit.dtype == np.float32
     assert ((fit >= 0) & (fit <= 1)).all()
+
+
+def test_a_long_thin_picture_takes_little_memory(form: Form) -> None:
+    line = np.zeros((200, 60_000, 1), np.float32)
+    line[100] = 1
+    tracemalloc.start()
+    image = fitted(line, form, Steps())
+    assert tracemalloc.get_traced_memory()[1] < 500e6
+    tracemalloc.stop()
+    assert image.shape == form.shape

@@ -193,7 +193,7 @@ def test_an_existing_run_is_kept_when_it_is_refused(data: Path, tmp_path: Path, 
     assert RunDir(work / "runs/r").config_file.exists()
 
 
-def test_a_bare_report_skips_runs_that_did_not_train(tmp_path: Path) -> None:
+def test_bare_stragglers_skips_runs_that_did_not_train(tmp_path: Path) -> None:
     work = tmp_path / "work"
     for name in ("trained", "broken"):
         run = RunDir(work / "runs" / name)
@@ -201,10 +201,10 @@ def test_a_bare_report_skips_runs_that_did_not_train(tmp_path: Path) -> None:
         run.config_file.write_text("{}")
     flight = '{"step": 1, "images": 10, "input": 0.1, "compute": 0.8, "allreduce": 0.1}\n'
     (work / "runs/trained/logs/flight.rank-0.jsonl").write_text(flight)
-    done = CliRunner().invoke(app.app, ["report", "--work", str(work)])
+    done = CliRunner().invoke(app.app, ["stragglers", "--work", str(work)])
     assert done.exit_code == 0
     assert "one rank, which waited for input 10.0% of its time" in done.stdout
     (work / "runs/trained/logs/flight.rank-0.jsonl").unlink()
-    done = CliRunner().invoke(app.app, ["report", "--work", str(work)])
+    done = CliRunner().invoke(app.app, ["stragglers", "--work", str(work)])
     assert done.exit_code == 2
     assert "found no run that trained" in done.stderr

@@ -53,6 +53,27 @@ def test_an_answer_of_slurm_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> No
         job._answered(ask)
 
 
+def test_a_request_that_slurm_may_have_acted_on_is_not_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "_RETRY_SECONDS", 0.01)
+    made: list[str] = []
+
+    def time_out(*arguments: object) -> str:
+        made.append("request")
+        raise NoSlurmError("Socket timed out")
+
+    def queued(scripts: list[Path], jobs: tuple[str, ...] = ()) -> list[queue.Queued]:
+        fields = dict.fromkeys(("state", "elapsed", "nodes", "reason", "name", "script"), "")
+        return [queue.Queued(**{**fields, "state": "PENDING", "job": each}) for each in ("7", "8")]
+
+    monkeypatch.setattr(queue, "submit", time_out)
+    monkeypatch.setattr(queue, "find", queued)
+    assert job._submitted_again(Path("/run/slurm/train.sh"), "7") == "8"
+    monkeypatch.setattr(queue, "requeue", time_out)
+    monkeypatch.setattr(queue, "state", lambda job: "PENDING")
+    assert job._requeued("7") == ""
+    assert made == ["request", "request"]
+
+
 LOG = """\
 train: 2 ranks
 {line}

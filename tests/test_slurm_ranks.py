@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
 
-from deploy.slurm import network, rank_id, task
+from deploy.slurm import network, queue, rank_id, task
 from deploy.slurm.message import StartMessage
 from deploy.slurm.rank_id import RankId
 from deploy.slurm.script import SCRATCH
-from jobs.errors import IdxtrainError, InputError
+from deploy.slurm.step import StepRanks
+from jobs.errors import IdxtrainError, InputError, printable
 from jobs.train.compute.devices import CPUS, GPUS, configure, threads_of
 from tests.support.slurm_cluster import SlurmCluster
 
@@ -102,8 +103,28 @@ def test_a_task_reports_through_its_pipe_and_no_other_line_is_taken_for_a_report
     assert message.read_report(line) == {"rank": 1, "code": -9, "last_line": "no space – left"}
     assert message.read_report("[rank 1] " + line) is None
     assert message.read_report("srun: error: n2: task 1: Killed") is None
+    assert len(message.report(1, code=-15, last_line=printable("\n漢" * 500)[:200]).encode()) < 1000
     for forged in (message.report(7, code=0), line.replace("{", "["), line.partition("{")[0]):
         assert message.read_report(forged) == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "lost"),
+    [
+        ("srun: error: Node failure on n2", {"n2"}),
+        ("srun: error: Task launch for StepId=120.4 failed on node n2: Communication connection failure", {"n2"}),
+        ("srun: error: Task launch for StepId=120.4 failed on node n2: Unable to satisfy cpu bind request", set()),
+        ("srun: error: Task launch for StepId=120.4 failed on node n2: Invalid job credential", set()),
+    ],
+)
+def test_only_a_node_that_does_not_answer_is_lost(
+    line: str, lost: set[str], message: StartMessage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "node_names", lambda listed: [listed])
+    ranks = StepRanks(["true"], message, {"n1": 1, "n2": 1}, {}, None)
+    ranks._note(line)
+    assert {ranks.host(rank) for rank in (0, 1) if ranks.is_lost(rank)} == lost
+    ranks.kill()
 
 
 def test_the_sites_nccl_settings_win(message: StartMessage, monkeypatch: pytest.MonkeyPatch) -> None:

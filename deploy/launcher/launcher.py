@@ -166,9 +166,11 @@ class Launcher:
             has_failed = any(code not in (None, 0, ResumableError.exit_code) for code in codes)
             if None not in codes or (has_failed and not is_stopping):
                 return self._outcome_of_stop(started) if is_stopping else self._outcome(started)
-            lost = next((rank for rank in range(len(codes)) if started.is_lost(rank)), None)
-            if lost is not None and not is_stopping:
-                return _outcome_of_loss(started, lost)
+            lost = _lost(started)
+            if lost and not is_stopping:
+                return _outcome_of_loss(started, lost[0])
+            if is_stopping and len(lost) == codes.count(None):  # no word will come from those
+                return self._outcome_of_stop(started)
             if self._requests.count > 1:  # a second request ends them at once
                 return AttemptOutcome(exit_code=self._report_stop())
             if self._requests.count and not is_stopping:
@@ -213,9 +215,12 @@ class Launcher:
         while set(failed.values()) == {PeerLostError.exit_code} and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
             failed = _failed(started)
-        silent = [rank for rank, code in enumerate(started.poll()) if code is None]
-        if silent and started.spans_hosts and set(failed.values()) == {PeerLostError.exit_code}:
-            return _outcome_of_loss(started, silent[0])
+        if set(failed.values()) == {PeerLostError.exit_code}:
+            lost, silent = _lost(started), [rank for rank, code in enumerate(started.poll()) if code is None]
+            if lost:
+                return _outcome_of_loss(started, lost[0])
+            if silent:
+                return _outcome_of_silence(started, silent[0])
         first = min(failed, key=lambda rank: (failed[rank] == PeerLostError.exit_code, started.ended_at(rank)))
         code, line = failed[first], started.last_line(first)
         is_error_line = line.startswith("idxtrain: ")
@@ -255,6 +260,33 @@ class Launcher:
     def _print_error(self, message: str) -> None:
         log_to_file_only(message)
         print(f"idxtrain: {message}", file=sys.stderr)
+
+
+def _lost(started: Ranks) -> list[int]:
+    """Return the ranks that are lost with their hosts: by what srun says, or by a silence that their peers report.
+
+    A host is alive if one of its ranks has reported its end; so is that of rank 0, which is this process's.
+    """
+    codes = started.poll()
+    alive = {started.host(rank) for rank, code in enumerate(codes) if code is not None or rank == 0}
+    losses = [started.ended_at(rank) for rank, code in enumerate(codes) if code == PeerLostError.exit_code]
+    is_late = bool(losses) and time.monotonic() - min(losses) > started.peer_loss_seconds
+    return [
+        rank
+        for rank, code in enumerate(codes)
+        if code is None and (started.is_lost(rank) or (is_late and started.host(rank) not in alive))
+    ]
+
+
+def _outcome_of_silence(started: Ranks, rank: int) -> AttemptOutcome:
+    """Return the outcome for a rank that its peers have lost, while its host is alive."""
+    return AttemptOutcome(
+        exit_code=IdxtrainError.exit_code,
+        rank=rank,
+        host=started.host(rank),
+        reason="does not answer its peers",
+        restartable=True,
+    )
 
 
 def _outcome_of_loss(started: Ranks, rank: int) -> AttemptOutcome:

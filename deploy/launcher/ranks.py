@@ -21,12 +21,10 @@ LOOPBACK = "127.0.0.1"
 class Ranks(Protocol):
     """The started ranks of one attempt.
 
-    `peer_loss_seconds`: how much sooner than the launcher a rank may notice that a peer is lost. `spans_hosts`: whether
-    they run on several hosts, one of which may be lost without a word.
+    `peer_loss_seconds`: how much sooner than the launcher a rank may notice that a peer is lost.
     """
 
     peer_loss_seconds: float
-    spans_hosts: bool
 
     def poll(self) -> list[int | None]:
         """Return each rank's exit code, negative for a signal, or None while it runs."""
@@ -72,7 +70,6 @@ class LocalRanks:
     """The ranks of one attempt as processes of this machine. See `Ranks`."""
 
     peer_loss_seconds = 1.0
-    spans_hosts = False
 
     def __init__(self, command: Sequence[str], ranks: int, environment: Mapping[str, str]) -> None:
         self._rendezvous = _local_rendezvous(ranks) if ranks > 1 else None

@@ -12,6 +12,7 @@ from jobs.errors import InputError
 from jobs.prepare.config import MASTER
 from jobs.process import PARENT
 from jobs.python import module_command
+from jobs.train.compute.devices import GPUS
 
 # These launchers pass their environment to ranks that are not their children, or run on another node.
 _NO_PARENT = {PARENT: ""}
@@ -81,6 +82,12 @@ class Training:
         return stage_command(self.site, self.python, "train", self.run_dir)
 
     @property
+    def gpus(self) -> dict[str, str]:
+        """What tells a rank that it must have a GPU, where no task of ours does."""
+        gpus = self.site.train.gpus_per_node
+        return {GPUS: str(gpus)} if gpus else {}
+
+    @property
     def task_command(self) -> tuple[str, ...]:
         """The argv of one rank where no task of ours starts it: with temporary files of its own, on its node."""
         return module_command("deploy.slurm.in_scratch", *self.rank_command, python=self.python)
@@ -106,24 +113,28 @@ def _by_srun(training: Training) -> Launch:
 
 def _by_srun_pmix(training: Training) -> Launch:
     argv = (*srun(training.site, training.ranks, "--mpi=pmix", "--kill-on-bad-exit=1"), *training.task_command)
-    return Launch(argv, _MPI, signal.SIGUSR1)  # srun forwards SIGUSR1 to the ranks; at SIGTERM it kills them
+    return Launch(
+        argv, {**_MPI, **training.gpus}, signal.SIGUSR1
+    )  # srun forwards SIGUSR1 to the ranks; at SIGTERM it kills them
 
 
 def _by_mpirun(training: Training) -> Launch:
     site = training.site
     network = ["--mca", "btl_tcp_if_include", site.interface] if site.interface else []
     placement = ("--map-by", f"ppr:{site.train.ranks_per_node}:node", "--bind-to", "none")
-    exported = [word for name in sorted(_MPI) for word in ("-x", name)]
+    exported = [word for name in sorted({**_MPI, **training.gpus}) for word in ("-x", name)]
     argv = ("mpirun", "-np", str(training.ranks), *placement, *network, *exported, *training.task_command)
-    return Launch(argv, {**_MPI, "SLURM_EXPORT_ENV": "ALL"}, signal.SIGUSR1)  # for the srun that mpirun starts
+    return Launch(
+        argv, {**_MPI, **training.gpus, "SLURM_EXPORT_ENV": "ALL"}, signal.SIGUSR1
+    )  # for the srun that mpirun starts
 
 
 def _by_horovodrun(training: Training) -> Launch:
     site = training.site
     network = ["--network-interfaces", site.interface] if site.interface else []
     slots = ",".join(f"{host}:{site.train.ranks_per_node}" for host in training.hosts)
-    argv = ("horovodrun", "--gloo", "-np", str(training.ranks), "-H", slots, *network, *training.task_command)
-    return Launch(argv, _NO_PARENT)
+    argv = ("horovodrun", "--gloo", "-np", str(training.ranks), "-H", slots, *network, *training.rank_command)
+    return Launch(argv, {**_NO_PARENT, **training.gpus})
 
 
 # By the values of a site's `launcher`; a test holds them to `deploy.slurm.site.Launcher`.

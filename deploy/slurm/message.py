@@ -50,7 +50,7 @@ class StartMessage:
 
     def report(self, rank: int, **facts: Any) -> str:
         """Return the line with which a task reports facts of its rank to the launcher, through srun's stderr."""
-        return self._report_prefix + json.dumps({"rank": rank, **facts})
+        return self._report_prefix + json.dumps({"rank": rank, **facts}, ensure_ascii=False)
 
     def read_report(self, line: str) -> dict[str, Any] | None:
         """Return the facts, `rank` among them, that a line of srun's stderr reports; None for any other line."""

@@ -16,7 +16,9 @@ _OVER = frozenset(("COMPLETED", *_BAD))  # squeue(1), JOB STATE CODES
 # Of `Queued`. The script comes last, as its path may have any character.
 _FIELDS = {"job": "%i", "state": "%T", "elapsed": "%M", "nodes": "%N", "reason": "%r", "name": "%j", "script": "%o"}
 # Of a controller that is away. scontrol says the last one.
-_AWAY = re.compile("Unable to contact slurm controller|[Cc]onnection refused|[Tt]imed out|Unexpected message received")
+_AWAY = re.compile(
+    "Unable to contact slurm controller|[Cc]onnection refused|[Tt]imed out|Unexpected message received|Zero Bytes"
+)
 _UNKNOWN_JOB = "Invalid job id"  # what squeue says of a job that the queue no longer has
 
 

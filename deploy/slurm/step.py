@@ -30,7 +30,11 @@ _END_SECONDS = 20.0
 # srun's lines. "srun: error: n2: tasks 2-3: Exited with exit code 2", or "Killed", "Out Of Memory" …
 _TASK_ENDED = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (.*)")
 _CAUSE_ON_NODE = re.compile(r"slurmstepd-(\S+): error: ")
-_NODE_LOST = re.compile(r"srun: error: (?:Task launch for \S+ failed on node|Node failure on) ([\w.-]+)")
+# A launch may also fail for what the site asks for, such as its CPU binding: that is no lost node.
+_NODE_LOST = re.compile(
+    r"srun: error: (?:Node failure on (?P<failed>\S+)|Task launch for \S+ failed on node (?P<silent>[\w.-]+): "
+    r"(?:Communication connection failure|Connection (?:refused|timed out)|No route to host|.*[Tt]imed out).*)"
+)
 _CAUSE = re.compile(r"srun: (?:error|fatal): |slurmstepd")
 
 
@@ -98,7 +102,6 @@ class StepRanks:
         rendezvous: Rendezvous | None,
     ) -> None:
         self._message, self._rendezvous = message, rendezvous
-        self.spans_hosts = len(ranks_per_host) > 1
         self._hosts = [host for host, count in ranks_per_host.items() for _ in range(count)]
         self._ends: dict[int, RankEnd] = {}
         self._seen_by_srun: dict[int, RankEnd] = {}  # ends that no report has confirmed yet
@@ -118,7 +121,7 @@ class StepRanks:
         for line in lines:
             text = line.decode(errors="replace").rstrip("\n")
             facts = self._message.read_report(text)
-            if facts is None:
+            if not facts:  # none, or torn
                 self._note(text)
                 print(text, file=sys.stderr, flush=True)
             elif "address" in facts and self._rendezvous:
@@ -136,7 +139,7 @@ class StepRanks:
         elif cause := _CAUSE_ON_NODE.match(line):
             self._causes.setdefault(cause[1], line)
         elif lost := _NODE_LOST.match(line):
-            self._lost_nodes.add(lost[1])
+            self._lost_nodes.update(queue.node_names(lost["failed"]) if lost["failed"] else [lost["silent"]])
         elif _CAUSE.match(line) and not self._srun_line:
             self._srun_line = line
 

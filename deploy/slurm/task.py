@@ -23,13 +23,13 @@ from deploy.slurm.message import StartMessage
 from deploy.slurm.rank_id import RankId
 from deploy.slurm.scratch import private_folder, scratch_parent
 from jobs import stop_signals
-from jobs.errors import IdxtrainError
+from jobs.errors import IdxtrainError, printable
 from jobs.exit_codes import exit_codes
 from jobs.process import PARENT
 from jobs.train.compute.devices import CPUS, GPUS
 
 _VISIBLE_SECONDS = 10.0  # NFS may show a new file late; ranks that wait for this one give up after 30 s
-_MOST_REPORTED = 2000  # characters of a last line: a report is written in one piece
+_MOST_REPORTED = 200  # characters of a last line: Slurm may mix lines of several tasks beyond about 1,000 bytes
 
 
 def main(command: Sequence[str]) -> int:
@@ -48,7 +48,7 @@ def main(command: Sequence[str]) -> int:
             code, line = _run(command, rank_id, environment)
     except IdxtrainError as error:
         code, line = IdxtrainError.exit_code, _complain(rank_id, str(error))
-    report(code=code, last_line=line[:_MOST_REPORTED])
+    report(code=code, last_line=printable(line)[:_MOST_REPORTED])
     return 0
 
 

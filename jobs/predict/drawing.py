@@ -25,6 +25,8 @@ Polarity = Literal["auto", "as-is", "invert"]
 Center = Literal["mass", "box", "none"]
 
 _WORKING_SIZE = 112  # pixels, about: drawings are handled in whole multiples of the data's pixels
+_MOST_SHRINKING = 4.0  # beyond the sheet's own: it bounds what is averaged, and no glyph needs more
+_LONGEST_SIDES = 8  # times the working size
 _MOST_THINNING = 0.35  # of a stroke's width: strokes vary in width, and no thin one may vanish
 _SMALLEST_SKELETON = 0.25  # of the box: a glyph with a smaller one is a dot
 _FAINT = 0.05  # brightness of paper up to which it counts as black
@@ -83,7 +85,10 @@ def _reduced(drawing: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[Any]
 
 def _coarser(drawing: NDArray[Any]) -> NDArray[Any]:
     """Return the drawing [rows, columns, 1], averaged to fewer pixels: it takes 9 ms in place of 15."""
-    factor = min(drawing.shape[:2]) // _WORKING_SIZE
+    # The longer side counts, too: a drawing is made square, and a line of 60,000 pixels would take 14 GB.
+    factor = max(
+        min(drawing.shape[:2]) // _WORKING_SIZE, -(-max(drawing.shape[:2]) // (_LONGEST_SIDES * _WORKING_SIZE))
+    )
     if factor < 2:
         return drawing
     return np.asarray(Image.fromarray(drawing[..., 0]).reduce(factor))[..., None]
@@ -141,7 +146,7 @@ def _placed(ink: NDArray[Any], form: Form, steps: Steps) -> NDArray[Any]:
     if box is not None:
         drawn_width = stroke_width(ink, box)
         if steps.scale:
-            scale = _scale(box, drawn_width, form, steps)
+            scale = max(_scale(box, drawn_width, form, steps), natural / _MOST_SHRINKING)
     origin = _origin(ink, scale, form, steps)
     work = _transformed(ink, origin, 1 / (scale * fold), (height * fold, width * fold))
     if box is not None and steps.thicken and form.is_stroke:

@@ -51,7 +51,7 @@ class Summary:
         if self.labeled:
             errors = self.labeled - self.correct
             unknown = f", of which {self.unknown:,} have labels unknown to the model" if self.unknown else ""
-            yield f"accuracy {self.correct / self.labeled:.4f} ({errors} errors in {self.labeled}{unknown})"
+            yield f"accuracy {self.correct / self.labeled:.4f} ({counted(errors, 'error')} in {self.labeled}{unknown})"
 
 
 def classify(

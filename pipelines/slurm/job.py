@@ -137,18 +137,20 @@ def _requeue_or_cancel(jobs: SlurmJobs, stage: JobStage, job: str, code: int) ->
             _cancel_later_jobs(jobs, stage)
     except IdxtrainError as error:
         print(f"idxtrain: {error}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print(f"idxtrain: {stage}: stopped before Slurm's controller answered", file=sys.stderr, flush=True)
 
 
 def _requeue(jobs: SlurmJobs, stage: JobStage, job: str) -> None:
     """Requeue this job, or submit the stage again where that is not allowed."""
     jobs.record("again", stage=stage, job=job, how="requeue")  # first, because requeueing ends this process
     print(f"{stage}: requeued, to resume from its checkpoint", file=sys.stderr, flush=True)
-    why = "the site does not allow it" if not jobs.site().requeue else _answered(lambda: queue.requeue(job))
+    why = "the site does not allow it" if not jobs.site().requeue else _requeued(job)
     if not why:
         return
     if "_" in job:
         raise IdxtrainError(f"{stage}: cannot be requeued ({why}); fix: submit the sweep again, which resumes it")
-    new = _answered(lambda: queue.submit(jobs.script_file(stage)))
+    new = _submitted_again(jobs.script_file(stage), job)
     known = jobs.jobs() | {stage: new}
     later = next((known[name] for name in _stages_after(stage) if name in known), None)
     if later:
@@ -158,13 +160,32 @@ def _requeue(jobs: SlurmJobs, stage: JobStage, job: str) -> None:
     print(f"{stage}: cannot be requeued ({why}); resubmitted as job {new}", file=sys.stderr, flush=True)
 
 
-def _answered(ask: Callable[[], str]) -> str:
-    """Return what Slurm's controller answers; ask it again while it is away, for as long as this job may last."""
-    deadline = time.monotonic() + _CONTROLLER_SECONDS
+def _requeued(job: str) -> str:
+    """Put this job back into the queue; return an empty text, or why Slurm refuses."""
+    return _answered(lambda: queue.requeue(job), lambda: "" if queue.state(job) != "RUNNING" else None)
+
+
+def _submitted_again(script: Path, job: str) -> str:
+    """Submit this job's script again; return the new job."""
+
+    def submitted() -> str | None:
+        return next((each.job for each in queue.find([script]) if not each.over and each.job != job), None)
+
+    return _answered(lambda: queue.submit(script), submitted)
+
+
+def _answered(ask: Callable[[], str], done: Callable[[], str | None] = lambda: None) -> str:
+    """Return what Slurm's controller answers; ask it again while it is away, for as long as this job may last.
+
+    `done`: for a request that must not be made twice, called before it is made again: what its answer would have been,
+    as the controller may have acted on it without an answer; None if it has not.
+    """
+    deadline, is_repeated = time.monotonic() + _CONTROLLER_SECONDS, False
     while True:
         try:
-            return ask()
+            return ask() if not is_repeated or (answer := done()) is None else answer
         except NoSlurmError as error:
+            is_repeated = True
             if time.monotonic() > deadline:
                 raise
             log.info("%s; asking again", error)

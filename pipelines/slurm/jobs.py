@@ -102,6 +102,11 @@ class SlurmJobs:
         entries = [entry for entry in self.history() if (entry.get("stage"), entry["event"]) == (stage, event)]
         return entries[-1] if entries else {}
 
+    def has_ended(self, stage: str, job: str) -> bool:
+        """Return whether a stage's job has ended, as far as it has recorded it, and has not been started again."""
+        entries = [entry for entry in self.history() if entry.get("stage") == stage]
+        return bool(entries) and entries[-1]["event"] == "ended" and entries[-1].get("job") == job
+
     def is_done(self, stage: JobStage) -> bool:
         """Return whether all stages of a job are done."""
         return all(is_done(self.run, name) for name in _STAGES_OF[stage])

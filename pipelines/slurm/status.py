@@ -55,9 +55,9 @@ def rows(jobs: SlurmJobs) -> list[Row]:
         silent = str(error)
     stages: list[Row] = []
     for stage in JOB_STAGES:
-        failed = next((row for row in stages if row.code), None)
+        failed = next((row for row in stages if row.code and row.state != "UNKNOWN"), None)
         job = known.get(stage, "")
-        if silent and job and not jobs.is_done(stage) and jobs.last(stage, "ended").get("job") != job:
+        if silent and job and not jobs.is_done(stage) and not jobs.has_ended(stage, job):
             stages.append(_unknown(stage, job, silent))
         else:
             stages.append(_row(jobs, stage, job, queued.get(job), failed))
@@ -120,7 +120,7 @@ def _detail(jobs: SlurmJobs, stage: JobStage, job: str, facts: _JobFacts, failed
     if facts.state == "CANCELLED" and (not recorded or ended["code"] == ResumableError.exit_code):
         return "cancelled", ResumableError.exit_code
     host = f" on {ended['host']}" if ended.get("host") else ""
-    said = jobs.last_error(stage, job)
+    said = jobs.last_error(stage, job) if facts.state == "FAILED" else ""
     why = str(
         (recorded and ended.get("why")) or f"ended as {facts.state}{host}{f'; its last line: {said}' if said else ''}"
     )
