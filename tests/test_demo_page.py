@@ -251,6 +251,8 @@ def test_the_first_stroke_takes_the_place_of_the_example(browser: Browser, fast:
     page.page.locator("#drawing").click(position={"x": 20, "y": 20})
     assert ink(page) > chosen
     assert not page.page.is_checked("#step-scale")
+    page.page.click("#clear")
+    assert page.page.is_checked("#step-scale")
     page.close()
 
 

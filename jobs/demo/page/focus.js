@@ -130,8 +130,11 @@ export class Focus {
 
   #strongest() {
     const { values } = this.#output;
+    // Of a unit for each class, that of the first guess; elsewhere a strong "no" is an answer, too.
+    const isOfClasses = this.#layer.shape.length === 1 && values.length === this.#model.classes.length;
+    const strength = isOfClasses ? (value) => value : Math.abs;
     let best = 0;
-    for (let i = 1; i < values.length; i++) if (Math.abs(values[i]) > Math.abs(values[best])) best = i;
+    for (let i = 1; i < values.length; i++) if (strength(values[i]) > strength(values[best])) best = i;
     return this.#place(best);
   }
 

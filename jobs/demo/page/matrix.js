@@ -36,7 +36,8 @@ export function matrix(values, rows, columns, { max, cell, label, outside = [], 
 function cellText(value) {
   const size = Math.abs(value);
   if (value === 0) return "0";
-  if (size >= 1000 || size < 0.005) return short(value);
+  if (size >= 1000) return short(value);
+  if (size < 0.005) return "≈0";
   const text = value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2);
   return text.replace("-", "−").replace(/^(−?)0\./, "$1.");
 }
