@@ -64,5 +64,5 @@ def test_a_controller_that_is_away_is_told_from_a_job_that_is_gone(
     away.write_text(re.sub(r"SlurmctldPort=\d+", f"SlurmctldPort={port}", text), encoding="utf-8")
     monkeypatch.setenv("SLURM_CONF", str(away))
     for ask in (queue.state, queue.requeue):
-        with pytest.raises(queue.NoSlurmError):
+        with pytest.raises(queue.ControllerAwayError):
             ask("1")

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from deploy.slurm import queue
-from deploy.slurm.queue import NoSlurmError
+from deploy.slurm.queue import ControllerAwayError
 from deploy.slurm.site import Launcher
 from jobs.errors import InputError
 from jobs.run_dir import RunDir
@@ -37,7 +37,9 @@ def test_a_submission_inherits_nothing_of_the_job_that_it_comes_from() -> None:
 
 
 def test_an_answer_of_slurm_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers: Iterator[NoSlurmError | str] = iter([NoSlurmError("away"), NoSlurmError("away"), "RUNNING"])
+    answers: Iterator[ControllerAwayError | str] = iter(
+        [ControllerAwayError("away"), ControllerAwayError("away"), "RUNNING"]
+    )
 
     def ask() -> str:
         answer = next(answers)
@@ -48,9 +50,15 @@ def test_an_answer_of_slurm_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(job, "_RETRY_SECONDS", 0.01)
     assert job._answered(ask) == "RUNNING"
     monkeypatch.setattr(job, "_CONTROLLER_SECONDS", 0.0)
-    answers = iter([NoSlurmError("away"), NoSlurmError("away")])
-    with pytest.raises(NoSlurmError):
+    answers = iter([ControllerAwayError("away"), ControllerAwayError("away")])
+    with pytest.raises(ControllerAwayError):
         job._answered(ask)
+
+
+def test_slurm_is_not_waited_for_where_its_commands_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(queue.NoSlurmError, match="found no squeue here"):
+        job._answered(lambda: queue.state("7"))
 
 
 def test_a_request_that_slurm_may_have_acted_on_is_not_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +67,7 @@ def test_a_request_that_slurm_may_have_acted_on_is_not_made_twice(monkeypatch: p
 
     def time_out(*arguments: object) -> str:
         made.append("request")
-        raise NoSlurmError("Socket timed out")
+        raise ControllerAwayError("Socket timed out")
 
     def queued(scripts: list[Path], jobs: tuple[str, ...] = ()) -> list[queue.Queued]:
         fields = dict.fromkeys(("state", "elapsed", "nodes", "reason", "name", "script"), "")

@@ -178,10 +178,8 @@ class Launcher:
                 is_stopping = True
             stall = None
             if time.monotonic() - looked > _LOOK_SECONDS:
-                stall, looked = (
-                    find_stall([rank for rank, code in enumerate(codes) if code is not None]),
-                    time.monotonic(),
-                )
+                looked = time.monotonic()
+                stall = find_stall([rank for rank, code in enumerate(codes) if code is not None])
             if stall:
                 return AttemptOutcome(
                     exit_code=IdxtrainError.exit_code,

@@ -113,9 +113,8 @@ def _by_srun(training: Training) -> Launch:
 
 def _by_srun_pmix(training: Training) -> Launch:
     argv = (*srun(training.site, training.ranks, "--mpi=pmix", "--kill-on-bad-exit=1"), *training.task_command)
-    return Launch(
-        argv, {**_MPI, **training.gpus}, signal.SIGUSR1
-    )  # srun forwards SIGUSR1 to the ranks; at SIGTERM it kills them
+    # srun forwards SIGUSR1 to the ranks; at SIGTERM it kills them.
+    return Launch(argv, {**_MPI, **training.gpus}, signal.SIGUSR1)
 
 
 def _by_mpirun(training: Training) -> Launch:
@@ -124,9 +123,8 @@ def _by_mpirun(training: Training) -> Launch:
     placement = ("--map-by", f"ppr:{site.train.ranks_per_node}:node", "--bind-to", "none")
     exported = [word for name in sorted({**_MPI, **training.gpus}) for word in ("-x", name)]
     argv = ("mpirun", "-np", str(training.ranks), *placement, *network, *exported, *training.task_command)
-    return Launch(
-        argv, {**_MPI, **training.gpus, "SLURM_EXPORT_ENV": "ALL"}, signal.SIGUSR1
-    )  # for the srun that mpirun starts
+    for_its_srun = {"SLURM_EXPORT_ENV": "ALL"}
+    return Launch(argv, {**_MPI, **training.gpus, **for_its_srun}, signal.SIGUSR1)
 
 
 def _by_horovodrun(training: Training) -> Launch:

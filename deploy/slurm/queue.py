@@ -26,6 +26,10 @@ class NoSlurmError(IdxtrainError):
     """Slurm's commands are missing here, or its controller does not answer."""
 
 
+class ControllerAwayError(NoSlurmError):
+    """Slurm's controller does not answer: asking again may help."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Queued:
     """A job in the queue. `state`: e.g. RUNNING. `reason`: why it waits, or how it ended. `script`: its path."""
@@ -49,7 +53,7 @@ def submit(
 ) -> str:
     """Submit a script and return the job's ID; see `script.submission`.
 
-    Raises InputError, with sbatch's own message, if Slurm refuses the script, NoSlurmError if its controller is away.
+    Raises InputError, with sbatch's own message, if Slurm refuses the script; ControllerAwayError.
     """
     done = _call(script.submission(path, after, after_any), environment_for_sbatch(environment))
     _require_controller("sbatch", done)
@@ -103,11 +107,11 @@ def account(job: str) -> tuple[str, str] | None:
 def state(job: str) -> str:
     """Return a job's state, e.g. RUNNING; an empty text if the queue does not have the job.
 
-    Raises NoSlurmError if the controller does not answer.
+    Raises ControllerAwayError if the controller does not answer.
     """
     done = _call(["squeue", "--states=all", "--noheader", f"--jobs={job}", "--format=%T"])
     if done.returncode and _UNKNOWN_JOB not in done.stderr:
-        raise NoSlurmError(f"squeue failed ({_message(done)})")
+        raise ControllerAwayError(f"squeue failed ({_message(done)})")
     return done.stdout.strip().partition("\n")[0]
 
 
@@ -122,7 +126,7 @@ def cancel(jobs: Sequence[str]) -> None:
 def requeue(job: str) -> str:
     """Put a running job back into the queue; return an empty text, or why Slurm refuses.
 
-    Raises NoSlurmError if the controller does not answer.
+    Raises ControllerAwayError if the controller does not answer.
     """
     done = _call(["scontrol", "requeue", job])
     _require_controller("scontrol", done)
@@ -157,14 +161,14 @@ def _call(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> 
     except FileNotFoundError:
         raise NoSlurmError(f"found no {argv[0]} here, expected Slurm's commands; fix: log in to the cluster") from None
     except subprocess.TimeoutExpired:
-        raise NoSlurmError(
+        raise ControllerAwayError(
             f"{argv[0]}: found no answer in {_SECONDS:g} s, expected one; fix: try again later"
         ) from None
 
 
 def _require_controller(command: str, done: subprocess.CompletedProcess[str]) -> None:
     if done.returncode and _AWAY.search(done.stdout + done.stderr):
-        raise NoSlurmError(f"{command} failed ({_message(done)})")
+        raise ControllerAwayError(f"{command} failed ({_message(done)})")
 
 
 def _message(done: subprocess.CompletedProcess[str]) -> str:

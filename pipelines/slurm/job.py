@@ -19,7 +19,7 @@ from typing import assert_never
 
 from deploy.launcher.launch import Launch
 from deploy.slurm import commands, queue
-from deploy.slurm.queue import NoSlurmError
+from deploy.slurm.queue import ControllerAwayError
 from deploy.slurm.scratch import private_folder, scratch_parent
 from deploy.slurm.site import JOB_STAGES, JobStage, Launcher, Site
 from jobs import stop_signals
@@ -184,7 +184,7 @@ def _answered(ask: Callable[[], str], done: Callable[[], str | None] = lambda: N
     while True:
         try:
             return ask() if not is_repeated or (answer := done()) is None else answer
-        except NoSlurmError as error:
+        except ControllerAwayError as error:
             is_repeated = True
             if time.monotonic() > deadline:
                 raise
