@@ -1,6 +1,7 @@
 """What rank 0 writes while it trains: TensorBoard's event files and the training log."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 
 from jobs import training_log
+from jobs.files import full_disk
 from jobs.first_layer import colored, first_layer, mosaic
 from jobs.run_dir import RunDir
 from jobs.train.telemetry.confusion_picture import confusion_picture
@@ -35,12 +37,12 @@ class TensorBoardWriter:
         """Write the model's graph, which TensorBoard's Graphs page shows."""
         forward = tf.function(lambda images: model(images, training=False))
         graph = forward.get_concrete_function(tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)).graph
-        with self._writer.as_default():
+        with self._events():
             tf.summary.graph(graph.as_graph_def())
 
     def measure(self, kind: Kind, step: int, logged: Mapping[str, float | None] | None = None, **values: float) -> None:
         """Write a measurement after `step` updates. `logged`: figures for the training log alone."""
-        with self._writer.as_default(step=step):
+        with self._events(step):
             for name, value in values.items():
                 tf.summary.scalar(f"{kind}/{name}", value)
         training_log.append(self._log, kind, step, **values, **(logged or {}))
@@ -48,23 +50,35 @@ class TensorBoardWriter:
     def weights(self, model: Any, step: int) -> None:
         """Write the first layer's weights as a picture, a tile per filter or output, and all weights as histograms."""
         first = first_layer(model)
-        with self._writer.as_default(step=step):
+        with self._events(step):
             if first is not None:
                 tiles = np.array([colored(kernel) for kernel in first.kernels[:_MOST_FILTERS]])
                 tf.summary.image("first layer", mosaic(tiles)[None])
             tf.summary.experimental.write_raw_pb(histograms(model).SerializeToString())
-        self._writer.flush()
 
     def confusion(self, confusion: NDArray[Any], names: Sequence[str], step: int) -> None:
         """Draw the confusion matrix of a validation, int [classes, classes]. `names`: of the classes."""
-        with self._writer.as_default(step=step):
+        with self._events(step):
             tf.summary.image("confusion matrix", confusion_picture(confusion, names)[None])
-        self._writer.flush()
 
     def close(self) -> None:
         """Flush and close the files."""
-        self._writer.close()
+        with self._events():
+            self._writer.close()
         self._log.close()
+
+    @contextmanager
+    def _events(self, step: int | None = None) -> Iterator[None]:
+        """Write events, and flush them at the end. On a full disk they are lost, and the training goes on.
+
+        It ends where it cannot write a checkpoint, with a line that names that file.
+        """
+        try:
+            with self._writer.as_default(step=step):
+                yield
+        except tf.errors.OpError as error:
+            if full_disk(error) is None:
+                raise
 
 
 def histograms(model: Any) -> Any:
