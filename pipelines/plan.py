@@ -91,7 +91,7 @@ def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
         steps_per_epoch=order.steps,
         steps=steps,
         images=images_seen(order, steps),
-        ranks=tuple(_rank(order, sum(shards["validation"]), rank, ranks) for rank in range(ranks)),
+        ranks=_ranks(order, sum(shards["validation"]), ranks),
     )
 
 
@@ -99,26 +99,31 @@ def _shards(pairs: Sequence[DatasetPlan], *, has_test_pair: bool) -> dict[Split,
     """Return the rows of each split's shards. Each training pair has its own shards; they share a test pair."""
     return {
         split: tuple(
-            shard.rows
+            rows
             for pair in (pairs[:1] if split == "test" and has_test_pair else pairs)
-            for shard in pair.shards
-            if shard.split == split
+            for rows in pair.shard_rows(split)
         )
         for split in SPLITS
     }
 
 
-def _rank(order: RowOrder, validation_rows: int, rank: int, ranks: int) -> RankPlan:
-    rows = order.epoch(0).rank_rows(0, order.steps, rank, ranks)
-    first, last = order.share(order.batch_rows(0), rank, ranks)
-    low, high = share(validation_rows, rank, ranks)
-    return RankPlan(
-        rank=rank,
-        rows=len(rows),
-        rows_per_step=last - first,
-        shards=order.shards_of(rows),
-        validation_rows=high - low,
-    )
+def _ranks(order: RowOrder, validation_rows: int, ranks: int) -> tuple[RankPlan, ...]:
+    epoch = order.epoch(0)
+    plans = []
+    for rank in range(ranks):
+        first, last = order.share(order.batch_rows(0), rank, ranks)
+        first_of_rest, last_of_rest = order.share(order.batch_rows(order.steps - 1), rank, ranks)
+        low, high = share(validation_rows, rank, ranks)
+        plans.append(
+            RankPlan(
+                rank=rank,
+                rows=(order.steps - 1) * (last - first) + last_of_rest - first_of_rest,
+                rows_per_step=last - first,
+                shards=epoch.shards_read(rank, ranks),
+                validation_rows=high - low,
+            )
+        )
+    return tuple(plans)
 
 
 @dataclass(frozen=True, kw_only=True)

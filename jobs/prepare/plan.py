@@ -54,6 +54,10 @@ class DatasetPlan:
             for number, (start, stop) in enumerate(even_ranges(self.rows[split], self.rows_per_shard))
         ]
 
+    def shard_rows(self, split: Split) -> tuple[int, ...]:
+        """Return the rows of each shard of a split, in row order."""
+        return tuple(stop - start for start, stop in even_ranges(self.rows[split], self.rows_per_shard))
+
     def with_rows(self, rows: Mapping[Split, int]) -> "DatasetPlan":
         """Return the plan for the rows that the splits really have."""
         return replace(self, rows=dict(rows), is_exact=True)

@@ -32,7 +32,7 @@ log = logging.getLogger("idxtrain")
 
 # To be raised with each change after which the same config would resume differently: other arrays, another row order.
 # It is not part of the key, which the stage's record also has: a finished training stays finished.
-FORMAT = 1
+FORMAT = 2
 
 # What reading a damaged file may raise: see the tests with mutated files.
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, SafetensorError)

@@ -275,8 +275,8 @@ class TrainConfig(Section):
         default=4,
         ge=1,
         description=(
-            "Size of a shuffle window, in shards; there is one window for each of up to 8 lanes. "
-            "Larger windows mix better and need more memory."
+            "Size of a shuffle window, in shards; there is one for each of up to 8 lanes. Batches of over 1,151 rows "
+            "have more lanes, of smaller windows. Larger windows mix better and need more memory."
         ),
     )
     reader_threads: int = Field(default=2, ge=1, description="Threads per rank that read Parquet files.")

@@ -14,8 +14,9 @@ from jobs.train.compute.network import Network
 from jobs.train.compute.precision import choose_precision
 from jobs.train.config import TrainConfig
 from jobs.train.data.calls import GraphCall, PlannedCall, max_steps_per_execution, plan_calls
+from jobs.train.data.epoch import Epoch
 from jobs.train.data.length import row_order, total_steps
-from jobs.train.data.order import Epoch, RowOrder
+from jobs.train.data.order import RowOrder
 from jobs.train.worker import make_step
 from models.training.schedules import Rates
 

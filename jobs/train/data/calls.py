@@ -3,9 +3,9 @@
 The plan of an epoch's calls is arithmetic; `read_epoch` fills it with rows, read ahead of the training.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, tee
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,9 @@ def max_steps_per_execution(order: RowOrder, values: int, world_size: int) -> in
     return max(1, _CALL_BYTES // (4 * values * -(-order.batch_size // world_size)))
 
 
-def plan_calls(order: RowOrder, epoch: int, start: int, stop: int, log_every: int, max_steps: int) -> list[PlannedCall]:
+def plan_calls(
+    order: RowOrder, epoch: int, start: int, stop: int, log_every: int, max_steps: int
+) -> Iterator[PlannedCall]:
     """Cut those of the training's steps [start, stop) that are in an epoch into graph calls.
 
     A measurement comes at multiples of `log_every`, before a smaller last batch, and at the end of the epoch. The
@@ -78,27 +80,25 @@ def plan_calls(order: RowOrder, epoch: int, start: int, stop: int, log_every: in
     between two measurements; where they are more than `max_steps`, several calls of about the same length do.
     """
     base = epoch * order.steps
-    first, last = max(start, base), min(stop, base + order.steps)
-    full = base + order.rows // order.batch_size
-    # Begins at the epoch, not at 0: late in a long training the multiples would fill the memory.
-    measured = range(-(-first // log_every) * log_every, last, log_every)
-    planned = []
-    for begin, end in pairwise(sorted({first, *measured, *([full] if first <= full <= last else []), last})):
+    full = base + order.full_steps
+    begin, last = max(start, base), min(stop, base + order.steps)
+    while begin < last:
+        measured = (begin // log_every + 1) * log_every
+        end = min(measured, full if begin < full else last, last)
         calls = -(-(end - begin) // max_steps)
         cuts = [begin + (end - begin) * n // calls for n in range(calls + 1)]
-        planned += [
-            PlannedCall(first=a - base, last=b - base, first_step=a, measured=b == end) for a, b in pairwise(cuts)
-        ]
-    return planned
+        for a, b in pairwise(cuts):
+            yield PlannedCall(first=a - base, last=b - base, first_step=a, measured=b == end)
+        begin = end
 
 
 def read_epoch(
-    store: ShardStore, order: RowOrder, epoch: int, planned: Sequence[PlannedCall], rank: int, world_size: int
+    store: ShardStore, order: RowOrder, epoch: int, planned: Iterable[PlannedCall], rank: int, world_size: int
 ) -> Iterator[GraphCall]:
     """Yield an epoch's graph calls for one rank; a thread reads ahead."""
-    drawn = order.epoch(epoch)
-    chunks = [drawn.rank_rows(call.first, call.last, rank, world_size) for call in planned]
-    for call, rows in zip(planned, read_ahead(store.read(chunks)), strict=True):
+    calls, again = tee(planned)
+    plan = order.epoch(epoch).read_plan(((call.first, call.last) for call in again), rank, world_size)
+    for call, rows in read_ahead(zip(calls, store.read(plan), strict=True)):
         global_rows = order.batch_rows(call.first)
         yield _graph_call(call, rows, global_rows, *order.share(global_rows, rank, world_size))
 
