@@ -50,7 +50,8 @@ class Epoch:
     def rank_rows(self, first_step: int, last_step: int, rank: int, world_size: int) -> NDArray[Any]:
         """Return the rows of one rank in steps [first_step, last_step), in order: int64 [n]."""
         full = self._order.full_steps
-        parts = [(first_step, min(last_step, full)), (max(first_step, full), last_step)]  # the last batch may be smaller
+        # The last batch may be smaller.
+        parts = [(first_step, min(last_step, full)), (max(first_step, full), last_step)]
         rows = [self._rows(first, last, self._blocks(first, rank, world_size)) for first, last in parts if first < last]
         return np.concatenate(rows) if rows else np.empty(0, np.int64)
 
