@@ -66,6 +66,11 @@ class Work:
         return self.path / "sweeps"
 
     @property
+    def speeds(self) -> Path:
+        """Measured speeds of training steps, for `idxtrain plan`: see `jobs.step_speed`."""
+        return self.path / "speeds"
+
+    @property
     def locks(self) -> Path:
         """Lease files: see `jobs.lease`."""
         return self.path / ".locks"

@@ -14,7 +14,7 @@ from jobs.prepare.plan import DatasetPlan, plan_dataset, require_test_rows
 from jobs.run_dir import Work
 from jobs.text_table import text_table
 from jobs.train.config import TrainConfig
-from jobs.train.data.length import images_seen, row_order, total_steps
+from jobs.train.data.length import images_seen, row_order, total_steps, validation_steps
 from jobs.train.data.order import RowOrder, share
 from jobs.train.preflight import check_config, check_rows
 from jobs.words import counted
@@ -41,7 +41,8 @@ class TrainingPlan:
 
     `labels`: None if only prepare will read them; `excludes`: whether it will leave some out of training. `is_exact`:
     false where labels or groups decide the sizes later. `batch_size`, `last_batch`: rows of each global batch, and of
-    the last one of an epoch; `images`: training images seen in all `steps`. `config`: of the training, from which these
+    the last one of an epoch; `validation_steps`: from one validation to the next; `images`: training images seen in all
+    `steps`. `config`: of the training, from which these
     numbers follow.
     """
 
@@ -55,6 +56,7 @@ class TrainingPlan:
     last_batch: int
     steps_per_epoch: int
     steps: int
+    validation_steps: int
     images: int
     ranks: tuple[RankPlan, ...]
     config: TrainConfig
@@ -90,6 +92,7 @@ def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
         last_batch=order.batch_rows(order.steps - 1),
         steps_per_epoch=order.steps,
         steps=steps,
+        validation_steps=validation_steps(train, order),
         images=images_seen(order, steps),
         ranks=_ranks(order, sum(shards["validation"]), ranks),
     )
@@ -177,7 +180,7 @@ def test_images(config: Config, work: Work) -> int | None:
 
 
 def lines(plan: TrainingPlan) -> list[str]:
-    """Return the plan as lines of text."""
+    """Return the plan as lines of text, without its ranks."""
     text = [f"images      {' × '.join(map(str, plan.row_shape))}"]
     text += [f"pairs       {plan.pairs} training pairs"] if plan.pairs > 1 else []
     at_most = "at most " if plan.labels and plan.excludes else ""
@@ -192,9 +195,8 @@ def lines(plan: TrainingPlan) -> list[str]:
         f"epoch       {counted(plan.steps_per_epoch, 'step')} on global batches of "
         f"{plan.batch_size}{last}{_why_batch(plan)}",
         f"training    {counted(plan.steps, 'step')}, {counted(plan.images, 'image')}{_why_steps(plan)}",
-        "",
     ]
-    return [*text, *_rank_table(plan)]
+    return text
 
 
 def _classes(labels: "ArchiveLabels | None") -> str:
@@ -226,7 +228,8 @@ def _why_steps(plan: TrainingPlan) -> str:
     return f" ({epochs} to reach {counted(least, 'step')})"
 
 
-def _rank_table(plan: TrainingPlan) -> list[str]:
+def rank_table(plan: TrainingPlan) -> list[str]:
+    """Return the numbers of each rank as a table."""
     header = ("rank", "rows per epoch", "rows per step", "steps per epoch", "shards read", "validation rows")
     rows: list[tuple[object, ...]] = [
         (r.rank, r.rows, r.rows_per_step, plan.steps_per_epoch, r.shards, r.validation_rows) for r in plan.ranks

@@ -79,7 +79,10 @@ class Training:
 
         self.collective = Collective()
         self.rank, self.world_size = self.collective.rank, self.collective.world_size
-        self.precision = self._configure_tensorflow()
+        self.precision, device = configure_tensorflow(config, self.collective)
+        if self.rank == 0:
+            ranks = f"{self.world_size} ranks, each" if self.world_size > 1 else "1 rank"
+            log.info("train: %s on %s, in %s", ranks, device, self.precision)
 
         keep = keeps_all_rows(config, self.manifest, self.collective.local_size)  # counts both splits
         self.store = self._store("train", "input", keep)
@@ -102,21 +105,6 @@ class Training:
         self.throughput = Throughput()
         self.recorder = FlightRecorder(run.logs / f"flight.rank-{self.rank}.jsonl")
         self.audit = RowAudit(run.logs / f"rows.rank-{self.rank}.jsonl") if config.audit else None
-
-    def _configure_tensorflow(self) -> str:
-        """Give TensorFlow its CPUs or GPU, determinism and precision; return the precision."""
-        deterministic = self.config.deterministic
-        device = devices.configure(tf, self.collective.local_rank, self.collective.local_size, deterministic)
-        if deterministic:
-            tf.config.experimental.enable_op_determinism()
-        if self.config.optimizer == "muon":
-            # GPUs multiply float32 matrices in TF32 by default: too few bits for the iteration on Gram matrices.
-            tf.config.experimental.enable_tensor_float_32_execution(False)
-        precision = choose_precision(tf, self.config, self.collective)
-        if self.rank == 0:
-            ranks = f"{self.world_size} ranks, each" if self.world_size > 1 else "1 rank"
-            log.info("train: %s on %s, in %s", ranks, device, precision)
-        return precision
 
     def _store(self, split: Split, phase: Phase, keep: bool) -> ShardStore:
         """Return a split's rows; each shard read is progress in `phase`. `keep`: in memory after the first epoch."""
@@ -329,6 +317,17 @@ class Training:
             self.heartbeat.progressed("finish")
         gathered = self.collective.gather(np.frombuffer(digest.digest(), np.uint8))
         return [row.tobytes().hex() for row in gathered.reshape(self.world_size, -1)]
+
+
+def configure_tensorflow(config: TrainConfig, collective: Collective) -> tuple[str, str]:
+    """Give TensorFlow its CPUs or GPU, determinism and precision; return the precision, and the device in words."""
+    device = devices.configure(tf, collective.local_rank, collective.local_size, config.deterministic)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    if config.optimizer == "muon":
+        # GPUs multiply float32 matrices in TF32 by default: too few bits for the iteration on Gram matrices.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+    return choose_precision(tf, config, collective), device
 
 
 def make_step(
