@@ -9,6 +9,7 @@ WORK = {
     "retrain/.scratch/": "Temporary files of the registry's client.",
     "sweeps/NAME/": "Sweeps: `sweep.json` has the points, `table.txt` the results. Runs of a sweep are in `runs/`.",
     "mlflow/": "The model registry: MLflow's SQLite file and artifacts. Not used with MLFLOW_TRACKING_URI.",
+    "speeds/": "Measured speeds of training steps: `idxtrain doctor --measure` writes them, `plan` reads them.",
     ".locks/": "Leases: which process works on what.",
     ".removed/": "What `idxtrain prune` is removing.",
 }
