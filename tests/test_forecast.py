@@ -1,6 +1,11 @@
 """The forecast of `idxtrain plan`: an epoch's time on N ranks by the measured speed of a step."""
 
 import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -133,3 +138,16 @@ def test_doctor_measures_a_step_that_the_plan_then_forecasts(tmp_path: Path, idx
     assert [step.gradient_bytes for step in measured.steps] == [4 * 7850] * 2
     assert measured.steps[1].latency > 0
     assert "an epoch takes " in idxtrain("plan", *options).stdout
+
+
+@pytest.mark.slow
+def test_a_loopback_of_400_megabits_makes_one_rank_the_best_for_lecture(tmp_path: Path, idxtrain: Idxtrain) -> None:
+    """Needs root: a network namespace whose loopback is shaped."""
+    if os.geteuid() or not all(map(shutil.which, ("unshare", "ip", "tc"))):
+        pytest.skip("needs root, unshare, ip and tc")
+    program = str(Path(sys.executable).with_name("idxtrain"))
+    options = ("--recipe", "lecture", "--np", "2", "--work", str(tmp_path))
+    shape = "ip link set lo up && tc qdisc add dev lo root tbf rate 400mbit burst 256kb latency 100ms"
+    measure = shlex.join([program, "doctor", "--measure", *options])
+    subprocess.run(["unshare", "--net", "sh", "-c", f"{shape} && {measure}"], check=True)
+    assert "fewer ranks are faster: --np 1, as " in idxtrain("plan", *options).stdout
