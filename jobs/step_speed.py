@@ -3,6 +3,8 @@
 A file of `WORK/speeds` holds the figures of one kind of step, on this machine or on a site's nodes.
 """
 
+import platform
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,6 @@ from jobs.files import read_object, sha256_json, write_json
 from jobs.run_dir import Work
 from jobs.train.config import TrainConfig
 
-HERE = "this machine"
 # The keys of `train` that decide how long a step takes, beside its batch and the shape of an image.
 _KEYS = (
     *("model", "dropout", "standardize", "flip", "shift", "rotate", "zoom", "elastic", "elastic_sigma"),
@@ -45,12 +46,23 @@ class StepSpeed(Section):
 
 
 class StepSpeeds(Section):
-    """What was measured of one kind of step. `where`: HERE, or a site's name; `device`: of a rank, in words."""
+    """What was measured of one kind of step. `host`: the machine, or a site's first node; `device`: a rank's, in words.
 
-    where: str
+    `site`: None if all ranks shared the host.
+    """
+
+    host: str
+    site: str | None
     device: str
     batch_size: int = Field(ge=1)
     steps: tuple[StepSpeed, ...] = Field(min_length=1)
+
+    @property
+    def place(self) -> str:
+        """The site, or the machine, in words. A work folder may have figures of several machines."""
+        if self.site is not None:
+            return f"site {self.site}"
+        return "this machine" if self.host == platform.node() else self.host
 
 
 def key(config: TrainConfig, batch_size: int, row_shape: Sequence[int]) -> str:
@@ -62,16 +74,16 @@ def key(config: TrainConfig, batch_size: int, row_shape: Sequence[int]) -> str:
 
 def write(work: Work, name: str, speeds: StepSpeeds) -> Path:
     """Write the speeds of a kind of step at one place, in place of earlier ones; return the file."""
-    place = "" if speeds.where == HERE else f"-{speeds.where}"
-    path = work.speeds / f"{name}{place}.json"
+    place = f"site-{speeds.site}" if speeds.site else f"host-{speeds.host}"
+    path = work.speeds / f"{name}.{re.sub(r'[^A-Za-z0-9._-]', '_', place)}.json"
     path.parent.mkdir(mode=0o775, parents=True, exist_ok=True)
     write_json(path, speeds.model_dump(mode="json"))
     return path
 
 
 def read(work: Work, name: str) -> list[StepSpeeds]:
-    """Return what was measured of a kind of step, this machine first. Raises InputError for a damaged file."""
-    return [_read(path) for path in sorted(work.speeds.glob(f"{name}*.json"), key=lambda path: len(path.name))]
+    """Return what was measured of a kind of step, machines first. Raises InputError for a damaged file."""
+    return [_read(path) for path in sorted(work.speeds.glob(f"{name}.*.json"))]
 
 
 def _read(path: Path) -> StepSpeeds:

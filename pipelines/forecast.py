@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs import step_speed
 from jobs.run_dir import Work
-from jobs.step_speed import HERE, StepSpeed, StepSpeeds
+from jobs.step_speed import StepSpeed, StepSpeeds
 from jobs.words import counted
 from pipelines.plan import TrainingPlan
 
@@ -70,7 +70,7 @@ def forecast(size: EpochSize, speeds: StepSpeeds, wanted: Iterable[int] = ()) ->
     """
     measured = {step.ranks: step for step in speeds.steps}
     largest = max(speeds.steps, key=lambda step: step.ranks)
-    others = [] if speeds.where == HERE or largest.ranks == 1 else [ranks for ranks in wanted if ranks not in measured]
+    others = [] if speeds.site is None or largest.ranks == 1 else [ranks for ranks in wanted if ranks not in measured]
     forecasts = [_epoch(size, step.ranks, step.seconds, step, is_measured=True) for step in speeds.steps]
     forecasts += [
         _epoch(size, ranks, step_seconds(largest, ranks, size.batch_size), largest, is_measured=False)
@@ -121,15 +121,19 @@ def lines_of(size: EpochSize, speeds: StepSpeeds, ranks: int) -> list[str]:
     each = ", ".join(
         f"{'' if one.is_measured else 'about '}{_seconds(one.seconds)} on {counted(one.ranks, 'rank')}" for one in shown
     )
-    text = [f"forecast    an epoch takes {each} of {speeds.where} ({speeds.device})"]
+    text = [f"forecast    an epoch takes {each} of {speeds.place} ({speeds.device})"]
     asked = next((one for one in forecasts if one.ranks == ranks), None)
     if asked is None:
-        text.append(f"            not measured on {counted(ranks, 'rank')}: `idxtrain doctor --measure --np {ranks}`")
+        text.append(f"            not measured on {counted(ranks, 'rank')}: {_command(speeds)}")
     if best_one.ranks < ranks and (asked is None or best_one.seconds < asked.seconds):
         text.append(f"            fewer ranks are faster: --np {best_one.ranks}{_why(speeds, asked)}")
     else:
         text.append(f"            best: {counted(best_one.ranks, 'rank')}")
     return text
+
+
+def _command(speeds: StepSpeeds) -> str:
+    return "`idxtrain doctor --measure` measures it" if speeds.site is None else "it needs more than one measured rank"
 
 
 def _why(speeds: StepSpeeds, asked: EpochForecast | None) -> str:

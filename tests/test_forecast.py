@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from deploy.doctor.measure import rank_counts
 from jobs import step_speed
 from jobs.errors import InputError
 from jobs.run_dir import Work
-from jobs.step_speed import HERE, StepSpeed, StepSpeeds
+from jobs.step_speed import StepSpeed, StepSpeeds
 from jobs.train.config import TrainConfig
 from pipelines.config import compose
 from pipelines.forecast import EpochSize, best, forecast, key_of, lines, lines_of, step_seconds
@@ -35,8 +36,8 @@ ALONE = StepSpeed(
 SIZE = EpochSize(steps=1100, batch_size=50, validation_rows=5000)
 
 
-def speeds(*steps: StepSpeed, where: str = HERE) -> StepSpeeds:
-    return StepSpeeds(where=where, device="1 CPU thread, float32", batch_size=50, steps=steps)
+def speeds(*steps: StepSpeed, site: str | None = None) -> StepSpeeds:
+    return StepSpeeds(host=platform.node(), site=site, device="1 CPU thread, float32", batch_size=50, steps=steps)
 
 
 def on_a_slow_network(step: StepSpeed, megabytes_per_second: float) -> StepSpeed:
@@ -62,22 +63,22 @@ def test_the_faster_number_of_ranks_is_best_and_the_fewest_of_equal_ones() -> No
 
 
 def test_on_a_slow_network_one_rank_is_advised_with_the_reason() -> None:
-    slow = speeds(ALONE, on_a_slow_network(LECTURE, 100), where="pond")
+    slow = speeds(ALONE, on_a_slow_network(LECTURE, 100), site="pond")
     text = "\n".join(lines_of(SIZE, slow, 2))
     assert "fewer ranks are faster: --np 1, as 77% of a step on 2 is allreduce" in text
-    assert "an epoch takes 88.5 s on 1 rank, 191 s on 2 ranks of pond" in text
+    assert "an epoch takes 88.5 s on 1 rank, 191 s on 2 ranks of site pond" in text
     assert best(forecast(SIZE, slow, [1, 2, 4, 8, 16])).ranks == 1
 
 
 def test_more_ranks_follow_from_those_measured_on_a_sites_nodes_but_not_on_this_machine() -> None:
-    fast = speeds(ALONE, LECTURE, where="lake")
+    fast = speeds(ALONE, LECTURE, site="lake")
     four = next(each for each in forecast(SIZE, fast, [4]) if each.ranks == 4)
     # Compute: 0.040 s for 25 rows, 0.012 for 6, so 0.0218 for 13; the network: 6 messages of 0.0015 s and a quarter.
     assert four.seconds == pytest.approx(1100 * (0.0223 + 0.009 + 1.5 * 0.012), rel=0.01)
     assert not four.is_measured
     assert [each.ranks for each in forecast(SIZE, speeds(ALONE, LECTURE), [4])] == [1, 2]
     text = "\n".join(lines_of(SIZE, speeds(ALONE, LECTURE), 4))
-    assert "not measured on 4 ranks: `idxtrain doctor --measure --np 4`" in text
+    assert "not measured on 4 ranks: `idxtrain doctor --measure` measures it" in text
 
 
 @given(st.integers(2, 4096))
@@ -107,12 +108,12 @@ def test_the_plan_shows_what_was_measured_here_then_on_sites_and_refuses_damaged
     plan, work = plan_training(compose("lecture", {}), Work(tmp_path), 2), Work(tmp_path)
     assert lines(plan, work) == ["forecast    none: `idxtrain doctor --measure` with these options measures a step"]
     file = step_speed.write(work, key_of(plan), speeds(ALONE, LECTURE))
-    step_speed.write(work, key_of(plan), speeds(on_a_slow_network(LECTURE, 10), where="a-pond"))
+    step_speed.write(work, key_of(plan), speeds(on_a_slow_network(LECTURE, 10), site="a-pond"))
     done = idxtrain("plan", "--recipe", "lecture", "--np", "2", "--work", str(tmp_path))
     assert "an epoch takes 88.5 s on 1 rank, 66.2 s on 2 ranks of this machine (1 CPU thread, float32)" in done.stdout
-    assert done.stdout.index("of this machine") < done.stdout.index("of a-pond")
+    assert done.stdout.index("of this machine") < done.stdout.index("of site a-pond")
     assert "best: 2 ranks" in done.stdout
-    file.write_text(json.dumps({"where": HERE}))
+    file.write_text(json.dumps({"site": None}))
     with pytest.raises(InputError, match=r"fix: remove it, or measure again$"):
         lines(plan, work)
 

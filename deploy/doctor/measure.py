@@ -1,6 +1,7 @@
 """Measure a training step, on several numbers of ranks, for the forecast of `idxtrain plan`."""
 
 import json
+import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -13,7 +14,7 @@ from deploy.launcher.config import LaunchConfig
 from deploy.launcher.launch import launch_ranks
 from deploy.slurm.site import Site
 from jobs.python import clean_environment, module_command
-from jobs.step_speed import HERE, StepSpeed, StepSpeeds
+from jobs.step_speed import StepSpeed, StepSpeeds
 from jobs.text_table import text_table
 from jobs.words import counted
 
@@ -44,13 +45,13 @@ def measure_here(
             how = launch_ranks(module_command(MODULE, str(file)), ranks, LaunchConfig(max_restarts=0))
             with progress(f"measuring a step on {counted(ranks, 'rank')}"):
                 answers.append(ask_json(how.argv, {**clean_environment(environment), **how.environment}, _SECONDS))
-    return speeds_of(answers, HERE, int(spec["batch_size"]))
+    return _speeds(answers, None, int(spec["batch_size"]))
 
 
 def measure_nodes(
     spec: Mapping[str, Any],
     site: Site,
-    where: str,
+    name: str,
     nodes: Sequence[str],
     work: Path,
     environment: Mapping[str, str],
@@ -58,7 +59,7 @@ def measure_nodes(
 ) -> StepSpeeds:
     """Return the speed of a step on one rank, and on all ranks of a job's nodes, started as a training's ranks are.
 
-    `where`: the site's name. Raises IdxtrainError, which names the node, if a rank fails.
+    `name`: the site's. Raises IdxtrainError, which names the node, if a rank fails.
     """
     answers = []
     with allocation.shared_folder(work) as folder:
@@ -71,14 +72,14 @@ def measure_nodes(
             with progress(f"measuring a step on {counted(used * per_node, 'rank')}"):
                 allocation.run_ranks(site, nodes[:used], per_node, command, job, folder, work, environment)
             answers.append(json.loads(answer.read_text(encoding="utf-8")))
-    return speeds_of(answers, where, int(spec["batch_size"]))
+    return _speeds(answers, name, int(spec["batch_size"]))
 
 
-def speeds_of(answers: Sequence[dict[str, Any]], where: str, batch_size: int) -> StepSpeeds:
-    """Return what ranks answered, as the work folder keeps it."""
+def _speeds(answers: Sequence[dict[str, Any]], site: str | None, batch_size: int) -> StepSpeeds:
+    """Return what ranks answered, as the work folder keeps it. The device is that of the most ranks."""
     devices = [answer.pop("device") for answer in answers]
     steps = tuple(StepSpeed.model_validate(answer) for answer in answers)
-    return StepSpeeds(where=where, device=devices[0], batch_size=batch_size, steps=steps)
+    return StepSpeeds(host=platform.node(), site=site, device=devices[-1], batch_size=batch_size, steps=steps)
 
 
 def lines(speeds: StepSpeeds) -> list[str]:

@@ -66,15 +66,18 @@ def _measure(options: "Options", site_name: str | None, assignments: Sequence[st
     from pipelines.slurm.submit import load_site
 
     config, work = request.config_of(options, None), request.work_dir(options)
-    plan = plan_training(config, work, 1)
-    spec = forecast.spec_of(plan)
     if site_name is None:
-        counts = [ranks for ranks in measure.rank_counts(options.np or most_ranks()) if ranks <= plan.batch_size]
-        speeds = measure.measure_here(spec, counts, os.environ, show_progress)
+        plan = plan_training(config, work, options.np or 1)
+        most = options.np or min(most_ranks(), plan.batch_size, config.train.fixed_slices or plan.batch_size)
+        counts = measure.rank_counts(most)
+        speeds = measure.measure_here(forecast.spec_of(plan), counts, os.environ, show_progress)
     else:
         site = load_site(site_name, assignments)
         names = allocation.nodes_of(site, site_name, os.environ)
-        speeds = measure.measure_nodes(spec, site, Path(site_name).stem, names, work.path, os.environ, show_progress)
+        plan = plan_training(config, work, len(names) * site.train.ranks_per_node)
+        name = Path(site_name).stem
+        spec = forecast.spec_of(plan)
+        speeds = measure.measure_nodes(spec, site, name, names, work.path, os.environ, show_progress)
     print(*measure.lines(speeds), sep="\n")
     print(f"speeds in {step_speed.write(work, forecast.key_of(plan), speeds)}", file=sys.stderr)
 
