@@ -216,6 +216,8 @@ def test_any_steps_of_any_rank_are_read_exactly_within_the_planned_capacity(
     stop = data.draw(st.integers(start + 1, order.steps))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shard_cache, "_GROUP", data.draw(st.integers(1, 5)))
+        # Up to 20 lanes, of smaller windows.
+        patch.setattr("jobs.train.data.order._LANE_ROWS", data.draw(st.integers(1, 128)))
         store = made.store(patch, keep=keep)
         for _ in range(2):
             calls = list(plan_calls(order, 0, start, stop, data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))))
