@@ -6,7 +6,7 @@ import os
 import pickle
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -60,7 +60,7 @@ def changed(path: Path) -> str:
     return rf"^{re.escape(str(path))}: changed while it was read, expected the fetched bytes \(SHA-256 [^\n]*$"
 
 
-def while_read(archives: Archives, scratch: Path, act: Callable[[Mapping[str, Path]], Any]) -> None:
+def while_read(archives: Archives, scratch: Path, act: Callable[[dict[str, Path]], Any]) -> None:
     """Run `act` on the plain files between prepare's first and last reading of the archives."""
     with inflated(archives, scratch) as files:
         act(files)

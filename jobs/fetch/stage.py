@@ -22,6 +22,7 @@ from jobs.fetch.locate import locate
 from jobs.fetch.mirror import Mirror
 from jobs.fetch.package import PackageFolder
 from jobs.fetch.pictures import picture_lists
+from jobs.fetch.remote import copied
 from jobs.fetch.source import Source, SourceDownError, SourceError
 from jobs.label_options import NO_LABEL_OPTIONS, LabelOptions
 from jobs.lease import Lease
@@ -40,6 +41,7 @@ def fetch(
     that folder. `options`: of labels, as prepare will read them. Raises InputError if an archive cannot be found, or if
     the archives do not fit each other.
     """
+    config = copied(config, archives_dir, lock_dir)
     located = locate(config)
     paths = dict(located.archives)
     data_set, lacking = located.data_set, located.lacking

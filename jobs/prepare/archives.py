@@ -110,7 +110,7 @@ class Inflated:
     """Archives by any key, and a plain file of each. `changes`: `_last_change` of each before it was hashed."""
 
     archives: Mapping[str, Archive]
-    plain: Mapping[str, Path]
+    plain: dict[str, Path]
     changes: Mapping[str, tuple[int, int, int]]
 
     def part(self, keys: Mapping[str, str]) -> "Inflated":
@@ -122,7 +122,7 @@ class Inflated:
         )
 
     @contextmanager
-    def unchanged(self) -> Iterator[Mapping[str, Path]]:
+    def unchanged(self) -> Iterator[dict[str, Path]]:
         """Yield the plain files, and ensure that the body reads the bytes that fetch hashed.
 
         A gzip archive was read once. A plain archive is read in place, repeatedly: at the end it must have the same
@@ -146,7 +146,7 @@ class Inflated:
 
 
 @contextmanager
-def inflated(archives: Mapping[str, Archive], scratch: Path, run: Run = in_threads) -> Iterator[Mapping[str, Path]]:
+def inflated(archives: Mapping[str, Archive], scratch: Path, run: Run = in_threads) -> Iterator[dict[str, Path]]:
     """Yield what `inflate` returns, and ensure that the body reads the bytes that fetch hashed."""
     with inflate_all(archives, scratch, run).unchanged() as plain:
         yield plain

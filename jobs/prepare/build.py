@@ -52,7 +52,7 @@ def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
         plan = plan.with_rows(assigned.rows)
         with Spark(spark_config) as spark, inflated(pictures, scratch, spark.spread) as plain_images:
             train, test = (
-                pair_of(split, archives, {**plain, **plain_images}, headers, inputs.label_column)
+                pair_of(split, archives, plain | plain_images, headers, inputs.label_column)
                 for split in ("train", "train" if inputs.makes_test else "test")
             )
             decoder = Decoder(
