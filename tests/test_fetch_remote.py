@@ -23,7 +23,7 @@ URL = "s3://bucket/digits"
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "monday/train-labels-idx1-ubyte"
 
 
-class Store(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+class Store(MemoryFileSystem):
     """An object store in memory, whose connection may end after some bytes. Records what is read."""
 
     store: dict[str, Any]

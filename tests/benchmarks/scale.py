@@ -8,6 +8,8 @@ Python workers together. "anonymous" is what a process has allocated; the rest a
 drops when it needs them.
 """
 
+import gzip
+import shutil
 import subprocess
 import sys
 import time
@@ -62,8 +64,18 @@ def make(mnist: Path, copies: int, folder: Path) -> None:
             tag, suffix = ("" if split == "test" else f"-{pair:02}"), ".gz" * (pair % 2)
             header = idx.Header(images.dtype, (rows, *images.shape[1:]))
             bounds = pair * rows, (pair + 1) * rows
-            idx.write_blocks(folder / f"{prefix}-images{tag}-idx3-ubyte{suffix}", header, _rolled(images, *bounds))
+            name = f"{prefix}-images{tag}-idx3-ubyte"
+            idx.write_blocks(folder / name, header, _rolled(images, *bounds))
+            if suffix:
+                _pack(folder / name)
             idx.write(folder / f"{prefix}-labels{tag}-idx1-ubyte{suffix}", labels[np.arange(*bounds) % len(labels)])
+
+
+def _pack(path: Path) -> None:
+    """Replace a file by its .gz, at the fastest level."""
+    with path.open("rb") as plain, gzip.open(path.with_name(f"{path.name}.gz"), "wb", compresslevel=1) as packed:
+        shutil.copyfileobj(plain, packed, 1 << 20)
+    path.unlink()
 
 
 def _rolled(images: NDArray[Any], start: int, stop: int, step: int = 10_000) -> Iterator[NDArray[Any]]:
