@@ -161,6 +161,24 @@ def test_pairs_that_are_compared_in_chunks_are_found_and_shown(
     assert is_same == (pictures == 24)
 
 
+def test_what_is_kept_of_findings_is_bounded_and_all_are_counted(
+    odd: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = tmp_path / odd.directory.name
+    monkeypatch.setattr("jobs.prepare.findings.look._MOST_LISTED", 1)
+    monkeypatch.setattr("jobs.prepare.findings.look._MOST_PAIRS", 1)
+    with caplog.at_level("WARNING"):
+        look_again(odd, copy)
+    counts = read_counts(copy)
+    assert {kind: counts[kind] for kind in ("duplicate", "conflict")} == {"duplicate": 2, "conflict": 2}
+    assert counts["near-duplicate"] + counts["near-conflict"] <= 2  # of one pair
+    with (copy / CSV).open(newline="", encoding="utf-8") as file:
+        listed = [line["finding"] for line in csv.DictReader(file)]
+    assert len(listed) == len(set(listed)) >= 5
+    for words in ("findings.csv lists the first 1 of them", "only the nearest 1 pairs are searched"):
+        assert words in caplog.text
+
+
 def test_the_page_shows_pairs_side_by_side_and_is_private(odd: Made) -> None:
     page = (odd.directory / DATA_PAGE).read_text(encoding="utf-8")
     assert (odd.directory / DATA_PAGE).stat().st_mode & 0o777 == 0o600

@@ -5,7 +5,9 @@ come from WORK/archives/NAME, then from an installed package, then from mirrors,
 """
 
 import logging
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from jobs import segments
@@ -53,7 +55,8 @@ def fetch(
         paths |= {_key(role, config): path for role, path in obtained.items()}
     paths = {key: paths[key] for key in sorted(paths, key=_position)}
     checked = check(located, paths, options)
-    recorded = {key: record(role_of_key(key), path) for key, path in paths.items()}
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # hashing does not hold Python's lock
+        recorded = dict(zip(paths, pool.map(record, map(role_of_key, paths), paths.values()), strict=True))
     archives = {key: archive for key, (archive, _) in recorded.items()}
     identities = {key: identity for key, (_, identity) in recorded.items() if identity}
     log_archives(archives, checked.headers, identities, config)
