@@ -167,7 +167,7 @@ def test_what_is_kept_of_findings_is_bounded_and_all_are_counted(
     copy = tmp_path / odd.directory.name
     monkeypatch.setattr("jobs.prepare.findings.look._MOST_LISTED", 1)
     monkeypatch.setattr("jobs.prepare.findings.look._MOST_PAIRS", 1)
-    with caplog.at_level("WARNING"):
+    with caplog.at_level("WARNING", "idxtrain"):
         look_again(odd, copy)
     counts = read_counts(copy)
     assert {kind: counts[kind] for kind in ("duplicate", "conflict")} == {"duplicate": 2, "conflict": 2}

@@ -29,11 +29,18 @@ from jobs.prepare.row_files import RowFiles
 from jobs.prepare.spark import Spark
 from jobs.prepare.survey import NOTHING, Moments, merge
 
+_SCRATCH = "scratch"
 _SURVEY_BYTES = 16 << 20  # of stored pixels per task: limits the memory of an executor
 
 
 def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
     """Fill `directory` (empty, not yet under its final name) with the dataset. Raises InputError for bad archives."""
+    _fill(inputs, spark_config, directory)
+    # Only now no file in it is mapped any more: NFS keeps a removed file as long as it is, and the folder with it.
+    shutil.rmtree(directory / _SCRATCH)
+
+
+def _fill(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
     archives = inputs.archives
     headers = read_headers(archives, inputs.label_column)
     images = headers["train_images"]
@@ -43,7 +50,7 @@ def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
     test_rows = None if inputs.makes_test else headers["test_images"].rows
     plan = plan_dataset(inputs.config, images.rows, test_rows, images.row_shape, len(excluded))
     require_room(directory, archives, headers, plan)
-    scratch = directory / "scratch"
+    scratch = directory / _SCRATCH
     scratch.mkdir()
     labels, pictures = ({k: v for k, v in archives.items() if k.endswith(end)} for end in ("_labels", "_images"))
     # Labels are small: all that they decide is decided, or refused, before Spark starts.
@@ -86,7 +93,6 @@ def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
             manifest = write_manifest(directory, inputs, content)
             views = (read_view(each.view) for each in written if each.view)
             look(directory, manifest, views, digests, partial(decoder.read, findings.normalization), scratch)
-    shutil.rmtree(scratch)
 
 
 def _decisions(inputs: Inputs, plan: DatasetPlan, excluded: int, test_rows: int | None) -> dict[str, int | str]:

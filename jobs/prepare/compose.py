@@ -38,12 +38,18 @@ from jobs.prepare.survey import NORMALIZATION_OF_BYTES, NOTHING, Findings, Momen
 from jobs.run_dir import Work
 from jobs.words import counted
 
+_SCRATCH = "scratch"
 _TOGETHER = 8  # pairs whose archives are inflated in parallel: limits the room on the disk
 
 
 def build_of_segments(inputs: Inputs, spark: SparkConfig, directory: Path, work: Work) -> None:
     """Fill `directory` (empty, not yet under its final name) with the dataset. Raises InputError for bad archives."""
-    scratch = directory / "scratch"
+    _fill(inputs, spark, directory, work)
+    shutil.rmtree(directory / _SCRATCH)  # no file in it is mapped any more: see `build`
+
+
+def _fill(inputs: Inputs, spark: SparkConfig, directory: Path, work: Work) -> None:
+    scratch = directory / _SCRATCH
     scratch.mkdir()
     test, training = read_pairs(inputs, scratch)
     pairs = training if test is None else [test, *training]
@@ -99,7 +105,6 @@ def build_of_segments(inputs: Inputs, spark: SparkConfig, directory: Path, work:
         partial(read_parquet, directory, manifest),
         scratch,
     )
-    shutil.rmtree(scratch)
 
 
 def read_pairs(inputs: Inputs, scratch: Path) -> tuple[ArchivePair | None, list[ArchivePair]]:

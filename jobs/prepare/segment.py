@@ -234,6 +234,8 @@ def _fill(
     check_shards(unfinished, plan, shards)
     _keep_views(unfinished, [each.view for each in written if each.view])
     kept = [path for path in unfinished.rglob("*") if path.is_file() and path.suffix != ".parquet"]
+    for path in kept:
+        sync(path)
     content: dict[str, Any] = {
         "shards": [shard.model_dump() for shard in shards],
         "label_counts": {name: np.trim_zeros(each, "b").tolist() for name, each in counts.items()},

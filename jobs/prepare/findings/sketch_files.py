@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from jobs.files import sync
 from jobs.prepare.findings.sketch import PROJECTIONS, Sketch
 from jobs.prepare.mapped import mapped
 
@@ -27,8 +26,6 @@ def write_sketches(folder: Path, sketches: Iterable[Sketch]) -> None:
         for sketch in sketches:
             for name, file in files.items():
                 file.write(np.ascontiguousarray(getattr(sketch, name), _TYPES[name]).data)
-    for name in _TYPES:
-        sync(folder / name)
 
 
 def map_sketch(folder: Path) -> Sketch:
