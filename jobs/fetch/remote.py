@@ -65,7 +65,6 @@ def copied(config: FetchConfig, archives_dir: Path, lock_dir: Path) -> FetchConf
     if not is_remote(config.data):
         return config
     folder = _folder(config, archives_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     lock_dir.mkdir(mode=0o775, parents=True, exist_ok=True)
     lease = Lease(lock_dir / f"archives-{folder.name}.json", f"fetch: {config.data}", waits=True)
     with lease, _reporting(config.data):
@@ -82,9 +81,10 @@ def _file_system(url: str) -> Any:
     import fsspec
 
     protocol, _, rest = url.partition("://")
-    host = {"host": rest.partition("/")[0].partition(":")[0]} if protocol == "hdfs" else {}
+    host, _, port = rest.partition("/")[0].partition(":")
+    server = {"host": host, **({"port": int(port)} if port else {})} if protocol == "hdfs" else {}
     try:
-        return fsspec.filesystem(_PROTOCOLS[protocol], skip_instance_cache=True, use_listings_cache=False, **host)
+        return fsspec.filesystem(_PROTOCOLS[protocol], skip_instance_cache=True, use_listings_cache=False, **server)
     except ImportError as error:
         raise InputError(
             f"--data {url}: found no package {error.name or 's3fs'}, expected it for this location; fix: "
@@ -127,6 +127,7 @@ def _version(info: Mapping[str, Any]) -> str:
 
 def _copy(system: Any, url: str, files: list[RemoteFile], folder: Path) -> None:
     """Copy the files that are new or changed, remove those that are gone, and record them."""
+    folder.mkdir(parents=True, exist_ok=True)
     known = _recorded(folder)
     record: dict[str, dict[str, Any]] = {}
     for each in files:
