@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.files import naming_full_disk
 from jobs.prepare.mapped import mapped
 
 DIGEST_BYTES = 16  # 128 bits: two different images never collide by chance
@@ -32,7 +33,7 @@ def read_digests(path: Path) -> NDArray[Any]:
 
 def join_files(sources: Iterable[Path], target: Path) -> Path:
     """Write the contents of files, one after another, to `target`; return it."""
-    with target.open("wb") as whole:
+    with naming_full_disk(target), target.open("wb") as whole:
         for source in sources:
             with source.open("rb") as part:
                 shutil.copyfileobj(part, whole, 1 << 20)

@@ -14,6 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
+from jobs.files import naming_full_disk
+
 _START = b"\x1f\x8b\x08"  # gzip, deflate
 _GZIP = 31  # of zlib's `wbits`: with the header, and verify the checksum
 _RANGE_BYTES = 32 << 20  # of a compressed file
@@ -72,7 +74,7 @@ def inflate_range(task: MemberRange) -> int:
     """Write the members of a range as plain bytes; return how many these are, −1 unless they are whole members."""
     written = 0
     try:
-        with task.path.open("rb") as source, task.target.open("wb") as target:
+        with naming_full_disk(task.target), task.path.open("rb") as source, task.target.open("wb") as target:
             source.seek(task.start)
             for block in _plain(source, task.stop - task.start):
                 written += len(block)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jobs.files import naming_full_disk
 from jobs.prepare.findings.sketch import PROJECTIONS, Sketch
 from jobs.prepare.mapped import mapped
 
@@ -21,7 +22,7 @@ _TYPES: dict[str, np.dtype[Any]] = {
 def write_sketches(folder: Path, sketches: Iterable[Sketch]) -> None:
     """Write sketches into a new folder, one after another: about 220 bytes per row."""
     folder.mkdir()
-    with ExitStack() as stack:
+    with naming_full_disk(folder), ExitStack() as stack:
         files = {name: stack.enter_context((folder / name).open("wb")) for name in _TYPES}
         for sketch in sketches:
             for name, file in files.items():
