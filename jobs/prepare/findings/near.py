@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.prepare.findings.sketch import PROJECTIONS, STEPS
+from jobs.progress import Progress
 
 # A correlation of 0.995.
 NEAR = 0.1
@@ -38,18 +39,27 @@ def candidates(projections: NDArray[Any], rows: NDArray[Any]) -> Iterator[NDArra
 
     `projections`: int8 [all rows, 192]. `rows`: those to compare, increasing int64, of images with contrast.
     """
-    for band in range(_BANDS):
-        keys = _band_keys(projections, rows, band)
-        order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
-        for distance in range(1, min(_NEXT, len(rows) - 1) + 1):
-            same = np.flatnonzero(ordered[distance:] == ordered[:-distance])
-            if not len(same):
-                break
-            # Blocks are filtered as they come: most pairs of a bucket are far apart.
-            for start in range(0, len(same), _BLOCK):
-                first = same[start : start + _BLOCK]
-                yield _near(projections, np.stack([rows[order[first]], rows[order[first + distance]]], axis=1))
+    with Progress("prepare: comparing images", _BANDS, "bands") as progress:
+        for band in range(_BANDS):
+            for pairs in _in_band(_band_keys(projections, rows, band)):
+                yield _near(projections, rows[pairs])
+            progress.update(band + 1)
+
+
+def _in_band(keys: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield the pairs that a band's keys make, by their positions, int64 [n, 2] with first < second: a block at a time.
+
+    Most are far apart, so they are filtered before the next block comes.
+    """
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    for distance in range(1, min(_NEXT, len(keys) - 1) + 1):
+        same = np.flatnonzero(ordered[distance:] == ordered[:-distance])
+        if not len(same):
+            break
+        for start in range(0, len(same), _BLOCK):
+            first = same[start : start + _BLOCK]
+            yield np.stack([order[first], order[first + distance]], axis=1)
 
 
 def nearest(projections: NDArray[Any], pairs: Iterable[NDArray[Any]], is_test: NDArray[Any], most: int) -> NDArray[Any]:

@@ -15,6 +15,7 @@ from jobs.dataset import SPLITS, Manifest, Split
 from jobs.files import write_atomic
 from jobs.prepare.findings.sketch import Sketch, joined, sketch_images
 from jobs.prepare.findings.sketch_files import map_sketch, write_sketches
+from jobs.progress import Progress
 
 Images = dict[int, NDArray[Any]]  # float32 [values] each, by row
 # Returns the images at increasing positions (int64 [n], n ≥ 1) of a split: float32 [n, values].
@@ -161,27 +162,33 @@ def join(manifest: Manifest, views: Iterable[View], digests: NDArray[Any], folde
 
     `digests`: void [rows]. `folder`: a new one, for the sketches.
     """
-    sums = write_views(folder, views)
+    split = np.repeat(np.arange(len(SPLITS), dtype=np.int8), [manifest.splits[name].rows for name in SPLITS])
+    with Progress("prepare: looking at the images", len(split), "images") as progress:
+        sums = write_views(folder, views, progress)
     classes = slice(len(manifest.labels))
     means = [] if sums is None else list(zip(sums.images[classes], sums.counts[classes].tolist(), strict=True))
     return Rows(
         sketch=map_sketch(folder),
         digests=digests,
-        split=np.repeat(np.arange(len(SPLITS), dtype=np.int8), [manifest.splits[name].rows for name in SPLITS]),
+        split=split,
         means=[(total / max(1, count), count) for total, count in means],
     )
 
 
-def write_views(folder: Path, views: Iterable[View]) -> Sums | None:
+def write_views(folder: Path, views: Iterable[View], progress: Progress | None = None) -> Sums | None:
     """Write the sketches of views into a new folder, one after another; return the sum of their sums."""
     total: Sums | None = None
+    done = 0
 
     def sketches() -> Iterator[Sketch]:
-        nonlocal total
+        nonlocal total, done
         for view in views:
             if view.sums is not None:
                 total = view.sums if total is None else total + view.sums
             yield view.sketch
+            done += len(view.sketch)
+            if progress is not None:
+                progress.update(done)
 
     write_sketches(folder, sketches())
     return total
