@@ -20,7 +20,7 @@ from jobs.prepare.digests import join_files, read_digests
 from jobs.prepare.disk_space import require_room
 from jobs.prepare.exclusions import read_exclusions
 from jobs.prepare.findings.look import look
-from jobs.prepare.findings.rows import read_view
+from jobs.prepare.findings.rows import take_views
 from jobs.prepare.idx import Header
 from jobs.prepare.inputs import Inputs
 from jobs.prepare.manifest import Content, write_manifest
@@ -91,7 +91,7 @@ def _fill(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
                 versions=spark.versions(),
             )
             manifest = write_manifest(directory, inputs, content)
-            views = (read_view(each.view) for each in written if each.view)
+            views = take_views(each.view for each in written if each.view)
             look(directory, manifest, views, digests, partial(decoder.read, findings.normalization), scratch)
 
 

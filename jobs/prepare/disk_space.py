@@ -12,7 +12,7 @@ from jobs.prepare.plan import DatasetPlan
 
 _ROW_BYTES = 40  # label, index, the levels of a list, and the row number in `row_files`
 _SHARD_BYTES = 8 << 10  # footer, page headers, rounding up to the file system's blocks
-_VIEW_BYTES = 240  # of a row: its sketch and its digest
+_VIEW_BYTES = 260  # of a row: its sketch, and its digest in pieces and whole
 _DICTIONARY_BYTES = 1 << 20  # the size at which Arrow drops a column's dictionary
 _SLACK = 1.1
 

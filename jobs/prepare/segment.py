@@ -30,7 +30,7 @@ from jobs.prepare.build import check_shards, survey_splits, take_shards
 from jobs.prepare.config import PrepareConfig
 from jobs.prepare.decode import Decoder
 from jobs.prepare.disk_space import room
-from jobs.prepare.findings.rows import View, read_sums, read_view, write_sums, write_views
+from jobs.prepare.findings.rows import View, read_sums, take_views, write_sums, write_views
 from jobs.prepare.findings.sketch import Sketch
 from jobs.prepare.findings.sketch_files import map_sketch
 from jobs.prepare.idx import Header
@@ -249,11 +249,9 @@ def _fill(
 
 def _keep_views(directory: Path, views: Sequence[Path]) -> None:
     """Turn the views of the shards, in order, into the segment's own files."""
-    sums = write_views(directory / _SKETCHES, map(read_view, views))
+    sums = write_views(directory / _SKETCHES, take_views(views))
     if sums is not None:
         write_sums(directory / _SUMS, sums)
-    for view in views:
-        view.unlink()
 
 
 def _split(

@@ -133,6 +133,13 @@ def read_view(path: Path) -> View:
         return View(sketch=sketch, sums=Sums(arrays["images"], arrays["counts"]) if "images" in arrays else None)
 
 
+def take_views(paths: Iterable[Path]) -> Iterator[View]:
+    """Yield the view in each file, and remove the file: they take as much room as what is made of them."""
+    for path in paths:
+        yield read_view(path)
+        path.unlink()
+
+
 def write_sums(path: Path, sums: Sums) -> None:
     """Write sums atomically."""
     _write_arrays(path, vars(sums))
