@@ -13,7 +13,7 @@ from unittest.mock import patch
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -324,6 +324,7 @@ def test_many_equal_images_of_two_classes_are_judged_in_linear_time() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2), st.booleans()), max_size=30))
+@settings(deadline=None)
 def test_equal_images_are_judged_as_the_rule_says(images: list[tuple[int, int, bool]]) -> None:
     """The rule, image by image. `images`: content, label, and whether it is in the test split."""
     expected = set()

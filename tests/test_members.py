@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import InputError
@@ -30,6 +30,7 @@ def packed(pieces: list[bytes], level: int) -> bytes:
     padding=st.integers(0, 3),
     size=st.integers(1, 100),
 )
+@settings(deadline=None)
 def test_ranges_give_the_bytes_of_the_stream_or_say_that_they_do_not(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], level: int, padding: int, size: int
 ) -> None:

@@ -173,6 +173,7 @@ def test_the_largest_float32_is_accepted(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 7))
+@settings(deadline=None)
 def test_rows_that_occur_more_than_once_are_found_however_many_are_sorted_at_a_time(
     values: list[int], most: int
 ) -> None:
