@@ -151,8 +151,9 @@ def _archive_sizes(config: Config, work: Work) -> ArchiveSizes:
     """
     from jobs.fetch.check import check
     from jobs.fetch.locate import fetched_before, locate
+    from jobs.fetch.remote import in_place
 
-    located = locate(config.fetch)
+    located = locate(in_place(config.fetch, work.archives))
     paths = {**located.archives, **fetched_before(located, work.archives)}
     checked = check(located, paths, config.prepare.labels)
     shapes = {key: header.shape for key, header in checked.headers.items()}

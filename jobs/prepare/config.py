@@ -93,7 +93,8 @@ class PrepareConfig(Section):
         default=None,
         ge=1,
         description=(
-            "Rows per Parquet file, which is one row group. `none`: 2,500, or fewer if those exceed 32 MiB of float32."
+            "Rows per Parquet file, which is one row group. `none`: 2,500, or fewer if those exceed 32 MiB of float32; "
+            "more if there would be more than 16,384 files, up to 128 MiB."
         ),
     )
 

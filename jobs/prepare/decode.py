@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from jobs.dataset import Normalization, Shard, Split
 from jobs.errors import InputError
-from jobs.files import sha256_file, write_atomic
+from jobs.files import sha256_file, write_atomic, write_bytes
 from jobs.orientation import Orientation
 from jobs.prepare.archives import Pair, image_shape
 from jobs.prepare.findings.rows import Look, batch_rows, is_summed, write_view
@@ -25,7 +25,7 @@ from jobs.prepare.labels import ClassMap
 from jobs.prepare.orientation import upright, upright_shape
 from jobs.prepare.plan import ShardPlan
 from jobs.prepare.row_files import RowFiles
-from jobs.prepare.survey import Survey, survey
+from jobs.prepare.survey import Moments, survey
 
 _PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "write_statistics": ["label", "index"]}
 
@@ -63,10 +63,16 @@ class Decoder:
         """Return the archives of a split."""
         return self.test if split == "test" else self.train
 
-    def survey(self, task: tuple[Split, int, int]) -> Survey:
-        """Survey rows [start, stop) of a split: task = (split, start, stop)."""
+    def survey(self, task: tuple[Split, int, int]) -> Moments:
+        """Survey rows [start, stop) of a split: task = (split, start, stop). Digests go beside the row files."""
         split, start, stop = task
-        return survey(self.pair(split), self.rows.read(split, start, stop))
+        result = survey(self.pair(split), self.rows.read(split, start, stop))
+        write_bytes(self.digest_file(split, start), result.digests)
+        return result.moments
+
+    def digest_file(self, split: Split, start: int) -> Path:
+        """Return the file of the digests of a surveyed range: 16 bytes per row, too many for a result of Spark."""
+        return self.rows.directory / f"{split}-{start}.digests"
 
     def write(self, normalization: Normalization, directory: Path, shard: ShardPlan) -> Written:
         """Write one shard as a Parquet file of one row group.

@@ -22,6 +22,7 @@ from jobs.files import sealed, sha256_file, sha256_json, write_json
 from jobs.prepare.archives import image_shape, inflated, pair_of
 from jobs.prepare.config import PrepareConfig
 from jobs.prepare.decode import Decoder
+from jobs.prepare.digests import digests_in, image_digests
 from jobs.prepare.idx import Header
 from jobs.prepare.inputs import Inputs
 from jobs.prepare.labels import ClassMap, LabelCounts, class_names, count_labels, map_classes
@@ -30,7 +31,7 @@ from jobs.prepare.pictures import write_pictures
 from jobs.prepare.plan import ShardPlan, even_ranges
 from jobs.prepare.row_files import RowFiles
 from jobs.prepare.splits import write_known
-from jobs.prepare.survey import duplicates, image_digests
+from jobs.prepare.survey import duplicates
 from jobs.progress import Progress
 from jobs.records import FetchOutputs, PrepareOutputs
 from jobs.run_dir import RunDir
@@ -155,7 +156,9 @@ def _duplicates(trained_on: Path, model: Manifest, directory: Path, test: tuple[
     """Find the test images among the images that the model was trained on or validated with."""
     training = [shard for split in _TRAINING for shard in model.splits[split].shards]
     indices, digests = _digests(trained_on, training)
-    return duplicates(indices, digests, *_digests(directory, test))
+    test_indices, test_digests = _digests(directory, test)
+    together = digests_in(digests + test_digests)
+    return duplicates(np.concatenate([indices, test_indices]), together, len(test_indices))
 
 
 def _digests(directory: Path, shards: Sequence[Shard]) -> tuple[NDArray[Any], bytes]:

@@ -11,6 +11,7 @@ from typing import Any
 from deploy.slurm import commands, queue, script
 from deploy.slurm.site import JOB_STAGES, JobStage, Site, names, read, validate
 from jobs.errors import IdxtrainError, InputError
+from jobs.fetch.config import is_remote
 from jobs.files import write_json, write_text
 from jobs.python import module_command
 from jobs.run_dir import RunDir
@@ -64,7 +65,7 @@ def config_for(site: Site, options: Options, existing: RunDir | None) -> Config:
         )
     config = request.config_of(replace(options, np=site.ranks), existing)
     check_config(config.train, site.ranks)
-    if config.fetch.data and not Path(config.fetch.data).is_dir():
+    if config.fetch.data and not is_remote(config.fetch.data) and not Path(config.fetch.data).is_dir():
         raise InputError(f"--data {config.fetch.data}: found no such folder; fix: give the folder of your archives")
     return config
 
