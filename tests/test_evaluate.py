@@ -330,7 +330,7 @@ def test_test_images_beyond_memory_are_refused_before_reading(run: RunDir) -> No
     test["label_counts"][0] += 10**12
     test["shards"][1]["rows"] += 10**12
     write_json(file, sealed(manifest))
-    assert_refused(run, " GB of free memory, expected 264000.00 GB for 1,000,000,000,012 test images; fix: end other")
+    assert_refused(run, " GB of free memory, expected 80000.00 GB for 1,000,000,000,012 test images; fix: end other")
 
 
 def assert_refused(run: RunDir, expected: str) -> None:
