@@ -196,6 +196,10 @@ class Site(Section):
         """The number of ranks that train, the world size."""
         return self.train.nodes * self.train.ranks_per_node
 
+    def evaluating(self) -> "Site":
+        """Return the site whose ranks are those of an evaluation: one on each node of its job."""
+        return self.model_copy(update={"train": TrainResources(**self.evaluate.model_dump())})
+
     def resources(self, stage: JobStage) -> Resources:
         """Return what a stage's job requests."""
         resources: Resources = getattr(self, stage)

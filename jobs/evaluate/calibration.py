@@ -103,7 +103,7 @@ def best_temperature(probabilities: NDArray[Any], labels: NDArray[Any]) -> float
         slopes = np.empty(len(labels))
         for start in range(0, len(labels), _BLOCK):
             rows = slice(start, start + _BLOCK)
-            slopes[rows] = _slopes(probabilities[rows], labels[rows], inverse)
+            slopes[rows] = loss_slopes(probabilities[rows], labels[rows], inverse)
         return float(slopes.mean())
 
     if slope(1 / _MOST) >= 0 or slope(1 / _LEAST) <= 0:
@@ -111,8 +111,8 @@ def best_temperature(probabilities: NDArray[Any], labels: NDArray[Any]) -> float
     return 1 / float(brentq(slope, 1 / _MOST, 1 / _LEAST, xtol=1e-4))
 
 
-def _slopes(probabilities: NDArray[Any], labels: NDArray[Any], inverse: float) -> NDArray[Any]:
-    """Return the derivative of each row's loss by 1 / temperature, float64 [rows]."""
+def loss_slopes(probabilities: NDArray[Any], labels: NDArray[Any], inverse: float) -> NDArray[Any]:
+    """Return the derivative of each row's loss by 1 / temperature at `inverse`, float64 [rows]. Shapes as in `choose`."""
     logits = _logits(probabilities)
     logits -= logits.max(axis=1, keepdims=True)
     powers = np.exp(inverse * logits)

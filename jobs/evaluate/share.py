@@ -112,6 +112,8 @@ def compute(task: Task, world: World) -> Any:
     _use_share(world)
     model = load_model(task.run.origin.model_file, task.manifest.shape, task.manifest.classes)
     forward = Forward(model)
+    if not world.rank and task.ranks > 1:
+        log.info("evaluate: %s share %s images", counted(task.ranks, "rank"), f"{task.test.batches[-1].stop:,}")
     for what, parts in (("calibrate", task.validation), ("evaluate", task.test)):
         rows, batches = parts.rows_of(world.rank), parts.batches_of(world.rank)
         if not batches or parts.is_written(world.rank):
@@ -122,8 +124,6 @@ def compute(task: Task, world: World) -> Any:
             continue
         with Progress(what, len(rows), "images") as progress:
             parts.write(world.rank, shown(blocks, progress))
-    if not world.rank and task.ranks > 1:
-        log.info("evaluate: %s share %s images", counted(task.ranks, "rank"), f"{task.test.batches[-1].stop:,}")
     return model
 
 

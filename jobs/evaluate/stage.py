@@ -28,7 +28,6 @@ from jobs.evaluate.share import Task, compute, task_of
 from jobs.evaluate.table import show
 from jobs.evaluate.validation import chosen_for
 from jobs.files import write_json
-from jobs.logs import log
 from jobs.metrics import CalibrationMetrics, Caveat, Metrics, StageSeconds, TestData, TestMetrics, TrainMetrics
 from jobs.places import Places
 from jobs.records import TrainOutputs
@@ -45,7 +44,6 @@ def evaluate(run: RunDir, config: EvaluateConfig, world: World = ONE_RANK) -> Me
     trained = read_outputs(run.origin, TrainOutputs)
     task = task_of(run, trained, config.batch_size, world.size)
     if world.rank >= task.ranks:
-        log.info("evaluate: not needed for %s images", f"{task.manifest.splits['test'].rows:,}")
         return None
     if world.rank:
         compute(task, world)
