@@ -112,7 +112,10 @@ def best_temperature(probabilities: NDArray[Any], labels: NDArray[Any]) -> float
 
 
 def loss_slopes(probabilities: NDArray[Any], labels: NDArray[Any], inverse: float) -> NDArray[Any]:
-    """Return the derivative of each row's loss by 1 / temperature at `inverse`, float64 [rows]. Shapes as in `choose`."""
+    """Return the derivative of each row's loss by 1 / temperature, at `inverse`: float64 [rows].
+
+    Shapes as in `choose`. A row's figure does not depend on the rows beside it.
+    """
     logits = _logits(probabilities)
     logits -= logits.max(axis=1, keepdims=True)
     powers = np.exp(inverse * logits)
