@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from deploy.launcher.config import LaunchConfig
 from deploy.launcher.launch import launch
+from deploy.slurm import commands
+from deploy.slurm.site import validate
 from jobs.batches import read_images, read_labels, read_rows
 from jobs.dataset import MANIFEST, Manifest, Split, SplitInfo, read_split, shard_path
 from jobs.evaluate.calibration import loss_slopes, with_temperature
@@ -154,6 +156,18 @@ def test_every_row_is_of_one_rank_and_batches_are_the_same_at_any_number_of_rank
     assert [row for batch in batches for row in batch] == list(range(rows))
     assert {len(share) > 0 for share in shares[: parts.ranks]} <= {True}
     assert [row for rank in range(ranks) for row in parts.rows_of(rank)] == list(range(rows))
+
+
+def test_several_nodes_of_a_site_evaluate_with_a_rank_on_each() -> None:
+    site = validate({"train": {"nodes": 2, "ranks_per_node": 8}, "evaluate": {"nodes": 3, "cpus": 4}}, "")
+    run = Path("/shared/work/runs/digits")
+    how = " ".join(commands.evaluate_launch(site, "python", run).argv)
+    assert "deploy.launcher --stage evaluate --np 3 --max-restarts 0 --run-dir /shared/work/runs/digits --site" in how
+    assert how.endswith("-m jobs.evaluate /shared/work/runs/digits")
+    step = " ".join(commands.rank_step(site.evaluating(), 3))
+    assert step.startswith("srun --nodes=3 --ntasks=3 --ntasks-per-node=1 --distribution=block --cpus-per-task=4 ")
+    one = commands.evaluate_launch(validate({}, ""), "python", run)
+    assert "deploy.launcher" not in one.argv
 
 
 def test_a_process_without_a_launcher_is_the_only_rank() -> None:

@@ -78,7 +78,7 @@ class Resources(Section):
         pattern=r"^(\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(:\d\d){0,2})$",  # sbatch(1)
         description='Time limit, as sbatch reads it: "90" (minutes), "01:30:00" or "1-12". `none`: Slurm\'s default.',
     )
-    nodes: int = Field(default=1, ge=1, description="Nodes of the job.")
+    nodes: int = Field(default=1, ge=1, description="Nodes of the job. Evaluate runs one rank on each.")
     cpus: int | None = Field(
         default=None,
         ge=1,

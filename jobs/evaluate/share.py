@@ -109,7 +109,7 @@ def compute(task: Task, world: World) -> Any:
         held = shards_between(task.manifest, parts.split, parts.rows_of(world.rank))
         verify_shards(task.directory, [shard for _, shard in held])
     import_tensorflow(task.run.logs / "tensorflow.log")
-    _use_share(world)
+    _use_share(world, min(world.local_size, task.ranks))
     model = load_model(task.run.origin.model_file, task.manifest.shape, task.manifest.classes)
     forward = Forward(model)
     if not world.rank and task.ranks > 1:
@@ -127,18 +127,18 @@ def compute(task: Task, world: World) -> Any:
     return model
 
 
-def _use_share(world: World) -> None:
-    """Limit TensorFlow to a GPU, or to this rank's share of the CPUs, if there are other ranks on this machine.
+def _use_share(world: World, sharing: int) -> None:
+    """Limit TensorFlow to a GPU, or to this rank's share of the CPUs, if several ranks share this machine.
 
     The number of threads changes no bit: measured with every architecture of `models`, 1 to 3 threads, and batches of
     1 to 500 images.
     """
     import tensorflow as tf
 
-    if world.local_size == 1:
+    if sharing == 1:
         return
     gpus = tf.config.list_physical_devices("GPU")
     if len(gpus) > 1:  # a launcher may also show each rank only its own
         tf.config.set_visible_devices(gpus[world.local_rank % len(gpus)], "GPU")
     cpus = len(os.sched_getaffinity(0))
-    tf.config.threading.set_intra_op_parallelism_threads(max(1, cpus // world.local_size))
+    tf.config.threading.set_intra_op_parallelism_threads(max(1, cpus // sharing))
