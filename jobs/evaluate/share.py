@@ -40,12 +40,15 @@ class Task:
         """How many ranks have batches; at least 1, as rank 0 writes the result."""
         return max(1, self.validation.ranks, self.test.ranks)
 
+    def wait(self) -> None:
+        """Wait until every rank has computed its share."""
+        for parts in (self.validation, self.test):
+            parts.wait()
+
     @contextmanager
-    def collected(self) -> Iterator[None]:
-        """Wait until every rank has computed its share; remove the files in the end."""
+    def cleaned(self) -> Iterator[None]:
+        """Remove the ranks' files in the end, however it comes. A killed process leaves them, to be used again."""
         try:
-            for parts in (self.validation, self.test):
-                parts.wait()
             yield
         finally:
             for parts in (self.validation, self.test):
@@ -103,7 +106,8 @@ def _check_model_file(path: Path, expected: str) -> None:
 def compute(task: Task, world: World) -> Any:
     """Compute the probabilities of a rank's batches, after a check of the shards they are in; return the keras.Model.
 
-    Rank 0 has checked the whole test split before. Raises InputError if a shard is damaged, or if the model is not one for this dataset.
+    Rank 0 has checked the whole test split before. Raises InputError if a shard is damaged, or if the model is not one
+    for this dataset.
     """
     for parts in (task.validation, task.test) if world.rank else (task.validation,):
         held = shards_between(task.manifest, parts.split, parts.rows_of(world.rank))

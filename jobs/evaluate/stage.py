@@ -49,8 +49,9 @@ def evaluate(run: RunDir, config: EvaluateConfig, world: World = ONE_RANK) -> Me
         compute(task, world)
         return None
     labels, indices = _read_test_labels(task)
-    model = compute(task, world)
-    with task.collected():
+    with task.cleaned():
+        model = compute(task, world)
+        task.wait()
         chosen = chosen_for(run, task.directory, task.manifest, task.validation)
         predictions = collect(labels, indices, task.test.blocks(), chosen.temperature)
         return _write_results(run, config, task, trained, model, predictions, chosen)
