@@ -207,14 +207,18 @@ def verify(directory: Path, manifest: Manifest, *splits: Split) -> None:
     Petastorm's own metadata (`_common_metadata`) is a pickle that its readers would execute. `prepare` writes none: a
     dataset that has one comes from elsewhere.
     """
+    verify_shards(directory, [shard for split in splits for shard in manifest.splits[split].shards])
+
+
+def verify_shards(directory: Path, shards: Iterable[Shard]) -> None:
+    """Check these shards as `verify` does."""
     for name in ("_common_metadata", "_metadata"):
         for path in sorted(directory.rglob(name)):
             raise InputError(
                 f"{path}: found a file that may hold a pickled schema, which is never loaded; fix: remove the file"
             )
-    for split in splits:
-        for shard in manifest.splits[split].shards:
-            _verify_shard(directory / shard.path, shard, _fix(directory))
+    for shard in shards:
+        _verify_shard(directory / shard.path, shard, _fix(directory))
 
 
 def _verify_shard(path: Path, shard: Shard, fix: str) -> None:
@@ -249,8 +253,7 @@ def read_split(directory: Path, manifest: Manifest, split: Split) -> "tuple[NDAr
     import pyarrow.parquet as pq
 
     for shard in manifest.splits[split].shards:  # before any memory is allocated for the manifest's claims
-        footer = pq.read_metadata(directory / shard.path)
-        _check_size(directory, manifest, shard, footer.num_rows, _image_values(footer))
+        check_shard_size(directory, manifest, shard, pq.read_metadata(directory / shard.path))
     images = np.empty((manifest.splits[split].rows, manifest.values_per_image), np.float32)
     labels = np.empty(len(images), np.int32)
     indices = np.empty(len(images), np.int64)
@@ -278,6 +281,11 @@ def _read_values(
     values = table["image"].combine_chunks().flatten().to_numpy()
     _check_size(directory, manifest, shard, table.num_rows, len(values))
     return values.reshape(shard.rows, -1), table["label"].to_numpy(), table["index"].to_numpy()
+
+
+def check_shard_size(directory: Path, manifest: Manifest, shard: Shard, footer: Any) -> None:
+    """Raise InputError unless a shard's footer, a pyarrow FileMetaData, has the manifest's rows and values."""
+    _check_size(directory, manifest, shard, footer.num_rows, _image_values(footer))
 
 
 def _check_size(directory: Path, manifest: Manifest, shard: Shard, rows: int, values: int) -> None:

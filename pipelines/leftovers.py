@@ -10,8 +10,10 @@ from pathlib import Path
 from jobs.run_dir import RunDir
 
 _DEAD_SECONDS = 3600.0
-# The names that jobs.files, jobs.lease and deploy.registry give to temporary files.
-_TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp-.+|\.[0-9a-f]{16}\.lock|\.after-.+\.lock|\.\d+-.+\.keras|\.new-\d+\.db.*")
+# The names that jobs.files, jobs.lease, jobs.evaluate.parts and deploy.registry give to temporary files.
+_TEMPORARY = re.compile(
+    r"\.[0-9a-f]{8}\.tmp-.+|\.[0-9a-f]{16}\.lock|\.after-.+\.lock|\.\d+-.+\.keras|\.new-\d+\.db.*|\.[0-9a-f]{16}-(validation|test)-.+\.float32"
+)
 
 
 def is_dead(path: Path) -> bool:

@@ -20,12 +20,18 @@ from jobs.evaluate.calibration import (
 )
 from jobs.evaluate.curve import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from jobs.evaluate.reliability import diagram
-from jobs.metrics import ReliabilityBin
+from jobs.evaluate.results import collect
+from jobs.metrics import CalibrationMetrics, ReliabilityBin
 
 
 def two_classes(confidence: list[float]) -> NDArray[Any]:
     """Return probabilities whose predicted class is 0."""
     return np.column_stack([confidence, 1 - np.array(confidence)]).astype(np.float32)
+
+
+def measured(probabilities: NDArray[Any], labels: NDArray[Any], chosen: Chosen) -> CalibrationMetrics:
+    made = collect(labels, np.arange(len(labels)), [probabilities], chosen.temperature)
+    return calibration(made.confidence, made.tempered, made.correct, chosen)
 
 
 def test_bins_have_equally_many_images_and_the_error_is_their_weighted_gap() -> None:
@@ -54,8 +60,8 @@ def test_the_temperature_undoes_one_that_was_applied() -> None:
     for applied in (0.5, 2.5):
         stated = with_temperature(honest, applied)
         assert best_temperature(stated, labels) == pytest.approx(1 / applied, rel=0.05)
-        before = calibration(stated, labels, Chosen())
-        after = calibration(stated, labels, choose(stated, labels))
+        before = measured(stated, labels, Chosen())
+        after = measured(stated, labels, choose(stated, labels))
         assert before.temperature is None
         assert after.ece_with_temperature is not None
         assert after.ece_with_temperature < 0.02 < before.ece
@@ -99,11 +105,11 @@ def test_the_limit_is_the_lowest_with_that_precision_and_counts_equal_confidence
 
 def test_what_the_model_is_sure_of_is_counted_on_the_test_images() -> None:
     test = two_classes([0.95, 0.97, 0.99, 0.6])
-    result = calibration(test, np.array([0, 1, 0, 0]), Chosen(limit=0.95))
+    result = measured(test, np.array([0, 1, 0, 0]), Chosen(limit=0.95))
     assert result.sure is not None
     assert (result.sure.count, result.sure.errors, result.sure.share) == (3, 1, 0.75)
     assert result.sure.precision == pytest.approx(2 / 3)
-    assert calibration(test, np.array([0, 1, 0, 0]), Chosen(limit=0.999)).sure.precision is None  # type: ignore[union-attr]
+    assert measured(test, np.array([0, 1, 0, 0]), Chosen(limit=0.999)).sure.precision is None  # type: ignore[union-attr]
 
 
 @settings(deadline=None)  # a busy machine is not an error

@@ -12,7 +12,7 @@ from scipy.stats import chi2_contingency
 from jobs.dataset import Duplicates, Manifest, SplitInfo
 from jobs.evaluate.caveats import accuracy_without, caveats, proportions_z
 from jobs.evaluate.metrics import summarize
-from jobs.evaluate.predict import Predictions
+from jobs.evaluate.results import Predictions, collect
 from jobs.metrics import Caveat, ValidationMetrics
 from tests.support.prepared import bare_manifest
 
@@ -24,8 +24,7 @@ def validated(errors: int, count: int = 1000) -> ValidationMetrics:
 
 
 def predictions_of(labels: NDArray[Any], predicted: NDArray[Any], classes: int) -> Predictions:
-    probabilities, images = np.eye(classes, dtype=np.float32)[predicted], np.zeros((len(labels), 1, 1, 1), np.float32)
-    return Predictions(images=images, labels=labels, indices=np.arange(len(labels)), probabilities=probabilities)
+    return collect(labels, np.arange(len(labels)), [np.eye(classes, dtype=np.float32)[predicted]])
 
 
 def manifest_of(labels: NDArray[Any], classes: int, names: tuple[str, ...], **changes: Any) -> Manifest:
@@ -43,7 +42,7 @@ def found(
     predicted = np.where(labels < classes, labels, 0)
     predicted[:errors] = (predicted[:errors] + 1) % classes
     manifest, predictions = manifest_of(labels, classes, names, **changes), predictions_of(labels, predicted, classes)
-    test = summarize(predictions.probabilities, labels, manifest)
+    test = summarize(predictions, manifest)
     return list(caveats(manifest, test, validation or validated(0), predictions))
 
 

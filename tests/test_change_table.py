@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jobs.evaluate.metrics import summarize
+from jobs.evaluate.results import collect
 from jobs.fetch.catalog import CATALOG
 from jobs.metrics import CaveatKind
 from jobs.train.config import TrainConfig
@@ -46,7 +47,5 @@ def test_the_page_names_every_caveat() -> None:
 
 
 def test_the_page_names_every_metric_of_the_test_set() -> None:
-    probabilities, labels = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32), np.array([0, 1])
-    assert [
-        name for name in dict(summarize(probabilities, labels, bare_manifest((1, 1, 1), 2))) if f"`{name}`" not in PAGE
-    ] == []
+    predictions = collect(np.array([0, 1]), np.array([0, 1]), [np.eye(2, dtype=np.float32)])
+    assert [name for name in dict(summarize(predictions, bare_manifest((1, 1, 1), 2))) if f"`{name}`" not in PAGE] == []

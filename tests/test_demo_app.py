@@ -161,8 +161,8 @@ def test_test_images_come_with_labels_and_predictions(small: Made, tmp_path: Pat
     from jobs.dataset import read_split
     from jobs.demo.gallery import Gallery
     from jobs.demo.network import Network
-    from jobs.evaluate.predict import Predictions
     from jobs.evaluate.predictions import write_predictions
+    from jobs.evaluate.results import collect
     from tests.support.demo_models import untrained
 
     manifest = small.manifest
@@ -171,8 +171,7 @@ def test_test_images_come_with_labels_and_predictions(small: Made, tmp_path: Pat
     probabilities = model.probabilities(images)
     file = tmp_path / "predictions.parquet"
     facts: dict[str, Any] = {"title": "t", "recipe": "r", "accuracy": 0.5, "manifest": manifest, "network": model}
-    predictions = Predictions(images=images, labels=labels, indices=indices, probabilities=probabilities)
-    write_predictions(file, predictions, manifest)
+    write_predictions(file, collect(labels, indices, [probabilities]), manifest)
     ways = [Shown(gallery=Gallery(small.directory, manifest, each), **facts) for each in (file, None)]
     with TestClient(app(ways), base_url=ADDRESS) as client:
         guesses = probabilities.argmax(axis=1)

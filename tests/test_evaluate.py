@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from jobs.dataset import FORMAT, MANIFEST, Manifest, Shard, SplitInfo, read_manifest
+from jobs.dataset import FORMAT, MANIFEST, Manifest, Shard, SplitInfo, read_manifest, shard_path
 from jobs.evaluate.calibration import best_temperature
 from jobs.files import sealed, sha256_file, write_json
 from jobs.metrics import read_metrics
@@ -26,7 +26,7 @@ from jobs.stage import read_outputs
 from tests.support.schemas import require_valid
 
 REPOSITORY = Path(__file__).parent.parent
-SHAPE = (4, 5, 1)
+SHAPE, WIDE = (4, 5, 1), (28, 28, 1)
 # The tiny model's predictions for twelve images, counted by hand: 3 errors.
 LABELS = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
 PREDICTED = [0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 0, 1]
@@ -39,19 +39,19 @@ BUILD_MODELS = f"""
 import os, sys
 os.environ["KERAS_BACKEND"] = "tensorflow"
 import keras, numpy as np
-for classes in (3, 4):
-    images = keras.Input({SHAPE})
+for name, shape, classes in (("3", {SHAPE}, 3), ("4", {SHAPE}, 4), ("wide", {WIDE}, 3)):
+    images = keras.Input(shape)
     flat = keras.layers.Dropout(0.5)(keras.layers.Flatten()(images))
     model = keras.Model(images, keras.layers.Dense(classes, activation="softmax")(flat))
-    model.set_weights([np.eye(20, classes) * {GAIN}, np.zeros(classes)])
-    model.save(f"{{sys.argv[1]}}/{{classes}}.keras")
+    model.set_weights([np.eye(flat.shape[1], classes) * {GAIN}, np.zeros(classes)])
+    model.save(f"{{sys.argv[1]}}/{{name}}.keras")
 """
 HOSTILE_ID = "<script>alert(1)&[bold]"
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with 3.keras and 4.keras, the tiny model for 3 and for 4 classes."""
+    """Return a folder with 3.keras and 4.keras, the tiny model for 3 and for 4 classes, and wide.keras."""
     folder = tmp_path_factory.mktemp("models")
     # In a separate process: once this one has imported TensorFlow, no other test can configure it.
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"}
@@ -102,20 +102,28 @@ def write_shards(dataset: Path, order: Sequence[int]) -> Manifest:
     """Write the twelve images in this order to two shards; return their manifest."""
     images = np.zeros((12, math.prod(SHAPE)), np.float32)
     images[np.arange(12), PREDICTED] = STRENGTHS
-    shards = []
-    for number, rows in enumerate((order[:7], order[7:])):
-        path = made(dataset / f"test/part-{number:05}.parquet")
-        columns = {
-            "image": pa.array(images[rows].tolist(), pa.list_(pa.float32())),
-            "label": pa.array([LABELS[row] for row in rows], pa.int32()),
-            "index": pa.array(rows, pa.int64()),
-        }
-        pq.write_table(pa.table(columns), path)
-        name = str(path.relative_to(dataset))
-        shards.append(
-            Shard(path=name, rows=len(rows), first_index=rows[0], bytes=path.stat().st_size, sha256=sha256_file(path))
-        )
-    return manifest_of(SHAPE, np.array([LABELS[row] for row in order]), 3, tuple(shards))
+    labels = np.array(LABELS)
+    shards = [
+        write_shard(dataset, shard_path("test", number), images[rows], labels[rows], rows)
+        for number, rows in enumerate((order[:7], order[7:]))
+    ]
+    return manifest_of(SHAPE, labels[order], 3, tuple(shards))
+
+
+def write_shard(
+    dataset: Path, name: str, images: NDArray[Any], labels: NDArray[Any] | Sequence[int], indices: Sequence[int]
+) -> Shard:
+    """Write images, float32 [rows, values], to a file of a dataset."""
+    path = made(dataset / name)
+    ends = np.arange(0, images.size + 1, images.shape[1], dtype=np.int32)
+    columns = {
+        "image": pa.ListArray.from_arrays(ends, images.reshape(-1)),
+        "label": pa.array(labels, pa.int32()),
+        "index": pa.array(indices, pa.int64()),
+    }
+    pq.write_table(pa.table(columns), path)
+    size, digest = path.stat().st_size, sha256_file(path)
+    return Shard(path=name, rows=len(images), first_index=indices[0], bytes=size, sha256=digest)
 
 
 def manifest_of(shape: tuple[int, int, int], labels: NDArray[Any], classes: int, shards: tuple[Shard, ...]) -> Manifest:
@@ -213,7 +221,7 @@ def test_the_stage_reports_exactly_the_models_predictions(run: RunDir) -> None:
     ]  # fmt: skip
 
 
-def add_validation(run: RunDir, labels: Sequence[int]) -> NDArray[Any]:
+def add_validation(run: RunDir, labels: NDArray[Any]) -> NDArray[Any]:
     """Give the run's dataset a validation split of two shards; return the tiny model's probabilities for it.
 
     All images are the same: the model is quite sure that they are of class 0.
@@ -221,20 +229,10 @@ def add_validation(run: RunDir, labels: Sequence[int]) -> NDArray[Any]:
     dataset = run.work.datasets / "0123456789abcdef"
     image = np.zeros(math.prod(SHAPE), np.float32)
     image[0] = 0.6
-    shards = []
-    for number, first in enumerate((0, 5)):
-        path = made(dataset / f"validation/part-{number:05}.parquet")
-        own = labels[:5] if number == 0 else labels[5:]
-        columns = {
-            "image": pa.array([image.tolist()] * len(own), pa.list_(pa.float32())),
-            "label": pa.array(own, pa.int32()),
-            "index": pa.array(range(first, first + len(own)), pa.int64()),
-        }
-        pq.write_table(pa.table(columns), path)
-        size, digest = path.stat().st_size, sha256_file(path)
-        shards.append(
-            Shard(path=str(path.relative_to(dataset)), rows=len(own), first_index=first, bytes=size, sha256=digest)
-        )
+    shards = [
+        write_shard(dataset, shard_path("validation", number), np.tile(image, (len(rows), 1)), labels[rows], rows)
+        for number, rows in enumerate((range(5), range(5, len(labels))))
+    ]
     counts = tuple(np.bincount(labels, minlength=3).tolist())
     manifest = read_manifest(dataset)
     splits = {
@@ -247,7 +245,7 @@ def add_validation(run: RunDir, labels: Sequence[int]) -> NDArray[Any]:
 
 def test_what_is_chosen_for_confidence_is_chosen_on_the_validation_split(run: RunDir) -> None:
     labels = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1, 2])
-    probabilities = add_validation(run, labels.tolist())
+    probabilities = add_validation(run, labels)
     done = evaluate(run)
     assert done.returncode == 0, done.stderr
     found = read_metrics(run).calibration
@@ -330,7 +328,7 @@ def test_test_images_beyond_memory_are_refused_before_reading(run: RunDir) -> No
     test["label_counts"][0] += 10**12
     test["shards"][1]["rows"] += 10**12
     write_json(file, sealed(manifest))
-    assert_refused(run, " GB of free memory, expected 264000.00 GB for 1,000,000,000,012 test images; fix: end other")
+    assert_refused(run, " GB of free memory, expected 80000.00 GB for 1,000,000,000,012 test images; fix: end other")
 
 
 def assert_refused(run: RunDir, expected: str) -> None:

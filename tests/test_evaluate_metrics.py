@@ -28,6 +28,7 @@ from jobs.evaluate.metrics import (
     worst_confusions,
 )
 from jobs.evaluate.predict import check_probabilities
+from jobs.evaluate.results import collect
 from jobs.metrics import ClassMetrics, UnseenClass
 from tests.support.prepared import bare_manifest
 
@@ -42,7 +43,7 @@ def summary(
     numbers = archive_labels or tuple(range(probabilities.shape[1]))
     about = {"labels": tuple(numbers), "class_names": tuple(names or map(str, numbers))}
     manifest = bare_manifest((1, 1, 1), probabilities.shape[1]).model_copy(update=about)
-    return summarize(probabilities, labels, manifest)
+    return summarize(collect(labels, np.arange(len(labels)), [probabilities]), manifest)
 
 
 @pytest.mark.parametrize("row", [[0.5, 0.6], [1.5, -0.5], [float("nan"), 1.0], [0.0, 0.0]])

@@ -19,7 +19,7 @@ from jobs import png, segments
 from jobs.dataset import Duplicates
 from jobs.evaluate import curve, report
 from jobs.evaluate.metrics import summarize
-from jobs.evaluate.predict import Predictions
+from jobs.evaluate.results import collect
 from jobs.files import write_json
 from jobs.metrics import Metrics
 from jobs.places import Places
@@ -55,22 +55,21 @@ def page_of(
     manifest = bare_manifest((images.shape[1], images.shape[2], images.shape[3]), classes).model_copy(
         update={"duplicates": duplicates, **(names or {})}
     )
+    predictions = collect(true, 100 + np.arange(len(labels)), [probabilities])
     raw: dict[str, Any] = {
         "run_id": HOSTILE,
         "recipe": "tiny",
         "seed": 7,
         "world_size": 2,
         "dataset_id": "0123456789abcdef",
-        "test": summarize(probabilities, true, manifest).model_dump(),
+        "test": summarize(predictions, manifest).model_dump(),
         "caveats": [{"kind": "few-images", "text": text, "figures": {}} for text in caveats],
         "validation": {"accuracy": None, "errors": None, "count": 0, "loss": None},
         "train": {"images": 1280, "steps": 40, "images_per_second": 1234.6, "precision": "float32"},
         "seconds": {"fetch": 1.5, "prepare": 2.5, "train": 1204.0, "evaluate": 3.0, "total": 1211.0},
         "versions": {"tensorflow": HOSTILE},
     }
-    indices = 100 + np.arange(len(labels))
-    predictions = Predictions(images=images, labels=true, indices=indices, probabilities=probabilities)
-    report.write_report(run, Metrics.model_validate(raw), manifest, predictions)
+    report.write_report(run, Metrics.model_validate(raw), manifest, predictions, lambda rows: images[rows])
     return Page(run.report_file.read_text(encoding="utf-8"))
 
 
@@ -178,15 +177,14 @@ def test_an_error_has_the_pair_the_row_and_the_picture_that_it_came_from(
     info = SegmentInfo(tag="monday", segment_id="7" * 16, rows=20, label_counts=(), mean=0, std=0)
     monkeypatch.setattr(segments, "read_segments", lambda _: [info])
     manifest = bare_manifest((1, 1, 1), 2).model_copy(update={"options": {"test_from": "each training archive"}})
-    predictions = Predictions(
-        images=np.zeros((1, 1, 1, 1), np.float32),
-        labels=np.array([1], np.int32),
-        indices=np.array([segments.first_index(info.segment_id) + 17]),
-        probabilities=np.array([[0.9, 0.1]], np.float32),
-    )
+    indices = np.array([segments.first_index(info.segment_id) + 17])
+    predictions = collect(np.array([1], np.int32), indices, [np.array([[0.9, 0.1]], np.float32)])
+
+    def images_of(rows: Sequence[int]) -> NDArray[Any]:
+        return np.zeros((len(rows), 1, 1, 1), np.float32)
 
     def place(places: Places | None) -> str:
-        (mistake,) = report.most_confident_mistakes(predictions, ["cat", "dog"], 1, places)
+        (mistake,) = report.most_confident_mistakes(predictions, images_of, ["cat", "dog"], 1, places)
         return mistake.place
 
     places = Places(tmp_path, manifest)

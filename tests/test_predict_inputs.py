@@ -19,7 +19,7 @@ from jobs.errors import InputError
 from jobs.orientation import Orientation
 from jobs.predict.arrays import as_stored, by_type
 from jobs.predict.inputs import Reading, source_of
-from jobs.predict.source import Batch, rebatched
+from jobs.predict.source import Batch, parse_share, rebatched
 from jobs.prepare import idx
 from jobs.prepare.decode import normalize
 from jobs.prepare.idx_header import encode, header_of
@@ -184,6 +184,31 @@ def test_every_picture_comes_once_from_files_folders_and_archives(tmp_path: Path
             assert np.array_equal(image[..., 0], by_name[str(key).removeprefix(f"{source}/")])
     given = [folder / name for name in sorted(files, reverse=True)]
     assert keys_of(read([*given, folder], batch_size=batch_size)) == [*map(str, given), *keys_of(read(folder))]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 9])
+def test_shards_hold_every_batch_once_and_the_same_batches(tmp_path: Path, count: int) -> None:
+    np.save(tmp_path / "a.npy", IMAGES)
+    idx.write(tmp_path / "a.idx", IMAGES)
+    put(tmp_path / "folder", pictures(23))
+    for source in ("a.npy", "a.idx", "folder"):
+        whole = [list(batch.keys) for batch in read(tmp_path / source, batch_size=4)]
+        shards = [source_of([tmp_path / source], BYTES, how) for how in readings(count)]
+        batches = [[list(batch.keys) for batch in shard.batches] for shard in shards]
+        assert [shard.total for shard in shards] == [sum(map(len, each)) for each in batches]
+        assert [each for shard in batches for each in shard] == [
+            batch for number in range(count) for batch in whole[number::count]
+        ]
+
+
+def readings(count: int) -> list[Reading]:
+    return [Reading(batch_size=4, share=parse_share(f"{number}/{count}")) for number in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "-1/2", "1/2/3", "½/2", ""])
+def test_a_shard_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="expected I/N with I from 1 to N; fix: "):
+        parse_share(text)
 
 
 def test_unusable_pictures_are_named_with_their_reason_and_other_files_left_out(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""python -m deploy.launcher --np N [options] COMMAND…: run the ranks of a training, here or in a Slurm allocation."""
+"""python -m deploy.launcher --np N [options] COMMAND…: run the ranks of a stage, here or in a Slurm allocation."""
 
 import argparse
 import os
@@ -35,6 +35,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="seconds without progress that count as a stall (default: %(default)s)",
     )
     parser.add_argument("--run-dir", type=Path, help="run folder, for heartbeats and the restart history")
+    parser.add_argument("--stage", choices=("train", "evaluate"), default="train", help="the stage (default: train)")
     parser.add_argument("--site", type=Path, help="site as JSON: start the ranks with srun; requires --run-dir")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="argv of one rank")
     options = parser.parse_args(arguments)
@@ -55,6 +56,8 @@ def make_launcher(options: argparse.Namespace) -> Launcher:
 
     run = RunDir(options.run_dir)
     site = validate(read_object(options.site, "submit the run again"), str(options.site))
+    if options.stage == "evaluate":  # its ranks do not talk to each other
+        return Launcher(options, allocation(site.evaluating(), run.heartbeats, os.environ).start)
     result = str(run.logs / "allreduce.json")
     check = site_command(site, sys.executable, run.path, "deploy.launcher.allreduce", result)
     return Launcher(options, allocation(site, run.heartbeats, os.environ).start, check)

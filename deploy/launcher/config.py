@@ -6,7 +6,7 @@ from jobs.config import Section
 
 
 class LaunchConfig(Section):
-    """How many ranks train, and what happens when one fails.
+    """How many ranks train and evaluate, and what happens when one fails.
 
     No key changes rows or batches, so a run may be resumed with other values.
     """
@@ -14,7 +14,10 @@ class LaunchConfig(Section):
     np: int | None = Field(
         default=None,
         ge=1,
-        description="Ranks to train on. `none`: one per visible GPU, or 1. Same as `--np`.",
+        description=(
+            "Ranks to train on, and to evaluate on if there are at least 40 batches for each. `none`: one per visible "
+            "GPU, or 1. Same as `--np`."
+        ),
     )
     max_restarts: int = Field(
         default=3,

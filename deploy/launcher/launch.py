@@ -27,12 +27,27 @@ class Launch:
 
 
 def launch(stage: str, run_dir: Path, ranks: int, config: LaunchConfig) -> Launch:
-    """Return how to start a stage on this machine: a training under the launcher, any other stage as one process.
+    """Return how to start a stage on this machine: with several ranks under the launcher, or as one process.
 
     A training of one rank also gets the launcher, which watches it.
     """
     command = module_command(f"jobs.{stage}", str(run_dir))
-    return launch_ranks(command, ranks, config, run_dir) if stage == "train" else Launch(command)
+    if stage == "train":
+        return launch_ranks(command, ranks, config, run_dir)
+    return launch_evaluation(command, ranks, run_dir) if stage == "evaluate" and ranks > 1 else Launch(command)
+
+
+def launch_evaluation(
+    command: Sequence[str], ranks: int, run_dir: Path, site_file: Path | None = None, python: str = sys.executable
+) -> Launch:
+    """Return how to start the launcher with N ranks of an evaluation, which are not restarted.
+
+    The arguments are those of `launch_ranks`.
+    """
+    options = ["--stage", "evaluate", "--np", str(ranks), "--max-restarts", "0", "--run-dir", str(run_dir)]
+    if site_file is not None:
+        options += ["--site", str(site_file)]
+    return Launch(module_command("deploy.launcher", *options, *command, python=python))
 
 
 def launch_ranks(

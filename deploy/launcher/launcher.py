@@ -1,4 +1,4 @@
-"""Run all ranks of a training, and restart them from the last checkpoint when one is lost.
+"""Run all ranks of a stage. Those of a training restart from the last checkpoint when one is lost.
 
 Ranks meet at a rendezvous server of ours, then talk over Gloo, as under `horovodrun`: no MPI, no SSH. What
 `horovodrun` lacks:
@@ -7,6 +7,8 @@ Ranks meet at a rendezvous server of ours, then talk over Gloo, as under `horovo
 - When a rank dies or stalls, all ranks end, then restart from the last checkpoint.
 - A signal stops all ranks at the same step.
 - A dead launcher leaves no rank behind. Inside a container on a cluster, Slurm ends them.
+
+The ranks of an evaluation are each on their own: they send no heartbeats, and one that is lost fails the stage.
 
 How ranks are started, asked to stop and killed is a value: see `deploy.launcher.ranks` and `deploy.slurm.step`.
 """
@@ -60,12 +62,14 @@ class AttemptOutcome:
 
 
 class Launcher:
-    """All attempts at one training."""
+    """All attempts at one stage."""
 
     def __init__(self, options: argparse.Namespace, start: StartRanks, check: Sequence[str] = ()) -> None:
         """`check`: a command that all ranks run before the training, to test that they reach each other."""
         self._options, self._start, self._check = options, start, check
         self._run = RunDir(options.run_dir) if options.run_dir else None
+        # The run whose heartbeats are watched and whose failures are recorded.
+        self._training = self._run if options.stage == "train" else None
         self._requests = stop_signals.Requests()
         self._memory = OutOfMemory()  # of the current attempt
         stop_signals.handle(self._on_signal)
@@ -81,8 +85,10 @@ class Launcher:
         if self._run is None:
             return self._check_and_train()
         self._run.logs.mkdir(parents=True, exist_ok=True)
-        log_to_file(self._run.logs / "train.log")
-        with predecessor.only_launcher(self._run, self._options.stall_seconds, lambda: bool(self._requests.count)):
+        log_to_file(self._run.logs / f"{self._options.stage}.log")
+        if self._training is None:
+            return self._train(self._options.np)
+        with predecessor.only_launcher(self._training, self._options.stall_seconds, lambda: bool(self._requests.count)):
             return self._check_and_train()
 
     def _check_and_train(self) -> int:
@@ -123,10 +129,10 @@ class Launcher:
         return outcome.exit_code
 
     def _new_watch(self, ranks: int) -> Watch | None:
-        if self._run is None:
+        if self._training is None:
             return None
-        predecessor.clear_heartbeats(self._run)
-        return Watch(self._run.heartbeats, range(ranks), self._options.stall_seconds)
+        predecessor.clear_heartbeats(self._training)
+        return Watch(self._training.heartbeats, range(ranks), self._options.stall_seconds)
 
     def _run_check(self, ranks: int) -> AttemptOutcome:
         """Run the check on all ranks: it finds what separates them sooner than a training does."""
@@ -140,7 +146,9 @@ class Launcher:
         return replace(self._run_ranks(self._check, ranks, dict(os.environ), find_stall), restartable=False)
 
     def _attempt(self, ranks: int, watch: Watch | None) -> AttemptOutcome:
-        environment = {**os.environ, FOLDER: str(self._run.heartbeats)} if self._run else dict(os.environ)
+        environment = dict(os.environ)
+        if self._training:
+            environment[FOLDER] = str(self._training.heartbeats)
         find_stall: FindStall = watch.stall if watch else lambda ended: None
         return self._run_ranks(self._options.command, ranks, environment, find_stall)
 
@@ -240,19 +248,20 @@ class Launcher:
     def _report_failure(self, outcome: AttemptOutcome, step: int, ranks: int) -> None:
         """Print which rank failed, where, when and how, unless it did so itself; append it to the restart history."""
         if not outcome.reported:
-            stage = "train: " if self._run else ""  # without a run, this is doctor's allreduce
-            how = f"{outcome.reason} (last step {step}){outcome.hint}"
-            self._print_error(f"{stage}rank {outcome.rank} on {outcome.host} {how}")
-        if self._run:
+            stage = f"{self._options.stage}: " if self._run else ""  # without a run, this is doctor's allreduce
+            last_step = "" if self._run and not self._training else f" (last step {step})"
+            self._print_error(f"{stage}rank {outcome.rank} on {outcome.host} {outcome.reason}{last_step}{outcome.hint}")
+        if self._training:
             entry = {"time": time.time(), "host": outcome.host, "rank": outcome.rank, "ranks": ranks, "step": step}
             # A full disk may be why the rank failed: the printed line has to do then.
-            with suppress(OSError), self._run.restarts_file.open("a", encoding="utf-8") as history:
+            with suppress(OSError), self._training.restarts_file.open("a", encoding="utf-8") as history:
                 history.write(json.dumps({**entry, "what": outcome.reason}) + "\n")
 
     def _report_stop(self) -> int:
-        """Print that the training stopped on request, as no rank could; return the exit code."""
-        hint = f"; `{self._run.resume_command}` resumes it from its last checkpoint" if self._run else ""
-        self._print_error(f"train: stopped on request{hint}")
+        """Print that the stage stopped on request, as no rank could; return the exit code."""
+        checkpoint = " from its last checkpoint" if self._training else ""
+        hint = f"; `{self._run.resume_command}` resumes it{checkpoint}" if self._run else ""
+        self._print_error(f"{self._options.stage}: stopped on request{hint}")
         return ResumableError.exit_code
 
     def _print_error(self, message: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.launcher.config import LaunchConfig
-from deploy.launcher.launch import Launch, launch_ranks
+from deploy.launcher.launch import Launch, launch_evaluation, launch_ranks
 from deploy.slurm.site import Resources, Site
 from jobs.errors import InputError
 from jobs.prepare.config import MASTER
@@ -49,6 +49,15 @@ def prepare_launch(site: Site, master: str, python: str, run_dir: Path) -> Launc
         return Launch(command, {MASTER: site.spark})
     options = ["--site", str(_site_file(run_dir)), "--run-dir", str(run_dir)]
     return Launch(module_command("deploy.spark.cluster", *options, *command, python=python))
+
+
+def evaluate_launch(site: Site, python: str, run_dir: Path) -> Launch:
+    """Return how evaluate starts from the batch step: as one process, or as a rank on each of its job's nodes.
+
+    The ranks need no MPI, as they do not talk to each other, so our launcher starts them at every site.
+    """
+    command, nodes = stage_command(site, python, "evaluate", run_dir), site.evaluate.nodes
+    return launch_evaluation(command, nodes, run_dir, _site_file(run_dir), python) if nodes > 1 else Launch(command)
 
 
 def spark_step(site: Site, nodes: int) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ class Resources(Section):
         pattern=r"^(\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(:\d\d){0,2})$",  # sbatch(1)
         description='Time limit, as sbatch reads it: "90" (minutes), "01:30:00" or "1-12". `none`: Slurm\'s default.',
     )
-    nodes: int = Field(default=1, ge=1, description="Nodes of the job.")
+    nodes: int = Field(default=1, ge=1, description="Nodes of the job. Evaluate runs one rank on each.")
     cpus: int | None = Field(
         default=None,
         ge=1,
@@ -195,6 +195,10 @@ class Site(Section):
     def ranks(self) -> int:
         """The number of ranks that train, the world size."""
         return self.train.nodes * self.train.ranks_per_node
+
+    def evaluating(self) -> "Site":
+        """Return the site whose ranks are those of an evaluation: one on each node of its job."""
+        return self.model_copy(update={"train": TrainResources(**self.evaluate.model_dump())})
 
     def resources(self, stage: JobStage) -> Resources:
         """Return what a stage's job requests."""

@@ -18,6 +18,7 @@ from jobs.metrics import CalibrationMetrics, ReliabilityBin, SureMetrics
 
 BINS = 15  # Guo et al. (2017), table 1
 SURE = 0.999  # the precision of "sure"
+_BLOCK = 10_000  # rows of float64 logits at once
 _LEAST, _MOST = 0.02, 50.0  # temperatures; beyond them, the loss has no lowest point worth using
 
 
@@ -36,22 +37,21 @@ def choose(probabilities: NDArray[Any], labels: NDArray[Any]) -> Chosen:
     return Chosen(best_temperature(probabilities, labels), lowest_limit(probabilities, labels))
 
 
-def calibration(probabilities: NDArray[Any], labels: NDArray[Any], chosen: Chosen) -> CalibrationMetrics:
+def calibration(
+    confidence: NDArray[Any], tempered: NDArray[Any] | None, correct: NDArray[Any], chosen: Chosen
+) -> CalibrationMetrics:
     """Return the `calibration` object of metrics.json for the test split.
 
-    Shapes as in `choose`, rows > 0; labels of classes that the model does not know count as errors.
+    `confidence`: float32 [rows], rows > 0. `tempered`: the confidence with `chosen.temperature`, float64 [rows]; None
+    without one. `correct`: bool [rows]; images of classes that the model does not know count as errors.
     """
-    correct = probabilities.argmax(axis=1) == labels
-    bins = reliability(probabilities.max(axis=1), correct)
-    after = None
-    if chosen.temperature is not None:
-        after = expected_error(reliability(with_temperature(probabilities, chosen.temperature).max(axis=1), correct))
+    bins = reliability(confidence, correct)
     return CalibrationMetrics(
         bins=bins,
         ece=expected_error(bins),
         temperature=chosen.temperature,
-        ece_with_temperature=after,
-        sure=None if chosen.limit is None else _sure(probabilities, correct, chosen.limit),
+        ece_with_temperature=None if tempered is None else expected_error(reliability(tempered, correct)),
+        sure=None if chosen.limit is None else _sure(confidence, correct, chosen.limit),
     )
 
 
@@ -98,18 +98,29 @@ def best_temperature(probabilities: NDArray[Any], labels: NDArray[Any]) -> float
     """
     from scipy.optimize import brentq
 
-    logits = _logits(probabilities)
-    logits -= logits.max(axis=1, keepdims=True)
-    true = logits[np.arange(len(labels)), labels]
-
     def slope(inverse: float) -> float:
         """Return the derivative of the loss by 1 / temperature: it rises, as the loss is convex."""
-        powers = np.exp(inverse * logits)
-        return float(((powers * logits).sum(axis=1) / powers.sum(axis=1) - true).mean())
+        slopes = np.empty(len(labels))
+        for start in range(0, len(labels), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            slopes[rows] = loss_slopes(probabilities[rows], labels[rows], inverse)
+        return float(slopes.mean())
 
     if slope(1 / _MOST) >= 0 or slope(1 / _LEAST) <= 0:
         return None
     return 1 / float(brentq(slope, 1 / _MOST, 1 / _LEAST, xtol=1e-4))
+
+
+def loss_slopes(probabilities: NDArray[Any], labels: NDArray[Any], inverse: float) -> NDArray[Any]:
+    """Return the derivative of each row's loss by 1 / temperature, at `inverse`: float64 [rows].
+
+    Shapes as in `choose`. A row's figure does not depend on the rows beside it.
+    """
+    logits = _logits(probabilities)
+    logits -= logits.max(axis=1, keepdims=True)
+    powers = np.exp(inverse * logits)
+    slopes: NDArray[Any] = (powers * logits).sum(axis=1) / powers.sum(axis=1) - logits[np.arange(len(labels)), labels]
+    return slopes
 
 
 def lowest_limit(probabilities: NDArray[Any], labels: NDArray[Any], precision: float = SURE) -> float | None:
@@ -126,8 +137,8 @@ def lowest_limit(probabilities: NDArray[Any], labels: NDArray[Any], precision: f
     return float(sorted_confidence[fit[-1]]) if len(fit) else None
 
 
-def _sure(probabilities: NDArray[Any], correct: NDArray[Any], limit: float) -> SureMetrics:
-    is_sure = probabilities.max(axis=1) >= np.float32(limit)
+def _sure(confidence: NDArray[Any], correct: NDArray[Any], limit: float) -> SureMetrics:
+    is_sure = confidence >= np.float32(limit)
     count, errors = int(is_sure.sum()), int((is_sure & ~correct).sum())
     return SureMetrics(
         precision_on_validation=SURE,

@@ -6,7 +6,7 @@ from math import sqrt
 import numpy as np
 
 from jobs.dataset import Manifest, Split
-from jobs.evaluate.predict import Predictions
+from jobs.evaluate.results import Predictions
 from jobs.metrics import Caveat, TestMetrics, ValidationMetrics
 from jobs.words import counted
 
@@ -58,7 +58,7 @@ def accuracy_without(predictions: Predictions, rows: tuple[int, ...]) -> float |
     kept = ~np.isin(predictions.indices, rows)
     if not rows or not kept.any():
         return None
-    return float((predictions.probabilities.argmax(axis=1) == predictions.labels)[kept].mean())
+    return float(predictions.correct[kept].mean())
 
 
 def _unseen_classes(test: TestMetrics) -> Iterator[Caveat]:

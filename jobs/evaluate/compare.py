@@ -4,7 +4,7 @@ Writes `comparison.json` and `sample.npz` (a few test images and their probabili
 """
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,32 @@ from jobs.evaluate.comparison import Paired
 from jobs.evaluate.config import EvaluateConfig
 from jobs.evaluate.drift import feature_drift
 from jobs.evaluate.metrics import summarize
-from jobs.evaluate.predict import Predictions, load_model, predict
+from jobs.evaluate.parts import even_batches
+from jobs.evaluate.predict import Forward, load_model, predict, shown
+from jobs.evaluate.results import Predictions, collect
 from jobs.files import sha256_file, write_atomic, write_json
+from jobs.progress import Progress
 from jobs.run_dir import RunDir
 from jobs.stage import dataset_of
 
-_SAMPLE_IMAGES = 64
+SAMPLE_IMAGES = 64  # the first ones of the test split
 _TIMED_PASSES = 20  # of one image each
 
 
-def write_comparison(run: RunDir, config: EvaluateConfig, manifest: Manifest, predictions: Predictions) -> None:
+@dataclass(frozen=True)
+class Sample:
+    """The first 64 test images, float32 [n, height, width, channels], and their probabilities, float32 [n, classes]."""
+
+    images: NDArray[Any]
+    probabilities: NDArray[Any]
+
+
+def write_comparison(
+    run: RunDir, config: EvaluateConfig, manifest: Manifest, predictions: Predictions, sample: Sample
+) -> None:
     """Load the model again and compare it with `predictions`; evaluate the champion and the best former champion."""
     comparison: dict[str, Any] = {
-        "model": _examine(run.model_file, manifest, predictions),
+        "model": _examine(run.model_file, manifest, sample),
         "champion": None,
         "paired": None,
         "best": None,
@@ -47,31 +60,28 @@ def write_comparison(run: RunDir, config: EvaluateConfig, manifest: Manifest, pr
             continue
         try:
             model = _former(Path(path), digest, manifest)
-            test, paired = _against(model, config.batch_size, manifest, predictions)
+            test, paired = _against(model, config.batch_size, dataset_of(run), manifest, predictions)
             comparison |= {test_key: test, paired_key: paired.to_json()}
             if test_key == "champion":
                 comparison |= _drift(run, config, model, manifest)
         except InputError as error:
             comparison["incomparable"] = f"{who} cannot be compared: {error}"
             break
-    sample = {
-        "images": predictions.images[:_SAMPLE_IMAGES],
-        "probabilities": predictions.probabilities[:_SAMPLE_IMAGES],
-    }
-    write_atomic(run.sample_file, lambda temporary: np.savez(temporary, **sample))
+    arrays = {"images": sample.images, "probabilities": sample.probabilities}
+    write_atomic(run.sample_file, lambda temporary: np.savez(temporary, **arrays))
     write_json(run.comparison_file, comparison)
 
 
-def _examine(path: Path, manifest: Manifest, predictions: Predictions) -> dict[str, Any]:
+def _examine(path: Path, manifest: Manifest, sample: Sample) -> dict[str, Any]:
     """Return the file's size, the median latency of one image in ms, and the largest difference of a probability."""
     facts: dict[str, Any] = {"bytes": path.stat().st_size, "latency_ms": None, "difference": None, "fault": ""}
     try:
         model = load_model(path, manifest.shape, manifest.classes)
-        again = predict(model, predictions.images[:_SAMPLE_IMAGES], _SAMPLE_IMAGES)
+        again = predict(model, sample.images, SAMPLE_IMAGES)
     except InputError as error:
         return facts | {"fault": str(error)}
-    difference = float(np.abs(again - predictions.probabilities[:_SAMPLE_IMAGES]).max())
-    return facts | {"latency_ms": _latency(model, predictions.images[:1]), "difference": difference}
+    difference = float(np.abs(again - sample.probabilities).max())
+    return facts | {"latency_ms": _latency(model, sample.images[:1]), "difference": difference}
 
 
 def _latency(model: Any, image: NDArray[Any]) -> float:
@@ -102,15 +112,15 @@ def _former(path: Path, digest: str, manifest: Manifest) -> Any:
 
 
 def _against(
-    model: Any, batch_size: int, manifest: Manifest, predictions: Predictions
+    model: Any, batch_size: int, directory: Path, manifest: Manifest, predictions: Predictions
 ) -> tuple[dict[str, Any], Paired]:
     """Return a champion's `test` object, as in metrics.json, and the table of correct predictions."""
-    champion = predict(model, predictions.images, batch_size)
-    paired = pair_up(
-        champion.argmax(axis=1) == predictions.labels,
-        predictions.probabilities.argmax(axis=1) == predictions.labels,
-    )
-    return summarize(champion, predictions.labels, manifest).model_dump(mode="json"), paired
+    rows = len(predictions.labels)
+    with Progress("evaluate", rows, "images") as progress:
+        batches = even_batches(range(rows), batch_size)
+        blocks = shown(Forward(model).stream(directory, manifest, "test", batches), progress)
+        champion = collect(predictions.labels, predictions.indices, blocks)
+    return summarize(champion, manifest).model_dump(mode="json"), pair_up(champion.correct, predictions.correct)
 
 
 def _drift(run: RunDir, config: EvaluateConfig, champion: Any, manifest: Manifest) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs import png
-from jobs.evaluate.predict import Predictions
+from jobs.evaluate.results import ImagesOf, Predictions
 from jobs.first_layer import FirstLayer, colored, first_layer
 
 _MOST_FILTERS = 64
@@ -43,15 +43,17 @@ class LayerPictures:
     rows: tuple[Maps, ...] = ()
 
 
-def layer_pictures(model: Any, predictions: Predictions, names: Sequence[str]) -> LayerPictures | None:
+def layer_pictures(
+    model: Any, predictions: Predictions, images_of: ImagesOf, names: Sequence[str]
+) -> LayerPictures | None:
     """Return the pictures of a keras.Model's first layer, or None if it has no weights on pixels.
 
-    `names`: of the classes, by class number.
+    `images_of`: returns images of the predictions. `names`: of the classes, by class number.
     """
     first = first_layer(model)
     if first is None:
         return None
-    shown, rows = _feature_maps(model, first, predictions, names) if first.is_convolution else ((), ())
+    shown, rows = _feature_maps(model, first, predictions, images_of, names) if first.is_convolution else ((), ())
     return LayerPictures(
         layer=first.layer.name,
         is_convolution=first.is_convolution,
@@ -62,22 +64,22 @@ def layer_pictures(model: Any, predictions: Predictions, names: Sequence[str]) -
     )
 
 
-def samples(predictions: Predictions, classes: int) -> list[int]:
+def samples(predictions: Predictions) -> list[int]:
     """Return the row of one test image of each of the first 10 classes: the first that is predicted correctly."""
-    predicted = predictions.probabilities.argmax(axis=1)
-    rows = (np.flatnonzero((predictions.labels == number) & (predicted == number)) for number in range(classes))
-    return [int(of_class[0]) for of_class in rows if len(of_class)][:_MOST_CLASSES]
+    rows = np.flatnonzero(predictions.correct)
+    _, first = np.unique(predictions.labels[rows], return_index=True)
+    return [int(row) for row in rows[first[:_MOST_CLASSES]]]
 
 
 def _feature_maps(
-    model: Any, first: FirstLayer, predictions: Predictions, names: Sequence[str]
+    model: Any, first: FirstLayer, predictions: Predictions, images_of: ImagesOf, names: Sequence[str]
 ) -> tuple[tuple[int, ...], tuple[Maps, ...]]:
     import keras
 
-    chosen = samples(predictions, predictions.probabilities.shape[1])
+    chosen = samples(predictions)
     if not chosen:
         return (), ()
-    images = predictions.images[chosen]
+    images = images_of(chosen)
     outputs = keras.Model(model.inputs, first.layer.output)([images], training=False)
     maps = np.asarray(outputs, np.float32)  # [images, height, width, filters]
     differ = maps.std(axis=0).mean(axis=(0, 1))[:_MOST_FILTERS]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.dataset import Manifest
+from jobs.evaluate.results import Predictions
 from jobs.metrics import ClassMetrics, TestMetrics, UnseenClass, UnseenMetrics
 
 _MATRIX_CLASSES = 1000  # a matrix of 5,000 classes would take 276 MB of metrics.json and 2.8 GB of memory
@@ -28,24 +29,24 @@ class Confusion:
     count: int
 
 
-def summarize(probabilities: NDArray[Any], labels: NDArray[Any], manifest: Manifest) -> TestMetrics:
-    """Return the `test` object of metrics.json.
+def summarize(predictions: Predictions, manifest: Manifest) -> TestMetrics:
+    """Return the `test` object of metrics.json for predictions, rows > 0.
 
-    `probabilities`: float32 [rows, classes], rows > 0. `labels`: int [rows], class numbers; those from `classes` on are
-    of classes that the model does not know. `manifest`: of the dataset that the model was trained on.
+    Labels from `manifest.classes` on are of classes that the model does not know. `manifest`: of the dataset that the
+    model was trained on.
     """
-    predicted, known = probabilities.argmax(axis=1), np.flatnonzero(labels < manifest.classes)
-    confusions = count_confusions(labels, predicted)
-    count, correct = len(labels), int((labels == predicted).sum())
+    labels, predicted = predictions.labels, predictions.predicted
+    known = labels < manifest.classes
+    count, correct = len(labels), int(predictions.correct.sum())
     return TestMetrics(
         accuracy=correct / count,
         errors=count - correct,
         count=count,
         ci95=wilson_interval(correct, count),
-        loss=cross_entropy(probabilities, labels, known) if len(known) else None,
+        loss=cross_entropy(predictions.true[known]) if known.any() else None,
         classes=tuple(per_class(labels, predicted, manifest)),
         unseen=_unseen(labels, correct, manifest),
-        confusion=_as_written(confusions, manifest).tolist(),
+        confusion=_as_written(count_confusions(labels, predicted), manifest).tolist(),
     )
 
 
@@ -78,8 +79,9 @@ def count_confusions(labels: NDArray[Any], predicted: NDArray[Any]) -> NDArray[A
     `labels`, `predicted`: int [rows], from 0. Returns int64 [pairs, 3]: true, predicted, count; sorted. Has at most one
     row per image, whatever the number of classes.
     """
-    pairs, counts = np.unique(np.stack([labels, predicted], axis=1).astype(np.int64), axis=0, return_counts=True)
-    return np.column_stack([pairs, counts])
+    width = int(predicted.max(initial=0)) + 1
+    pairs, counts = np.unique(labels.astype(np.int64) * width + predicted, return_counts=True)
+    return np.column_stack([pairs // width, pairs % width, counts])
 
 
 def to_matrix(confusions: NDArray[Any], rows: int, classes: int) -> NDArray[Any]:
@@ -148,13 +150,12 @@ def _ratio(count: int, whole: int) -> float | None:
     return int(count) / int(whole) if whole else None
 
 
-def cross_entropy(probabilities: NDArray[Any], labels: NDArray[Any], rows: NDArray[Any]) -> float:
-    """Return the mean of −ln p(true class), in nats, over some rows: int [n], n > 0. Other shapes as in `summarize`.
+def cross_entropy(true: NDArray[Any]) -> float:
+    """Return the mean of −ln p, in nats, over the probabilities of the true classes: float32 [rows], rows > 0.
 
     A probability that float32 rounded to 0 counts as its smallest normal number, 1.2e-38, so that the mean is finite.
     """
-    true = probabilities[rows, labels[rows]].astype(np.float64)
-    return float(-np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean())
+    return float(-np.log(np.maximum(true.astype(np.float64), np.finfo(np.float32).tiny)).mean())
 
 
 def worst_confusions(confusions: NDArray[Any], limit: int) -> list[Confusion]:

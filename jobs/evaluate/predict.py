@@ -1,32 +1,20 @@
-"""Run the test images through the trained model: the stage's only use of TensorFlow, imported when needed."""
+"""Run images through the trained model: the stage's only use of TensorFlow, imported when needed."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.batches import read_images
+from jobs.dataset import Manifest, Split
 from jobs.errors import InputError
 from jobs.model_file.load import load_keras
 from jobs.progress import Progress
 
 _SUM_TOLERANCE = 1e-3  # of a row of probabilities: sums of many float32 values are not exactly 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Predictions:
-    """The test split and the model's predictions, one row per image, in shard order.
-
-    `images`: float32 [rows, height, width, channels] in [0, 1]. `labels`: int32 [rows]. `indices`: int64 [rows], the
-    row number in the archive. `probabilities`: float32 [rows, classes].
-    """
-
-    images: NDArray[Any]
-    labels: NDArray[Any]
-    indices: NDArray[Any]
-    probabilities: NDArray[Any]
 
 
 def load_model(path: Path, shape: tuple[int, int, int], classes: int, sha256: str = "") -> Any:
@@ -88,11 +76,36 @@ class Forward:
         check_probabilities(probabilities)
         return probabilities
 
+    def stream(
+        self, directory: Path, manifest: Manifest, split: Split, batches: Sequence[range]
+    ) -> Iterator[NDArray[Any]]:
+        """Yield the probabilities, float32 [rows, classes], of each of these batches of a dataset's split.
+
+        `batches`: as in `jobs.batches.read_images`. Holds one batch in memory. Raises InputError as a call does.
+        """
+        for batch, images in zip(batches, read_images(directory, manifest, split, batches), strict=True):
+            probabilities: NDArray[Any] = self._graph(images).numpy()
+            check_probabilities(probabilities, partial(_row_in_words, split, batch.start))
+            yield probabilities
+
+
+def _row_in_words(split: Split, first: int, row: int) -> str:
+    return f"{split} row {first + row}"
+
 
 def predict(model: Any, images: NDArray[Any], batch_size: int) -> NDArray[Any]:
     """Return what `Forward` does, and show the progress."""
     with Progress("evaluate", len(images), "images") as progress:
         return Forward(model)(images, batch_size, progress.update)
+
+
+def shown(blocks: Iterable[NDArray[Any]], progress: Progress) -> Iterator[NDArray[Any]]:
+    """Yield arrays of rows as they come, and show how many rows are done."""
+    done = 0
+    for block in blocks:
+        done += len(block)
+        progress.update(done)
+        yield block
 
 
 def check_probabilities(probabilities: NDArray[Any], rows: Callable[[int], str] = "test row {}".format) -> None:

@@ -15,8 +15,8 @@ from jobs.dataset import DATA_PAGE, Manifest
 from jobs.evaluate import curve
 from jobs.evaluate.layers import LayerPictures
 from jobs.evaluate.metrics import read_confusions, shown_names, worst_classes, worst_confusions
-from jobs.evaluate.predict import Predictions
 from jobs.evaluate.reliability import diagram
+from jobs.evaluate.results import ImagesOf, Predictions
 from jobs.flight_log import read_flights, sums, verdict
 from jobs.metrics import Metrics, StageSeconds, TrainMetrics
 from jobs.places import Place, Places
@@ -62,14 +62,16 @@ def write_report(
     metrics: Metrics,
     manifest: Manifest,
     predictions: Predictions,
+    images_of: ImagesOf,
     dataset: Path | None = None,
     layer: LayerPictures | None = None,
 ) -> None:
     """Write report.html atomically, readable by its owner alone: it shows images of the data.
 
-    `dataset`: the folder whose page it links to. `layer`: pictures of the model's first layer.
+    `images_of`: returns images of the predictions. `dataset`: the folder whose page it links to. `layer`: pictures of
+    the model's first layer.
     """
-    page.write_private(run.report_file, render(run, metrics, manifest, predictions, dataset, layer))
+    page.write_private(run.report_file, render(run, metrics, manifest, predictions, images_of, dataset, layer))
 
 
 def render(
@@ -77,6 +79,7 @@ def render(
     metrics: Metrics,
     manifest: Manifest,
     predictions: Predictions,
+    images_of: ImagesOf,
     dataset: Path | None = None,
     layer: LayerPictures | None = None,
 ) -> str:
@@ -106,7 +109,7 @@ def render(
         confusions=worst_confusions(read_confusions(test), _MOST_CONFUSIONS),
         classes=worst_classes(test.classes, _MOST_ROWS),
         mistakes=most_confident_mistakes(
-            predictions, names, _MOST_ERRORS, Places(dataset, manifest) if dataset else None
+            predictions, images_of, names, _MOST_ERRORS, Places(dataset, manifest) if dataset else None
         ),
     )
     return html
@@ -181,16 +184,15 @@ def _matrix(confusion: NDArray[Any]) -> list[list[Cell]]:
 
 
 def most_confident_mistakes(
-    predictions: Predictions, names: Sequence[str], limit: int, places: Places | None = None
+    predictions: Predictions, images_of: ImagesOf, names: Sequence[str], limit: int, places: Places | None = None
 ) -> list[Mistake]:
     """Return the incorrect predictions with the highest probability, highest first, then by index.
 
-    `names`: by class number. `places`: of the dataset's rows.
+    `images_of`: returns images of the predictions. `names`: by class number. `places`: of the dataset's rows.
     """
-    predicted = predictions.probabilities.argmax(axis=1)
-    confidence = predictions.probabilities.max(axis=1)
-    incorrect = np.flatnonzero(predicted != predictions.labels)
-    order = np.lexsort((predictions.indices[incorrect], -confidence[incorrect]))
+    incorrect = np.flatnonzero(~predictions.correct)
+    order = np.lexsort((predictions.indices[incorrect], -predictions.confidence[incorrect]))
+    rows = incorrect[order][:limit].tolist()
 
     def place(index: int) -> Place:
         return places.of("test", index) if places else Place(role="test", tag="", row=row_of(index), archive="test")
@@ -199,9 +201,9 @@ def most_confident_mistakes(
         Mistake(
             place=str(place(int(predictions.indices[row]))),
             true=names[predictions.labels[row]],
-            predicted=names[predicted[row]],
-            probability=float(confidence[row]),
-            picture=png.data_uri(predictions.images[row]),
+            predicted=names[predictions.predicted[row]],
+            probability=float(predictions.confidence[row]),
+            picture=png.data_uri(image),
         )
-        for row in incorrect[order][:limit]
+        for row, image in zip(rows, images_of(rows), strict=True)
     ]

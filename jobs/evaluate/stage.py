@@ -1,100 +1,99 @@
-"""The evaluate stage: a run's model on its dataset's test split, each image once; the figures and the report."""
+"""The evaluate stage: a run's model on its dataset's test split, each image once; the figures and the report.
+
+Images pass through the model in batches, so any number of them fits into memory. Several ranks may share the batches:
+see `jobs.evaluate.parts`. The result has the same bits at any number of ranks.
+"""
 
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.dataset import Manifest, read_manifest, read_split, verify
+from jobs.batches import read_labels, read_rows
+from jobs.dataset import Manifest, verify
 from jobs.errors import InputError
-from jobs.evaluate.calibration import calibration
+from jobs.evaluate.calibration import Chosen, calibration
 from jobs.evaluate.caveats import caveats
-from jobs.evaluate.compare import write_comparison
+from jobs.evaluate.compare import SAMPLE_IMAGES, Sample, write_comparison
 from jobs.evaluate.config import EvaluateConfig
 from jobs.evaluate.layers import layer_pictures
 from jobs.evaluate.metrics import shown_names, summarize
-from jobs.evaluate.predict import Forward, Predictions, load_model
-from jobs.evaluate.predictions import write_predictions
+from jobs.evaluate.parts import ONE_RANK, World
+from jobs.evaluate.predictions import has_probabilities, write_predictions
 from jobs.evaluate.report import write_report
+from jobs.evaluate.results import Predictions, collect
+from jobs.evaluate.share import Task, compute, task_of
 from jobs.evaluate.table import show
 from jobs.evaluate.validation import chosen_for
-from jobs.files import sha256_file, write_json
-from jobs.memory import free_memory
+from jobs.files import write_json
 from jobs.metrics import CalibrationMetrics, Caveat, Metrics, StageSeconds, TestData, TestMetrics, TrainMetrics
 from jobs.places import Places
-from jobs.progress import Progress
 from jobs.records import TrainOutputs
 from jobs.run_dir import RunDir
-from jobs.stage import STAGES, dataset_of, read_outputs, read_record, seconds_since_start
-from jobs.tensorflow_import import import_tensorflow
+from jobs.stage import STAGES, read_outputs, read_record, seconds_since_start
 
 
-def evaluate(run: RunDir, config: EvaluateConfig) -> Metrics:
+def evaluate(run: RunDir, config: EvaluateConfig, world: World = ONE_RANK) -> Metrics | None:
     """Evaluate a run, write metrics.json and report.html, show the result on stderr, and return the metrics.
 
-    Raises InputError unless the model, the dataset and the records of earlier stages fit together.
+    A rank other than 0 computes its share of the probabilities, and returns None. Raises InputError unless the model,
+    the dataset and the records of earlier stages fit together.
     """
-    directory = dataset_of(run)
-    manifest = read_manifest(directory)
     trained = read_outputs(run.origin, TrainOutputs)
-    _check_model_file(run.origin.model_file, trained.model_sha256)
-    images, labels, indices = _read_test_split(directory, manifest)
-    import_tensorflow(run.logs / "tensorflow.log")
-    model = load_model(run.origin.model_file, manifest.shape, manifest.classes)
-    forward = Forward(model)
-    chosen = chosen_for(run, forward, directory, manifest, config.batch_size)
-    with Progress("evaluate", len(images), "images") as progress:
-        probabilities = forward(images, config.batch_size, progress.update)
-    predictions = Predictions(images=images, labels=labels, indices=indices, probabilities=probabilities)
-    test = summarize(probabilities, labels, manifest)
+    task = task_of(run, trained, config.batch_size, world.size)
+    if world.rank >= task.ranks:
+        return None
+    if world.rank:
+        compute(task, world)
+        return None
+    labels, indices = _read_test_labels(task)
+    with task.cleaned():
+        model = compute(task, world)
+        task.wait()
+        chosen = chosen_for(run, task.directory, task.manifest, task.validation)
+        predictions = collect(labels, indices, task.test.blocks(), chosen.temperature)
+        return _write_results(run, config, task, trained, model, predictions, chosen)
+
+
+def _write_results(
+    run: RunDir,
+    config: EvaluateConfig,
+    task: Task,
+    trained: TrainOutputs,
+    model: Any,
+    predictions: Predictions,
+    chosen: Chosen,
+) -> Metrics:
+    directory, manifest = task.directory, task.manifest
+    test = summarize(predictions, manifest)
     about = caveats(manifest, test, trained.validation, predictions)
-    metrics = _metrics(run, manifest, trained, test, calibration(probabilities, labels, chosen), about)
+    calibrated = calibration(predictions.confidence, predictions.tempered, predictions.correct, chosen)
+    metrics = _metrics(run, manifest, trained, test, calibrated, about)
     write_json(run.metrics_file, metrics.model_dump(mode="json"))
-    write_predictions(run.predictions_file, predictions, manifest, Places(directory, manifest))
-    layer = layer_pictures(model, predictions, shown_names(test))
-    write_report(run, metrics, manifest, predictions, directory, layer)
+    probabilities = task.test.all() if has_probabilities(test.count, manifest.classes) else None
+    write_predictions(run.predictions_file, predictions, manifest, Places(directory, manifest), probabilities)
+    images_of = partial(read_rows, directory, manifest, "test")
+    layer = layer_pictures(model, predictions, images_of, shown_names(test))
+    write_report(run, metrics, manifest, predictions, images_of, directory, layer)
     if config.compare:
-        write_comparison(run, config, manifest, predictions)
+        first = range(min(SAMPLE_IMAGES, test.count))
+        sample = Sample(images_of(first), next(task.test.blocks())[: len(first)])
+        write_comparison(run, config, manifest, predictions, sample)
     show(metrics.test, metrics.caveats)
     return metrics
 
 
-def _check_model_file(path: Path, expected: str) -> None:
-    try:
-        actual = sha256_file(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); fix: train the run again") from error
-    if actual != expected:
-        raise InputError(
-            f"{path}: found SHA-256 {actual[:12]}…, expected {expected[:12]}… as training wrote it; fix: restore that "
-            "file, or remove this one and train again"
-        )
-
-
-def _read_test_split(directory: Path, manifest: Manifest) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return the test split as `read_split` does, after checking that each image occurs exactly once."""
-    _require_memory(directory, manifest)
+def _read_test_labels(task: Task) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return labels and indices as `read_labels` does, after checking that each image occurs exactly once."""
+    directory, manifest = task.directory, task.manifest
     verify(directory, manifest, "test")
-    images, labels, indices = read_split(directory, manifest, "test")
+    labels, indices = read_labels(directory, manifest, "test")
     problem = _contradiction(labels, indices, manifest)
     if problem:
         raise InputError(f"{directory / 'test'}: {problem}; fix: remove {directory} and prepare it again")
-    return images, labels, indices
-
-
-def _require_memory(directory: Path, manifest: Manifest) -> None:
-    """Raise InputError if the test images do not fit into memory: the kernel would kill this process."""
-    test, values = manifest.splits["test"], manifest.values_per_image
-    arrays = test.rows * (4 * values + 4 + 8 + 4 * manifest.classes)  # images, labels, indices, probabilities
-    reading = 2 * 4 * values * max((shard.rows for shard in test.shards), default=0)  # one shard, twice in Arrow
-    needed, free = arrays + reading, free_memory()
-    if needed > free:
-        raise InputError(
-            f"{directory / 'test'}: found {free / 1e9:.2f} GB of free memory, expected {needed / 1e9:.2f} GB for "
-            f"{test.rows:,} test images; fix: end other processes, or evaluate on a machine with more memory"
-        )
+    return labels, indices
 
 
 def _contradiction(labels: NDArray[Any], indices: NDArray[Any], manifest: Manifest) -> str | None:

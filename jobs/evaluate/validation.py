@@ -2,24 +2,34 @@
 
 from pathlib import Path
 
-import numpy as np
-
-from jobs.dataset import Manifest, read_shard, verify
+from jobs.batches import read_labels
+from jobs.dataset import Manifest
 from jobs.errors import InputError
 from jobs.evaluate.calibration import Chosen, choose
-from jobs.evaluate.predict import Forward
+from jobs.evaluate.parts import Parts, even_batches
 from jobs.metrics import read_metrics
-from jobs.progress import Progress
 from jobs.run_dir import RunDir
 
 
-def chosen_for(run: RunDir, forward: Forward, directory: Path, manifest: Manifest, batch_size: int) -> Chosen:
-    """Return the choices for a run, from its dataset's validation split.
+def validation_batches(run: RunDir, manifest: Manifest, size: int) -> list[range]:
+    """Return the batches of at most `size` rows of the validation split, each of one shard.
+
+    Empty for an evaluation on other data, which uses the choices of the run whose model it is.
+    """
+    batches, start = [], 0
+    for shard in manifest.splits["validation"].shards if run.origin == run else ():
+        batches += even_batches(range(start, start + shard.rows), size)
+        start += shard.rows
+    return batches
+
+
+def chosen_for(run: RunDir, directory: Path, manifest: Manifest, parts: Parts) -> Chosen:
+    """Return the choices for a run, from the predictions on its dataset's validation split.
 
     For an evaluation on other data, return those of the run whose model it is, if that run was evaluated.
     """
     if run.origin == run:
-        return _choose(forward, directory, manifest, batch_size)
+        return choose(parts.all(), read_labels(directory, manifest, "validation")[0])
     try:
         earlier = read_metrics(run.origin).calibration
     except InputError:
@@ -27,20 +37,3 @@ def chosen_for(run: RunDir, forward: Forward, directory: Path, manifest: Manifes
     if earlier is None:
         return Chosen()
     return Chosen(earlier.temperature, earlier.sure.confidence if earlier.sure else None)
-
-
-def _choose(forward: Forward, directory: Path, manifest: Manifest, batch_size: int) -> Chosen:
-    """Evaluate the validation split, one shard in memory at a time, after a check of their checksums."""
-    verify(directory, manifest, "validation")
-    whole = manifest.splits["validation"]
-    probabilities, labels, done = [], [], 0
-    with Progress("calibrate", whole.rows, "images") as progress:
-        for shard in whole.shards:
-            images, numbers, _ = read_shard(directory, manifest, shard)
-            probabilities.append(forward(images, batch_size))
-            labels.append(numbers)
-            done += shard.rows
-            progress.update(done)
-    if not labels:
-        return Chosen()
-    return choose(np.concatenate(probabilities), np.concatenate(labels))

@@ -11,13 +11,15 @@ from jobs.errors import InputError, printable
 from jobs.orientation import Orientation
 from jobs.predict.picture import Polarity
 from jobs.predict.picture_files import PICTURES, pictures
-from jobs.predict.source import Source
+from jobs.predict.source import ALL, Share, Source
 from jobs.predict.tables import ARRAYS, archive, arrays
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """How images are read. `batch_size`: images per forward pass; None for what was not given.
+
+    `share`: of the images, by batches.
 
     Of arrays: `labels`, an IDX archive; `array`, the name in a .npz; `orientation`. Of pictures: see
     `jobs.predict.picture`.
@@ -30,6 +32,7 @@ class Reading:
     resize: bool = False
     background: int | None = None
     polarity: Polarity | None = None
+    share: Share = ALL
 
 
 def source_of(paths: Sequence[Path], manifest: Manifest, reading: Reading) -> Source:
@@ -47,6 +50,7 @@ def source_of(paths: Sequence[Path], manifest: Manifest, reading: Reading) -> So
             resize=reading.resize,
             background=reading.background,
             polarity=reading.polarity or "auto",
+            share=reading.share,
         )
     if len(paths) > 1:
         raise InputError(
@@ -54,8 +58,8 @@ def source_of(paths: Sequence[Path], manifest: Manifest, reading: Reading) -> So
             "fix: predict them one after another"
         )
     if tables[0].name.lower().endswith(ARRAYS):
-        return arrays(tables[0], manifest, reading.batch_size, reading.array, reading.orientation)
-    return archive(tables[0], manifest, reading.batch_size, reading.labels, reading.orientation)
+        return arrays(tables[0], manifest, reading.batch_size, reading.array, reading.orientation, reading.share)
+    return archive(tables[0], manifest, reading.batch_size, reading.labels, reading.orientation, reading.share)
 
 
 def _is_table(path: Path) -> bool:

@@ -16,7 +16,7 @@ from jobs.errors import printable
 from jobs.logs import log
 from jobs.parallel import map_ahead
 from jobs.predict.picture import Picture, Polarity, read_picture
-from jobs.predict.source import Batch, Source
+from jobs.predict.source import ALL, Batch, Share, Source
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
@@ -31,6 +31,7 @@ def pictures(
     resize: bool = False,
     background: int | None = None,
     polarity: Polarity = "auto",
+    share: Share = ALL,
 ) -> Source:
     """Return the pictures of files, folders (recursively, sorted), .zip, .tar and .tar.gz.
 
@@ -40,13 +41,14 @@ def pictures(
     totals = [_count(path) for path in paths]
     given = {str(path) for path in paths}
     decode = partial(_decode_group, manifest=manifest, resize=resize, background=background, polarity=polarity)
-    files = chain.from_iterable(map(_entries, paths))
+    files = share.of(chain.from_iterable(map(_entries, paths)), batch_size)
     decoded = chain.from_iterable(map_ahead(decode, groups(files), decoding_threads()))
     return Source(
         title=str(paths[0]) if len(paths) == 1 else f"{len(paths):,} inputs",
         key="picture",
-        total=sum(each for each in totals if each is not None) if None not in totals else None,
+        total=None if None in totals else share.rows(sum(each for each in totals if each is not None), batch_size),
         batches=_batches(decoded, batch_size, given, manifest.shape),
+        may_be_empty=share.count > 1,
     )
 
 

@@ -85,7 +85,7 @@ def classify(
             written.result()
     if summary.bad and not skip_bad:
         raise _refusal(source, summary)
-    if not summary.images:
+    if not summary.images and not source.may_be_empty:
         raise InputError(f"{source.title}: found no usable image, expected at least one; fix: correct the path")
 
 

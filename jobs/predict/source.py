@@ -1,15 +1,52 @@
 """What images come from: in batches of one size, each image once, in order."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs.convert.collected import Bad
+from jobs.errors import InputError
 
 KeyColumn = Literal["row", "picture"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of `count` processes that share images, `number` from 1: it takes every `count`-th batch.
+
+    So batches, and with them the probabilities, are the same as in one process.
+    """
+
+    number: int = 1
+    count: int = 1
+
+    def has(self, batch: int) -> bool:
+        """Return whether a batch, counted from 0, belongs to this share."""
+        return batch % self.count == self.number - 1
+
+    def rows(self, total: int, size: int) -> int:
+        """Return how many of all images belong to this share, in batches of `size`."""
+        return sum(min(size, total - start) for start in range((self.number - 1) * size, total, self.count * size))
+
+    def of(self, items: Iterable[T], size: int) -> Iterator[T]:
+        """Yield the items of this share, in batches of `size`."""
+        return (item for number, item in enumerate(items) if self.has(number // size))
+
+
+ALL = Share()
+
+
+def parse_share(text: str) -> Share:
+    """Return the share that I/N means. Raises InputError."""
+    numbers = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if numbers is None or not 1 <= int(numbers[1]) <= int(numbers[2]):
+        raise InputError(f"--shard {text}: found no share, expected I/N with I from 1 to N; fix: give --shard 1/4")
+    return Share(int(numbers[1]), int(numbers[2]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +66,16 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Images to classify. `title`: in messages. `total`: how many there are, if known."""
+    """Images to classify. `title`: in messages. `total`: how many there are, if known.
+
+    `may_be_empty`: for a share, as there may be fewer batches than shares.
+    """
 
     title: str
     key: KeyColumn
     total: int | None
     batches: Iterator[Batch]
+    may_be_empty: bool = False
 
 
 def rebatched(blocks: Iterable[NDArray[Any]], size: int) -> Iterator[NDArray[Any]]:

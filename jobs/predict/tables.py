@@ -13,7 +13,7 @@ from jobs.dataset import Manifest
 from jobs.errors import InputError
 from jobs.orientation import Orientation
 from jobs.predict.arrays import as_stored, by_type, stored_shape
-from jobs.predict.source import Batch, Source, rebatched
+from jobs.predict.source import ALL, Batch, Share, Source, rebatched
 from jobs.prepare import idx
 from jobs.prepare.archives import image_shape
 from jobs.prepare.labels import labels_in
@@ -23,7 +23,12 @@ ARRAYS = (".npz", ".npy")
 
 
 def archive(
-    path: Path, manifest: Manifest, batch_size: int, labels: Path | None = None, orientation: Orientation | None = None
+    path: Path,
+    manifest: Manifest,
+    batch_size: int,
+    labels: Path | None = None,
+    orientation: Orientation | None = None,
+    share: Share = ALL,
 ) -> Source:
     """Return the images of an IDX archive, plain or gzip. `labels`: of an archive of their labels.
 
@@ -44,8 +49,9 @@ def archive(
     return Source(
         title=str(path),
         key="row",
-        total=header.rows,
-        batches=_batches(rebatched(idx.read_blocks(path), batch_size), prepared, known),
+        total=share.rows(header.rows, batch_size),
+        batches=_batches(rebatched(idx.read_blocks(path), batch_size), prepared, known, share),
+        may_be_empty=share.count > 1,
     )
 
 
@@ -61,7 +67,12 @@ def _labels(images: Path, image_header: idx.Header, labels: Path) -> Iterator[ND
 
 
 def arrays(
-    path: Path, manifest: Manifest, batch_size: int, name: str | None = None, orientation: Orientation | None = None
+    path: Path,
+    manifest: Manifest,
+    batch_size: int,
+    name: str | None = None,
+    orientation: Orientation | None = None,
+    share: Share = ALL,
 ) -> Source:
     """Return the images of a .npz or .npy, and their labels, if a .npz has them under a customary name.
 
@@ -79,8 +90,9 @@ def arrays(
     return Source(
         title=where,
         key="row",
-        total=shapes[images][0],
-        batches=_batches(rebatched(npz.rows(path, images), batch_size), prepared, known),
+        total=share.rows(shapes[images][0], batch_size),
+        batches=_batches(rebatched(npz.rows(path, images), batch_size), prepared, known, share),
+        may_be_empty=share.count > 1,
     )
 
 
@@ -114,10 +126,12 @@ def _batches(
     images: Iterable[NDArray[Any]],
     prepared: Callable[[NDArray[Any]], NDArray[Any]],
     labels: Iterable[NDArray[Any]] | None,
+    share: Share,
 ) -> Iterator[Batch]:
-    """Yield batches of images, and of their labels, which come in blocks of the same sizes."""
+    """Yield the share's batches of images, and of their labels, which come in blocks of the same sizes."""
     first = 0
     known: Iterable[NDArray[Any] | None] = repeat(None) if labels is None else labels
-    for block, own in zip(images, known, strict=labels is not None):
-        yield Batch(keys=range(first, first + len(block)), images=prepared(block), labels=own)
+    for number, (block, own) in enumerate(zip(images, known, strict=labels is not None)):
+        if share.has(number):
+            yield Batch(keys=range(first, first + len(block)), images=prepared(block), labels=own)
         first += len(block)

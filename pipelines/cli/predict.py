@@ -56,6 +56,9 @@ def predict(
         typer.Option(help="Whether to invert pictures. Default: auto, where it is sure."),
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out unusable pictures; log them.")] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Take every N-th batch, from the I-th on. Default: all.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 500,
     name: ModelName = "mnist",
     work: WorkFolder = WORK,
@@ -67,6 +70,7 @@ def predict(
     from jobs.predict.files import predict_files
     from jobs.predict.inputs import Reading
     from jobs.predict.output import check
+    from jobs.predict.source import ALL, parse_share
     from pipelines.model_choice import chosen_model
 
     if out:
@@ -79,6 +83,7 @@ def predict(
         resize=resize,
         background=_BACKGROUNDS[background] if background else None,
         polarity=polarity,
+        share=ALL if shard is None else parse_share(shard),
     )
     with chosen_model(model, name=name, work=work) as file:
         summary = predict_files(file, inputs, reading, top=top, out=out, skip_bad=skip_bad)

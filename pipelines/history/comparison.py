@@ -1,9 +1,9 @@
 """`idxtrain runs compare`: which options of runs differ, and whether their accuracies do."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.errors import InputError
 from jobs.metrics import Metrics, read_metrics
@@ -14,6 +14,9 @@ from jobs.text_table import text_table
 from jobs.words import counted
 from pipelines.config import flat
 from pipelines.gate.exact_tests import binomial_cdf
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _ALPHA = 0.05
 
@@ -66,7 +69,7 @@ def lines(runs: Sequence[RunDir]) -> Iterator[str]:
     if problem:
         yield problem
     else:
-        yield from map(str, pairs({run.run_id: correct(run) for run in runs}))
+        yield from map(str, pairs({run.run_id: correct(run)[1] for run in runs}))
 
 
 def options(runs: Sequence[RunDir]) -> list[tuple[str, ...]]:
@@ -110,10 +113,15 @@ def why_not_comparable(runs: Sequence[RunDir], measured: Sequence[Metrics]) -> s
     for run, metrics in zip(runs[1:], measured[1:], strict=True):
         if metrics.dataset_id != measured[0].dataset_id and (first is None or _test_archives(run) != first):
             return f"not comparable: {runs[0].run_id} and {run.run_id} were evaluated on different test images"
-    left_out = [run.run_id for run in runs[1:] if correct(run).keys() != correct(runs[0]).keys()]
+    images = predicted(runs[0], ("index",))["index"]
+    left_out = [run.run_id for run in runs[1:] if not _equal(predicted(run, ("index",))["index"], images)]
     if left_out:
         return f"not comparable: {runs[0].run_id} or {left_out[0]} left out some of the test images"
     return ""
+
+
+def _equal(one: "NDArray[Any]", other: "NDArray[Any]") -> bool:
+    return len(one) == len(other) and bool((one == other).all())
 
 
 def _test_archives(run: RunDir) -> tuple[str, ...] | None:
@@ -124,16 +132,15 @@ def _test_archives(run: RunDir) -> tuple[str, ...] | None:
     return archives["test_images"].sha256, archives["test_labels"].sha256
 
 
-def pairs(correct_of: dict[str, dict[int, bool]]) -> list[Pair]:
-    """Return each pair of runs, by whether they classify each test image correctly: run ID to image to that.
+def pairs(correct_of: "Mapping[str, NDArray[Any]]") -> list[Pair]:
+    """Return each pair of runs, by whether they classify each test image correctly: by run ID, bool [images].
 
     Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979): the
     probability of any false verdict is at most 5 %, however many runs there are.
     """
     found = []
     for (one, left), (other, right) in combinations(correct_of.items(), 2):
-        only_left = sum(left[index] and not right[index] for index in left)
-        only_right = sum(right[index] and not left[index] for index in left)
+        only_left, only_right = int((left & ~right).sum()), int((right & ~left).sum())
         found.append((one, other, only_left, only_right, two_sided(only_left, only_right)))
     adjusted = holm([p for *_, p in found])
     return [
@@ -156,22 +163,35 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def correct(run: RunDir) -> dict[int, bool]:
-    """Return whether a run's model classifies each test image correctly, by the image's row in the archive."""
+def correct(run: RunDir) -> "tuple[NDArray[Any], NDArray[Any]]":
+    """Return the test images of a run, each by its row in the archive, and whether its model classifies them correctly.
+
+    int64 and bool [images], sorted by row: 9 bytes an image.
+    """
     columns = predicted(run, ("index", "label", "predicted"))
-    return {index: label == guess for index, label, guess in zip(*columns.values(), strict=True)}
+    return columns["index"], columns["label"] == columns["predicted"]
 
 
-def predicted(run: RunDir, names: Sequence[str]) -> dict[str, list[Any]]:
-    """Return these columns of a run's predictions; raise InputError where they cannot be read."""
+def predicted(run: RunDir, names: Sequence[str]) -> "dict[str, NDArray[Any]]":
+    """Return these columns of a run's predictions, sorted by `index`, which is the first of them.
+
+    Takes at most 60 bytes an image. Raises InputError where they cannot be read.
+    """
+    import numpy as np
+
     from jobs.evaluate.predictions import read_predictions
 
     path = run.predictions_file
     try:
-        columns: dict[str, list[Any]] = read_predictions(path, names).to_pydict()
+        table = read_predictions(path, names)
+        columns = {name: table[name].to_numpy() for name in names}
     except (OSError, ValueError, KeyError) as error:
         again = f"`idxtrain evaluate --run-id {run.selector}`"
         raise InputError(
             f"{path}: cannot be read ({error}); fix: remove metrics.json beside it, then {again}"
         ) from error
-    return columns
+    indices = columns[names[0]]
+    if (indices[1:] > indices[:-1]).all():
+        return columns
+    order = np.argsort(indices, kind="stable")
+    return {name: column[order] for name, column in columns.items()}

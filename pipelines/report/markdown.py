@@ -45,7 +45,7 @@ def _side_by_side(results: Sequence[Result]) -> Iterator[str]:
     if problem:
         yield _sentence(_plain(problem))
     else:
-        verdicts = comparison.pairs({run.run_id: comparison.correct(run) for run in runs})
+        verdicts = comparison.pairs({run.run_id: comparison.correct(run)[1] for run in runs})
         yield "\n".join(f"- {_sentence(_plain(str(pair)))}" for pair in verdicts)
     # A path is of this machine, and may name people.
     options = [row for row in comparison.options(runs) if row[0] == "fetch.dataset" or not row[0].startswith("fetch.")]

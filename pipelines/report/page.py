@@ -1,6 +1,6 @@
 """Runs side by side as one self-contained page: what differs in how they were made, and in what they reached."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs import page, png
-from jobs.dataset import Manifest, read_manifest, read_shard
+from jobs.batches import read_labels, read_rows
+from jobs.dataset import Manifest, read_manifest
 from jobs.errors import InputError
 from jobs.evaluate import curve
 from jobs.evaluate.metrics import classes_of, read_confusions, shown_names, to_matrix
@@ -71,7 +72,7 @@ def render(results: Sequence[Result]) -> str:
         options=comparison.options(runs),
         figures=comparison.results(measured)[1:],
         problem=problem,
-        pairs=[] if problem else comparison.pairs({run.run_id: comparison.correct(run) for run in runs}),
+        pairs=[] if problem else comparison.pairs({run.run_id: comparison.correct(run)[1] for run in runs}),
         charts=list(_charts(results)),
         line_names={},
         frame=curve,
@@ -142,39 +143,42 @@ def _changes(
 
 def own_errors(results: Sequence[Result]) -> list[tuple[Result, int, list[OwnError]]]:
     """Return each run with the number of images that it alone classifies incorrectly, and the most confident ones."""
-    columns = ("index", "label", "predicted", "probability")
-    by_run = []
-    for each in results:
-        table = comparison.predicted(each.run, columns)
-        by_run.append({row[0]: row[1:] for row in zip(*table.values(), strict=True)})
-    is_wrong = [{index for index, (label, guess, _) in rows.items() if label != guess} for rows in by_run]
-    own = [wrong.difference(*(each for each in is_wrong if each is not wrong)) for wrong in is_wrong]
+    names = ("index", "label", "predicted", "probability")
+    tables = [comparison.predicted(each.run, names) for each in results]
+    is_wrong = [table["label"] != table["predicted"] for table in tables]
+    times = np.sum(is_wrong, axis=0, dtype=np.int32)
+    own = [np.flatnonzero(wrong & (times == 1)) for wrong in is_wrong]
     chosen = [
-        sorted(alone, key=lambda index: (-rows[index][2], index))[:_MOST_ERRORS]
-        for alone, rows in zip(own, by_run, strict=True)
+        alone[np.argsort(-table["probability"][alone], kind="stable")[:_MOST_ERRORS]].tolist()
+        for alone, table in zip(own, tables, strict=True)
     ]
-    pictures, places = _pictures(results[0].run, {index for each in chosen for index in each})
-    names = [
-        {each.label: name for each, name in zip(classes_of(r.metrics.test), shown_names(r.metrics.test), strict=True)}
-        for r in results
-    ]
+    indices = {int(tables[0]["index"][row]) for rows in chosen for row in rows}
+    pictures, places = _pictures(results[0].run, indices)
     return [
-        (
-            each,
-            len(alone),
-            [
-                OwnError(
-                    place=str(places.of("test", index)) if places else "",
-                    true=names[n][by_run[n][index][0]],
-                    predicted=names[n][by_run[n][index][1]],
-                    probability=by_run[n][index][2],
-                    picture=pictures.get(index, ""),
-                )
-                for index in shown
-            ],
-        )
-        for n, (each, alone, shown) in enumerate(zip(results, own, chosen, strict=True))
+        (each, len(alone), list(_shown(each, table, rows, pictures, places)))
+        for each, table, alone, rows in zip(results, tables, own, chosen, strict=True)
     ]
+
+
+def _shown(
+    result: Result,
+    table: Mapping[str, NDArray[Any]],
+    rows: Sequence[int],
+    pictures: Mapping[int, str],
+    places: Places | None,
+) -> Iterator[OwnError]:
+    """Yield the errors in these rows of a run's predictions. `pictures`: by index."""
+    test = result.metrics.test
+    names = {each.label: name for each, name in zip(classes_of(test), shown_names(test), strict=True)}
+    for row in rows:
+        index, label, guess = (int(table[name][row]) for name in ("index", "label", "predicted"))
+        yield OwnError(
+            place=str(places.of("test", index)) if places else "",
+            true=names[label],
+            predicted=names[guess],
+            probability=float(table["probability"][row]),
+            picture=pictures.get(index, ""),
+        )
 
 
 def _pictures(run: RunDir, indices: set[int]) -> tuple[dict[int, str], Places | None]:
@@ -188,8 +192,7 @@ def _pictures(run: RunDir, indices: set[int]) -> tuple[dict[int, str], Places | 
 
 
 def _read(directory: Path, manifest: Manifest, indices: set[int]) -> Iterator[tuple[int, str]]:
-    wanted = np.array(sorted(indices), np.int64)
-    for shard in manifest.splits["test"].shards:
-        images, _, numbers = read_shard(directory, manifest, shard)
-        for row in np.flatnonzero(np.isin(numbers, wanted)):
-            yield int(numbers[row]), png.data_uri(images[row])
+    _, numbers = read_labels(directory, manifest, "test")
+    rows = np.flatnonzero(np.isin(numbers, np.array(sorted(indices), np.int64)))
+    for row, image in zip(rows, read_rows(directory, manifest, "test", rows), strict=True):
+        yield int(numbers[row]), png.data_uri(image)

@@ -110,6 +110,8 @@ def _launches(site: Site, stage: JobStage, run: RunDir, config: Config, stages: 
     if "train" in launches:
         ranks, hosts = config.launch.np or site.ranks, _hosts(site.launcher)
         launches["train"] = commands.train_launch(site, config.launch, sys.executable, run.path, ranks, hosts)
+    if stage == "evaluate":
+        launches["evaluate"] = commands.evaluate_launch(site, sys.executable, run.path)
     if stage == "prepare":  # a later job has other nodes; there prepare is done already
         launches["prepare"] = commands.prepare_launch(site, config.spark.master, sys.executable, run.path)
     return launches

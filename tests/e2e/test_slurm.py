@@ -25,6 +25,7 @@ SETTINGS = {
     "train.max_steps": STEPS,
     "train.log_every": 5,
     "train.checkpoint_every_steps": 10,
+    "evaluate.batch_size": 1,  # so that a hundred images are enough for two ranks
 }
 OPTIONS = ("--recipe", "lecture", *(f"--set={key}={value}" for key, value in SETTINGS.items()))
 SITE = """\
@@ -38,6 +39,9 @@ cpus = 1
 
 [prepare]
 cpus = 2
+
+[evaluate]
+nodes = 2
 """
 
 
@@ -91,7 +95,7 @@ class Workspace:
 @pytest.fixture(scope="module")
 def workspace(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory, make_archives: MakeArchives) -> Workspace:
     folder = tmp_path_factory.mktemp("cluster")
-    make_archives(folder / "data", (12, 20), 3, train=300, test=50)
+    make_archives(folder / "data", (12, 20), 3, train=300, test=100)
     return Workspace(folder, slurm, idxtrain_in(folder))
 
 
@@ -115,12 +119,13 @@ def test_the_three_jobs_run_one_after_the_other(workspace: Workspace, whole: dic
     assert list(whole) == ["prepare", "train", "evaluate"]
     assert [workspace.slurm.state(job) for job in whole.values()] == ["COMPLETED"] * 3, workspace.output("whole")
     shown = [workspace.slurm.show(job) for job in whole.values()]
-    assert [(job["NumNodes"], job["NumTasks"]) for job in shown] == [("1", "1"), ("2", "2"), ("1", "1")]
+    assert [(job["NumNodes"], job["NumTasks"]) for job in shown] == [("1", "1"), ("2", "2"), ("2", "2")]
     for before, after in pairwise(shown):
         assert before["EndTime"] <= after["StartTime"]
     metrics = json.loads(workspace.run("whole").metrics_file.read_text())
     assert metrics["world_size"] == 2
-    assert metrics["test"]["count"] == 50
+    assert metrics["test"]["count"] == 100
+    assert "evaluate: 2 ranks share 100 images" in workspace.output("whole")
     assert metrics["test"]["accuracy"] > 0.95
     assert list(workspace.scratch.iterdir()) == []
 
