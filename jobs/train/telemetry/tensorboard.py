@@ -15,6 +15,7 @@ from jobs.files import full_disk
 from jobs.first_layer import colored, first_layer, mosaic
 from jobs.run_dir import RunDir
 from jobs.train.telemetry.confusion_picture import confusion_picture
+from jobs.train.telemetry.diagram import diagram
 from jobs.training_log import Kind
 
 _MOST_FILTERS = 64  # in a picture
@@ -34,11 +35,9 @@ class TensorBoardWriter:
         self._log = run.curve_file.open("a", encoding="utf-8")
 
     def graph(self, model: Any) -> None:
-        """Write the model's graph, which TensorBoard's Graphs page shows."""
-        forward = tf.function(lambda images: model(images, training=False))
-        graph = forward.get_concrete_function(tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)).graph
+        """Write the model's layers, which TensorBoard's Graphs page draws."""
         with self._events():
-            tf.summary.graph(graph.as_graph_def())
+            tf.summary.graph(diagram(model))
 
     def measure(self, kind: Kind, step: int, logged: Mapping[str, float | None] | None = None, **values: float) -> None:
         """Write a measurement after `step` updates. `logged`: figures for the training log alone."""
