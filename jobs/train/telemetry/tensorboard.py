@@ -19,6 +19,8 @@ from jobs.train.telemetry.diagram import diagram
 from jobs.training_log import Kind
 
 _MOST_FILTERS = 64  # in a picture
+# Measurements that TensorBoard shows apart from what is learned.
+_SPEED = ("images_per_second", "input_seconds", "compute_seconds", "allreduce_seconds")
 _BUCKETS = 30  # TensorBoard's own number
 _MOST_WEIGHTS = 100_000  # of an array in its histogram
 
@@ -43,7 +45,7 @@ class TensorBoardWriter:
         """Write a measurement after `step` updates. `logged`: figures for the training log alone."""
         with self._events(step):
             for name, value in values.items():
-                tf.summary.scalar(f"{kind}/{name}", value)
+                tf.summary.scalar(f"{'speed' if name in _SPEED else kind}/{name}", value)
         training_log.append(self._log, kind, step, **values, **(logged or {}))
 
     def weights(self, model: Any, step: int) -> None:
