@@ -18,6 +18,7 @@ from deploy.serving.service import Service
 from deploy.serving.sources import FollowedModel
 from jobs.errors import IdxtrainError, InputError
 from jobs.predict.model_file import ModelFile
+from jobs.run_dir import Work
 from tests.support.served_models import NamedModel, manifest
 
 # Stands for the process that follows the registry: the events of each start, and after each a line of answers.
@@ -110,12 +111,10 @@ def test_a_version_that_the_server_refused_is_handed_over_again_after_a_pause_th
             return manifest()
 
     monkeypatch.setattr(follow, "Registry", OneVersion)
-    monkeypatch.setattr(follow.time, "monotonic", lambda: now)
+    monkeypatch.setattr("deploy.serving.follow.time.monotonic", lambda: now)
     read, write = os.pipe()
     with os.fdopen(read) as answers, (tmp_path / "events").open("w") as written:
-        follower = follow._Follower(
-            follow.Work(tmp_path), "digits", "champion", tmp_path, events=written, answers=answers
-        )
+        follower = follow._Follower(Work(tmp_path), "digits", "champion", tmp_path, events=written, answers=answers)
         for second in range(100):
             now = float(second)
             handed = len(events)
