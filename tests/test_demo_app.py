@@ -169,6 +169,10 @@ def test_the_printed_address_admits_a_browser_from_anywhere_by_a_cookie_of_this_
         assert opened.headers["Referrer-Policy"] == "no-referrer"
         assert browser.get("/api/models").status_code == 200
         assert browser.get("/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+        cookie = browser.cookies["idxtrain-demo-8000"]
+        browser.cookies.clear()
+        others = f'of[another]="program{{; idxtrain-demo-8000={cookie}'
+        assert browser.get("/api/models", headers={"Cookie": others}).status_code == 200
         with pytest.raises(WebSocketDisconnect), browser.websocket_connect("/"):
             pass
 

@@ -8,11 +8,11 @@
 """
 
 import hmac
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -66,11 +66,8 @@ class Guard:
         return scope["method"] == "GET" and scope["path"] == "/" and self._is_token(given)
 
     def _has_cookie(self, scope: Scope, headers: Headers) -> bool:
-        try:
-            morsel = SimpleCookie(headers.get("cookie", "")).get(_cookie(scope))
-        except CookieError:
-            return False
-        return morsel is not None and self._is_token(morsel.value)
+        # Starlette's parser: Python's own takes none where another program on this machine set an invalid one.
+        return self._is_token(cookie_parser(headers.get("cookie", "")).get(_cookie(scope), ""))
 
     def _is_token(self, given: str) -> bool:
         """Compare in the same time wherever the two differ."""

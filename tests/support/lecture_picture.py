@@ -1,4 +1,4 @@
-"""python -m tests.support.lecture_picture WORK FOLDER: the pictures of pipelines/LECTURE.md, two of them of TensorBoard.
+"""python -m tests.support.lecture_picture WORK FOLDER: the pictures of pipelines/LECTURE.md, two from TensorBoard.
 
 WORK has the runs `softmax`, `lecture` and `fast`, of these recipes. 64 colors keep a picture small.
 """
