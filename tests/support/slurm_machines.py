@@ -22,8 +22,8 @@ LOGIN, NODES = "login", ("n1", "n2")
 _ADDRESSES = {"login": "10.77.0.1", "n1": "10.77.0.2", "n2": "10.77.0.3"}
 _PROGRAMS = ("munged", "slurmctld", "slurmd")
 _SECONDS = 60.0
-# See slurm.conf(5). Time-outs are Slurm's defaults, such as SlurmdTimeout=300. Only cred_expire is not (120 s): a requeued
-# job would just wait that long. Jobs in `urgent` preempt those in `batch`.
+# See slurm.conf(5). Time-outs are Slurm's defaults, such as SlurmdTimeout=300. Only cred_expire is not (120 s): a
+# requeued job would just wait that long. Jobs in `urgent` preempt those in `batch`.
 _CONF = """\
 ClusterName=three
 SlurmctldHost=login
