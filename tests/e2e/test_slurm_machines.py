@@ -5,10 +5,12 @@ They are compared with a training of one process on the login machine that nothi
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from jobs.run_dir import RunDir
@@ -270,3 +272,82 @@ def test_two_jobs_of_one_user_leave_each_others_files_alone(workspace: Workspace
     assert workspace.folders(job) == folders
     workspace("cancel", "second")
     workspace.check_trained("first", expected)
+
+
+@pytest.mark.slow
+def test_another_user_on_all_machines_neither_disturbs_nor_learns_anything(workspace: Workspace, expected: str) -> None:
+    """Bob floods the port at which ada's ranks meet: other methods, wrong keys, large headers, idle connections."""
+    machines, answers = workspace.cluster.machines, workspace.cluster.home / "bob"
+    job = workspace.submit("attacked")["train"]
+    first = 20000 + int(job) * 13 % 10000  # as deploy/README says, derived from the job ID
+    program = answers / "neighbour.py"
+    program.write_text(NEIGHBOUR, encoding="utf-8")
+    for name in (LOGIN, *NODES):
+        command = (sys.executable, program, first, answers / f"{name}.json")
+        machines[name].start(*command, log=answers / f"{name}.log", user="bob")
+    largest = 0
+    while not workspace.has_ended("attacked"):
+        largest = max(largest, memory_of_launcher())
+        time.sleep(0.2)
+    (answers / "stop").touch()
+    workspace.check_trained("attacked", expected)
+    assert workspace.restarts("attacked") == []
+    assert "restarting" not in workspace.output("attacked")
+    workspace.cluster.wait_for(lambda: len(list(answers.glob("*.json"))) == 3)
+    counts = {name: json.loads((answers / f"{name}.json").read_text()) for name in (LOGIN, *NODES)}
+    print(f"launcher: {largest / 1e6:.0f} MB; answers: {counts}")
+    assert 0 < largest < 150e6
+    assert counts["n1"]["403"] > 0, "the port was not found"
+    assert set(counts["n1"]) | set(counts["n2"]) <= {"403", "501", "400", "414", "431", "closed", "refused", "idle"}
+    assert set(counts[LOGIN]) <= {"closed", "refused", "idle"}, "the login machine is not part of the job"
+
+
+def memory_of_launcher() -> int:
+    """Return the memory of ada's launcher in bytes, 0 if there is none."""
+    sizes = [0]
+    for process in psutil.process_iter(["cmdline", "memory_info", "uids"]):
+        info = process.info
+        is_launcher = "deploy.launcher" in (info["cmdline"] or ())
+        if is_launcher and info["uids"].real == USERS["ada"]:
+            sizes.append(info["memory_info"].rss)
+    return max(sizes)
+
+
+NEIGHBOUR = """
+import collections, http.client, json, os, random, socket, sys, threading, time
+first, answers = int(sys.argv[1]), sys.argv[2]
+stop = os.path.join(os.path.dirname(answers), "stop")
+counts, lock, idle = collections.Counter(), threading.Lock(), []
+def note(what):
+    with lock:
+        counts[what] += 1
+def attack(number):
+    while not os.path.exists(stop):
+        port = first + random.randrange(2)
+        try:
+            if number == 0 and len(idle) < 2000:
+                idle.append(socket.create_connection(("n1", port), timeout=1))
+                note("idle")
+                continue
+            connection = http.client.HTTPConnection("n1", port, timeout=2)
+            method = random.choice(["GET", "PUT", "HEAD", "DELETE", "POST"])
+            key = random.choice(["", "/" + "0" * 32 + ":" + str(port)])
+            headers = {"X": "x" * 60000} if number == 1 else {}
+            connection.request(method, key + "/global/" + random.choice("01"), b"x" * 136, headers)
+            response = connection.getresponse()
+            body = response.read()
+            note(str(response.status) + (" with a body" if body and response.status != 501 else ""))
+        except ConnectionRefusedError:
+            note("refused")
+            time.sleep(0.02)
+        except (OSError, http.client.HTTPException):
+            note("closed")
+threads = [threading.Thread(target=attack, args=(number,)) for number in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+with open(answers + ".new", "w") as file:
+    json.dump(counts, file)
+os.rename(answers + ".new", answers)
+"""
