@@ -182,7 +182,7 @@ class Training:
         return self.best
 
     def _end_epoch(self, step: int, console: Console | None, writer: checkpoint.Writer) -> dict[str, Any]:
-        """Validate, then save a checkpoint, unless the last one is new and the training goes on; return the validation."""
+        """Validate, save a checkpoint unless the last one is new and training continues; return the validation."""
         validation = self._validate(step)
         self.best = better(self.best, step, validation, self.config)
         if console:
