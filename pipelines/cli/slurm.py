@@ -68,7 +68,7 @@ def show_status(
     ] = None,
     work: WorkFolder = WORK,
 ) -> None:
-    """Show how far a run or sweep is: its stages, Slurm jobs or runs.
+    """Show how far a run or sweep is: its stages or Slurm jobs.
 
     A training shows its step, images per second, the last validation, and the time left. Exits with the exit code of
     the first Slurm job that failed, or 0.

@@ -83,9 +83,9 @@ class Workspace:
         return "".join(path.read_text() for path in sorted((self.runs / run_id / "slurm").glob("*.out")))
 
     def left_over(self) -> dict[str, list[str]]:
-        """Return what each machine has in /tmp that is ada's."""
+        """Return what each node has in /tmp that is ada's. Her own training on the login machine has no scratch."""
         command = ("find", *TEMPORARY, "-mindepth", "1", "-user", "ada")
-        names = {name: self.cluster.machines[name].run(*command).stdout.split() for name in (LOGIN, *NODES)}
+        names = {name: self.cluster.machines[name].run(*command).stdout.split() for name in NODES}
         return {name: found for name, found in names.items() if found}
 
     def check_trained(self, run_id: str, expected: str) -> None:
@@ -98,9 +98,9 @@ class Workspace:
         assert self.left_over() == {}
 
     def has_ended(self, run_id: str) -> bool:
-        """Return whether the training is done or failed, by the run folder: Slurm forgets a job after 5 minutes."""
+        """Return whether the training's job has ended for good, by the run folder: Slurm forgets it in 5 minutes."""
         ended = SlurmJobs(RunDir(self.runs / run_id)).last("train", "ended")
-        return self.is_trained(run_id) or ended.get("code", 75) not in (0, 75)
+        return ended.get("code", 75) != 75
 
     def is_trained(self, run_id: str) -> bool:
         return RunDir(self.runs / run_id).record_file("train").exists()
