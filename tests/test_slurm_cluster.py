@@ -97,11 +97,13 @@ def test_a_job_that_only_waits_for_nodes_is_submitted_and_its_reason_is_shown(
 
 
 def test_reasons_of_waiting_jobs_are_explained_and_unknown_ones_are_shown_as_they_are() -> None:
-    shown = {
-        reason: reasons.why_pending(reason) for reason in ("Priority", "AssocGrpCPUMinutesLimit", "NewReason", "None")
-    }
+    names = ("Priority", "PartitionTimeLimit", "AssocGrpCPUMinutesLimit", "NewReason", "None")
+    shown = {reason: reasons.why_pending(reason) for reason in names}
     assert shown == {
         "Priority": "waits for jobs of higher priority (Priority)",
+        "PartitionTimeLimit": (
+            "cannot start: more time than the partition allows; fix: set the site's time (PartitionTimeLimit)"
+        ),
         "AssocGrpCPUMinutesLimit": (
             "waits: your account has used up what its group may use at a time or in total (AssocGrpCPUMinutesLimit)"
         ),

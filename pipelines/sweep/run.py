@@ -71,6 +71,7 @@ def run_here(sweep: Sweep, configs: Configs) -> int:
     Returns the exit code. Raises IdxtrainError where a point failed, so none is tested.
     """
     sweep.write()
+    sweep.jobs_file.unlink(missing_ok=True)  # it is no longer one on Slurm
     failures: dict[str, str] = {}
     for number, point in enumerate(sweep.points, 1):
         log.info("sweep: %d of %d: %s: %s", number, len(sweep.points), point.run_id, ", ".join(_shown(point)))
@@ -125,11 +126,11 @@ def submit_sweep(sweep: Sweep, configs: Configs, site: Site, at_once: int = 0) -
     _require_none_queued(sweep)
     _require_size(sweep)
     sweep.write()
-    for point in sweep.points:
-        _write_run(runs.make(sweep.work, point.run_id), configs[point.run_id], site)
     for stage, text in batch_scripts(sweep, site, at_once).items():
         write_text(sweep.script_file(stage), text)
     queue.check(sweep.scripts())
+    for point in sweep.points:
+        _write_run(runs.make(sweep.work, point.run_id), configs[point.run_id], site)
     submitted: dict[str, str] = {}
     try:
         submitted["prepare"] = queue.submit(sweep.script_file("prepare"))
