@@ -140,11 +140,13 @@ class Machines(AbstractContextManager["Machines"]):
         """Start a machine, or start it again, and connect it to the network."""
         machine = Machine(name, self._folder, self._environment)
         self._ends.callback(machine.power_off)
+        # As of a real network card, its hardware address stays: the others have it in their caches.
+        hardware = f"02:00:00:00:00:{int(self._addresses[name].rpartition('.')[2]):02x}"
         if not self._running:
-            _ip(machine, "link add eth0 type bridge")
+            _ip(machine, f"link add eth0 address {hardware} type bridge")
         else:
             bridge = next(iter(self._running.values()))
-            _ip(bridge, f"link add {name} type veth peer name eth0 netns {machine.pid}")
+            _ip(bridge, f"link add {name} type veth peer name eth0 address {hardware} netns {machine.pid}")
             _ip(bridge, f"link set {name} master eth0 up")
         _ip(machine, f"address add {self._addresses[name]}/24 dev eth0")
         _ip(machine, "link set eth0 up")
