@@ -197,6 +197,12 @@ def test_six_points_run_as_a_slurm_array(slurm: SlurmCluster, make_archives: Mak
     status = run("status", "s-3", "--work", work, env=slurm.environment)
     assert f"{array}_3" in status.stdout
     assert status.returncode == 0
+    whole = run("status", "s", "--work", work, env=slurm.environment)
+    assert whole.returncode == 0
+    assert whole.stdout.splitlines()[0] == "sweep s: 6 runs, 6 trained"
+    logs = run("logs", "s", "--work", work, env=slurm.environment).stdout
+    assert logs.index("==> s-0: prepare (") < logs.index("==> s-5: train (") < logs.index("==> table (")
+    assert "best by validation: " in logs
 
 
 @pytest.mark.slow

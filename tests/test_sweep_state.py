@@ -36,7 +36,7 @@ def test_a_sweep_on_slurm_is_shown_and_cancelled_by_its_name(
     status = idxtrain("status", "s", env=slurm.environment)
     assert status.returncode == 0, status.stderr
     title, header, *rows = [line.split() for line in status.stdout.splitlines()]
-    assert title == ["sweep", "s:", "3", "runs"]
+    assert title == ["sweep", "s:", "3", "runs,", "3", "waiting"]
     assert header == ["run", "seed", "job", "state", "time", "nodes"]
     assert rows[0][:3] == ["prepare", jobs["prepare"], "PENDING"]
     assert "is held by you; fix: `scontrol release` it" in " ".join(rows[0])
@@ -52,7 +52,10 @@ def test_a_sweep_on_slurm_is_shown_and_cancelled_by_its_name(
         jobs["prepare"], jobs["evaluate"], *(f"{array}_{n}" for n in range(3)),
     }  # fmt: skip
     assert idxtrain("cancel", "s", env=slurm.environment).stdout == "nothing to cancel: no job is queued\n"
-    assert idxtrain("status", "s", env=slurm.environment).returncode == 75
+    status = idxtrain("status", "s", env=slurm.environment)
+    assert status.returncode == 75
+    assert status.stdout.splitlines()[0] == "sweep s: 3 runs, 3 cancelled"
+    assert len(status.stdout.splitlines()) == 7
 
 
 def test_points_at_once_need_a_site(idxtrain: Idxtrain) -> None:
@@ -92,7 +95,7 @@ def test_a_sweep_on_this_machine_is_shown_and_asked_to_stop_by_its_name(sweep: S
         assert process.stdout
         assert process.stdout.readline() == "locked\n"
         assert idxtrain("status", "s").stdout.splitlines() == [
-            "sweep s: 2 runs, 1 running",
+            "sweep s: 2 runs, 1 running, 1 not started",
             "run  seed  state",
             "s-0  0     running      fetch",
             "s-1  1     not started",

@@ -3,13 +3,14 @@
 import os
 import signal
 import socket
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from deploy.slurm import queue, reasons
 from deploy.slurm.queue import Queued
-from jobs.errors import InputError
+from jobs.errors import IdxtrainError, InputError, ResumableError
 from jobs.files import read_object
 from jobs.lease import living_owner
 from jobs.run_dir import Work
@@ -24,7 +25,15 @@ from pipelines.slurm.jobs import SlurmJobs
 from pipelines.slurm.status import Row
 from pipelines.sweep.grid import Point, Sweep, read_sweep
 
-_RUNNING, _OVER = ("RUNNING", "COMPLETING", "running"), ("COMPLETED", "trained", "finished")
+# Of Slurm's states and of runs on this machine. Others are shown as they are.
+_WORDS = {
+    "PENDING": "waiting",
+    "COMPLETING": "running",
+    "CONFIGURING": "running",
+    "COMPLETED": "trained",
+    "finished": "trained",
+    "": "not submitted",
+}
 
 
 def sweep_named(name: str | None, work: Work) -> Sweep | None:
@@ -55,16 +64,19 @@ def _last_row(sweep: Sweep, ids: dict[str, str], queued: dict[str, Queued]) -> I
     """Yield the row of the job that prints the table, while Slurm knows it."""
     job = queued.get(ids.get("evaluate", ""))
     if job:
-        detail = reasons.why_pending(job.reason) if job.state == "PENDING" else ""
-        is_bad = job.over and job.state != "COMPLETED"
+        detail, code = reasons.why_pending(job.reason) if job.state == "PENDING" else "", 0
+        if job.state == "CANCELLED":
+            code = ResumableError.exit_code
+        elif job.over and job.state != "COMPLETED":
+            detail, code = f"see {sweep.folder}/table-{job.job}.out", IdxtrainError.exit_code
         yield Row(
             stage="table",
             job=job.job,
             state=job.state,
             elapsed=job.elapsed,
             nodes=job.nodes,
-            detail=f"see {sweep.folder}/table-{job.job}.out" if is_bad else detail,
-            code=int(is_bad),
+            detail=detail,
+            code=code,
         )
 
 
@@ -83,32 +95,32 @@ def _here(sweep: Sweep) -> tuple[list[Row], list[Row]]:
 
 
 def _table(sweep: Sweep, around: Sequence[Row], trained: Sequence[Row]) -> tuple[list[str], int]:
-    done, running = (sum(row.state in states for row in trained) for states in (_OVER, _RUNNING))
-    failed = sum(bool(row.code) for row in trained)
+    """Return the lines and the exit code. `around`: the rows of other jobs; `trained`: one for each point."""
     keys = [each.partition("=")[0] for each in sweep.points[0].settings]
     has_jobs, has_folds = bool(around), any(point.fold for point in sweep.points)
-    header = ["run", *keys, *(["fold"] if has_folds else []), *(["job"] if has_jobs else []), "state"]
-    header += ["time", "nodes"] if has_jobs else []
-    named = [(row.stage, ("",) * len(keys), "", row) for row in around if row.stage == "prepare"]
+    header = ["run", *keys, *["fold"] * has_folds, *["job"] * has_jobs, "state", *["time", "nodes"] * has_jobs, ""]
+    none = ("",) * len(keys)
+    named = [(row.stage, none, "", row) for row in around if row.stage == "prepare"]
     named += [(point.run_id, _values(point), point.fold, row) for point, row in zip(sweep.points, trained, strict=True)]
-    named += [(row.stage, ("",) * len(keys), "", row) for row in around if row.stage != "prepare"]
-    cells = [
-        [
-            name,
-            *values,
-            *([fold] if has_folds else []),
-            *([row.job or "–"] if has_jobs else []),
-            row.state or "–",
-            *([row.elapsed, row.nodes] if has_jobs else []),
-            "" if row.code else row.detail,
-        ]
-        for name, values, fold, row in named
-    ]
-    counts = [(len(trained), "run"), (done, "trained"), (running, "running"), (failed, "failed")]
-    summary = ", ".join([counted(*counts[0]), *(f"{number} {what}" for number, what in counts[1:] if number)])
-    text = [f"sweep {sweep.name}: {summary}", *text_table([*header, ""], cells)]
-    text += [f"{name} failed (job {row.job}): {row.detail}" for name, _, _, row in named if row.code]
+    named += [(row.stage, none, "", row) for row in around if row.stage != "prepare"]
+    cells = []
+    for name, values, fold, row in named:
+        jobs, where = ([row.job or "–"], [row.elapsed, row.nodes]) if has_jobs else ([], [])
+        detail = "" if _has_failed(row) else row.detail
+        cells.append([name, *values, *[fold] * has_folds, *jobs, row.state or "–", *where, detail])
+    text = [f"sweep {sweep.name}: {_summary(trained)}", *text_table(header, cells)]
+    text += [f"{name} failed (job {row.job}): {row.detail}" for name, _, _, row in named if _has_failed(row)]
     return text, next((row.code for *_, row in named if row.code), 0)
+
+
+def _has_failed(row: Row) -> bool:
+    return row.code not in (0, ResumableError.exit_code)
+
+
+def _summary(trained: Sequence[Row]) -> str:
+    """Return the number of runs, and of those in each state, in words."""
+    states = Counter("failed" if _has_failed(row) else _WORDS.get(row.state, row.state.lower()) for row in trained)
+    return ", ".join([counted(len(trained), "run"), *(f"{number} {state}" for state, number in states.items())])
 
 
 def _values(point: Point) -> tuple[str, ...]:
