@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -138,7 +137,7 @@ def cancel(sweep: Sweep) -> str:
     owner = next((each for point in sweep.points if (each := living_owner(sweep.run(point).lock_file))), None)
     if owner is None:
         return "nothing to cancel: no run is being trained"
-    if owner.host != socket.gethostname():
+    if not owner.runs():
         raise InputError(
             f"sweep {sweep.name}: found its process {owner.pid} on {owner.host}, expected it here; fix: cancel it there"
         )
