@@ -211,6 +211,22 @@ def test_the_writer_writes_one_checkpoint_after_another_in_its_thread(tmp_path: 
     assert loaded.position.step == 3
 
 
+def test_a_held_best_state_is_written_before_the_next_checkpoint_that_names_it(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, keep=1, min_seconds=1000)
+    assert not writer.is_due()
+    for step in (1, 2):
+        writer.hold(state(step, best=step))
+    writer.save(state(5, best=2))
+    writer.save(state(6, best=2))
+    writer.wait()
+    assert [path.name for path in sorted(tmp_path.glob("*.safetensors"))] == [
+        "step-00000002.safetensors",
+        "step-00000006.safetensors",
+    ]
+    last = latest(tmp_path, KEY, with_best=True)
+    assert same(last, state(6, best=2))
+
+
 def test_an_error_in_the_writers_thread_is_raised_by_the_next_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,10 @@ from tests.conftest import Idxtrain, MakeArchives, idxtrain_in
 
 # A low rate, so that trainings at two world sizes differ by rounding alone, which a high rate would amplify.
 RATE = ("--set", "train.learning_rate=0.0005")
-FAST = ("--set", "train.batch_size=16", "--set", "train.epochs=2", "--set", "train.audit=true", *RATE)
+FAST = (
+    "--set", "train.batch_size=16", "--set", "train.epochs=2", "--set", "train.audit=true",
+    "--set", "train.checkpoint_min_seconds=0", *RATE,
+)  # fmt: skip
 
 
 def result(work: Path, run_id: str) -> dict[str, Any]:

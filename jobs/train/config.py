@@ -241,11 +241,19 @@ class TrainConfig(Section):
         ge=1,
         description=(
             "Steps between two checkpoints, rounded up to a measurement. `none`: no limit by steps. "
-            "Each validation and each stop on request also writes one."
+            "Validations, see `checkpoint_min_seconds`, and each stop on request also write one."
         ),
     )
     checkpoint_every_minutes: float = Field(
         default=10, gt=0, description="Minutes between two checkpoints, rounded up to a measurement."
+    )
+    checkpoint_min_seconds: float = Field(
+        default=10,
+        ge=0,
+        description=(
+            "Fewest seconds between a checkpoint and the next one that a validation writes: short epochs share one. "
+            "The last validation always writes one."
+        ),
     )
     keep_checkpoints: int = Field(
         default=3,

@@ -115,7 +115,9 @@ class Training:
         """Train from the last checkpoint, or from the start, to the end."""
         step, owes_validation = self._restore()
         validation: dict[str, Any] = {}
-        writer = checkpoint.Writer(self.run_dir.checkpoints, self.config.keep_checkpoints)
+        writer = checkpoint.Writer(
+            self.run_dir.checkpoints, self.config.keep_checkpoints, self.config.checkpoint_min_seconds
+        )
         timer = checkpoint.Timer(self.config, step)
         with self._console(step) as console:
             if owes_validation:
@@ -168,12 +170,13 @@ class Training:
         return self.best
 
     def _end_epoch(self, step: int, console: Console | None, writer: checkpoint.Writer) -> dict[str, Any]:
-        """Validate, then save a checkpoint; return the validation."""
+        """Validate, save a checkpoint unless the last one is new and training continues; return the validation."""
         validation = self._validate(step)
         self.best = better(self.best, step, validation, self.config)
         if console:
             console.validated(step, validation, self.validation.confusion)
-        self._save(writer, step, validated=True)
+        is_last = step == self.total_steps or self._stops_early(step)
+        self._save(writer, step, validated=True, only_if_due=not is_last)
         return validation
 
     def _console(self, step: int) -> AbstractContextManager[Console | None]:
@@ -259,14 +262,27 @@ class Training:
                 f"that of model {self.config.model}; fix: remove the folder to train from the start"
             ) from error
 
-    def _save(self, writer: checkpoint.Writer, step: int, *, validated: bool = False) -> None:
-        """Write a checkpoint on rank 0; the state is the same on every rank. `validated`: an epoch's end is."""
-        if self.rank == 0:
+    def _save(
+        self, writer: checkpoint.Writer, step: int, *, validated: bool = False, only_if_due: bool = False
+    ) -> None:
+        """Write a checkpoint on rank 0; the state is the same on every rank. `validated`: an epoch's end is.
+
+        `only_if_due`: not if the last one is new. If this is the best state, the next checkpoint takes it along.
+        """
+        if self.rank:
+            return
+        is_written = writer.is_due() or not only_if_due
+        is_best = self.config.keep == "best" and self.best is not None and self.best.step == step
+        if is_written or is_best:
             self.heartbeat.enter("checkpoint", step)
             arrays = self.network.state()
             require_finite(arrays, step)
             position = checkpoint.Position(step, self.key)
-            writer.save(checkpoint.Checkpoint(position=position, arrays=arrays, validated=validated, best=self.best))
+            state = checkpoint.Checkpoint(position=position, arrays=arrays, validated=validated, best=self.best)
+            if is_written:
+                writer.save(state)
+            else:
+                writer.hold(state)
 
     def _validate(self, step: int) -> dict[str, Any]:
         self.heartbeat.enter("validation", step)

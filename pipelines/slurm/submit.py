@@ -123,7 +123,8 @@ def submit(run: RunDir, site: Site, config: Config, environment: Mapping[str, st
 
 
 def _submit_chain(jobs: SlurmJobs, stages: Sequence[JobStage], environment: Mapping[str, str]) -> dict[str, str]:
-    """Submit these stages, each to start after the one before; cancel all where one is refused."""
+    """Submit these stages, each to start after the one before; none where one would be refused, or is."""
+    queue.check([jobs.script_file(stage) for stage in stages], environment)
     submitted: dict[str, str] = {}
     before = None
     try:
