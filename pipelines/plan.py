@@ -9,7 +9,7 @@ from jobs.archive import role_of_key
 from jobs.dataset import SPLITS, Split
 from jobs.errors import InputError
 from jobs.prepare.exclusions import read_exclusions
-from jobs.prepare.inputs import check_options
+from jobs.prepare.inputs import check_options, check_pixels
 from jobs.prepare.plan import DatasetPlan, plan_dataset, require_test_rows
 from jobs.run_dir import Work
 from jobs.text_table import text_table
@@ -151,6 +151,7 @@ def _archive_sizes(config: Config, work: Work) -> ArchiveSizes:
     known = located.data_set.archives if located.data_set else {}
     shapes |= {role: known[role].shape for role in located.lacking if role not in shapes}
     check_options(config.prepare, shapes)
+    check_pixels(config.prepare, checked.headers)
     training = sorted(key for key in shapes if role_of_key(key) == "train_images")
     test = shapes.get("test_images")
     tags = {key.partition(segments.MARK)[2]: key for key in training}

@@ -21,7 +21,7 @@ from jobs.prepare.exclusions import read_exclusions
 from jobs.prepare.findings.look import look
 from jobs.prepare.findings.rows import read_view
 from jobs.prepare.idx import Header
-from jobs.prepare.inputs import Inputs
+from jobs.prepare.inputs import Inputs, check_pixels
 from jobs.prepare.manifest import Content, write_manifest
 from jobs.prepare.plan import DatasetPlan, even_ranges, plan_dataset
 from jobs.prepare.row_files import RowFiles
@@ -36,6 +36,7 @@ def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
     archives = inputs.archives
     headers = read_headers(archives, inputs.label_column)
     images = headers["train_images"]
+    check_pixels(inputs.config, headers)
     exclusions = read_exclusions(inputs.config.exclude)
     exclusions.require_tags([""])
     excluded = exclusions.of("", images.rows)
@@ -60,6 +61,7 @@ def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
                 test=test,
                 classes=assigned.classes,
                 orientation=inputs.orientation,
+                pixels=inputs.config.pixels,
                 views=True,
             )
             surveys = survey_splits(spark, decoder, plan, images)

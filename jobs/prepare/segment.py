@@ -96,6 +96,7 @@ class ArchivePair:
         """
         splits = ["validation_rows", "validation_from"] if self.split == "train" else []
         splits += [] if self.test_rows is None else ["test_rows"]
+        splits += ["pixels"] if inputs.config.pixels != "float32" else []  # IDs are older than the option
         labels = (self.counts + self.tested).labels
         identity = {
             "format": FORMAT,
@@ -174,8 +175,9 @@ def make_segment(
         plan = plan.with_rows({name: int(each.sum()) for name, each in counts.items()})
         first = 0 if pair.tag is None else segments.first_index(directory.name)
         decoder = Decoder(
-            rows=rows, train=files, test=files, classes=classes, orientation=inputs.orientation, first_index=first
-        )
+            rows=rows, train=files, test=files, classes=classes, orientation=inputs.orientation,
+            pixels=inputs.config.pixels, first_index=first,
+        )  # fmt: skip
         surveys = survey_splits(spark, decoder, plan, pair.image_header)
         for name in SPLITS:
             (unfinished / name).mkdir()

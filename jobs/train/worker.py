@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from jobs.dataset import Split, read_manifest
+from jobs.dataset import PixelType, Split, read_manifest
 from jobs.errors import IdxtrainError, InputError, PeerLostError, one_line
 from jobs.files import sha256_file, write_atomic
 from jobs.flight_log import Flight
@@ -86,7 +86,7 @@ class Training:
         validation_rows = self._store("validation", "validation", keep)
         self.validation = Validation(validation_rows, config.fixed_slices, self.manifest.classes)
         self.order = row_order(config, self.store.shard_rows, seed)
-        self.max_steps = max_steps_per_execution(self.order, self.manifest.values_per_image, self.world_size)
+        self.max_steps = max_steps_per_execution(self.order, self.manifest.image_bytes, self.world_size)
         self.total_steps = total_steps(config, self.order)
         self.validation_steps = validation_steps(config, self.order)
         peak_rate = config.peak_rate(self.order.batch_size)
@@ -96,8 +96,10 @@ class Training:
         self.best: Best | None = None
 
         self.network = Network(config, self.manifest, seed, self.precision)
-        self.train_step = make_step(config, self.network, self.collective, seed, class_weights(config, self.manifest))
-        self.evaluate = make_evaluator(self.network.final)
+        pixels = self.manifest.pixel_type
+        weights = class_weights(config, self.manifest)
+        self.train_step = make_step(config, self.network, self.collective, seed, weights, pixels)
+        self.evaluate = make_evaluator(self.network.final, pixels)
         self.unmeasured: list[tuple[LocalResult, Flight]] = []  # calls since the last measurement
         self.throughput = Throughput()
         self.recorder = FlightRecorder(run.logs / f"flight.rank-{self.rank}.jsonl")
@@ -337,8 +339,12 @@ def make_step(
     collective: Collective,
     seed: int,
     weights: tuple[float, ...] | None = None,
+    pixels: PixelType = "float32",
 ) -> TrainStep:
-    """Return the training step of a network that a config describes. `weights`: of the classes; None: all 1."""
+    """Return the training step of a network that a config describes.
+
+    `weights`: of the classes; None: all 1. `pixels`: the type of the images that it gets.
+    """
     augmentation = Augmentation(
         flip=config.flip,
         shift=config.shift,
@@ -357,6 +363,7 @@ def make_step(
         microbatches=config.microbatches,
         slices=config.fixed_slices,
         compression=config.compression,
+        pixels=pixels,
     )
     return TrainStep(
         network.model, network.optimizer, collective, augmentation, seed, options, network.ema, network.loss_scale

@@ -38,9 +38,9 @@ class PlannedCall:
 class GraphCall:
     """The rows of one rank for k consecutive steps, n rows in each.
 
-    `images`: float32 [k, n, values]. `labels`: int32 [k, n]. `weights`: float32 [k, n], 1, or 0 for a stand-in row.
-    `indices`: int64 [rows], the archive rows trained on. The rank has rows [first_row, first_row + n) of global batches
-    of `global_rows` rows. `measured`: measure after the last step.
+    `images`: [k, n, values], float32 in [0, 1] or uint8 as stored. `labels`: int32 [k, n]. `weights`: float32 [k, n],
+    1, or 0 for a stand-in row. `indices`: int64 [rows], the archive rows trained on. The rank has rows [first_row,
+    first_row + n) of global batches of `global_rows` rows. `measured`: measure after the last step.
 
     A rank without a row in a small last batch still takes part in the step, with one stand-in row of weight 0.
     """
@@ -65,9 +65,9 @@ class GraphCall:
         return self.first_step + self.steps
 
 
-def max_steps_per_execution(order: RowOrder, values: int, world_size: int) -> int:
-    """Return the most steps in a graph call, at least 1, for images of `values` values."""
-    return max(1, _CALL_BYTES // (4 * values * -(-order.batch_size // world_size)))
+def max_steps_per_execution(order: RowOrder, image_bytes: int, world_size: int) -> int:
+    """Return the most steps in a graph call, at least 1. `image_bytes`: of an image in memory."""
+    return max(1, _CALL_BYTES // (image_bytes * -(-order.batch_size // world_size)))
 
 
 def plan_calls(order: RowOrder, epoch: int, start: int, stop: int, log_every: int, max_steps: int) -> list[PlannedCall]:
@@ -109,7 +109,7 @@ def _graph_call(planned: PlannedCall, rows: Rows, global_rows: int, first_row: i
     images, labels, weights = rows.images, rows.labels, np.ones(len(rows.labels), np.float32)
     if first_row == end_row:
         first_row = min(first_row, global_rows - 1)
-        images = np.zeros((steps, images.shape[1]), np.float32)
+        images = np.zeros((steps, images.shape[1]), images.dtype)
         labels, weights = np.zeros(steps, np.int32), np.zeros(steps, np.float32)
     return GraphCall(
         first_step=planned.first_step,
