@@ -158,8 +158,8 @@ def test_calls_cover_the_steps_within_bounds_and_measure_when_due(
 
 def test_a_call_has_at_least_one_step_and_at_most_16_mib_of_images() -> None:
     order = RowOrder(shard_rows=(100_000,), batch_size=512, seed=0, shuffle_shards=1)
-    assert [max_steps_per_execution(order, 784, ranks) for ranks in (1, 2, 3)] == [10, 20, 31]
-    assert max_steps_per_execution(order, 3 * 224 * 224, 1) == 1
+    assert [max_steps_per_execution(order, 4 * 784, ranks) for ranks in (1, 2, 3)] == [10, 20, 31]
+    assert max_steps_per_execution(order, 4 * 3 * 224 * 224, 1) == 1
 
 
 def test_reading_ahead_keeps_the_order_and_raises_what_the_thread_raises() -> None:
@@ -219,7 +219,7 @@ def test_any_chunks_of_rows_are_read_exactly_within_the_planned_capacity(
 
 def test_the_row_cache_has_the_size_of_its_capacity_and_reuses_its_memory() -> None:
     cache = RowCache((3, 5, 4, 5), capacity=2, values=6)
-    assert cache.nbytes == 2 * 5 * row_bytes(6)
+    assert cache.nbytes == 2 * 5 * row_bytes(4 * 6)
     numbers = np.arange(17)
     rows = Rows(np.repeat(numbers[:, None], 6, 1).astype(np.float32), numbers.astype(np.int32), numbers * 10)
     of_shard = [
