@@ -2,7 +2,7 @@
 
 `prepare.pixels` decides: float32 numbers as `list<float>`, or the archive's bytes as a fixed-size binary. Of the types
 and compressions that were measured, bytes of fixed size with LZ4 were the fastest to decode that are still compressed:
-0.5 µs a row of MNIST, against 9 for `list<float>` (tests/benchmarks/TRIED.md).
+0.55 µs a row of MNIST, against 10.9 for `list<float>` (tests/benchmarks/TRIED.md).
 """
 
 from typing import Any
