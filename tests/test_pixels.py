@@ -29,7 +29,7 @@ from jobs.run_dir import Work
 from jobs.train.compute.normalize import normalized
 from jobs.train.compute.step import StepOptions
 from jobs.train.config import TrainConfig
-from jobs.train.data.calls import plan_calls, read_epoch
+from jobs.train.data.calls import plan_calls, read_epochs
 from jobs.train.data.order import RowOrder
 from jobs.train.data.reader import read_shards
 from jobs.train.data.row_cache import RowCache, keeps_all_rows
@@ -189,7 +189,7 @@ def test_graph_calls_carry_bytes_kept_or_streamed(shards: tuple[Path, Manifest],
     seen = []
     for rank in range(2):
         calls = plan_calls(order, 0, 0, order.steps, log_every=5, max_steps=3)
-        for call in read_epoch(store, order, 0, calls, rank, 2):
+        for call in read_epochs(store, order, [(0, calls)], rank, 2):
             assert call.images.dtype == np.uint8
             rows = call.images[call.weights > 0]
             assert (rows == call.indices.astype(np.uint8)[:, None]).all()

@@ -1,9 +1,9 @@
 """What one graph call trains on. A call runs several steps without returning to Python: Keras's `steps_per_execution`.
 
-The plan of an epoch's calls is arithmetic; `read_epoch` fills it with rows, read ahead of the training.
+The plan of an epoch's calls is arithmetic; `read_epochs` fills it with rows, read ahead of the training.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -92,13 +92,30 @@ def plan_calls(order: RowOrder, epoch: int, start: int, stop: int, log_every: in
     return planned
 
 
+def read_epochs(
+    store: ShardStore,
+    order: RowOrder,
+    epochs: Iterable[tuple[int, Sequence[PlannedCall]]],
+    rank: int,
+    world_size: int,
+) -> Generator[GraphCall, None, None]:
+    """Yield the graph calls of consecutive epochs for one rank. `epochs`: the number of each, and its planned calls.
+
+    A thread reads ahead, also into the next epoch: its first shuffle window is read while the training still has the
+    last calls of the epoch before, whose shards are no longer in memory.
+    """
+    return read_ahead(
+        call for epoch, planned in epochs for call in read_epoch(store, order, epoch, planned, rank, world_size)
+    )
+
+
 def read_epoch(
     store: ShardStore, order: RowOrder, epoch: int, planned: Sequence[PlannedCall], rank: int, world_size: int
 ) -> Iterator[GraphCall]:
-    """Yield an epoch's graph calls for one rank; a thread reads ahead."""
+    """Yield an epoch's graph calls for one rank."""
     drawn = order.epoch(epoch)
     chunks = [drawn.rank_rows(call.first, call.last, rank, world_size) for call in planned]
-    for call, rows in zip(planned, read_ahead(store.read(chunks)), strict=True):
+    for call, rows in zip(planned, store.read(chunks), strict=True):
         global_rows = order.batch_rows(call.first)
         yield _graph_call(call, rows, global_rows, *order.share(global_rows, rank, world_size))
 
