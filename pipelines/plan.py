@@ -2,20 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from jobs import segments
 from jobs.archive import role_of_key
-from jobs.dataset import SPLITS, Split
+from jobs.dataset import SPLITS, PixelType, Split
 from jobs.errors import InputError
 from jobs.prepare.exclusions import read_exclusions
-from jobs.prepare.inputs import check_options
+from jobs.prepare.inputs import check_options, check_pixels
 from jobs.prepare.plan import DatasetPlan, plan_dataset, require_test_rows
 from jobs.run_dir import Work
 from jobs.text_table import text_table
 from jobs.train.config import TrainConfig
 from jobs.train.data.length import images_seen, row_order, total_steps, validation_steps
 from jobs.train.data.order import RowOrder, share
+from jobs.train.data.row_cache import row_bytes
 from jobs.train.preflight import check_config, check_rows
 from jobs.words import counted
 from pipelines.config import Config
@@ -42,8 +44,8 @@ class TrainingPlan:
     `labels`: None if only prepare will read them; `excludes`: whether it will leave some out of training. `is_exact`:
     false where labels or groups decide the sizes later. `batch_size`, `last_batch`: rows of each global batch, and of
     the last one of an epoch; `validation_steps`: from one validation to the next; `images`: training images seen in all
-    `steps`. `config`: of the training, from which these
-    numbers follow.
+    `steps`. `pixels`: the type that the dataset stores; `are_bytes`: whether the archives are of uint8. `config`: of
+    the training, from which these numbers follow.
     """
 
     pairs: int
@@ -52,6 +54,7 @@ class TrainingPlan:
     shards: Mapping[Split, tuple[int, ...]]
     is_exact: bool
     row_shape: tuple[int, ...]
+    pixels: PixelType
     batch_size: int
     last_batch: int
     steps_per_epoch: int
@@ -60,6 +63,7 @@ class TrainingPlan:
     images: int
     ranks: tuple[RankPlan, ...]
     config: TrainConfig
+    are_bytes: bool
 
 
 def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
@@ -87,6 +91,8 @@ def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
         shards=shards,
         is_exact=all(pair.is_exact for pair in pairs),
         row_shape=sizes.row_shape,
+        pixels=config.prepare.pixels,
+        are_bytes=sizes.are_bytes,
         batch_size=order.batch_size,
         config=train,
         last_batch=order.batch_rows(order.steps - 1),
@@ -134,7 +140,7 @@ class ArchiveSizes:
     """The rows of each training pair by its tag, in order, of the test pair, if there is one, and an image's shape.
 
     `names`: what messages call the training archives, by tag. `labels`: in all archives; None if only prepare will read
-    them.
+    them. `are_bytes`: whether the images are uint8, as all of the catalog's are.
     """
 
     train: Mapping[str, int]
@@ -142,6 +148,7 @@ class ArchiveSizes:
     test: int | None
     row_shape: tuple[int, ...]
     labels: "ArchiveLabels | None"
+    are_bytes: bool
 
 
 def _archive_sizes(config: Config, work: Work) -> ArchiveSizes:
@@ -160,6 +167,7 @@ def _archive_sizes(config: Config, work: Work) -> ArchiveSizes:
     known = located.data_set.archives if located.data_set else {}
     shapes |= {role: known[role].shape for role in located.lacking if role not in shapes}
     check_options(config.prepare, shapes)
+    check_pixels(config.prepare, checked.headers)
     training = sorted(key for key in shapes if role_of_key(key) == "train_images")
     test = shapes.get("test_images")
     tags = {key.partition(segments.MARK)[2]: key for key in training}
@@ -169,6 +177,7 @@ def _archive_sizes(config: Config, work: Work) -> ArchiveSizes:
         test=test[0] if test else None,
         row_shape=shapes[training[0]][1:],
         labels=checked.labels,
+        are_bytes=all(header.dtype == "u1" for key, header in checked.headers.items() if key in training),
     )
 
 
@@ -191,6 +200,7 @@ def lines(plan: TrainingPlan) -> list[str]:
         each = f" of {_range(rows)}" if rows else ""
         about = "" if plan.is_exact else "about "
         text.append(f"{split:<11} {about}{counted(sum(rows), 'row')} in {counted(len(rows), 'shard')}{each}")
+    text.append(f"memory      {_memory(plan)}")
     last = f", the last on {counted(plan.last_batch, 'row', 'd')}" if plan.last_batch != plan.batch_size else ""
     text += [
         f"epoch       {counted(plan.steps_per_epoch, 'step')} on global batches of "
@@ -198,6 +208,15 @@ def lines(plan: TrainingPlan) -> list[str]:
         f"training    {counted(plan.steps, 'step')}, {counted(plan.images, 'image')}{_why_steps(plan)}",
     ]
     return text
+
+
+def _memory(plan: TrainingPlan) -> str:
+    """Return the memory of a rank that keeps all rows, and what stored bytes would take."""
+    rows, values = sum(plan.shards["train"]) + sum(plan.shards["validation"]), prod(plan.row_shape)
+    floats, stored = (f"{rows * row_bytes(size * values) / 1e6:,.1f} MB" for size in (4, 1))
+    if plan.pixels == "uint8":
+        return f"{stored} for all rows in each rank"
+    return f"{floats} for all rows in each rank" + (f" ({stored} with prepare.pixels=uint8)" if plan.are_bytes else "")
 
 
 def _classes(labels: "ArchiveLabels | None") -> str:

@@ -1,6 +1,7 @@
 """From shards to graph calls: the reader (whose thread pool loses and swaps row groups), row cache and prefetching."""
 
 import shutil
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from jobs.files import sha256_file
 from jobs.prepare.decode import to_batch
 from jobs.train.config import TrainConfig
 from jobs.train.data import shard_cache
-from jobs.train.data.calls import max_steps_per_execution, plan_calls, read_epoch
+from jobs.train.data.calls import max_steps_per_execution, plan_calls, read_epoch, read_epochs
 from jobs.train.data.order import RowOrder
 from jobs.train.data.prefetch import read_ahead
 from jobs.train.data.read_plan import consecutive
@@ -127,6 +128,29 @@ def test_kept_and_streamed_epochs_have_the_same_bits(dataset: tuple[Path, Manife
         assert 0 < max(capacity or SHARDS for capacity in streamed.capacities) < 0.8 * SHARDS
 
 
+def test_the_next_epoch_is_read_while_the_last_calls_of_the_one_before_are_trained_on(
+    dataset: tuple[Path, Manifest],
+) -> None:
+    """Its shards are read once the shards of the epoch before are no longer in memory."""
+    arrived = []
+    store = ShardStore(*dataset, "train", threads=2, keep=False, on_shard=lambda: arrived.append(1))
+    order = RowOrder(shard_rows=store.shard_rows, batch_size=8, seed=1, shuffle_shards=2)
+    plans = [
+        (epoch, list(plan_calls(order, epoch, epoch * order.steps, (epoch + 1) * order.steps, 5, 5)))
+        for epoch in range(2)
+    ]
+    calls = read_epochs(store, order, plans, 0, 1)
+    of_first = [next(calls) for _ in plans[0][1][:-1]]
+    assert sum(call.steps for call in of_first) == order.steps - plans[0][1][-1].last + plans[0][1][-1].first
+    deadline = time.monotonic() + 60
+    while len(arrived) <= SHARDS:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    rest = [next(calls), *calls]
+    indices = [index for call in [*of_first, *rest] for index in call.indices.tolist()]
+    assert sorted(indices[: ROWS * SHARDS]) == sorted(indices[ROWS * SHARDS :]) == list(range(ROWS * SHARDS))
+
+
 def test_planning_a_late_epoch_takes_no_memory_for_earlier_ones() -> None:
     order = RowOrder(shard_rows=(100,), batch_size=1, seed=0, shuffle_shards=1)
     tracemalloc.start()
@@ -158,8 +182,8 @@ def test_calls_cover_the_steps_within_bounds_and_measure_when_due(
 
 def test_a_call_has_at_least_one_step_and_at_most_16_mib_of_images() -> None:
     order = RowOrder(shard_rows=(100_000,), batch_size=512, seed=0, shuffle_shards=1)
-    assert [max_steps_per_execution(order, 784, ranks) for ranks in (1, 2, 3)] == [10, 20, 31]
-    assert max_steps_per_execution(order, 3 * 224 * 224, 1) == 1
+    assert [max_steps_per_execution(order, 4 * 784, ranks) for ranks in (1, 2, 3)] == [10, 20, 31]
+    assert max_steps_per_execution(order, 4 * 3 * 224 * 224, 1) == 1
 
 
 def test_reading_ahead_keeps_the_order_and_raises_what_the_thread_raises() -> None:
@@ -281,7 +305,7 @@ def test_a_rank_of_100_million_rows_reads_in_little_memory() -> None:
 
 def test_the_row_cache_has_the_size_of_its_capacity_and_reuses_its_memory() -> None:
     cache = RowCache((3, 5, 4, 5), capacity=2, values=6)
-    assert cache.nbytes == 2 * 5 * row_bytes(6)
+    assert cache.nbytes == 2 * 5 * row_bytes(4 * 6)
     numbers = np.arange(17)
     rows = Rows(np.repeat(numbers[:, None], 6, 1).astype(np.float32), numbers.astype(np.int32), numbers * 10)
     of_shard = [

@@ -22,7 +22,7 @@ from jobs.prepare.exclusions import read_exclusions
 from jobs.prepare.findings.look import look
 from jobs.prepare.findings.rows import take_views
 from jobs.prepare.idx import Header
-from jobs.prepare.inputs import Inputs
+from jobs.prepare.inputs import Inputs, check_pixels
 from jobs.prepare.manifest import Content, write_manifest
 from jobs.prepare.plan import DatasetPlan, even_ranges, plan_dataset
 from jobs.prepare.row_files import RowFiles
@@ -44,6 +44,7 @@ def _fill(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
     archives = inputs.archives
     headers = read_headers(archives, inputs.label_column)
     images = headers["train_images"]
+    check_pixels(inputs.config, headers)
     exclusions = read_exclusions(inputs.config.exclude)
     exclusions.require_tags([""])
     excluded = exclusions.of("", images.rows)
@@ -68,6 +69,7 @@ def _fill(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
                 test=test,
                 classes=assigned.classes,
                 orientation=inputs.orientation,
+                pixels=inputs.config.pixels,
                 views=True,
             )
             moments = survey_splits(spark, decoder, plan, images)

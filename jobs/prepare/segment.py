@@ -116,6 +116,7 @@ class ArchivePair:
         """
         splits = ["validation_rows", "validation_from"] if self.split == "train" else []
         splits += [] if self.test_rows is None else ["test_rows"]
+        splits += ["pixels"] if inputs.config.pixels != "float32" else []  # IDs are older than the option
         labels = (self.counts + self.tested).labels
         identity = {
             "format": FORMAT,
@@ -222,6 +223,7 @@ def _fill(
             test=files,
             classes=classes,
             orientation=inputs.orientation,
+            pixels=inputs.config.pixels,
             first_index=0 if pair.tag is None else segments.first_index(directory.name),
             views=True,
         )

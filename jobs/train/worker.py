@@ -4,8 +4,8 @@ import hashlib
 import logging
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from jobs.dataset import Split, read_manifest
+from jobs.dataset import PixelType, Split, read_manifest
 from jobs.errors import IdxtrainError, InputError, PeerLostError, one_line
 from jobs.files import sha256_file, write_atomic
 from jobs.flight_log import Flight
@@ -32,7 +32,7 @@ from jobs.train.compute.network import Network
 from jobs.train.compute.precision import choose_precision
 from jobs.train.compute.step import LocalResult, StepOptions, TrainStep
 from jobs.train.config import TrainConfig
-from jobs.train.data.calls import GraphCall, max_steps_per_execution, plan_calls, read_epoch
+from jobs.train.data.calls import GraphCall, max_steps_per_execution, plan_calls, read_epochs
 from jobs.train.data.length import images_seen, row_order, total_steps, validation_steps
 from jobs.train.data.row_cache import keeps_all_rows
 from jobs.train.data.shard_cache import ShardStore
@@ -89,7 +89,7 @@ class Training:
         validation_rows = self._store("validation", "validation", keep)
         self.validation = Validation(validation_rows, config.fixed_slices, self.manifest.classes)
         self.order = row_order(config, self.store.shard_rows, seed)
-        self.max_steps = max_steps_per_execution(self.order, self.manifest.values_per_image, self.world_size)
+        self.max_steps = max_steps_per_execution(self.order, self.manifest.image_bytes, self.world_size)
         self.total_steps = total_steps(config, self.order)
         self.validation_steps = validation_steps(config, self.order)
         peak_rate = config.peak_rate(self.order.batch_size)
@@ -99,8 +99,10 @@ class Training:
         self.best: Best | None = None
 
         self.network = Network(config, self.manifest, seed, self.precision)
-        self.train_step = make_step(config, self.network, self.collective, seed, class_weights(config, self.manifest))
-        self.evaluate = make_evaluator(self.network.final)
+        pixels = self.manifest.pixel_type
+        weights = class_weights(config, self.manifest)
+        self.train_step = make_step(config, self.network, self.collective, seed, weights, pixels)
+        self.evaluate = make_evaluator(self.network.final, pixels)
         self.unmeasured: list[tuple[LocalResult, Flight]] = []  # calls since the last measurement
         self.throughput = Throughput()
         self.recorder = FlightRecorder(run.logs / f"flight.rank-{self.rank}.jsonl")
@@ -119,12 +121,12 @@ class Training:
             self.run_dir.checkpoints, self.config.keep_checkpoints, self.config.checkpoint_min_seconds
         )
         timer = checkpoint.Timer(self.config, step)
-        with self._console(step) as console:
+        with self._console(step) as console, closing(self._read(step)) as calls:
             if owes_validation:
                 validation = self._end_epoch(step, console, writer)
             while step < self.total_steps and not self._stops_early(step):
                 epoch = step // self.order.steps
-                for call, input_seconds in self._calls(epoch, step):
+                for call, input_seconds in self._epoch(calls, step):
                     self._train(call, input_seconds)
                     step = call.end_step
                     if console:
@@ -187,16 +189,20 @@ class Training:
         names = self.manifest.class_names
         return Console(self.run_dir, self.network.model, self.rates, step, left, names)
 
-    def _calls(self, epoch: int, step: int) -> Iterator[tuple[GraphCall, float]]:
-        """Yield the graph calls of an epoch, each with the seconds this rank waited for its rows."""
-        planned = plan_calls(self.order, epoch, step, self.total_steps, self.config.log_every, self.max_steps)
-        calls = read_epoch(self.store, self.order, epoch, planned, self.rank, self.world_size)
-        while True:
+    def _read(self, step: int) -> Generator[GraphCall, None, None]:
+        """Return the graph calls from `step` to the end of the training."""
+        epochs = range(step // self.order.steps, -(-self.total_steps // self.order.steps))
+        every, most = self.config.log_every, self.max_steps
+        plans = ((epoch, plan_calls(self.order, epoch, step, self.total_steps, every, most)) for epoch in epochs)
+        return read_epochs(self.store, self.order, plans, self.rank, self.world_size)
+
+    def _epoch(self, calls: Iterator[GraphCall], step: int) -> Iterator[tuple[GraphCall, float]]:
+        """Yield the graph calls to the end of the epoch, each with the seconds this rank waited for its rows."""
+        end = min((step // self.order.steps + 1) * self.order.steps, self.total_steps)
+        while step < end:
             self.heartbeat.enter("input", step)
             begin = time.monotonic()
-            call = next(calls, None)
-            if call is None:
-                return
+            call = next(calls)
             self.heartbeat.enter("step", call.first_step)
             yield call, time.monotonic() - begin
             step = call.end_step
@@ -352,8 +358,12 @@ def make_step(
     collective: Collective,
     seed: int,
     weights: tuple[float, ...] | None = None,
+    pixels: PixelType = "float32",
 ) -> TrainStep:
-    """Return the training step of a network that a config describes. `weights`: of the classes; None: all 1."""
+    """Return the training step of a network that a config describes.
+
+    `weights`: of the classes; None: all 1. `pixels`: the type of the images that it gets.
+    """
     augmentation = Augmentation(
         flip=config.flip,
         shift=config.shift,
@@ -372,6 +382,7 @@ def make_step(
         microbatches=config.microbatches,
         slices=config.fixed_slices,
         compression=config.compression,
+        pixels=pixels,
     )
     return TrainStep(
         network.model, network.optimizer, collective, augmentation, seed, options, network.ema, network.loss_scale

@@ -19,8 +19,9 @@ DATASET = {
         "Shape, classes, rows, files with checksums, label counts, pixel statistics, sources, options and versions."
     ),
     "train/part-N.parquet": (
-        "Rows to train on. Columns: `image` list<float32> of height × width × channels values in [0, 1]; "
-        "`label` int32; `index` int64, the row in its archive. One row group per file."
+        "Rows to train on. Columns: `image` list<float32> of height × width × channels values in [0, 1], or the "
+        "archive's bytes with `prepare.pixels=uint8`; `label` int32; `index` int64, the row in its archive. One row "
+        "group per file."
     ),
     "validation/part-N.parquet": "Rows held out from the training archive.",
     "test/part-N.parquet": "Rows of the test archive.",

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from jobs.dataset import SPLITS, Manifest, Split
 from jobs.files import write_atomic
+from jobs.pixels import from_column, to_float
 from jobs.prepare.findings.sketch import Sketch, joined, sketch_images
 from jobs.prepare.findings.sketch_files import map_sketch, write_sketches
 from jobs.progress import Progress
@@ -90,7 +90,7 @@ class Look:
         """
         sketches, sums = [], []
         for batch in batches:
-            images, labels, indices = columns(batch, prod(self.shape))
+            images, labels, indices = columns(batch)
             sketches.append(sketch_images(images, labels, indices, self.shape))
             if summed:
                 sums.append(self._sums(images, labels))
@@ -115,10 +115,10 @@ def batch_rows(values: int) -> int:
     return max(1, _BATCH_BYTES // (4 * values))
 
 
-def columns(batch: pa.RecordBatch, values: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return images float32 [n, values], labels int32 [n] and indices int64 [n], without copying."""
+def columns(batch: pa.RecordBatch) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return images float32 [n, values], labels int32 [n] and indices int64 [n]; only bytes are copied, as floats."""
     image, label, index = (batch.column(name) for name in ("image", "label", "index"))
-    return image.flatten().to_numpy().reshape(-1, values), label.to_numpy(), index.to_numpy()
+    return to_float(from_column(image)), label.to_numpy(), index.to_numpy()
 
 
 def write_view(path: Path, view: View) -> None:
@@ -230,7 +230,7 @@ def _take(path: Path, values: int, positions: NDArray[Any]) -> NDArray[Any]:
     first, parts = 0, []
     for batch in pq.ParquetFile(path).iter_batches(batch_rows(values), columns=["image"]):
         here = positions[(first <= positions) & (positions < first + len(batch))] - first
-        parts.append(batch.column(0).flatten().to_numpy().reshape(-1, values)[here])
+        parts.append(to_float(from_column(batch.column(0))[here]))
         first += len(batch)
         if first > positions[-1]:
             break

@@ -34,7 +34,10 @@ _NUMPY_NAMES = {"float": "float32", "double": "float64"}  # by Arrow's names
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as arrays: images float32 [n, height·width·channels], labels int32 [n], archive indices int64 [n]."""
+    """Rows as arrays: images [n, height·width·channels], labels int32 [n], archive indices int64 [n].
+
+    The images are as the dataset stores them: float32 in [0, 1] or uint8. The graph normalizes bytes.
+    """
 
     images: NDArray[Any]
     labels: NDArray[Any]
@@ -177,6 +180,8 @@ def _rows(path: Path, shard: Shard, manifest: Manifest, table: "pa.Table") -> Ro
     """Return a row group's columns as arrays on the same memory. Raises InputError if they do not match the shard."""
     import pyarrow as pa
 
+    from jobs.pixels import from_column
+
     expected = (shard.rows, manifest.values_per_image)
     for name in _COLUMNS:
         if name not in table.column_names:
@@ -189,20 +194,22 @@ def _rows(path: Path, shard: Shard, manifest: Manifest, table: "pa.Table") -> Ro
     column = table["image"]
     # combine_chunks would copy a single chunk, too.
     images = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    description = _describe(images)
-    if description != f"float32 {expected}":
-        raise InputError(f"{path}: found images {description}, expected float32 {expected}; {_fix(path)}")
+    description, wanted = _describe(images), f"{manifest.pixel_type} {expected}"
+    if description != wanted:
+        raise InputError(f"{path}: found images {description}, expected {wanted}; {_fix(path)}")
     return Rows(
-        images.flatten().to_numpy().reshape(expected),
+        from_column(images),
         table["label"].to_numpy().astype(np.int32, copy=False),
         table["index"].to_numpy().astype(np.int64, copy=False),
     )
 
 
 def _describe(images: "pa.Array") -> str:
-    """Return type and shape of a list column as NumPy would write them, e.g. "float32 (3, 5 to 7)" for uneven lists."""
+    """Return a column's type and shape as NumPy would write them, e.g. "float32 (3, 5 to 7)" of uneven lists."""
     import pyarrow as pa
 
+    if pa.types.is_fixed_size_binary(images.type):
+        return f"uint8 ({len(images)}, {images.type.byte_width})"
     if not pa.types.is_list(images.type):
         return f"of type {images.type}"
     values, lengths = images.flatten(), np.diff(images.offsets)

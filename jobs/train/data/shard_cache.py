@@ -81,7 +81,7 @@ class ShardStore:
         return Arrivals(self._directory, self._manifest, self._shards, shards, self._threads, self._on_shard)
 
     def _new_cache(self, capacity: int | None) -> RowCache:
-        return RowCache(self.shard_rows, capacity, self._manifest.values_per_image)
+        return RowCache(self.shard_rows, capacity, self._manifest.values_per_image, self._manifest.pixel_type)
 
 
 def _merged(by_turn: Sequence[Rows], turn_of_row: NDArray[Any]) -> Rows:
