@@ -51,6 +51,12 @@ def prepare_launch(site: Site, master: str, python: str, run_dir: Path) -> Launc
     return Launch(module_command("deploy.spark.cluster", *options, *command, python=python))
 
 
+def spark_is_ours(site: Site, master: str) -> bool:
+    """Return whether Spark runs on this job's nodes alone. `master`: the config's; with `local`, the site decides."""
+    where = site.spark if master == "local" else master
+    return where.startswith(("local", "standalone"))
+
+
 def spark_step(site: Site, nodes: int) -> tuple[str, ...]:
     """Return the srun under which `deploy.spark.cluster` starts a supervisor on each of the job's first N nodes.
 

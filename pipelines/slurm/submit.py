@@ -9,6 +9,7 @@ from typing import Any
 
 from deploy.slurm import commands, queue, script
 from deploy.slurm.site import JOB_STAGES, JobStage, Site, names, read, validate
+from deploy.staging.step import stage_step
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import write_json, write_text
 from jobs.python import module_command
@@ -79,8 +80,15 @@ def preview(site: Site, run: RunDir, config: Config) -> str:
         parts.append(f"# {line}\n{text}")
         before = stage
     hosts = [f"NODE{n}" for n in range(1, site.train.nodes + 1)]
-    prepare = commands.prepare_launch(site, config.spark.master, sys.executable, run.path)
-    train = commands.train_launch(site, config.launch, sys.executable, run.path, site.ranks, hosts)
+    python = "STAGED_PYTHON" if "environment" in site.stage else sys.executable
+    if site.stage:
+        copies = shlex.join(stage_step(site.train.nodes))
+        parts.append(
+            f"# before, each job copies its {' and '.join(site.stage)} to its nodes; the training with\n# {copies}\n"
+        )
+    prepare_python = python if commands.spark_is_ours(site, config.spark.master) else sys.executable
+    prepare = commands.prepare_launch(site, config.spark.master, prepare_python, run.path)
+    train = commands.train_launch(site, config.launch, python, run.path, site.ranks, hosts)
     parts += [f"# prepare starts with\n# {prepare}\n", f"# the training starts with\n# {train}\n"]
     if site.launcher == "srun":
         parts.append(f"# its launcher starts the ranks with\n# {shlex.join(commands.rank_step(site, site.ranks))}\n")
