@@ -38,14 +38,15 @@ def packages_folder() -> Path:
     return Path(sysconfig.get_path("purelib"))
 
 
-def archives(folder: Path) -> tuple[Archive, ...]:
-    """Return the tar files of this Python's environment; make those that `folder` lacks.
+def archives(folder: Path, packages: Path) -> tuple[Archive, ...]:
+    """Return the tar files of an environment; make those that `folder` lacks.
 
-    `folder`: on the file system that all nodes share; it becomes private. Raises OSError, e.g. on a full disk.
+    `folder`: on the file system that all nodes share; it becomes private. `packages`: where the packages are installed.
+    Raises OSError, e.g. on a full disk.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    packages, code = packages_folder(), Path(__file__).parents[2]
+    code = Path(__file__).parents[2]
     made = [_archive(folder, "packages", _packages_key(packages), packages, list(_installed(packages, code)))]
     if code != packages:  # installed from a checkout, which stays where it is
         files = [path for name in PACKAGES for path in needed(code / name)]
@@ -102,7 +103,7 @@ def _write(path: Path, root: Path, files: Sequence[Path]) -> None:
     # dereference: a file of several names, as uv's cache makes them, comes whole, and so does what a link leads to.
     with (
         os.fdopen(descriptor, "wb") as file,
-        tarfile.open(fileobj=file, mode="w|", dereference=True, bufsize=_BLOCK) as tar,
+        tarfile.open(fileobj=file, mode="w|", format=tarfile.GNU_FORMAT, dereference=True, bufsize=_BLOCK) as tar,
     ):
         for each in files:
             tar.add(each, str(each.relative_to(root)), recursive=False)

@@ -79,13 +79,13 @@ def staged(site: Site, environments: Path, environment: Mapping[str, str]) -> It
 
 
 def _message(site: Site, environments: Path, job: str) -> StageMessage:
-    is_staged = "environment" in site.stage
+    packages = archive.packages_folder()
     return StageMessage(
         job=job,
         token=secrets.token_hex(8),
         python=str(Path(sys.executable).resolve()),
-        packages=str(archive.packages_folder().relative_to(sys.prefix)),
-        archives=archive.archives(environments) if is_staged else (),
+        packages=str(packages.relative_to(sys.prefix)),
+        archives=archive.archives(environments, packages) if "environment" in site.stage else (),
     )
 
 
