@@ -67,7 +67,9 @@ def _archive(folder: Path, what: str, key: str, root: Path, files: Sequence[Path
         archive = Archive(str(path), sha256_file(path))
         write_atomic(checksum, lambda temporary: _write_private(temporary, archive.sha256))
         size, seconds = path.stat().st_size / 1e6, time.monotonic() - begin
-        log.info("staging: packed %s files, %s MB, in %.0f s: %s", f"{len(files):,}", f"{size:,.0f}", seconds, path)
+        log.info(
+            "staging: packed %s: %s files, %s MB, in %.0f s", path.name, f"{len(files):,}", f"{size:,.0f}", seconds
+        )
         return archive
 
 

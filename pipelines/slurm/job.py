@@ -32,6 +32,7 @@ from jobs.umask import keep_others_from_writing
 from pipelines.config import Config
 from pipelines.lock import LockedError
 from pipelines.runs import read_config
+from pipelines.slurm.container import binds
 from pipelines.slurm.jobs import SlurmJobs
 from pipelines.stages import run_stages
 
@@ -69,6 +70,7 @@ def _run_recorded(jobs: SlurmJobs, stage: JobStage, job: str, environment: Mappi
         jobs.record("started", stage=stage, job=job, host=socket.gethostname(), step=jobs.checkpoint_step())
         with _scratch(environment, stage, job), staged(site, jobs.run.work.environments, os.environ) as placement:
             os.environ.update(placement.environment)
+            os.environ.update(binds(site, config, str(scratch_parent(environment)), environment))
             _run_when_unlocked(stage, jobs.run, config, site, placement.python)
     except ReportedError as error:  # the stage has printed it
         return error.exit_code
