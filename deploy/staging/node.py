@@ -2,8 +2,8 @@
 
 The first line of stdin is the message (`deploy.staging.message`). Once the environment is unpacked, this prints a line
 to stdout. It removes everything when stdin ends, which it does however the job's process ends, or at a signal; but only
-once no process runs from there, as a rank that is stopping may still import. If it is killed itself, the user's next
-job on the node removes the folder: see `deploy.slurm.scratch`.
+once no process runs from there, as a rank that writes a checkpoint may still import. If it is killed itself, the user's
+next job on the node removes the folder: see `deploy.slurm.scratch`.
 """
 
 import os
@@ -27,12 +27,19 @@ from jobs.lease import HeldError, living_owner
 
 READY, FAILED = "ready", "failed"  # what a node prints to stdout
 _POLL_SECONDS = 0.1
-_LAST_SECONDS = 20.0  # for processes to end; Slurm's KillWait may be over sooner
+_LAST_SECONDS = 20.0  # for processes that outlive the job's
 
 
-def stage(message: StageMessage, scratch: Path, is_over: Callable[[], bool]) -> None:
-    """Make the copies, print READY, and remove them once the job is over. Raises IdxtrainError or OSError."""
+def stage(message: StageMessage, scratch: Path, asked: threading.Event, ended: threading.Event) -> None:
+    """Make the copies, print READY, and remove them once the job is over. Raises IdxtrainError or OSError.
+
+    `asked`: a signal has asked for the end. `ended`: the job's process has ended.
+    """
     staged = message.staged(scratch)
+
+    def is_over() -> bool:
+        return asked.is_set() or ended.is_set()
+
     try:
         with private_folder(scratch, message.name, message.token) as folder:
             if message.archives:
@@ -42,6 +49,7 @@ def stage(message: StageMessage, scratch: Path, is_over: Callable[[], bool]) -> 
             staged.ready_file.touch()
             print(READY, flush=True)
             _wait(is_over)
+            _wait(lambda: ended.is_set() or not _runs_from(folder))
             _wait(lambda: not _runs_from(folder), _LAST_SECONDS)
     except HeldError:
         # Another node of this job has the same disk, and what is on it: the token is this job's alone.
@@ -69,10 +77,10 @@ def _runs_from(folder: Path) -> bool:
 
 def main(host: str, stdin: int) -> int:
     """Stage on this node; return the exit code. `stdin`: the descriptor from which to read the message."""
-    over = threading.Event()
+    asked, ended = threading.Event(), threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        over.set()
+        asked.set()
 
     stop_signals.handle(on_signal)
     line = b""
@@ -85,11 +93,11 @@ def main(host: str, stdin: int) -> int:
     def wait_for_end_of_stdin() -> None:
         while os.read(stdin, 4096):
             pass
-        over.set()
+        ended.set()
 
     threading.Thread(target=wait_for_end_of_stdin, daemon=True).start()
     try:
-        stage(StageMessage.from_line(line.decode()), scratch_parent(os.environ), over.is_set)
+        stage(StageMessage.from_line(line.decode()), scratch_parent(os.environ), asked, ended)
         return 0
     except (IdxtrainError, OSError) as error:
         print(f"staging: node {host}: {error}", file=sys.stderr, flush=True)
