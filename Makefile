@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 UV     := .uv/bin/uv
 BIN    := .venv/bin
 SYNC   ?=                 # more options for uv sync
-SLIM   ?=                 # 1: what programs need alone, for clusters and images: no development tools, tests and headers
+SLIM   ?=                 # 1: what programs need alone, for clusters and images; `make clean` before another choice
 LEAN    = $(if $(SLIM),--no-group dev) $(SYNC)
 # Two files of tests at a time, as a test that starts programs leaves a core idle. In order: the longest files come first.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -41,7 +41,7 @@ audit: | $(UV)            ## known vulnerabilities of the locked packages
 sbom: | $(UV)             ## the bill of materials, CycloneDX: sbom.cdx.json
 	@$(UV_PYTHON) -m tests.supply.sbom $(UV) sbom.cdx.json
 
-setup: .venv/ready        ## the environment alone
+setup: .venv/ready        ## the environment alone; SLIM=1: what programs need, in few files
 
 # One lock file decides every version. Compiling Horovod takes most of the time: about 2 minutes on 2 cores.
 # With UV_DEFAULT_INDEX set (a mirror of PyPI), uv takes the locked versions from there. Bytecode is compiled once, here.
