@@ -31,6 +31,11 @@ class Work:
         return self.path / "datasets"
 
     @property
+    def environments(self) -> Path:
+        """The Python environment as tar files, which a cluster's nodes unpack: see `deploy.staging`."""
+        return self.path / "environments"
+
+    @property
     def runs(self) -> Path:
         """Run folders, one per run ID."""
         return self.path / "runs"

@@ -7,6 +7,7 @@ WORK = {
     "runs/ID/": "Runs, a folder per run ID: see below.",
     "retrain/NAME/": "State of `idxtrain retrain`, a folder per registered model: see below.",
     "retrain/.scratch/": "Temporary files of the registry's client.",
+    "environments/": "The Python environment as tar files, for sites that stage it. Unused ones go after a week.",
     "sweeps/NAME/": "Sweeps: `sweep.json` has the points, `table.txt` the results. Runs of a sweep are in `runs/`.",
     "mlflow/": "The model registry: MLflow's SQLite file and artifacts. Not used with MLFLOW_TRACKING_URI.",
     "speeds/": "Measured speeds of training steps: `idxtrain doctor --measure` writes them, `plan` reads them.",

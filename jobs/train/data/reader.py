@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from jobs.dataset import Manifest, Shard
 from jobs.errors import InputError, one_line
+from jobs.train.data.shard_copies import ShardCopies
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,13 +78,14 @@ def _read(directory: Path, shards: Sequence[Shard], threads: int) -> "Iterator[p
     # It uses a legacy interface of the pinned pyarrow, which warns twenty times.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\..*")
     # Paths, not URLs: Petastorm cuts URLs at # and ?, and leaves a space as %20.
-    paths = [str((directory / shard.path).resolve()) for shard in shards]
+    copies = ShardCopies(directory, shards)
+    paths = [copies.known(str((directory / shard.path).resolve())) for shard in shards]
     try:
         reader = Reader(
             FilesystemResolver("file:///").filesystem(),
             paths,
             schema_fields=list(_COLUMNS),
-            worker_class=RowGroupWorker,
+            worker_class=type("Worker", (RowGroupWorker,), {"made": staticmethod(copies.made)}),
             reader_pool=ThreadPool(min(threads, len(shards)), max(2, threads)),
             shuffle_row_groups=False,
             num_epochs=1,
@@ -99,6 +101,8 @@ def _read(directory: Path, shards: Sequence[Shard], threads: int) -> "Iterator[p
 
 class RowGroupWorker:
     """A thread of Petastorm's pool, which reads row groups into Arrow tables: `petastorm.workers_pool.worker_base`."""
+
+    made: Callable[[str], str]  # returns where to read a file: see `jobs.train.data.shard_copies`
 
     def __init__(self, worker_id: int, publish_func: Callable[[Any], None], args: Sequence[Any]) -> None:
         """`args`: what Petastorm's Reader passes to each worker."""
@@ -117,11 +121,13 @@ class RowGroupWorker:
 
         row_group = self._row_groups[piece_index]
         try:
-            with self._filesystem.open(row_group.path, "rb") as file:
+            with self._filesystem.open(self.made(row_group.path), "rb") as file:
                 table = pq.ParquetFile(file).read_row_group(row_group.row_group, list(_COLUMNS), use_threads=False)
         except (pa.ArrowException, OSError) as error:
             # Published, not raised: Petastorm would print a traceback.
             self.publish_func(_unreadable(Path(row_group.path), error))
+        except InputError as error:
+            self.publish_func(error)
         else:
             self.publish_func(table)
 
