@@ -124,20 +124,17 @@ def lines_of(size: EpochSize, speeds: StepSpeeds, ranks: int) -> list[str]:
     text = [f"forecast    an epoch takes {each} of {speeds.place} ({speeds.device})"]
     asked = next((one for one in forecasts if one.ranks == ranks), None)
     if asked is None:
-        text.append(f"            not measured on {counted(ranks, 'rank')}: {_command(speeds)}")
-    if best_one.ranks < ranks and (asked is None or best_one.seconds < asked.seconds):
+        how = f"; `idxtrain doctor --measure --np {ranks}` measures it" if speeds.site is None else ""
+        text.append(f"            best of these: {counted(best_one.ranks, 'rank')}{how}")
+    elif best_one.ranks < ranks and best_one.seconds < asked.seconds:
         text.append(f"            fewer ranks are faster: --np {best_one.ranks}{_why(speeds, asked)}")
     else:
         text.append(f"            best: {counted(best_one.ranks, 'rank')}")
     return text
 
 
-def _command(speeds: StepSpeeds) -> str:
-    return "`idxtrain doctor --measure` measures it" if speeds.site is None else "it needs more than one measured rank"
-
-
-def _why(speeds: StepSpeeds, asked: EpochForecast | None) -> str:
-    step = next((step for step in speeds.steps if asked and step.ranks == asked.ranks), None)
+def _why(speeds: StepSpeeds, asked: EpochForecast) -> str:
+    step = next((step for step in speeds.steps if step.ranks == asked.ranks), None)
     if step is None or step.waited < 0.25 * step.seconds:
         return ""
     return f", as {step.waited / step.seconds:.0%} of a step on {step.ranks} is allreduce"

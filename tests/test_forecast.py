@@ -78,7 +78,7 @@ def test_more_ranks_follow_from_those_measured_on_a_sites_nodes_but_not_on_this_
     assert not four.is_measured
     assert [each.ranks for each in forecast(SIZE, speeds(ALONE, LECTURE), [4])] == [1, 2]
     text = "\n".join(lines_of(SIZE, speeds(ALONE, LECTURE), 4))
-    assert "not measured on 4 ranks: `idxtrain doctor --measure` measures it" in text
+    assert "best of these: 2 ranks; `idxtrain doctor --measure --np 4` measures it" in text
 
 
 @given(st.integers(2, 4096))
