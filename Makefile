@@ -4,7 +4,9 @@
 PYTHON ?= python3.11
 UV     := .uv/bin/uv
 BIN    := .venv/bin
-SYNC   ?=                 # more options for uv sync, such as --no-group dev for an image
+SYNC   ?=                 # more options for uv sync
+SLIM   ?=                 # 1: what programs need alone, for clusters and images; `make clean` before another choice
+LEAN    = $(if $(SLIM),--no-group dev) $(SYNC)
 # Two files of tests at a time, as a test that starts programs leaves a core idle. In order: the longest files come first.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 export UV_PYTHON = $(shell command -v $(PYTHON) || command -v python3)
@@ -39,14 +41,15 @@ audit: | $(UV)            ## known vulnerabilities of the locked packages
 sbom: | $(UV)             ## the bill of materials, CycloneDX: sbom.cdx.json
 	@$(UV_PYTHON) -m tests.supply.sbom $(UV) sbom.cdx.json
 
-setup: .venv/ready        ## the environment alone
+setup: .venv/ready        ## the environment alone; SLIM=1: what programs need, in few files
 
 # One lock file decides every version. Compiling Horovod takes most of the time: about 2 minutes on 2 cores.
 # With UV_DEFAULT_INDEX set (a mirror of PyPI), uv takes the locked versions from there. Bytecode is compiled once, here.
 # Where Python may not write it (PYTHONDONTWRITEBYTECODE, an installation that another user owns), each process would
 # compile it again: 11 s for TensorFlow alone. MAKEFLAGS is emptied because Horovod then compiles in parallel.
 .venv/ready: uv.lock pyproject.toml | $(UV)
-	MAKEFLAGS= $(UV) sync --compile-bytecode $(if $(UV_DEFAULT_INDEX),,--frozen) $(SYNC)
+	MAKEFLAGS= $(UV) sync --compile-bytecode $(if $(UV_DEFAULT_INDEX),,--frozen) $(LEAN)
+	$(if $(SLIM),$(UV_PYTHON) -m deploy.staging.slim $(@D))
 	@touch $@
 
 gpu-env: .venv-gpu/ready  ## an environment for several GPUs: .venv-gpu, with CUDA 12 and a Horovod that has NCCL
@@ -60,7 +63,7 @@ NCCL      := $(CURDIR)/.venv-gpu/lib/python3.11/site-packages/nvidia/nccl
 GPU_SYNC   = MAKEFLAGS= UV_PROJECT_ENVIRONMENT=.venv-gpu PATH="$(CUDA_HOME)/bin:$$PATH" CUDACXX=$(CUDA_HOME)/bin/nvcc \
 	HOROVOD_CUDA_HOME=$(CUDA_HOME) HOROVOD_GPU=CUDA HOROVOD_GPU_OPERATIONS=NCCL \
 	HOROVOD_NCCL_HOME=$(NCCL) HOROVOD_NCCL_LINK=SHARED \
-	$(UV) sync --extra gpu $(if $(UV_DEFAULT_INDEX),,--frozen) $(SYNC)
+	$(UV) sync --extra gpu $(if $(UV_DEFAULT_INDEX),,--frozen) $(LEAN)
 
 .venv-gpu/ready: uv.lock pyproject.toml | $(UV)
 	@test -x $(CUDA_HOME)/bin/nvcc || { echo "$(CUDA_HOME)/bin/nvcc: missing; fix: load the CUDA 12 module, or set CUDA_HOME"; exit 2; }
@@ -68,6 +71,7 @@ GPU_SYNC   = MAKEFLAGS= UV_PROJECT_ENVIRONMENT=.venv-gpu PATH="$(CUDA_HOME)/bin:
 	ln -sf libnccl.so.2 $(NCCL)/lib/libnccl.so
 	UV_PYTHON=$(CURDIR)/.venv-gpu/bin/python $(GPU_SYNC) --compile-bytecode --config-settings-package horovod:operations=NCCL
 	.venv-gpu/bin/python -c "import horovod.tensorflow as hvd, sys; sys.exit(not (hvd.nccl_built() and hvd.gloo_built()))"
+	$(if $(SLIM),$(UV_PYTHON) -m deploy.staging.slim $(@D))
 	@touch $@
 
 $(UV):
@@ -80,8 +84,9 @@ mpi-env: .venv-mpi/ready  ## an environment for the launchers srun-pmix and mpir
 .venv-mpi/ready: uv.lock pyproject.toml | $(UV)
 	@command -v mpicxx >/dev/null || { echo "mpicxx: missing; fix: load your cluster's MPI module, or install libopenmpi-dev"; exit 2; }
 	MAKEFLAGS= UV_PROJECT_ENVIRONMENT=.venv-mpi HOROVOD_CMAKE=$(CURDIR)/deploy/mpi/cmake \
-	$(UV) sync --compile-bytecode $(if $(UV_DEFAULT_INDEX),,--frozen) $(SYNC) --config-settings-package horovod:controller=MPI
+	$(UV) sync --compile-bytecode $(if $(UV_DEFAULT_INDEX),,--frozen) $(LEAN) --config-settings-package horovod:controller=MPI
 	.venv-mpi/bin/python -c "import horovod.tensorflow as hvd, sys; sys.exit(not (hvd.mpi_built() and hvd.gloo_built()))"
+	$(if $(SLIM),$(UV_PYTHON) -m deploy.staging.slim $(@D))
 	@touch $@
 
 clean:                    ## remove the environments; work/ stays

@@ -10,10 +10,11 @@
 
 The last key of manifest.json, `sha256`, is the hash of all others (`jobs.files.sealed`): an altered file is refused.
 
-Columns: `image` list<float32>[height × width × channels], row-major H·W·C, each value in [0, 1]; `label` int32, the
-number of the class; `index` int64, the row number in the archive, which for a test split made of training rows is the
-training archive. Classes are numbered from 0 in the order of their labels in the archives, which the manifest lists:
-first those that training has, then those that only the test split has. With several training pairs, `index` and
+Columns: `image`, height × width × channels values, row-major H·W·C: list<float32>, each in [0, 1], or, in a dataset of
+`pixel_type` uint8, the archive's bytes as fixed_size_binary, which stand for byte / 255 (`jobs.pixels`); `label` int32,
+the number of the class; `index` int64, the row number in the archive, which for a test split made of training rows is
+the training archive. Classes are numbered from 0 in the order of their labels in the archives, which the manifest
+lists: first those that training has, then those that only the test split has. With several training pairs, `index` and
 `segments.json` are as in `jobs.segments`. Plain Parquet: any reader reads it. No Spark and no TensorFlow here.
 """
 
@@ -42,6 +43,7 @@ _PICKLE = b"dataset-toolkit.unischema"  # the key under which Petastorm stores a
 _MOST_VALUES = 2**31 - 1  # per image: the range of a list column's 32-bit offsets
 
 Split = Literal["train", "validation", "test"]
+PixelType = Literal["float32", "uint8"]
 
 
 class Shard(Section):
@@ -107,6 +109,7 @@ class Manifest(Section):
 
     `classes`: that training has. `labels`, `class_names`: by class number, the label in the archives and its name.
     Those from `classes` on occur in the test split alone. A split's `label_counts` has an entry for each of them.
+    `pixel_type`: of the column `image`; of uint8, the normalization is still to be applied.
     """
 
     format: int
@@ -118,6 +121,7 @@ class Manifest(Section):
     orientation: Orientation
     splits: Mapping[Split, SplitInfo]
     pixels: PixelStatistics
+    pixel_type: PixelType = "float32"  # as in all manifests that do not have the key
     normalization: Normalization
     duplicates: Duplicates
     sources: Mapping[str, Source]
@@ -128,6 +132,11 @@ class Manifest(Section):
     def values_per_image(self) -> int:
         """Height × width × channels."""
         return prod(self.shape)
+
+    @property
+    def image_bytes(self) -> int:
+        """The size of a stored image."""
+        return self.values_per_image * (1 if self.pixel_type == "uint8" else 4)
 
     def class_text(self, number: int) -> str:
         """Return a class in words: its label in the archives, and its name if it has another."""
@@ -186,6 +195,8 @@ def _contradiction(manifest: Manifest) -> str | None:
         return f"found shape {manifest.shape}, expected positive sizes"
     if manifest.values_per_image > _MOST_VALUES:
         return f"found shape {manifest.shape}, expected at most {_MOST_VALUES} values per image"
+    if manifest.pixel_type == "uint8" and manifest.normalization.rule != "type-range":
+        return f"found pixels of uint8 with the rule {manifest.normalization.rule}, expected type-range"
     if len(set(manifest.labels)) != len(manifest.labels) or len(manifest.labels) < manifest.classes:
         return f"found labels {list(manifest.labels)}, expected at least {manifest.classes}, each once"
     if len(manifest.class_names) != len(manifest.labels):
@@ -247,7 +258,8 @@ def _footer(path: Path) -> bytes:
 def read_split(directory: Path, manifest: Manifest, split: Split) -> "tuple[NDArray[Any], NDArray[Any], NDArray[Any]]":
     """Read a whole split in row order, with pyarrow alone.
 
-    Return images float32 [rows, height, width, channels], labels int32 [rows], indices int64 [rows].
+    Return images float32 [rows, height, width, channels] in [0, 1], also of a dataset that stores uint8, labels int32
+    [rows], indices int64 [rows].
     """
     import numpy as np
     import pyarrow.parquet as pq
@@ -277,10 +289,17 @@ def _read_values(
     """Return images float32 [rows, values], labels and indices of a shard."""
     import pyarrow.parquet as pq
 
+    from jobs.pixels import from_column, to_float
+
     table = pq.ParquetFile(directory / shard.path).read().combine_chunks()
-    values = table["image"].combine_chunks().flatten().to_numpy()
-    _check_size(directory, manifest, shard, table.num_rows, len(values))
-    return values.reshape(shard.rows, -1), table["label"].to_numpy(), table["index"].to_numpy()
+    pixels = from_column(table["image"].combine_chunks())
+    _check_size(directory, manifest, shard, table.num_rows, pixels.size)
+    if pixels.dtype != manifest.pixel_type:
+        raise InputError(
+            f"{directory / shard.path}: found images of {pixels.dtype}, expected {manifest.pixel_type}; fix: "
+            f"{_fix(directory)}"
+        )
+    return to_float(pixels), table["label"].to_numpy(), table["index"].to_numpy()
 
 
 def check_shard_size(directory: Path, manifest: Manifest, shard: Shard, footer: Any) -> None:
@@ -297,6 +316,10 @@ def _check_size(directory: Path, manifest: Manifest, shard: Shard, rows: int, va
 
 
 def _image_values(footer: Any) -> int:
+    """Return the number of pixels in a Parquet file: those of its lists, or the bytes of its fixed-size binaries."""
     groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-    chunks = [group.column(number) for group in groups for number in range(footer.num_columns)]
-    return sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.split(".")[0] == "image")
+    columns = [(number, footer.schema.column(number)) for number in range(footer.num_columns)]
+    sizes = {  # the length is 0 but of fixed-size binaries
+        number: max(1, column.length) for number, column in columns if column.path.split(".")[0] == "image"
+    }
+    return sum(group.column(number).num_values * size for group in groups for number, size in sizes.items())

@@ -124,6 +124,15 @@ def write_text(path: Path, text: str) -> None:
     write_atomic(path, write)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write bytes to `path` atomically."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(data)
+
+    write_atomic(path, write)
+
+
 def sync(path: Path) -> None:
     """Flush a file's or a directory's contents to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)

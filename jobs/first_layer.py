@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 _BLUE, _WHITE, _ORANGE = np.array([[26, 95, 180], [255, 255, 255], [179, 72, 14]]) / 255
 
+_FRAME = 0.8  # light gray
+
 
 @dataclass(frozen=True)
 class FirstLayer:
@@ -51,9 +53,9 @@ def colored(kernel: NDArray[Any]) -> NDArray[Any]:
 
 
 def mosaic(images: NDArray[Any]) -> NDArray[Any]:
-    """Return images side by side, in a frame of a black pixel each: float [tiles, height, width, 3] to [h, w, 3]."""
-    framed = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    """Return images side by side, in a frame of a gray pixel each: float [tiles, height, width, 3] to [h, w, 3]."""
+    framed = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=_FRAME)
     columns = int(np.ceil(np.sqrt(len(framed))))
-    framed = np.pad(framed, ((0, -len(framed) % columns), (0, 0), (0, 0), (0, 0)))
+    framed = np.pad(framed, ((0, -len(framed) % columns), (0, 0), (0, 0), (0, 0)), constant_values=_FRAME)
     rows = [np.concatenate(list(framed[i : i + columns]), axis=1) for i in range(0, len(framed), columns)]
     return np.concatenate(rows, axis=0)

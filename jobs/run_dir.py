@@ -31,6 +31,11 @@ class Work:
         return self.path / "datasets"
 
     @property
+    def environments(self) -> Path:
+        """The Python environment as tar files, which a cluster's nodes unpack: see `deploy.staging`."""
+        return self.path / "environments"
+
+    @property
     def runs(self) -> Path:
         """Run folders, one per run ID."""
         return self.path / "runs"
@@ -64,6 +69,11 @@ class Work:
     def sweeps(self) -> Path:
         """The trials of `idxtrain sweep`, one folder per sweep; their runs are in `runs`."""
         return self.path / "sweeps"
+
+    @property
+    def speeds(self) -> Path:
+        """Measured speeds of training steps, for `idxtrain plan`: see `jobs.step_speed`."""
+        return self.path / "speeds"
 
     @property
     def locks(self) -> Path:

@@ -19,7 +19,7 @@ from pipelines import runs
 from pipelines.config import Config, assign, validate
 from pipelines.lock import RunLock
 from pipelines.names import safe_name
-from pipelines.request import Options, absolute, own_name
+from pipelines.request import Options, absolute, location, own_name
 from pipelines.stages import run_stage
 
 # What may differ from the run's config: how these archives are read, and how much memory a forward pass takes.
@@ -31,7 +31,7 @@ def asks_for_other_data(options: Options, run: RunDir) -> bool:
     made = runs.read_config(run).fetch
     given = {role: absolute(path) for role, path in options.archives.items()}
     return bool(
-        (options.data and absolute(options.data) != made.data)
+        (options.data and location(options.data) != made.data)
         or any(path != getattr(made, role) for role, path in given.items())
     )
 
@@ -48,7 +48,7 @@ def config_of_evaluation(options: Options, run: RunDir) -> Config:
     values: dict[str, Any] = runs.read_config(run).to_json()
     values["fetch"] = {
         "dataset": _name(options),
-        "data": absolute(options.data) or "",
+        "data": location(options.data) or "",
         "class_names": absolute(options.classes) or "",
         **{role: absolute(path) for role, path in options.archives.items()},
     }

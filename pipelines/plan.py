@@ -2,20 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from jobs import segments
 from jobs.archive import role_of_key
-from jobs.dataset import SPLITS, Split
+from jobs.dataset import SPLITS, PixelType, Split
 from jobs.errors import InputError
 from jobs.prepare.exclusions import read_exclusions
-from jobs.prepare.inputs import check_options
+from jobs.prepare.inputs import check_options, check_pixels
 from jobs.prepare.plan import DatasetPlan, plan_dataset, require_test_rows
 from jobs.run_dir import Work
 from jobs.text_table import text_table
 from jobs.train.config import TrainConfig
-from jobs.train.data.length import images_seen, row_order, total_steps
+from jobs.train.data.length import images_seen, row_order, total_steps, validation_steps
 from jobs.train.data.order import RowOrder, share
+from jobs.train.data.row_cache import row_bytes
 from jobs.train.preflight import check_config, check_rows
 from jobs.words import counted
 from pipelines.config import Config
@@ -41,8 +43,9 @@ class TrainingPlan:
 
     `labels`: None if only prepare will read them; `excludes`: whether it will leave some out of training. `is_exact`:
     false where labels or groups decide the sizes later. `batch_size`, `last_batch`: rows of each global batch, and of
-    the last one of an epoch; `images`: training images seen in all `steps`. `config`: of the training, from which these
-    numbers follow.
+    the last one of an epoch; `validation_steps`: from one validation to the next; `images`: training images seen in all
+    `steps`. `pixels`: the type that the dataset stores; `are_bytes`: whether the archives are of uint8. `config`: of
+    the training, from which these numbers follow.
     """
 
     pairs: int
@@ -51,13 +54,16 @@ class TrainingPlan:
     shards: Mapping[Split, tuple[int, ...]]
     is_exact: bool
     row_shape: tuple[int, ...]
+    pixels: PixelType
     batch_size: int
     last_batch: int
     steps_per_epoch: int
     steps: int
+    validation_steps: int
     images: int
     ranks: tuple[RankPlan, ...]
     config: TrainConfig
+    are_bytes: bool
 
 
 def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
@@ -85,13 +91,16 @@ def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
         shards=shards,
         is_exact=all(pair.is_exact for pair in pairs),
         row_shape=sizes.row_shape,
+        pixels=config.prepare.pixels,
+        are_bytes=sizes.are_bytes,
         batch_size=order.batch_size,
         config=train,
         last_batch=order.batch_rows(order.steps - 1),
         steps_per_epoch=order.steps,
         steps=steps,
+        validation_steps=validation_steps(train, order),
         images=images_seen(order, steps),
-        ranks=tuple(_rank(order, sum(shards["validation"]), rank, ranks) for rank in range(ranks)),
+        ranks=_ranks(order, sum(shards["validation"]), ranks),
     )
 
 
@@ -99,26 +108,31 @@ def _shards(pairs: Sequence[DatasetPlan], *, has_test_pair: bool) -> dict[Split,
     """Return the rows of each split's shards. Each training pair has its own shards; they share a test pair."""
     return {
         split: tuple(
-            shard.rows
+            rows
             for pair in (pairs[:1] if split == "test" and has_test_pair else pairs)
-            for shard in pair.shards
-            if shard.split == split
+            for rows in pair.shard_rows(split)
         )
         for split in SPLITS
     }
 
 
-def _rank(order: RowOrder, validation_rows: int, rank: int, ranks: int) -> RankPlan:
-    rows = order.epoch(0).rank_rows(0, order.steps, rank, ranks)
-    first, last = order.share(order.batch_rows(0), rank, ranks)
-    low, high = share(validation_rows, rank, ranks)
-    return RankPlan(
-        rank=rank,
-        rows=len(rows),
-        rows_per_step=last - first,
-        shards=order.shards_of(rows),
-        validation_rows=high - low,
-    )
+def _ranks(order: RowOrder, validation_rows: int, ranks: int) -> tuple[RankPlan, ...]:
+    epoch = order.epoch(0)
+    plans = []
+    for rank in range(ranks):
+        first, last = order.share(order.batch_rows(0), rank, ranks)
+        first_of_rest, last_of_rest = order.share(order.batch_rows(order.steps - 1), rank, ranks)
+        low, high = share(validation_rows, rank, ranks)
+        plans.append(
+            RankPlan(
+                rank=rank,
+                rows=(order.steps - 1) * (last - first) + last_of_rest - first_of_rest,
+                rows_per_step=last - first,
+                shards=epoch.shards_read(rank, ranks),
+                validation_rows=high - low,
+            )
+        )
+    return tuple(plans)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +140,7 @@ class ArchiveSizes:
     """The rows of each training pair by its tag, in order, of the test pair, if there is one, and an image's shape.
 
     `names`: what messages call the training archives, by tag. `labels`: in all archives; None if only prepare will read
-    them.
+    them. `are_bytes`: whether the images are uint8, as all of the catalog's are.
     """
 
     train: Mapping[str, int]
@@ -134,6 +148,7 @@ class ArchiveSizes:
     test: int | None
     row_shape: tuple[int, ...]
     labels: "ArchiveLabels | None"
+    are_bytes: bool
 
 
 def _archive_sizes(config: Config, work: Work) -> ArchiveSizes:
@@ -143,14 +158,16 @@ def _archive_sizes(config: Config, work: Work) -> ArchiveSizes:
     """
     from jobs.fetch.check import check
     from jobs.fetch.locate import fetched_before, locate
+    from jobs.fetch.remote import in_place
 
-    located = locate(config.fetch)
+    located = locate(in_place(config.fetch, work.archives))
     paths = {**located.archives, **fetched_before(located, work.archives)}
     checked = check(located, paths, config.prepare.labels)
     shapes = {key: header.shape for key, header in checked.headers.items()}
     known = located.data_set.archives if located.data_set else {}
     shapes |= {role: known[role].shape for role in located.lacking if role not in shapes}
     check_options(config.prepare, shapes)
+    check_pixels(config.prepare, checked.headers)
     training = sorted(key for key in shapes if role_of_key(key) == "train_images")
     test = shapes.get("test_images")
     tags = {key.partition(segments.MARK)[2]: key for key in training}
@@ -160,6 +177,7 @@ def _archive_sizes(config: Config, work: Work) -> ArchiveSizes:
         test=test[0] if test else None,
         row_shape=shapes[training[0]][1:],
         labels=checked.labels,
+        are_bytes=all(header.dtype == "u1" for key, header in checked.headers.items() if key in training),
     )
 
 
@@ -172,7 +190,7 @@ def test_images(config: Config, work: Work) -> int | None:
 
 
 def lines(plan: TrainingPlan) -> list[str]:
-    """Return the plan as lines of text."""
+    """Return the plan as lines of text, without its ranks."""
     text = [f"images      {' × '.join(map(str, plan.row_shape))}"]
     text += [f"pairs       {plan.pairs} training pairs"] if plan.pairs > 1 else []
     at_most = "at most " if plan.labels and plan.excludes else ""
@@ -182,14 +200,23 @@ def lines(plan: TrainingPlan) -> list[str]:
         each = f" of {_range(rows)}" if rows else ""
         about = "" if plan.is_exact else "about "
         text.append(f"{split:<11} {about}{counted(sum(rows), 'row')} in {counted(len(rows), 'shard')}{each}")
+    text.append(f"memory      {_memory(plan)}")
     last = f", the last on {counted(plan.last_batch, 'row', 'd')}" if plan.last_batch != plan.batch_size else ""
     text += [
         f"epoch       {counted(plan.steps_per_epoch, 'step')} on global batches of "
         f"{plan.batch_size}{last}{_why_batch(plan)}",
         f"training    {counted(plan.steps, 'step')}, {counted(plan.images, 'image')}{_why_steps(plan)}",
-        "",
     ]
-    return [*text, *_rank_table(plan)]
+    return text
+
+
+def _memory(plan: TrainingPlan) -> str:
+    """Return the memory of a rank that keeps all rows, and what stored bytes would take."""
+    rows, values = sum(plan.shards["train"]) + sum(plan.shards["validation"]), prod(plan.row_shape)
+    floats, stored = (f"{rows * row_bytes(size * values) / 1e6:,.1f} MB" for size in (4, 1))
+    if plan.pixels == "uint8":
+        return f"{stored} for all rows in each rank"
+    return f"{floats} for all rows in each rank" + (f" ({stored} with prepare.pixels=uint8)" if plan.are_bytes else "")
 
 
 def _classes(labels: "ArchiveLabels | None") -> str:
@@ -221,7 +248,8 @@ def _why_steps(plan: TrainingPlan) -> str:
     return f" ({epochs} to reach {counted(least, 'step')})"
 
 
-def _rank_table(plan: TrainingPlan) -> list[str]:
+def rank_table(plan: TrainingPlan) -> list[str]:
+    """Return the numbers of each rank as a table."""
     header = ("rank", "rows per epoch", "rows per step", "steps per epoch", "shards read", "validation rows")
     rows: list[tuple[object, ...]] = [
         (r.rank, r.rows, r.rows_per_step, plan.steps_per_epoch, r.shards, r.validation_rows) for r in plan.ranks

@@ -1,5 +1,6 @@
 """From the options of the command line to a run and its config."""
 
+import re
 import shutil
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,8 @@ from pipelines.config import DEFAULT_RECIPE, Config, compose, data_set_name, val
 from pipelines.lock import LockedError
 from pipelines.names import WORK
 from pipelines.straggler import times_file
+
+_REMOTE = re.compile(r"(s3a?|hdfs):/(?=[^/])")
 
 # Categories of Unicode: control characters, bytes that are not UTF-8, line and paragraph separators.
 _UNFIT = ("Cc", "Cs", "Zl", "Zp")
@@ -80,7 +83,7 @@ def config_of(options: Options, existing: RunDir | None) -> Config:
 def _compose(options: Options) -> Config:
     _require_pairs(options)
     settings = {
-        "fetch.data": absolute(options.data),
+        "fetch.data": location(options.data),
         "fetch.dataset": options.dataset or own_name(options),
         **{f"fetch.{role}": absolute(path) for role, path in options.archives.items()},
         "fetch.class_names": absolute(options.classes),
@@ -111,6 +114,13 @@ def absolute(path: Path | None) -> str | None:
     return str(path.expanduser().resolve()) if path else None
 
 
+def location(data: Path | None) -> str | None:
+    """Return --data as the config has it: an absolute path, or the URL, of which a path has lost a slash."""
+    if data is not None and (match := _REMOTE.match(str(data))):
+        return f"{match[1]}://{str(data)[match.end() :]}"
+    return absolute(data)
+
+
 def own_name(options: Options) -> str | None:
     """Return the name of the user's own data: that of the folder; None where it is a data set of the catalog."""
     if options.data:
@@ -122,8 +132,11 @@ def own_name(options: Options) -> str | None:
 def check_archives(config: Config) -> None:
     """Raise InputError where fetch would, by the user's archives, before there is a run."""
     from jobs.fetch.check import check
+    from jobs.fetch.config import is_remote
     from jobs.fetch.locate import locate
 
+    if is_remote(config.fetch.data):
+        return  # not before fetch has copied them
     located = locate(config.fetch)
     if located.archives:
         check(located, located.archives, config.prepare.labels)

@@ -25,6 +25,7 @@ FIGURES = {
     "real_input": {"real", "synthetic"},
     "scaling": {"idxtrain 1", "idxtrain 2", "idxtrain apart", "horovod 1", "horovod 2"},
     "reader": {"idxtrain", "idxtrain held", "petastorm", "petastorm cached"},
+    "reader_bytes": {"idxtrain", "idxtrain held", "petastorm", "petastorm schema"},
     "prepare": {"one seconds", "many seconds", "many rate", "many peer rate", "time growth", "row growth"},
     "memory": {f"{stage} {size}" for stage in ("fetch", "prepare", "train", "evaluate") for size in ("one", "many")},
 }

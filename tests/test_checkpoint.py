@@ -114,15 +114,13 @@ def test_this_trainings_checkpoint_of_another_format_is_refused(tmp_path: Path) 
         latest(tmp_path, KEY)
 
 
-def test_a_checkpoint_of_version_0_1_0_is_used(tmp_path: Path) -> None:
-    """That version wrote neither the format nor whether the state was validated."""
+def test_a_checkpoint_of_a_version_with_another_row_order_is_refused(tmp_path: Path) -> None:
+    """Early versions wrote neither the format nor whether the state was validated."""
     path, old = tmp_path / "step-00000003.safetensors", state(3)
     save_file(dict(old.arrays), path, {"position": json.dumps(asdict(old.position))})
     write_json(path.with_suffix(".json"), {"sha256": sha256_file(path), "bytes": path.stat().st_size})
-    loaded = latest(tmp_path, KEY)
-    assert same(loaded, old)
-    assert loaded is not None
-    assert not loaded.validated
+    with pytest.raises(InputError, match=r"step-00000003.safetensors: found format 1, expected 2; fix: resume with "):
+        latest(tmp_path, KEY)
 
 
 @pytest.mark.parametrize("validated", [True, False])
@@ -211,6 +209,22 @@ def test_the_writer_writes_one_checkpoint_after_another_in_its_thread(tmp_path: 
     loaded = latest(tmp_path, KEY)
     assert loaded is not None
     assert loaded.position.step == 3
+
+
+def test_a_held_best_state_is_written_before_the_next_checkpoint_that_names_it(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, keep=1, min_seconds=1000)
+    assert not writer.is_due()
+    for step in (1, 2):
+        writer.hold(state(step, best=step))
+    writer.save(state(5, best=2))
+    writer.save(state(6, best=2))
+    writer.wait()
+    assert [path.name for path in sorted(tmp_path.glob("*.safetensors"))] == [
+        "step-00000002.safetensors",
+        "step-00000006.safetensors",
+    ]
+    last = latest(tmp_path, KEY, with_best=True)
+    assert same(last, state(6, best=2))
 
 
 def test_an_error_in_the_writers_thread_is_raised_by_the_next_save(

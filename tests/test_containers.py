@@ -95,10 +95,10 @@ def test_the_images_commands_are_the_makefiles(kind: str, environment: str) -> N
     variables = re.findall(r'(\w+)=(?:"([^"]*)"|(\S+))', command)
     assert [(name, quoted or plain) for name, quoted, plain in variables] == [
         *([("CUDA_HOME", "/usr/local/cuda-12.5")] if kind == "gpu" else []),
-        ("SYNC", "--no-group dev"),
+        ("SLIM", "1"),
     ]
     plan = subprocess.run(
-        ["make", "-Bn", MAKE[kind], "SYNC=--no-group dev", "CUDA_HOME=/usr/local/cuda-12.5"],
+        ["make", "-Bn", MAKE[kind], "SLIM=1", "CUDA_HOME=/usr/local/cuda-12.5"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     syncs = [line for line in plan.splitlines() if " sync " in line]
@@ -106,6 +106,7 @@ def test_the_images_commands_are_the_makefiles(kind: str, environment: str) -> N
     for line in syncs:
         assert "--no-group dev" in line
         assert ("--extra gpu" in line) == (kind == "gpu")
+    assert f" -m deploy.staging.slim {environment}\n" in plan
 
 
 def test_the_lock_has_the_packages_of_the_gpu_environment() -> None:

@@ -36,7 +36,8 @@ def test_one_is_singular_and_any_other_number_is_plural(number: int, noun: str, 
 def test_a_plan_and_a_conversion_of_one_of_each_are_singular() -> None:
     plan = TrainingPlan(
         pairs=1, shards=dict.fromkeys(SPLITS, (1,)), is_exact=True, row_shape=(2, 2), batch_size=1, last_batch=1,
-        steps_per_epoch=1, steps=1, images=1, ranks=(), labels=None, excludes=False, config=compose("fast", {}).train,
+        steps_per_epoch=1, steps=1, validation_steps=1, images=1, ranks=(), labels=None, excludes=False,
+        config=compose("fast", {}).train, pixels="uint8", are_bytes=True,
     )  # fmt: skip
     text = "\n".join(lines(plan))
     assert "1 row in 1 shard of 1 row" in text

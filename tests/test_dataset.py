@@ -71,6 +71,7 @@ def valid(directory: Path) -> dict[str, Any]:
         "orientation": "none",
         "splits": splits,
         "pixels": {"mean": 0.5, "std": 0.25, "min": 0.0, "max": 1.0},
+        "pixel_type": "float32",
         "normalization": {"rule": "type-range", "offset": 0.0, "scale": 1 / 255},
         "duplicates": {"test_images_in_train": 1, "test_rows": [1], "examples": [[1, 5]]},
         "sources": {"train_images": {"name": "train.gz", "bytes": 12, "sha256": "ab"}},
@@ -107,6 +108,8 @@ def test_a_manifest_round_trips(dataset: tuple[Path, Manifest]) -> None:
     assert [manifest.splits[split].rows for split in SPLITS] == [7, 0, 2]
     write_json(directory / MANIFEST, sealed(manifest.model_dump(mode="json")))
     assert read_manifest(directory) == manifest
+    write_json(directory / MANIFEST, sealed({key: raw[key] for key in raw if key != "pixel_type"}))
+    assert read_manifest(directory) == manifest  # of a version without the key
 
 
 def shard(raw: dict[str, Any]) -> dict[str, Any]:

@@ -9,17 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from jobs.demo.app import app
+from jobs.demo.browser import open_address
+from jobs.demo.guard import QUERY
 from jobs.demo.shown import Shown
 from jobs.errors import InputError
 from tests.support.demo_models import shown
+from tests.support.demo_server import TOKEN
 from tests.support.pictures import png_file
 from tests.support.prepared import Made
 
 SHAPE = (12, 12, 1)
 IMAGE = np.random.default_rng(0).random(SHAPE, np.float32).astype("<f4").tobytes()
 ADDRESS = "http://127.0.0.1:8000"
+ENTRY = f"/?{QUERY}={TOKEN}"
 
 
 def network() -> Any:
@@ -39,7 +44,8 @@ def models() -> list[Shown]:
 
 @pytest.fixture(scope="module")
 def client(models: list[Shown]) -> Iterator[TestClient]:
-    with TestClient(app(models), base_url=ADDRESS) as made:
+    with TestClient(app(models, TOKEN), base_url=ADDRESS) as made:
+        made.get(ENTRY)
         yield made
 
 
@@ -143,6 +149,46 @@ def test_bad_requests_are_refused_in_one_line(
     assert len(answer.text.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "path", ["/", "/main.js", "/api/models", "/?token=", "/?token=another", f"/main.js?{QUERY}={TOKEN}"]
+)
+@pytest.mark.parametrize("cookie", ["", "another", "\xe9"])
+def test_without_the_token_everything_is_refused_with_where_it_is(models: list[Shown], path: str, cookie: str) -> None:
+    with TestClient(app(models, TOKEN), base_url=ADDRESS) as stranger:
+        answer = stranger.get(path, headers=[(b"Cookie", f"idxtrain-demo-8000={cookie}".encode("latin-1"))])
+    assert (answer.status_code, len(answer.text.splitlines())) == (403, 1)
+    assert answer.text.endswith("fix: open the whole address that `idxtrain demo` printed")
+    assert "Set-Cookie" not in answer.headers
+
+
+def test_the_printed_address_admits_a_browser_from_anywhere_by_a_cookie_of_this_site_alone(models: list[Shown]) -> None:
+    with TestClient(app(models, TOKEN), base_url=ADDRESS) as browser:
+        opened = browser.get(ENTRY, headers={"Sec-Fetch-Site": "cross-site"})
+        assert opened.status_code == 200
+        assert opened.headers["Set-Cookie"] == f"idxtrain-demo-8000={TOKEN}; Path=/; HttpOnly; SameSite=Strict"
+        assert opened.headers["Referrer-Policy"] == "no-referrer"
+        assert browser.get("/api/models").status_code == 200
+        assert browser.get("/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+        cookie = browser.cookies["idxtrain-demo-8000"]
+        browser.cookies.clear()
+        others = f'of[another]="program{{; idxtrain-demo-8000={cookie}'
+        assert browser.get("/api/models", headers={"Cookie": others}).status_code == 200
+        with pytest.raises(WebSocketDisconnect), browser.websocket_connect("/"):
+            pass
+
+
+def test_the_address_is_opened_without_its_token_on_a_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    open_address(ADDRESS + ENTRY, tmp_path)
+    (page,) = tmp_path.iterdir()
+    assert opened == [page.as_uri()]
+    assert page.stat().st_mode & 0o077 == 0
+    assert f"url={ADDRESS}{ENTRY}" in page.read_text()
+
+
 def test_a_body_without_a_length_is_cut_off_at_the_limit(client: TestClient) -> None:
     answer = client.post("/api/fit?model=0", content=(bytes(1 << 20) for _ in range(40)))
     assert answer.status_code == 413
@@ -173,7 +219,8 @@ def test_test_images_come_with_labels_and_predictions(small: Made, tmp_path: Pat
     facts: dict[str, Any] = {"title": "t", "recipe": "r", "accuracy": 0.5, "manifest": manifest, "network": model}
     write_predictions(file, collect(labels, indices, [probabilities]), manifest)
     ways = [Shown(gallery=Gallery(small.directory, manifest, each), **facts) for each in (file, None)]
-    with TestClient(app(ways), base_url=ADDRESS) as client:
+    with TestClient(app(ways, TOKEN), base_url=ADDRESS) as client:
+        client.get(ENTRY)
         guesses = probabilities.argmax(axis=1)
         for number in (0, 1):
             found = client.get(f"/api/images?model={number}&from=5&count=7&class=1").json()

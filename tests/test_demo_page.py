@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urljoin
 
 import numpy as np
 import pytest
@@ -126,6 +127,40 @@ def test_the_numbers_of_every_layer_are_those_of_keras_and_a_unit_is_the_sum_of_
     page.close()
 
 
+def test_the_drawn_maps_of_a_layer_are_its_activations(browser: Browser, fast: Demo) -> None:
+    """Each pixel's color is a step of the scale from the most negative number, by zero, to the most positive one."""
+    page = DemoPage(browser, fast.address)
+    page.draw("7")
+    expected = outputs(fast, page.image(fast.shape))
+    scale = page.scale()
+    assert scale[0][2] > scale[0][0]  # blue
+    assert scale[-1][0] > scale[-1][2]  # orange
+    step_of = {tuple(color): step for step, color in enumerate(scale)}
+    assert len(step_of) > 0.9 * len(scale)
+    for name in ("conv1", "conv2", "dense"):
+        values = expected[name]
+        steps = (values / np.abs(values).max() + 1) / 2 * (len(scale) - 1)
+        page.open_layer(name)
+        for canvas in ("#focus-canvas", f"[data-layer='{name}'] canvas"):
+            colors = drawn_maps(page.pixels(canvas), values.shape)
+            drawn = np.array([step_of[tuple(color)] for color in colors.reshape(-1, 4).tolist()]).reshape(values.shape)
+            assert np.abs(drawn - steps).max() < 2, (name, canvas)
+    page.close()
+
+
+def drawn_maps(pixels: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
+    """Return the colors of a layer's values, [*shape, 4], from a canvas of tiles with a pixel between them."""
+    height, width, maps = shape if len(shape) == 3 else (1, 1, shape[0])
+    gap = 1 if len(shape) == 3 else 0
+    columns = (pixels.shape[1] + gap) // (width + gap)
+    corners = [divmod(each, columns) for each in range(maps)]
+    tiles = [
+        pixels[row * (height + gap) : row * (height + gap) + height, column * (width + gap) :][:, :width]
+        for row, column in corners
+    ]
+    return np.stack(tiles, axis=2).reshape(*shape, 4)
+
+
 def one_of_each_kind(demo: Demo, model: int = 0) -> list[str]:
     """Return the names of the last layer of each kind."""
     return list({type(layer).__name__: layer.name for layer in demo.models[model].layers}.values())
@@ -162,7 +197,12 @@ def test_no_request_leaves_the_origin(browser: Browser, fast: Demo) -> None:
     page.page.click("#attention-on")
     page.settle()
     assert len(page.requests) > 20
-    assert [url for url in page.requests if not url.startswith(fast.address)] == []
+    origin = urljoin(fast.address, "/")
+    assert [url for url in page.requests if not url.startswith(origin)] == []
+    assert page.page.url == origin  # the token is out of the address bar
+    page.page.reload()
+    page.page.wait_for_selector("body[data-ready]")
+    assert page.guesses()
     page.close()
 
 

@@ -40,7 +40,7 @@ Filling = Callable[[Sequence[object], str, int], subprocess.CompletedProcess[str
 BALLAST = "ballast"
 TRAINING = (
     "--set", "train.model=softmax", "--set", "train.epochs=4", "--set", "train.batch_size=16",
-    "--set", "train.keep_checkpoints=2",
+    "--set", "train.keep_checkpoints=2", "--set", "train.checkpoint_min_seconds=0",
 )  # fmt: skip
 
 # Python runs this before a program. In each process of the pipeline it fills the disk, except for N bytes, just before

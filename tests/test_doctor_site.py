@@ -11,6 +11,7 @@ import pytest
 from deploy.doctor import nodes
 from deploy.doctor.node import PACKAGES, NodeFacts, facts
 from deploy.slurm.site import Site
+from jobs.step_speed import StepSpeeds
 from tests.conftest import Idxtrain
 from tests.support.slurm_cluster import SlurmCluster
 
@@ -109,10 +110,10 @@ def test_outside_a_job_the_error_shows_how_to_start_one(idxtrain: Idxtrain, monk
 SHOW = "import json, sys; from pipelines.cli.app import main; sys.argv = ['idxtrain', *json.loads(sys.argv[1])]; main()"
 
 
-def doctor(slurm: SlurmCluster, folder: Path, site: str) -> tuple[str, list[str]]:
+def doctor(slurm: SlurmCluster, folder: Path, site: str, *options: str) -> tuple[str, list[str]]:
     """Run it in a job of two nodes; return the job's state and the lines it printed."""
     (folder / "site.toml").write_text(site, encoding="utf-8")
-    arguments = json.dumps(["doctor", "--site", str(folder / "site.toml"), "--work", str(folder / "work")])
+    arguments = json.dumps(["doctor", "--site", str(folder / "site.toml"), "--work", str(folder / "work"), *options])
     out = folder / "doctor.out"
     out.unlink(missing_ok=True)
     options = ("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", f"--output={out}")
@@ -135,6 +136,21 @@ def test_two_good_nodes_are_ok(slurm: SlurmCluster, tmp_path: Path) -> None:
         assert " 2 of 2 " in line
         assert " MB/s " in line
     assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.long
+def test_a_step_is_measured_on_one_rank_and_on_all_of_a_jobs_nodes(
+    slurm: SlurmCluster, tmp_path: Path, idxtrain: Idxtrain
+) -> None:
+    site = "[train]\nnodes = 2\ncpus = 1\n"
+    state, lines = doctor(slurm, tmp_path, site, "--measure", "--recipe", "softmax")
+    assert state == "COMPLETED", lines
+    (file,) = (tmp_path / "work/speeds").glob("*.site-site.json")
+    speeds = StepSpeeds.model_validate_json(file.read_text(encoding="utf-8"))
+    assert [(step.ranks, step.rows) for step in speeds.steps] == [(1, 100), (2, 50)]
+    assert [line.split()[:2] for line in lines if line.split()[0] in "12"] == [["1", "100"], ["2", "50"]]
+    options = ("--recipe", "softmax", "--np", "8", "--work", str(tmp_path / "work"))
+    assert " of site site (1 CPU thread, float32)" in idxtrain("plan", *options).stdout
 
 
 def test_nodes_that_lack_the_sites_gpus_or_interface_fail(slurm: SlurmCluster, tmp_path: Path) -> None:

@@ -5,11 +5,16 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from jobs import segments
@@ -18,14 +23,16 @@ from jobs.dataset import DATA_PAGE, SPLITS, Split, read_manifest, read_split
 from jobs.errors import InputError
 from jobs.prepare import idx
 from jobs.prepare.config import PrepareConfig
-from jobs.prepare.findings import near, outliers
+from jobs.prepare.digests import digests_in, image_digests
+from jobs.prepare.findings import near
 from jobs.prepare.findings.classes import class_findings
 from jobs.prepare.findings.finding import CSV, JSON, ClassFinding, Finding, read_counts, require_none, write
-from jobs.prepare.findings.look import look_at_files
+from jobs.prepare.findings.look import look
+from jobs.prepare.findings.outliers import Class
 from jobs.prepare.findings.pairs import equal_images
+from jobs.prepare.findings.rows import Look, batch_rows, is_summed, read_parquet
 from jobs.prepare.findings.sketch import sketch_images
 from jobs.prepare.stage import prepare
-from jobs.prepare.survey import image_digests
 from jobs.run_dir import Work
 from jobs.stage import dataset_of
 from pipelines.config import compose
@@ -124,8 +131,14 @@ def look_again(made: Made, copy: Path) -> None:
     shutil.copytree(made.directory, copy)
     for name in (CSV, JSON, DATA_PAGE):
         (copy / name).unlink()
-    digests = b"".join(image_digests(stored(made, split)) for split in SPLITS)
-    look_at_files(copy, made.manifest, digests)
+    manifest, digests = made.manifest, b"".join(image_digests(stored(made, split)) for split in SPLITS)
+    view, size = Look(manifest.shape, len(manifest.labels)), batch_rows(manifest.values_per_image)
+    views = (
+        view(pq.ParquetFile(copy / shard.path).iter_batches(size), is_summed(split, number))
+        for split in SPLITS
+        for number, shard in enumerate(manifest.splits[split].shards)
+    )
+    look(copy, manifest, views, digests_in(digests), partial(read_parquet, copy, manifest), copy)
 
 
 def test_the_same_dataset_gives_the_same_files_by_its_shards_and_by_its_archives(odd: Made, tmp_path: Path) -> None:
@@ -146,6 +159,24 @@ def test_pairs_that_are_compared_in_chunks_are_found_and_shown(
     assert (copy / CSV).read_bytes() == (odd.directory / CSV).read_bytes()
     is_same = (copy / DATA_PAGE).read_bytes() == (odd.directory / DATA_PAGE).read_bytes()
     assert is_same == (pictures == 24)
+
+
+def test_what_is_kept_of_findings_is_bounded_and_all_are_counted(
+    odd: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = tmp_path / odd.directory.name
+    monkeypatch.setattr("jobs.prepare.findings.look._MOST_LISTED", 1)
+    monkeypatch.setattr("jobs.prepare.findings.look._MOST_PAIRS", 1)
+    with caplog.at_level("WARNING", "idxtrain"):
+        look_again(odd, copy)
+    counts = read_counts(copy)
+    assert {kind: counts[kind] for kind in ("duplicate", "conflict")} == {"duplicate": 2, "conflict": 2}
+    assert counts["near-duplicate"] + counts["near-conflict"] <= 2  # of one pair
+    with (copy / CSV).open(newline="", encoding="utf-8") as file:
+        listed = [line["finding"] for line in csv.DictReader(file)]
+    assert len(listed) == len(set(listed)) >= 5
+    for words in ("findings.csv lists the first 1 of them", "only the nearest 1 pairs are searched"):
+        assert words in caplog.text
 
 
 def test_the_page_shows_pairs_side_by_side_and_is_private(odd: Made) -> None:
@@ -199,7 +230,7 @@ def test_strict_suggests_options_that_the_config_takes(odd: Made) -> None:
 def test_strict_suggests_to_leave_out_only_images_that_would_be(tmp_path: Path, split: str) -> None:
     image = Finding(role="train", tag="", row=3, split=split, finding="constant", label=1, name="1", detail="")
     few = ClassFinding(finding="few-images", label=1, name="1", detail="")
-    write(tmp_path, [image], [few])
+    write(tmp_path, [image], [few], {"constant": 1, "few-images": 1})
     with pytest.raises(InputError) as caught:
         require_none(tmp_path, ["outlier"])
     accept = 'prepare.accept=["constant", "few-images", "outlier"]'
@@ -235,7 +266,7 @@ def smooth_images(rows: int, random: np.random.Generator) -> NDArray[Any]:
 def pairs_of(images: NDArray[Any]) -> set[tuple[int, int]]:
     flat = images.reshape(len(images), -1).astype(np.float32)
     sketch = sketch_images(flat, np.zeros(len(flat), np.int32), np.arange(len(flat)), (24, 24, 1))
-    pairs = near.candidates(sketch.projections)
+    pairs = np.concatenate(list(near.candidates(sketch.projections, np.arange(len(flat)))))
     return {(a, b) for a, b in pairs.tolist() if near.picture_distance(flat[a], flat[b]) <= near.NEAR}
 
 
@@ -258,12 +289,20 @@ def test_a_thousand_copies_are_compared_in_linear_time() -> None:
     images = np.repeat(smooth_images(1, random), 5000, axis=0) + random.normal(0, 0.003, (5000, 24, 24))
     flat = images.reshape(5000, -1).astype(np.float32)
     sketch = sketch_images(flat, np.zeros(5000, np.int32), np.arange(5000), (24, 24, 1))
-    pairs = near.candidates(sketch.projections)
+    pieces = list(near.candidates(sketch.projections, np.arange(5000)))
+    pairs = np.unique(np.concatenate(pieces), axis=0)
     assert len(pairs) <= 16 * 16 * 5000
     assert len(np.unique(pairs)) > 4950
     is_test = np.arange(5000) >= 4000
-    kept = near.nearest(sketch.projections, pairs, is_test)
+    kept = near.nearest(sketch.projections, pieces, is_test, 10**9)
     assert len(kept) <= min(6 * 5000, len(pairs) // 10)
+    # Pieces that are reduced one after another give the same, and of too many pairs the nearest are kept.
+    assert np.array_equal(near.nearest(sketch.projections, [pairs], is_test, 40_000), kept)
+    assert np.array_equal(near.nearest(sketch.projections, pieces, is_test, 40_000), kept)
+    distances = near._sketch_distances(sketch.projections, kept)
+    few = near.nearest(sketch.projections, [pairs], is_test, 50)
+    assert len(few) == 50
+    assert near._sketch_distances(sketch.projections, few).max() <= np.sort(distances)[49]
     # Every row keeps a partner of each kind that it had: earlier and later, of training and of the test split.
     for one, other in ((0, 1), (1, 0)):
         for side in (False, True):
@@ -277,18 +316,40 @@ def test_many_equal_images_of_two_classes_are_judged_in_linear_time() -> None:
     labels, is_test = np.zeros(rows, np.int64), np.zeros(rows, bool)
     labels[1::2] = 1
     is_test[-1] = True
-    found = list(equal_images(np.zeros(rows, "V16"), labels, is_test, np.zeros(rows, bool)))
-    assert [each.row for each in found] == list(range(rows - 1))
-    assert {each.kind for each in found} == {"conflict"}
-    assert {(each.row % 2, each.other) for each in found} == {(0, rows - 1), (1, 0)}
-    assert not list(equal_images(np.zeros(rows, "V16"), labels, is_test, np.ones(rows, bool)))
+    copies, found = equal_images(np.zeros(rows, "V16"), labels, is_test, np.zeros(rows, bool))
+    assert (copies.kind, len(copies), found.kind) == ("duplicate", 0, "conflict")
+    assert found.rows.tolist() == list(range(rows - 1))
+    assert set(zip((found.rows % 2).tolist(), found.others.tolist(), strict=True)) == {(0, rows - 1), (1, 0)}
+    assert not any(map(len, equal_images(np.zeros(rows, "V16"), labels, is_test, np.ones(rows, bool))))
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2), st.booleans()), max_size=30))
+@settings(deadline=None)
+def test_equal_images_are_judged_as_the_rule_says(images: list[tuple[int, int, bool]]) -> None:
+    """The rule, image by image. `images`: content, label, and whether it is in the test split."""
+    expected = set()
+    for row, (content, label, tested) in enumerate(images):
+        group = [(not each[2], number) for number, each in enumerate(images) if each[0] == content]
+        ordered = [number for _, number in sorted(group)]  # the one to keep first
+        others = [number for number in ordered if images[number][1] != label]
+        is_among_test = len({images[number][1] for number in ordered if images[number][2]}) > 1
+        if others and (not tested or is_among_test):
+            expected.add(("conflict", row, others[0]))
+        elif row != ordered[0]:
+            expected.add(("duplicate", row, ordered[0]))
+    digests = digests_in(b"".join(bytes([content] * 16) for content, _, _ in images))
+    labels, is_test = np.array([each[1] for each in images], int), np.array([each[2] for each in images], bool)
+    with patch("jobs.prepare.digests._BUCKET_ROWS", 7):
+        found = equal_images(digests, labels, is_test, np.zeros(len(images), bool))
+    assert {(each.kind, each.row, each.other) for kind in found for each in kind.first(99)} == expected
+    assert all((np.diff(kind.rows) > 0).all() for kind in found)
 
 
 def test_normal_features_are_flagged_as_rarely_as_stated() -> None:
     random = np.random.default_rng(0)
     mixing = random.normal(size=(18, 18))
     values = random.normal(size=(40_000, 18)) @ mixing
-    flagged = outliers.excess(values, np.arange(40_000) % 2) > 1
+    flagged = Class.of(values[:20_000]).excess(values) > 1  # as of more than 100,000 rows, some are not in the estimate
     assert flagged.sum() <= 4  # 0.4 are expected
 
 

@@ -20,8 +20,10 @@ def nearly_constant(images: NDArray[Any]) -> list[int]:
     flat = images.reshape(len(images), -1).astype(np.float32)
     zeros = np.zeros(len(flat), np.int32)
     sketch = sketch_images(flat, zeros, zeros, (images.shape[1], images.shape[2], 1))
-    found = constant_images(sketch, sketch.highs == sketch.lows, flat.shape[1])
-    return [each.row for each in found if each.kind == "near-constant"]
+    _, found = constant_images(sketch, sketch.highs == sketch.lows, flat.shape[1])
+    assert found.kind == "near-constant"
+    rows: list[int] = found.rows.tolist()
+    return rows
 
 
 def pictures(rows: int = 100) -> NDArray[Any]:

@@ -47,6 +47,15 @@ def test_mnist_is_cut_into_equal_shards_of_the_lectures_sizes() -> None:
     assert [sum(shard.split == split for shard in plan.shards) for split in SPLITS] == [22, 2, 4]
 
 
+@pytest.mark.parametrize(
+    ("rows", "per_shard"), [(40_000_000, 2_500), (70_000_000, 4_273), (1_000_000_000, 42_799)], ids=str
+)
+def test_a_large_dataset_has_longer_shards_and_enough_of_them_for_1024_ranks(rows: int, per_shard: int) -> None:
+    plan = plan_dataset(PrepareConfig(validation_rows=0), rows, 1, (28, 28))
+    assert plan.rows_per_shard == per_shard
+    assert 1024 * 4 <= rows / per_shard <= 24_000
+
+
 def test_without_a_test_archive_a_tenth_of_the_training_rows_make_the_test_split() -> None:
     assert plan_dataset(PrepareConfig(), 1_200, None, (2, 2)).rows == {"train": 980, "validation": 100, "test": 120}
     chosen = PrepareConfig(test_rows=300, validation_rows=0)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from jobs.train.compute import devices, precision
 from jobs.train.compute.collective import Collective
 from jobs.train.config import TrainConfig
-from jobs.train.worker import Training
+from jobs.train.worker import configure_tensorflow
 
 WITH, WITHOUT = "flags\t\t: fpu avx512_bf16\n", "flags\t\t: fpu avx2\n"
 SLOW, FAST = (f"vendor_id\t: GenuineIntel\n{flags}" for flags in (WITH, "flags\t\t: avx512_bf16 amx_bf16\n"))
@@ -84,14 +84,10 @@ def test_muon_alone_turns_tf32_off(optimizer: str, expected: bool, monkeypatch: 
 
     monkeypatch.setattr(devices, "configure", lambda *_: "a GPU")
     tf.config.experimental.enable_tensor_float_32_execution(True)  # an evaluation in this process has turned it off
-    rank = SimpleNamespace(
-        config=TrainConfig.model_validate({"epochs": 1, "optimizer": optimizer, "precision": "float32"}),
-        collective=SimpleNamespace(local_rank=0, local_size=1),
-        rank=1,
-        world_size=2,
-    )
+    config = TrainConfig.model_validate({"epochs": 1, "optimizer": optimizer, "precision": "float32"})
+    ranks = SimpleNamespace(local_rank=0, local_size=1)
     try:
-        assert Training._configure_tensorflow(rank) == "float32"  # type: ignore[arg-type]
+        assert configure_tensorflow(config, ranks) == ("float32", "a GPU")  # type: ignore[arg-type]
         assert tf.config.experimental.tensor_float_32_execution_enabled() == expected
     finally:
         tf.config.experimental.enable_tensor_float_32_execution(True)

@@ -250,6 +250,27 @@ def test_what_does_not_fit_is_refused_with_what_was_seen(tmp_path: Path) -> None
     assert keys_of(read(text, array="x_test")) == list(range(23))
 
 
+@pytest.mark.parametrize("is_fortran", [True, False])
+@pytest.mark.parametrize("form", ["npy", "npz", "deflated.npz"])
+def test_an_array_that_claims_more_than_its_file_holds_is_refused_before_memory_is_asked_for(
+    tmp_path: Path, form: str, is_fortran: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = {"descr": "|u1", "fortran_order": is_fortran, "shape": (1 << 38, 4, 5)}
+    array = io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, header)  # type: ignore[no-untyped-call]
+    array.write(IMAGES.tobytes())
+    path = tmp_path / f"a.{form}"
+    if form == "npy":
+        path.write_bytes(array.getvalue())
+    else:
+        kind = zipfile.ZIP_DEFLATED if form.startswith("deflated") else zipfile.ZIP_STORED
+        with zipfile.ZipFile(path, "w", kind) as archive:
+            archive.writestr("x.npy", array.getvalue())
+    monkeypatch.setattr("jobs.convert.npz.np.frombuffer", None)  # nothing is read
+    assert "found the end of" in refusal(path)
+    assert "expected 5,497,558,138,880 bytes" in refusal(path)
+
+
 @pytest.mark.parametrize(
     ("name", "how"),
     [

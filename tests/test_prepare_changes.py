@@ -164,6 +164,9 @@ def test_what_spark_returns_of_a_shard_does_not_grow_with_its_rows(tmp_path: Pat
     write = partial(replace(decoder, views=True).write, NORMALIZATION_OF_BYTES, tmp_path)
     written = [write(shard) for shard in plan.shards]
     assert max(len(pickle.dumps(each)) for each in written) < 2000  # 25 rows of a view have 6000
+    surveyed = [decoder.survey((split, 0, rows)) for split, rows in plan.rows.items()]
+    assert max(len(pickle.dumps(each)) for each in surveyed) < 500
+    assert [decoder.digest_file(split, 0).stat().st_size for split in plan.rows] == [16 * 55, 16 * 5, 16 * 10]
     views = [read_view(each.view) for each in written if each.view]
     assert np.concatenate([view.sketch.indices for view in views]).tolist() == [*range(5, 60), *range(5), *range(10)]
     assert [view.sums is not None for view in views] == [shard.split == "train" for shard in plan.shards]

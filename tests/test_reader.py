@@ -1,8 +1,9 @@
 """From shards to graph calls: the reader (whose thread pool loses and swaps row groups), row cache and prefetching."""
 
 import shutil
+import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,12 +22,13 @@ from jobs.files import sha256_file
 from jobs.prepare.decode import to_batch
 from jobs.train.config import TrainConfig
 from jobs.train.data import shard_cache
-from jobs.train.data.calls import max_steps_per_execution, plan_calls, read_epoch
+from jobs.train.data.calls import max_steps_per_execution, plan_calls, read_epoch, read_epochs
 from jobs.train.data.order import RowOrder
 from jobs.train.data.prefetch import read_ahead
+from jobs.train.data.read_plan import consecutive
 from jobs.train.data.reader import Rows, read_shards
 from jobs.train.data.row_cache import ALIGNMENT, RowCache, keeps_all_rows, row_bytes
-from jobs.train.data.shard_cache import ShardStore, ShardUses
+from jobs.train.data.shard_cache import ShardStore
 from tests.support.prepared import bare_manifest
 
 ROWS, SHARDS = 4, 40
@@ -85,16 +87,15 @@ def test_every_shard_is_read_once_and_under_its_own_position(dataset: tuple[Path
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_rows_come_in_the_requested_order_kept_or_streamed(dataset: tuple[Path, Manifest], keep: bool) -> None:
+def test_consecutive_rows_are_read_kept_or_streamed(dataset: tuple[Path, Manifest], keep: bool) -> None:
     directory, manifest = dataset
     store = ShardStore(directory, manifest, "train", threads=2, keep=keep)
-    for epoch in range(3):
-        order = np.random.default_rng(epoch).permutation(ROWS * SHARDS)
-        chunks = np.array_split(order, 7)
-        for chunk, rows in zip(chunks, store.read(chunks), strict=True):
-            np.testing.assert_array_equal(rows.indices, chunk)
-            np.testing.assert_array_equal(rows.labels, chunk % 3)
-            np.testing.assert_array_equal(rows.images[:, 0], (chunk / 1000).astype(np.float32))
+    for size in (3, 11, 160):
+        bounds = [(first, min(first + size, ROWS * SHARDS)) for first in range(0, ROWS * SHARDS, size)]
+        for (first, last), rows in zip(bounds, store.read(consecutive(bounds, size, store.starts)), strict=True):
+            np.testing.assert_array_equal(rows.indices, np.arange(first, last))
+            np.testing.assert_array_equal(rows.labels, rows.indices % 3)
+            np.testing.assert_array_equal(rows.images[:, 0], (rows.indices / 1000).astype(np.float32))
 
 
 class WatchedStore(ShardStore):
@@ -114,7 +115,7 @@ def test_kept_and_streamed_epochs_have_the_same_bits(dataset: tuple[Path, Manife
         order = RowOrder(shard_rows=kept.shard_rows, batch_size=7, seed=1, shuffle_shards=2)
         for epoch in range(2):
             first = epoch * order.steps
-            calls = plan_calls(order, epoch, first, first + order.steps, log_every=5, max_steps=3)
+            calls = list(plan_calls(order, epoch, first, first + order.steps, log_every=5, max_steps=3))
             pairs = [read_epoch(store, order, epoch, calls, rank, world_size) for store in (kept, streamed)]
             expected = [order.epoch(epoch).rank_rows(call.first, call.last, rank, world_size) for call in calls]
             for one, other, rows in zip(*pairs, expected, strict=True):
@@ -127,10 +128,33 @@ def test_kept_and_streamed_epochs_have_the_same_bits(dataset: tuple[Path, Manife
         assert 0 < max(capacity or SHARDS for capacity in streamed.capacities) < 0.8 * SHARDS
 
 
+def test_the_next_epoch_is_read_while_the_last_calls_of_the_one_before_are_trained_on(
+    dataset: tuple[Path, Manifest],
+) -> None:
+    """Its shards are read once the shards of the epoch before are no longer in memory."""
+    arrived = []
+    store = ShardStore(*dataset, "train", threads=2, keep=False, on_shard=lambda: arrived.append(1))
+    order = RowOrder(shard_rows=store.shard_rows, batch_size=8, seed=1, shuffle_shards=2)
+    plans = [
+        (epoch, list(plan_calls(order, epoch, epoch * order.steps, (epoch + 1) * order.steps, 5, 5)))
+        for epoch in range(2)
+    ]
+    calls = read_epochs(store, order, plans, 0, 1)
+    of_first = [next(calls) for _ in plans[0][1][:-1]]
+    assert sum(call.steps for call in of_first) == order.steps - plans[0][1][-1].last + plans[0][1][-1].first
+    deadline = time.monotonic() + 60
+    while len(arrived) <= SHARDS:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    rest = [next(calls), *calls]
+    indices = [index for call in [*of_first, *rest] for index in call.indices.tolist()]
+    assert sorted(indices[: ROWS * SHARDS]) == sorted(indices[ROWS * SHARDS :]) == list(range(ROWS * SHARDS))
+
+
 def test_planning_a_late_epoch_takes_no_memory_for_earlier_ones() -> None:
     order = RowOrder(shard_rows=(100,), batch_size=1, seed=0, shuffle_shards=1)
     tracemalloc.start()
-    calls = plan_calls(order, 20_000, 2_000_000, 3_000_000, log_every=10, max_steps=100)
+    calls = list(plan_calls(order, 20_000, 2_000_000, 3_000_000, log_every=10, max_steps=100))
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
     assert [call.first_step for call in calls] == list(range(2_000_000, 2_000_100, 10))
@@ -144,7 +168,7 @@ def test_calls_cover_the_steps_within_bounds_and_measure_when_due(
     base = 2 * order.steps
     start = data.draw(st.integers(base, base + order.steps - 1))
     stop = data.draw(st.integers(start + 1, base + 2 * order.steps))
-    calls = plan_calls(order, 2, start, stop, log_every, max_steps)
+    calls = list(plan_calls(order, 2, start, stop, log_every, max_steps))
     bounds = [calls[0].first, *(call.last for call in calls)]
     assert [call.first for call in calls] == bounds[:-1]
     assert (bounds[0] + base, bounds[-1] + base) == (start, min(stop, base + order.steps))
@@ -158,8 +182,8 @@ def test_calls_cover_the_steps_within_bounds_and_measure_when_due(
 
 def test_a_call_has_at_least_one_step_and_at_most_16_mib_of_images() -> None:
     order = RowOrder(shard_rows=(100_000,), batch_size=512, seed=0, shuffle_shards=1)
-    assert [max_steps_per_execution(order, 784, ranks) for ranks in (1, 2, 3)] == [10, 20, 31]
-    assert max_steps_per_execution(order, 3 * 224 * 224, 1) == 1
+    assert [max_steps_per_execution(order, 4 * 784, ranks) for ranks in (1, 2, 3)] == [10, 20, 31]
+    assert max_steps_per_execution(order, 4 * 3 * 224 * 224, 1) == 1
 
 
 def test_reading_ahead_keeps_the_order_and_raises_what_the_thread_raises() -> None:
@@ -173,53 +197,115 @@ def test_reading_ahead_keeps_the_order_and_raises_what_the_thread_raises() -> No
         next(ahead)
 
 
-def test_shards_are_cached_from_their_first_use_to_their_last() -> None:
-    uses = ShardUses.of([[1, 3], [], [0, 3], [2], [0]])
-    assert (list(uses.first), uses.last, uses.most_at_once) == ([1, 3, 0, 2], {1: 0, 3: 2, 0: 4, 2: 3}, 2)
-    assert ShardUses.of([]).most_at_once == 0
-    # When one shuffle window ends and the next begins, the shards of both are not in memory together.
-    assert ShardUses.of([[0, 1], [0, 1, 2, 3], [2, 3]]).most_at_once == 2
-    assert ShardUses.of([[0, 1], [0, 2, 3], [1, 2]]).most_at_once == 3
+class MadeShards:
+    """Shards that no file has, which arrive in any order; an image's only value is its row."""
 
+    def __init__(self, shard_rows: Sequence[int], shuffle: Callable[[list[int]], None]) -> None:
+        ends = np.cumsum(shard_rows)
+        self.shuffle, self.read = shuffle, 0
+        shards = tuple(
+            Shard.model_construct(path=f"train/part-{n:05d}.parquet", rows=rows, first_index=int(end) - rows)
+            for n, (rows, end) in enumerate(zip(shard_rows, ends, strict=True))
+        )
+        self.manifest = Manifest.model_construct(shape=(1, 1, 1), splits={"train": SimpleNamespace(shards=shards)})
 
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=9), st.booleans(), st.data())
-@settings(deadline=None)
-def test_any_chunks_of_rows_are_read_exactly_within_the_planned_capacity(
-    shard_rows: list[int], keep: bool, data: st.DataObject
-) -> None:
-    """Shards arrive in any order; a row may be in several chunks, a chunk empty."""
-    total = sum(shard_rows)
-    chunks = data.draw(st.lists(st.lists(st.integers(0, total - 1), max_size=8), max_size=8))
-    arrivals = data.draw(st.randoms(use_true_random=False))
-    ends = np.cumsum(shard_rows)
-    shards = tuple(
-        Shard(path=f"train/part-{n:05d}.parquet", rows=rows, first_index=int(end) - rows, bytes=1, sha256="0" * 64)
-        for n, (rows, end) in enumerate(zip(shard_rows, ends, strict=True))
-    )
-    manifest = Manifest.model_construct(shape=(1, 2, 1), splits={"train": SimpleNamespace(shards=shards)})
-
-    def read(directory: Path, manifest: Manifest, wanted: list[Shard], threads: int) -> Iterator[tuple[int, Rows]]:
+    def read_shards(
+        self, directory: Path, manifest: Manifest, wanted: Sequence[Shard], threads: int
+    ) -> Iterator[tuple[int, Rows]]:
         order = list(range(len(wanted)))
-        arrivals.shuffle(order)
+        self.shuffle(order)
         for position in order:
+            self.read += 1
             indices = wanted[position].first_index + np.arange(wanted[position].rows)
-            images = np.repeat(indices[:, None], 2, 1).astype(np.float32)
-            yield position, Rows(images, indices.astype(np.int32) % 7, indices)
+            yield position, Rows(indices[:, None].astype(np.float32), indices.astype(np.int32) % 7, indices)
 
+    def store(self, patch: pytest.MonkeyPatch, *, keep: bool) -> ShardStore:
+        patch.setattr(shard_cache, "read_shards", self.read_shards)
+        return ShardStore(Path(), self.manifest, "train", 2, keep)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 20), st.booleans(), st.data())
+@settings(deadline=None)
+def test_any_steps_of_any_rank_are_read_exactly_within_the_planned_capacity(
+    shard_rows: list[int], batch: int, keep: bool, data: st.DataObject
+) -> None:
+    """A streaming store raises if it needs more shards at a time than planned."""
+    made = MadeShards(shard_rows, data.draw(st.randoms(use_true_random=False)).shuffle)
+    order = RowOrder(
+        shard_rows=tuple(shard_rows), batch_size=batch, seed=3, shuffle_shards=data.draw(st.integers(1, 3))
+    )
+    world_size = data.draw(st.integers(1, 5))
+    rank = data.draw(st.integers(0, world_size - 1))
+    start = data.draw(st.integers(0, order.steps - 1))
+    stop = data.draw(st.integers(start + 1, order.steps))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shard_cache, "read_shards", read)
-        store = ShardStore(Path(), manifest, "train", 2, keep)
+        patch.setattr(shard_cache, "_GROUP", data.draw(st.integers(1, 5)))
+        # Up to 20 lanes, of smaller windows.
+        patch.setattr("jobs.train.data.order._LANE_ROWS", data.draw(st.integers(1, 128)))
+        store = made.store(patch, keep=keep)
         for _ in range(2):
-            read_chunks = list(store.read([np.array(chunk, np.int64) for chunk in chunks]))
-            assert [rows.indices.tolist() for rows in read_chunks] == chunks
-            for rows in read_chunks:
+            calls = list(plan_calls(order, 0, start, stop, data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))))
+            plan = order.epoch(0).read_plan([(call.first, call.last) for call in calls], rank, world_size)
+            assert plan.most_shards <= len(shard_rows)
+            for call, rows in zip(calls, store.read(plan), strict=True):
+                assert (
+                    rows.indices.tolist() == order.epoch(0).rank_rows(call.first, call.last, rank, world_size).tolist()
+                )
                 assert (rows.labels == rows.indices % 7).all()
-                assert (rows.images == rows.indices[:, None]).all()
+                assert (rows.images[:, 0] == rows.indices).all()
+    assert not keep or made.read <= len(shard_rows)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.data())
+@settings(deadline=None)
+def test_any_consecutive_rows_are_read_exactly_within_the_planned_capacity(
+    shard_rows: list[int], data: st.DataObject
+) -> None:
+    made = MadeShards(shard_rows, data.draw(st.randoms(use_true_random=False)).shuffle)
+    total = sum(shard_rows)
+    firsts = data.draw(st.lists(st.integers(0, total - 1), max_size=9))
+    most = data.draw(st.integers(1, 20))
+    bounds = [(first, data.draw(st.integers(first + 1, min(first + most, total)))) for first in firsts]
+    with pytest.MonkeyPatch.context() as patch:
+        store = made.store(patch, keep=False)
+        for (first, last), rows in zip(bounds, store.read(consecutive(bounds, most, store.starts)), strict=True):
+            assert rows.indices.tolist() == list(range(first, last))
+
+
+def test_when_a_window_ends_its_shards_leave_before_those_of_the_next_arrive() -> None:
+    order = RowOrder(shard_rows=(10,) * 64, batch_size=16, seed=0, shuffle_shards=2)
+    plan = order.epoch(0).read_plan([(step, step + 1) for step in range(order.steps)], 0, 1)
+    assert plan.most_shards == 16  # 8 lanes of 2 shards, though windows end within a step's chunk
+    held: set[int] = set()
+    seen: list[int] = []
+    for chunk in plan.chunks:
+        for turn in chunk.turns:
+            assert set(turn.leaving) <= held
+            held = (held - set(turn.leaving)) | set(turn.arriving)
+            seen += turn.arriving
+            assert len(held) <= plan.most_shards
+    assert sorted(seen) == list(range(64))
+
+
+def test_a_rank_of_100_million_rows_reads_in_little_memory() -> None:
+    """One epoch of 1,562 steps of 64,000 rows, of which one rank of 1,000 reads 64: the shards are made."""
+    made = MadeShards((2500,) * 40_000, lambda order: None)
+    order = RowOrder(shard_rows=(2500,) * 40_000, batch_size=64_000, seed=0, shuffle_shards=4)
+    with pytest.MonkeyPatch.context() as patch:
+        store = made.store(patch, keep=False)
+        tracemalloc.start()
+        calls = plan_calls(order, 0, 0, order.steps, 50, 100)
+        read = [call.indices for call in read_epoch(store, order, 0, calls, 7, 1000)]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert len(np.unique(np.concatenate(read))) == 64 * (order.steps - 1) + 32
+    assert made.read < 3 * 40_000 / 1000
+    assert peak < 20e6
 
 
 def test_the_row_cache_has_the_size_of_its_capacity_and_reuses_its_memory() -> None:
     cache = RowCache((3, 5, 4, 5), capacity=2, values=6)
-    assert cache.nbytes == 2 * 5 * row_bytes(6)
+    assert cache.nbytes == 2 * 5 * row_bytes(4 * 6)
     numbers = np.arange(17)
     rows = Rows(np.repeat(numbers[:, None], 6, 1).astype(np.float32), numbers.astype(np.int32), numbers * 10)
     of_shard = [

@@ -21,6 +21,7 @@ PROMISES = ("README.md", "jobs/README.md", "pipelines/README.md", "SECURITY.md")
 PAGES = (
     *PROMISES,
     "models/README.md",
+    "pipelines/LECTURE.md",
     "jobs/demo/README.md",
     "deploy/serving/README.md",
     "deploy/README.md",

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -153,6 +154,41 @@ def test_idle_connections_do_not_block_a_rank(two: Rendezvous) -> None:
     assert time.monotonic() - begin < 20
     for connection in idle:
         connection.close()
+
+
+_SERVE = """
+import sys, time
+from deploy.launcher.rendezvous import Rendezvous
+server = Rendezvous({"127.0.0.1": 2}, "127.0.0.1", [0])
+server.admit(0, "127.0.0.1")
+server.admit(1, "127.0.0.1")
+print(server.port, flush=True)
+time.sleep(60)
+"""
+
+
+def test_many_connections_with_large_headers_take_little_memory() -> None:
+    """240 connections of 6 MB each grew the launcher to 3.4 GB while http.server kept their headers."""
+
+    def send() -> None:
+        with suppress(OSError), socket.create_connection((HOST, port), timeout=5) as connection:
+            connection.sendall(b"GET /global/0 HTTP/1.1\r\n")
+            for number in range(99):  # not the end of the headers
+                connection.sendall(b"H%d: " % number + b"x" * 65_000 + b"\r\n")
+            time.sleep(1)
+
+    with subprocess.Popen([sys.executable, "-c", _SERVE], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        port, memory = int(process.stdout.readline()), psutil.Process(process.pid).memory_info
+        before = largest = memory().rss
+        senders = [threading.Thread(target=send) for _ in range(60)]
+        for sender in senders:
+            sender.start()
+        while any(sender.is_alive() for sender in senders):
+            largest = max(largest, memory().rss)
+            time.sleep(0.02)
+        process.kill()
+    assert largest - before < 50e6
 
 
 def test_it_closes_once_all_ranks_are_connected(two: Rendezvous) -> None:

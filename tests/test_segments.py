@@ -209,7 +209,8 @@ def test_a_segment_id_depends_on_content_and_options_not_on_the_tag(
         (folder / f"train-{kind}-a-{ending}-ubyte").rename(folder / f"train-{kind}-z-{ending}-ubyte")
     renamed = fetched(folder, tmp_path / "work")
     assert segment_ids(CONFIG, renamed, tmp_path) == ids
-    assert not set(segment_ids(PrepareConfig(rows_per_shard=65), renamed, tmp_path)) & set(ids)
+    for other in (PrepareConfig(rows_per_shard=65), PrepareConfig(rows_per_shard=64, pixels="uint8")):
+        assert not set(segment_ids(other, renamed, tmp_path)) & set(ids)
 
 
 def test_a_pair_with_two_tags_counts_once(tmp_path: Path, make_archives: MakeArchives) -> None:

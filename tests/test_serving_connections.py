@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -101,6 +101,22 @@ def test_requests_that_are_sent_at_once_are_answered_in_order(port: int) -> None
     closing = post(IMAGE * 3, headers=["Connection: close"])
     answer = talk(port, post(IMAGE) + post(b"x") + closing)
     assert [len(json.loads(line).get("predictions", ())) for line in answer.split(b"\n") if b"{" in line] == [1, 0, 3]
+
+
+def test_of_too_many_connections_some_are_refused_and_the_rest_reset_at_once(model: NamedModel) -> None:
+    limits = Limits(requests=1, seconds=20.0)
+    with serving_here(model, limits) as (port, _), ExitStack() as stack:
+        address = ("127.0.0.1", port)
+        opened = [
+            stack.enter_context(socket.create_connection(address, timeout=10)) for _ in range(limits.connections + 68)
+        ]
+        kept, refused, reset = opened[: limits.connections], opened[limits.connections : -8], opened[-8:]
+        assert [status_of(b"".join(iter(lambda: each.recv(1 << 16), b""))) for each in refused] == [503] * 60  # noqa: B023
+        for each in reset:
+            with suppress(ConnectionResetError):
+                assert each.recv(1) == b""
+        kept[0].sendall(post(IMAGE))
+        assert kept[0].recv(1 << 16).startswith(b"HTTP/1.1 200")
 
 
 def test_too_many_requests_at_a_time_are_refused_and_the_others_answered(

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.slurm import queue
+from deploy.slurm import queue, reasons
+from jobs.errors import InputError
 from tests.support.slurm_cluster import SlurmCluster, free_ports
 
 
@@ -51,6 +52,74 @@ def test_a_job_is_found_by_its_script_not_by_its_name(commands: SlurmCluster, tm
         assert [job.job for job in queue.find([], jobs[:1])] == jobs[:1]
     finally:
         queue.cancel(jobs)
+
+
+REFUSED = {
+    "partition=nowhere": ("the partition is unknown", "partition"),
+    "nodes=9": ("no node, or too few of them", "nodes, cpus, memory"),
+    "mem=900G": ("no node, or too few of them", "nodes, cpus, memory"),
+    "gpus-per-node=2": ("it asks for GPUs of a type, or a resource, that is unknown", "gpus_per_node or gpu_type"),
+    "constraint=gpu": ("it asks for a constraint that no node has", "options"),
+}
+
+
+@pytest.mark.parametrize("option", REFUSED)
+def test_what_slurm_could_never_start_is_refused_with_the_fix_and_not_submitted(
+    commands: SlurmCluster, tmp_path: Path, option: str
+) -> None:
+    scripts = [tmp_path / name for name in ("prepare.sh", "train.sh")]
+    for path, line in zip(scripts, ("nodes=1", option), strict=True):
+        path.write_text(f"#!/bin/sh\n#SBATCH --{line} --output=/dev/null\ntrue\n")
+    queue.check(scripts[:1])
+    why, fix = REFUSED[option]
+    with pytest.raises(InputError, match=rf"train\.sh: sbatch refuses it \(.*\): {why}.*; fix: set the site's {fix}"):
+        queue.check(scripts)
+    assert queue.find(scripts) == []
+
+
+def test_a_job_that_only_waits_for_nodes_is_submitted_and_its_reason_is_shown(
+    commands: SlurmCluster, tmp_path: Path
+) -> None:
+    path = tmp_path / "train.sh"
+    path.write_text("#!/bin/sh\n#SBATCH --nodes=2 --output=/dev/null\ntrue\n")
+    commands.run("scontrol", "update", "NodeName=n1,n2", "State=DRAIN", "Reason=test", check=True)
+    try:
+        queue.check([path])
+        job = queue.submit(path)
+        commands.wait_for(lambda: "ReqNodeNotAvail" in queue.find([path])[0].reason)
+        assert reasons.why_pending(queue.find([path])[0].reason) == (
+            "waits for nodes that are down, drained or reserved (ReqNodeNotAvail)"
+        )
+        queue.cancel([job])
+    finally:
+        commands.run("scontrol", "update", "NodeName=n1,n2", "State=RESUME", check=True)
+    commands.wait_for(commands.idle)
+
+
+def test_reasons_of_waiting_jobs_are_explained_and_unknown_ones_are_shown_as_they_are() -> None:
+    names = ("Priority", "PartitionTimeLimit", "AssocGrpCPUMinutesLimit", "NewReason", "None")
+    shown = {reason: reasons.why_pending(reason) for reason in names}
+    assert shown == {
+        "Priority": "waits for jobs of higher priority (Priority)",
+        "PartitionTimeLimit": (
+            "cannot start: more time than the partition allows; fix: set the site's time (PartitionTimeLimit)"
+        ),
+        "AssocGrpCPUMinutesLimit": (
+            "waits: your account has used up what its group may use at a time or in total (AssocGrpCPUMinutesLimit)"
+        ),
+        "NewReason": "NewReason",
+        "None": "",
+    }
+
+
+def test_a_controller_that_is_away_refuses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sbatch = tmp_path / "sbatch"
+    said = "sbatch: error: allocation failure: Unable to contact slurm controller (connect failure)"
+    sbatch.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(queue.ControllerAwayError, match="sbatch failed"):
+        queue.check([tmp_path / "train.sh"])
 
 
 @pytest.mark.long

@@ -8,10 +8,11 @@ import pytest
 
 from deploy.slurm import queue
 from deploy.slurm.queue import ControllerAwayError
-from deploy.slurm.site import Launcher
+from deploy.slurm.site import Launcher, validate
 from jobs.errors import InputError
 from jobs.run_dir import RunDir
-from pipelines.slurm import job
+from pipelines.config import compose
+from pipelines.slurm import container, job
 from pipelines.slurm.job import _hosts, main
 from pipelines.slurm.jobs import SlurmJobs
 
@@ -34,6 +35,20 @@ def test_a_submission_inherits_nothing_of_the_job_that_it_comes_from() -> None:
     assert queue.environment_for_sbatch(own | of_job) == own
     outside = own | {"SLURM_ACCOUNT": "physics"}  # a user's, as there is no job
     assert queue.environment_for_sbatch(outside) == outside
+
+
+def test_a_container_sees_temporary_files_and_every_file_that_the_config_names() -> None:
+    site = validate({"container": "/images/idxtrain.sif", "scratch": "$LOCAL"}, "")
+    named = ("fetch.data='/home/me/digits'", "fetch.train_labels='/home/me/labels/train.idx'")
+    config = compose("softmax", {}, (*named, "prepare.exclude='/home/me/lists/odd.csv'"))
+    assert container.binds(site, config, "/local/7", {"APPTAINER_BIND": "/opt/site"}) == {
+        "APPTAINER_BIND": "/opt/site,/local/7,/home/me/digits,/home/me/labels,/home/me/lists"
+    }
+    assert container.binds(validate({}, ""), config, "/local/7", {}) == {}
+    container.require_visible(site, Path("/work"), config)
+    with pytest.raises(InputError, match=r"--work /a:b: found a comma or colon in its path, where Apptainer splits it"):
+        container.require_visible(site, Path("/a:b"), config)
+    container.require_visible(validate({}, ""), Path("/a:b"), config)
 
 
 def test_an_answer_of_slurm_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,6 +249,15 @@ def test_fewer_ranks_use_fewer_nodes() -> None:
             {"environment": {"A": "$(reboot)"}},
             r"environment\.A: found '\$\(reboot\)', expected one line of text in which",
         ),
+        (
+            {"stage": ["environment"], "container": "/a.sif"},
+            r'stage: found "environment" with a container, which is one file already; fix: leave one of them out',
+        ),
+        (
+            {"stage": ["shards"], "launcher": "mpirun"},
+            r'stage: found "shards" with launcher = "mpirun", expected srun or srun-pmix; fix: leave out one of them',
+        ),
+        ({"stage": ["data"]}, r"stage\.0: found 'data', expected one of environment, shards"),
         ({"environment": {"A": "`reboot`"}}, r"environment\.A: found"),
         ({"environment": {"A": "${B:-$C}"}}, r"environment\.A: found"),
         ({"environment": {"A": '"; reboot; "'}}, r"environment\.A: found"),

@@ -68,12 +68,11 @@ def share(first: int, last: int, weight: float = 1.0) -> GraphCall:
     )
 
 
-def make(dropout: float | None = None) -> tuple[Any, TrainStep]:
+def make(dropout: float | None = None, options: StepOptions | None = None) -> tuple[Any, TrainStep]:
     tf.keras.utils.set_random_seed(1)
     model = models.build("lecture", (6, 6, 1), 4, dropout)
-    return model, TrainStep(
-        model, SGD([v.value for v in model.trainable_variables], Hyperparameters()), OneRank(), Augmentation(), 5
-    )
+    optimizer = SGD([v.value for v in model.trainable_variables], Hyperparameters())
+    return model, TrainStep(model, optimizer, OneRank(), Augmentation(), 5, options or StepOptions())
 
 
 def update(call: GraphCall) -> tuple[list[NDArray[Any]], float]:

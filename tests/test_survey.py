@@ -2,8 +2,11 @@
 
 import re
 from dataclasses import replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,8 +18,8 @@ from jobs.dataset import SPLITS, Duplicates, Split
 from jobs.errors import InputError
 from jobs.prepare import idx
 from jobs.prepare.archives import Pair
+from jobs.prepare.digests import digests_in, repeated
 from jobs.prepare.plan import even_ranges
-from jobs.prepare.row_files import RowFiles
 from jobs.prepare.survey import NOTHING, Findings, Survey, merge, survey
 
 TYPES = ["uint8", "int8", "int16", "int32", "float32", "float64"]
@@ -69,11 +72,10 @@ def findings(
         split: [survey(pairs[split], ROWS[split][slice(*bounds)]) for bounds in even_ranges(len(ROWS[split]), step)]
         for split in SPLITS
     }
-    files = RowFiles(folder)
-    with files.writing(*SPLITS) as writer:
-        for split in SPLITS:
-            writer.add(split, ROWS[split])
-    return merge(files, surveys, train[0].dtype)
+    moments = {split: reduce(add, [each.moments for each in surveys[split]]) for split in SPLITS}
+    digests = digests_in(b"".join(each.digests for split in SPLITS for each in surveys[split]))
+    indices = np.concatenate([ROWS[split] for split in SPLITS])
+    return merge(moments, indices, digests, train[0].dtype, len(ROWS["test"]))
 
 
 # --- pixels
@@ -168,6 +170,19 @@ def test_the_largest_float32_is_accepted(tmp_path: Path) -> None:
 
 
 # --- duplicates
+
+
+@given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 7))
+@settings(deadline=None)
+def test_rows_that_occur_more_than_once_are_found_however_many_are_sorted_at_a_time(
+    values: list[int], most: int
+) -> None:
+    digests = digests_in(b"".join(bytes([9, value, *bytes(13), value // 2]) for value in values))
+    with patch("jobs.prepare.digests._BUCKET_ROWS", most):
+        pieces = list(repeated(digests))
+    found = [rows[groups == group].tolist() for rows, groups in pieces for group in np.unique(groups)]
+    by_value = [[row for row, value in enumerate(values) if value == each] for each in set(values)]
+    assert sorted(found) == sorted(rows for rows in by_value if len(rows) > 1)
 
 
 @pytest.mark.parametrize("step", [1, 7, 1000])

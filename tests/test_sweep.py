@@ -4,14 +4,17 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.dataset import Split, read_manifest, read_split
 from jobs.errors import InputError
+from jobs.files import write_json
 from jobs.run_dir import RunDir, Work
-from jobs.stage import dataset_of
+from jobs.stage import dataset_of, stage_key, write_record
+from pipelines.config import compose
 from pipelines.sweep.grid import Point, Sweep, grid_points, read_sweep
-from pipelines.sweep.results import Result, best, combined, result_table
+from pipelines.sweep.results import Result, best, combined, read_results, result_table
 from tests.conftest import Idxtrain, MakeArchives, idxtrain_in
 from tests.support.slurm_cluster import SlurmCluster
 
@@ -25,6 +28,19 @@ def test_the_last_axis_of_a_grid_changes_first() -> None:
     assert [point.run_id for point in points] == [f"s-{n}" for n in range(6)]
     assert points[1].settings == ("train.learning_rate=1e-4", "seed=1")
     assert len({point.settings for point in points}) == 6
+
+
+def test_a_range_of_an_axis_is_all_of_its_numbers_and_seeds_change_first() -> None:
+    points = grid_points("s", ["seed=0..2,7", "train.epochs=1,2"])
+    assert [point.settings for point in points[:5]] == [
+        ("train.epochs=1", "seed=0"), ("train.epochs=1", "seed=1"), ("train.epochs=1", "seed=2"),
+        ("train.epochs=1", "seed=7"), ("train.epochs=2", "seed=0"),
+    ]  # fmt: skip
+    for text in ("4..0", "0..1000"):
+        with pytest.raises(
+            InputError, match=rf"--grid seed={text}: found {text}, expected a range of 1 to 1000 values"
+        ):
+            grid_points("s", [f"seed={text}"])
 
 
 @pytest.mark.parametrize("axis", ["train.epochs", "=1,2", "train.epochs=1,", "train.epochs=1,1", ""])
@@ -44,7 +60,7 @@ def trained(point: Point, accuracy: float) -> Result:
 
 
 def test_the_table_is_sorted_by_validation_accuracy_with_failures_last() -> None:
-    points = [Point(f"s-{n}", (f"seed={n}",)) for n in range(4)]
+    points = [Point(f"s-{n}", (f"train.epochs={n}",)) for n in range(4)]
     results = [
         trained(points[0], 0.97),
         Result(points=(points[1],), detail="failed, see logs"),
@@ -55,11 +71,11 @@ def test_the_table_is_sorted_by_validation_accuracy_with_failures_last() -> None
     assert winner is not None
     assert winner.point.run_id == "s-2"
     assert result_table(results) == [
-        "run  seed  validation  steps  images/s  seconds",
-        "s-2     2      0.9900    100     1,234      9.9  best",
-        "s-3     3      0.9900    100     1,234      9.9",
-        "s-0     0      0.9700    100     1,234      9.9",
-        "s-1     1           –      –         –        –  failed, see logs",
+        "run  train.epochs  validation  steps  images/s  seconds",
+        "s-2             2      0.9900    100     1,234      9.9  best",
+        "s-3             3      0.9900    100     1,234      9.9",
+        "s-0             0      0.9700    100     1,234      9.9",
+        "s-1             1           –      –         –        –  failed, see logs",
     ]
     assert best(results[1:2]) is None
 
@@ -78,17 +94,42 @@ def test_folds_in_a_grid_of_validation_keys_are_refused() -> None:
 
 
 def test_the_best_point_has_the_highest_mean_over_its_folds() -> None:
-    points = grid_points("s", ["seed=0,1,2"], 2)
+    points = grid_points("s", ["train.epochs=0,1,2"], 2)
     accuracies = (0.99, 0.95, 0.975, 0.985, 0.999, None)
     folds = [
         trained(point, accuracy) if accuracy is not None else Result(points=(point,), detail="not trained")
         for point, accuracy in zip(points, accuracies, strict=True)
     ]
     assert result_table([combined(folds[start : start + 2]) for start in (0, 2, 4)]) == [
-        "runs        seed       validation  steps  images/s  seconds",
-        "s-2 to s-3     1  0.9800 ± 0.0071    100     1,234     19.7  best",
-        "s-0 to s-1     0  0.9700 ± 0.0283    100     1,234     19.7",
-        "s-4 to s-5     2                –      –         –        –  s-5: not trained",
+        "runs        train.epochs       validation  steps  images/s  seconds",
+        "s-2 to s-3             1  0.9800 ± 0.0071    100     1,234     19.7  best",
+        "s-0 to s-1             0  0.9700 ± 0.0283    100     1,234     19.7",
+        "s-4 to s-5             2                –      –         –        –  s-5: not trained",
+    ]
+
+
+def test_the_best_setting_has_the_highest_mean_over_its_seeds(tmp_path: Path) -> None:
+    """Not the luckiest run, s-2, decides. Its deviation is that of NumPy with one degree of freedom less."""
+    points = grid_points("s", ["seed=0..2", "train.epochs=1,2"])
+    sweep = Sweep(name="s", work=Work(tmp_path), points=points)
+    accuracies = (0.90, 0.91, 0.99, 0.95, 0.96, 0.97)
+    for point, accuracy in zip(points, accuracies, strict=True):
+        run = sweep.run(point)
+        run.path.mkdir(parents=True)
+        write_json(run.config_file, compose("softmax", {}).to_json())
+        outputs = {"validation": {"accuracy": accuracy}, "steps": 100, "images_per_second": 1234.5}
+        for stage in ("fetch", "prepare", "train"):
+            write_record(run, stage, stage_key(run, stage), outputs, [])
+    results = read_results(sweep, {})
+    winner = best(results)
+    assert winner is not None
+    assert (winner.about, winner.point.run_id) == ("train.epochs=2, seed=0,1,2", "s-3")
+    assert winner.std == pytest.approx(np.std(accuracies[3:], ddof=1))
+    table = [line.split()[:7] for line in result_table(results)]
+    assert table[0][:3] == ["runs", "train.epochs", "validation"]
+    assert [row[:7] for row in table[1:]] == [
+        ["s-3", "to", "s-5", "2", "0.9600", "±", "0.0100"],
+        ["s-0", "to", "s-2", "1", "0.9333", "±", "0.0493"],
     ]
 
 
@@ -156,6 +197,12 @@ def test_six_points_run_as_a_slurm_array(slurm: SlurmCluster, make_archives: Mak
     status = run("status", "s-3", "--work", work, env=slurm.environment)
     assert f"{array}_3" in status.stdout
     assert status.returncode == 0
+    whole = run("status", "s", "--work", work, env=slurm.environment)
+    assert whole.returncode == 0
+    assert whole.stdout.splitlines()[0] == "sweep s: 6 runs, 6 trained"
+    logs = run("logs", "s", "--work", work, env=slurm.environment).stdout
+    assert logs.index("==> s-0: prepare (") < logs.index("==> s-5: train (") < logs.index("==> table (")
+    assert "best by validation: " in logs
 
 
 @pytest.mark.slow

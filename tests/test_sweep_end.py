@@ -43,7 +43,7 @@ def test_a_sweep_with_a_failed_run_is_tested_once_after_a_rerun_has_trained_it(
 
     monkeypatch.setattr(sweep_run, "run_stages", run_stages)
     monkeypatch.setattr(sweep_run, "result_line", lambda run: f"tested {run.run_id}")
-    sweep = Sweep(name="s", work=Work(tmp_path / "work"), points=grid_points("s", ["seed=0,1,2"]))
+    sweep = Sweep(name="s", work=Work(tmp_path / "work"), points=grid_points("s", ["train.epochs=1,2,3"]))
     configs: Mapping[str, Config] = {point.run_id: compose("fast", {}) for point in sweep.points}
     refusal = (
         r"sweep s: not tested: 1 of 3 runs failed, for the reasons in the table; fix: correct them, then run the same "
@@ -59,7 +59,7 @@ def test_a_sweep_with_a_failed_run_is_tested_once_after_a_rerun_has_trained_it(
     failing.clear()
     assert run_here(sweep, configs) == 0
     assert tested == ["s-1"]
-    assert capsys.readouterr().out.splitlines()[-2:] == ["best by validation: s-1: seed=1", "tested s-1"]
+    assert capsys.readouterr().out.splitlines()[-2:] == ["best by validation: s-1: train.epochs=2", "tested s-1"]
 
 
 def test_a_sweep_with_folds_on_slurm_whose_best_point_is_tested_prints_the_result_again(

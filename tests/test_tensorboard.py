@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import models
 from jobs.errors import InputError
 from jobs.first_layer import colored, first_layer, mosaic
 from jobs.run_dir import RunDir, Work
 from jobs.train.telemetry.confusion_picture import confusion_picture
+from jobs.train.telemetry.diagram import diagram
 from pipelines.tensorboard import log_folder
 
 WRITE = """
@@ -49,6 +51,19 @@ class Model:
     def __init__(self, *layers: Layer) -> None:
         self.input_shape = (None, 4, 5, 1)
         self.layers = [Layer(), *layers]
+
+
+def test_the_graph_is_a_box_for_each_layer_with_its_weights_and_the_sizes_of_what_flows() -> None:
+    graph = diagram(models.build("residual", (28, 28, 1), 10))
+    nodes = {node.name: node for node in graph.node}
+    assert nodes["image"].op == "InputLayer"
+    assert list(nodes["stem/Conv2D"].input) == ["image", "stem/kernel"]
+    assert list(nodes["add"].input) == ["stage1_block1_second_norm/BatchNormalization", "re_lu"]  # the shortcut
+    assert {each for node in graph.node for each in node.input} <= set(nodes)
+    (shape,) = nodes["stem/Conv2D"].attr["_output_shapes"].list.shape
+    assert [dim.size for dim in shape.dim] == [-1, 28, 28, 16]
+    unread = set(nodes) - {each for node in graph.node for each in node.input}
+    assert unread == {"logits/Dense"}
 
 
 def test_the_first_layer_is_a_tile_per_filter_or_per_output() -> None:

@@ -20,7 +20,7 @@ from jobs.python import clean_environment
 from jobs.run_dir import Work
 
 _NODE_SECONDS = 120.0  # Python from a cold network file system, then the wait for files
-_ALLREDUCE_SECONDS = 600.0  # TensorFlow from that file system
+_RANKS_SECONDS = 600.0  # TensorFlow from that file system
 _POLL_SECONDS = 0.1
 
 
@@ -94,12 +94,29 @@ def allreduce(
     site: Site, nodes: Sequence[str], job: int, folder: Path, work: Path, environment: Mapping[str, str]
 ) -> list[float]:
     """Run an allreduce over the ranks of all nodes; return each rank's MB/s. An IdxtrainError names the failed node."""
-    everywhere = site.model_copy(update={"train": site.train.model_copy(update={"nodes": len(nodes)})})
     file = folder / "allreduce.json"
-    command = commands.site_command(everywhere, sys.executable, _some_run(work), "deploy.launcher.allreduce", str(file))
+    command = ("deploy.launcher.allreduce", str(file))
+    run_ranks(site, nodes, site.train.ranks_per_node, command, job, folder, work, environment)
+    return [float(speed) for speed in json.loads(file.read_text(encoding="utf-8"))["by_rank"]]
+
+
+def run_ranks(
+    site: Site,
+    nodes: Sequence[str],
+    ranks_per_node: int,
+    command: Sequence[str],
+    job: int,
+    folder: Path,
+    work: Path,
+    environment: Mapping[str, str],
+) -> None:
+    """Run a module with its arguments as ranks on these nodes, to its end. An IdxtrainError names the failed node."""
+    resources = site.train.model_copy(update={"nodes": len(nodes), "ranks_per_node": ranks_per_node})
+    everywhere = site.model_copy(update={"train": resources})
     allocation = Allocation(site=everywhere, job=job, nodes=tuple(nodes), folder=folder)
-    ranks = allocation.start(command, everywhere.ranks, clean_environment(environment))
-    deadline = time.monotonic() + _ALLREDUCE_SECONDS
+    argv = commands.site_command(everywhere, sys.executable, _some_run(work), *command)
+    ranks = allocation.start(argv, everywhere.ranks, clean_environment(environment))
+    deadline = time.monotonic() + _RANKS_SECONDS
     try:
         while None in (codes := ranks.poll()):
             failed = [rank for rank, code in enumerate(codes) if code]
@@ -111,10 +128,9 @@ def allreduce(
             first = min(failed, key=ranks.ended_at)
             raise IdxtrainError(f"{ranks.host(first)}: {ranks.last_line(first) or f'exit code {codes[first]}'}")
         if None in codes:
-            raise IdxtrainError(f"{ranks.host(codes.index(None))}: did not end in {_ALLREDUCE_SECONDS:g} s")
+            raise IdxtrainError(f"{ranks.host(codes.index(None))}: did not end in {_RANKS_SECONDS:g} s")
     finally:
         ranks.kill()
-    return [float(speed) for speed in json.loads(file.read_text(encoding="utf-8"))["by_rank"]]
 
 
 def _some_run(work: Path) -> Path:

@@ -7,11 +7,14 @@ from jobs.config import Section
 from jobs.dataset import Manifest
 from jobs.predict.model_file import ModelFile
 
+REFUSED = "refused"  # the line that the server answers: the last model could not be served
+
 
 class Event(Section):
     """One line: a model to serve, if it has a `path`; else an error instead of the first model; else `trouble`.
 
-    `manifest`: JSON. `trouble`: why the registry cannot be followed, empty once it can again.
+    `manifest`: JSON. `is_away`: whether the error is that the registry does not answer. `trouble`: why it cannot be
+    followed, empty once it can again.
     """
 
     title: str = ""
@@ -22,6 +25,7 @@ class Event(Section):
     manifest: str = ""
     error: str = ""
     exit_code: int = 0
+    is_away: bool = False
     trouble: str = ""
 
     def candidate(self) -> Candidate:

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
+from deploy.serving.inflate import inflated
 from deploy.serving.limits import Limits
+from deploy.serving.pieces import require_few
 from deploy.serving.refusal import RefusalError
 from deploy.serving.served import ServedModel
 from jobs.convert.picture import BadPictureError
@@ -69,6 +71,7 @@ def images(kind: str, body: bytes, model: ServedModel, limits: Limits, *, resize
 
 def _require_few_pixels(kind: str, body: bytes, most: int) -> None:
     """Raise a RefusalError for a body that is no picture, or whose header claims too many pixels; decode nothing."""
+    require_few(body)
     try:
         with Image.open(io.BytesIO(body), formats=[PICTURES[kind]]) as picture:
             pixels = picture.width * picture.height
@@ -105,7 +108,7 @@ def _idx(body: bytes, model: ServedModel, limits: Limits) -> NDArray[Any]:
             raise _too_many(header.rows, limits)
 
     try:
-        return read_bytes(body, "body", accept).reshape(-1, *shape)
+        return read_bytes(inflated(body, limits), "body", accept).reshape(-1, *shape)
     except IdxError as error:
         raise RefusalError(422, str(error)) from error
 

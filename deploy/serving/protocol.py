@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 
 import h11
@@ -9,6 +10,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from deploy.serving.limits import Limits
 from deploy.serving.refusal import RefusalError, busy
+
+_MOST_REFUSED = 60  # connections that wait for their refusal to be read, within the limit of open files; more are reset
 
 
 def protocol(limits: Limits, count: Callable[[int], None]) -> type[H11Protocol]:
@@ -27,7 +30,10 @@ def protocol(limits: Limits, count: Callable[[int], None]) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            if len(self.connections) > limits.connections:
+            if len(self.connections) > limits.connections + _MOST_REFUSED:
+                self._is_refused = True
+                self.transport.abort()
+            elif len(self.connections) > limits.connections:
                 self._refuse(busy(f"found {len(self.connections)} connections, expected at most {limits.connections}"))
             else:
                 self._watch()
@@ -110,7 +116,8 @@ def protocol(limits: Limits, count: Callable[[int], None]) -> type[H11Protocol]:
                     self.transport.write(self.conn.send(event) or b"")
                 count(refusal.status)
                 self._is_refused = True
-                self.transport.write_eof()
+                with suppress(OSError):  # the client has gone
+                    self.transport.write_eof()
             else:
                 self.transport.close()
             self.loop.call_later(limits.seconds, self.transport.abort)

@@ -22,7 +22,7 @@ from deploy.serving.limits import Limits
 from deploy.serving.protocol import protocol
 from deploy.serving.served import ServedModel
 from deploy.serving.service import Service
-from deploy.serving.sources import Source
+from deploy.serving.sources import START_SECONDS, Source
 from deploy.serving.token import Bearer
 from jobs import stop_signals
 from jobs.errors import InputError, ResumableError, one_line
@@ -174,14 +174,16 @@ class _Loader:
             for item in self._source.candidates():
                 if isinstance(item, Candidate):
                     self._service.metrics.registry_answers(True)
-                    self._replace(item)
+                    if not self._replace(item):
+                        self._source.refused()
                 else:
                     self._report(item)
         except BaseException as error:
             self.error = error
             self._give_up()
 
-    def _replace(self, candidate: Candidate) -> None:
+    def _replace(self, candidate: Candidate) -> bool:
+        """Serve another model; return False if the old one is still served, as the new one cannot be."""
         service, title = self._service, candidate.file.title
         old = service.model
         if old is None:
@@ -190,7 +192,7 @@ class _Loader:
             gc.collect()
             gc.freeze()
         elif (old.version, old.file.sha256) == (candidate.version, candidate.file.sha256):
-            return
+            return True
         begin = time.monotonic()
         try:
             model = ServedModel(candidate, service.limits.batch)
@@ -198,19 +200,23 @@ class _Loader:
             if old is None:
                 raise
             service.metrics.failure()
-            log.warning("%s cannot be served: %s; still serving %s", title, one_line(error)[:500], old.file.title)
-            return
+            reason = one_line(error)[:500]
+            log.warning("%s cannot be served: %s; still serving %s; trying again", title, reason, old.file.title)
+            return False
         service.serve(model)
         log.info(
             "serving %s, SHA-256 %s…, loaded in %.1f s", title, candidate.file.sha256[:12], time.monotonic() - begin
         )
         del old, model
         gc.collect()  # the replaced model is in cycles
+        return True
 
     def _report(self, trouble: str) -> None:
         self._service.metrics.registry_answers(not trouble)
         model = self._service.model
         if trouble and model:
             log.warning("%s; still serving %s", trouble, model.file.title)
+        elif trouble:
+            log.warning("%s; no model yet; trying again for %g s from the start on", trouble, START_SECONDS)
         elif not trouble:
             log.info("the model registry answers again")

@@ -5,28 +5,34 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from deploy.serving.candidate import Candidate
-from deploy.serving.events import Event
+from deploy.serving.events import REFUSED, Event
 from jobs.errors import IdxtrainError, InputError
 from jobs.process import PARENT
 from jobs.python import module_command
 
+START_SECONDS = 60.0  # for which a registry that does not answer is waited for
 _RESTART_SECONDS = 5.0
 
 
 class Source(Protocol):
     """Yields a Candidate for each model to serve, the first one first, and between them what troubles the source.
 
-    A text is the trouble, empty once it is over. The first item is a Candidate, or an error is raised.
+    A text is the trouble, empty once it is over.
     """
 
     def candidates(self) -> Iterator[Candidate | str]:
-        """Yield until there can be no other model, or `close` is called."""
+        """Yield until there can be no other model, or `close` is called. Raises an error if there is no first model."""
+        ...
+
+    def refused(self) -> None:
+        """Take note that the last Candidate could not be served: it is to come again later."""
         ...
 
     def close(self) -> None:
@@ -44,6 +50,9 @@ class OneModel:
         """Yield the model."""
         yield self._candidate
 
+    def refused(self) -> None:
+        """Do nothing: there is no other model to serve meanwhile."""
+
     def close(self) -> None:
         """Do nothing."""
 
@@ -57,10 +66,14 @@ class FollowedModel:
         self._process: subprocess.Popen[str] | None = None
 
     def candidates(self) -> Iterator[Candidate | str]:
-        """Yield the models. If the process ends, another one replaces it."""
-        has_first = False
+        """Yield the models. If the process ends, another one replaces it.
+
+        Before the first model, a registry that does not answer is waited for, START_SECONDS long.
+        """
+        has_first, deadline = False, time.monotonic() + START_SECONDS
         with tempfile.TemporaryDirectory(prefix="idxtrain-serve-", ignore_cleanup_errors=True) as folder:
             while not self._closed.is_set():
+                event: Event | None = None
                 for event in self._events(folder):
                     if event.path:
                         has_first = True
@@ -68,13 +81,16 @@ class FollowedModel:
                         Path(event.path).unlink(missing_ok=True)  # it is in memory
                     elif has_first:
                         yield event.error or event.trouble
+                    elif event.is_away and time.monotonic() < deadline:
+                        yield event.error
                     elif event.error:
                         raise _error(event)
                 if self._closed.is_set() or self._is_done():
                     return
-                if not has_first:
+                if has_first:
+                    yield "the process that follows the model registry ended; another one starts"
+                elif not event or not event.is_away:
                     raise IdxtrainError("the process that reads the model registry ended without a model")
-                yield "the process that follows the model registry ended; another one starts"
                 self._closed.wait(_RESTART_SECONDS)
 
     def _events(self, folder: str) -> Iterator[Event]:
@@ -85,7 +101,7 @@ class FollowedModel:
         with subprocess.Popen(
             command,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # see `refused`
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -102,6 +118,12 @@ class FollowedModel:
 
     def _is_done(self) -> bool:
         return self._process is not None and self._process.returncode == 0
+
+    def refused(self) -> None:
+        """Ask the process to hand the last model over again later."""
+        if self._process is not None and self._process.stdin is not None:
+            with suppress(OSError):  # it has ended: the next one begins with this model
+                print(REFUSED, file=self._process.stdin, flush=True)
 
     def close(self) -> None:
         """End the process."""

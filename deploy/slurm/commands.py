@@ -60,6 +60,12 @@ def evaluate_launch(site: Site, python: str, run_dir: Path) -> Launch:
     return launch_evaluation(command, nodes, run_dir, _site_file(run_dir), python) if nodes > 1 else Launch(command)
 
 
+def spark_is_ours(site: Site, master: str) -> bool:
+    """Return whether Spark runs on this job's nodes alone. `master`: the config's; with `local`, the site decides."""
+    where = site.spark if master == "local" else master
+    return where.startswith(("local", "standalone"))
+
+
 def spark_step(site: Site, nodes: int) -> tuple[str, ...]:
     """Return the srun under which `deploy.spark.cluster` starts a supervisor on each of the job's first N nodes.
 

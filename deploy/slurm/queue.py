@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.slurm import script
+from deploy.slurm import reasons, script
 from jobs.errors import IdxtrainError, InputError
 
 _SECONDS = 60.0
@@ -19,6 +19,7 @@ _FIELDS = {"job": "%i", "state": "%T", "elapsed": "%M", "nodes": "%N", "reason":
 _AWAY = re.compile(
     "Unable to contact slurm controller|[Cc]onnection refused|[Tt]imed out|Unexpected message received|Zero Bytes"
 )
+_USABLE = frozenset(("idle", "mixed", "allocated", "completing", "planned"))  # sinfo(1), NODE STATE CODES
 _UNKNOWN_JOB = "Invalid job id"  # what squeue says of a job that the queue no longer has
 
 
@@ -58,8 +59,35 @@ def submit(
     done = _call(script.submission(path, after, after_any), environment_for_sbatch(environment))
     _require_controller("sbatch", done)
     if done.returncode:
-        raise InputError(f"{path}: sbatch refuses it ({_message(done)}); fix: change the site")
+        raise _refusal(path, done)
     return done.stdout.strip().partition(";")[0]
+
+
+def check(paths: Iterable[Path], environment: Mapping[str, str] = os.environ) -> None:
+    """Ask Slurm whether it would take these scripts, and submit none.
+
+    Raises InputError, with the fix, for the first one that it would refuse or could never start; ControllerAwayError.
+    A script that only has to wait, such as for nodes that are down, is not refused.
+    """
+    for path in paths:
+        done = _call(["sbatch", "--test-only", str(path)], environment_for_sbatch(environment))
+        _require_controller("sbatch", done)
+        message = _message(done)
+        if done.returncode and reasons.why_refused(message) and not (reasons.may_pass(message) and _nodes_are_away()):
+            raise _refusal(path, done)
+
+
+def _refusal(path: Path, done: subprocess.CompletedProcess[str]) -> InputError:
+    message = _message(done)
+    return InputError(
+        f"{path}: sbatch refuses it ({message}): {reasons.why_refused(message) or 'fix: change the site'}"
+    )
+
+
+def _nodes_are_away() -> bool:
+    """Return whether any node is down, drained or reserved, so that a request may be refused that will be possible."""
+    done = _call(["sinfo", "--noheader", "--format=%T"])
+    return bool(done.returncode or set(done.stdout.split()) - _USABLE)
 
 
 def environment_for_sbatch(environment: Mapping[str, str]) -> dict[str, str]:
@@ -131,6 +159,16 @@ def requeue(job: str) -> str:
     done = _call(["scontrol", "requeue", job])
     _require_controller("scontrol", done)
     return _message(done) if done.returncode else ""
+
+
+def max_array_size() -> int | None:
+    """Return how many tasks a job array may have here; None if Slurm does not answer."""
+    try:
+        done = _call(["scontrol", "show", "config"])
+    except NoSlurmError:
+        return None
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE)
+    return int(match[1]) if match else None
 
 
 def depend(job: str, on: str) -> None:

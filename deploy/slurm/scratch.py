@@ -28,13 +28,24 @@ def scratch_parent(environment: Mapping[str, str]) -> Path:
     return Path(environment.get(SCRATCH) or "/tmp")  # noqa: S108 (each folder in it is private)
 
 
+def folder_name(name: str, token: str) -> str:
+    """Return the name of a private folder."""
+    return f"{_PREFIX}{name}-{token}"
+
+
+def lease_file(folder: Path) -> Path:
+    """Return the lease of a private folder, beside it."""
+    return folder.with_name(f".{folder.name}.json")
+
+
 @contextmanager
-def private_folder(parent: Path, name: str) -> Iterator[Path]:
+def private_folder(parent: Path, name: str, token: str = "") -> Iterator[Path]:
     """Make a folder of mode 0700 in `parent`, named after the job; remove it and all its contents at the end.
 
-    First removes what killed jobs left in `parent`. Raises InputError if it cannot make a folder there.
+    First removes what killed jobs left in `parent`. `token`: makes the name unique; by default a random one. Raises
+    InputError if it cannot make a folder there, HeldError if another process has made the one with this token.
     """
-    folder = parent / f"{_PREFIX}{name}-{secrets.token_hex(4)}"
+    folder = parent / folder_name(name, token or secrets.token_hex(4))
     with ExitStack() as leases:
         try:
             _remove_abandoned(parent)
@@ -58,7 +69,7 @@ def private_folder(parent: Path, name: str) -> Iterator[Path]:
 
 
 def _lease(folder: Path) -> Lease:
-    return Lease(folder.with_name(f".{folder.name}.json"), f"scratch {folder}")
+    return Lease(lease_file(folder), f"scratch {folder}")
 
 
 def _remove_abandoned(parent: Path) -> None:

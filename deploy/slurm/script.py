@@ -18,7 +18,8 @@ class Job:
     """One job to submit.
 
     `name`: in the queue. `about`: for the script's comment. `log`: where its output goes, a pattern of sbatch's.
-    `command`: its argv. `array`: the number of tasks of a job array; 0: no array.
+    `command`: its argv. `array`: the number of tasks of a job array; 0: no array. `at_once`: how many of them may run
+    at a time; 0: any number.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Job:
     log: str
     command: tuple[str, ...]
     array: int = 0
+    at_once: int = 0
 
     def __post_init__(self) -> None:
         """Raise InputError for text that could end a line of the script, as a shell would run what follows."""
@@ -82,7 +84,7 @@ def _options(site: Site, resources: Resources, job: Job) -> Iterator[str]:
     yield "--open-mode=append"  # a requeued job continues its log
     yield "--requeue" if site.requeue else "--no-requeue"
     if job.array:
-        yield f"--array=0-{job.array - 1}"
+        yield f"--array=0-{job.array - 1}{f'%{job.at_once}' if job.at_once else ''}"
     for name in ("partition", "account", "qos"):
         value = getattr(resources, name) or getattr(site, name)
         if value:

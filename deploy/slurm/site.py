@@ -20,6 +20,7 @@ SHIPPED = Path(__file__).parent.parent / "sites"
 
 Launcher = Literal["srun", "srun-pmix", "mpirun", "horovodrun"]
 JobStage = Literal["prepare", "train", "evaluate"]
+Staged = Literal["environment", "shards"]
 JOB_STAGES: tuple[JobStage, ...] = ("prepare", "train", "evaluate")
 
 
@@ -157,6 +158,13 @@ class Site(Section):
         default="/tmp",  # noqa: S108 (each job makes a private folder in it)
         description="Node-local folder for temporary files. Each job makes a private folder in it and removes it.",
     )
+    stage: tuple[Staged, ...] = Field(
+        default=(),
+        description=(
+            'What each node copies to `scratch` once per job, and reads there: "environment", this Python environment; '
+            '"shards", the files of the dataset, as ranks read them.'
+        ),
+    )
     spark: str = Field(
         default="local",
         pattern=r"^(local|standalone|yarn|(spark|k8s)://[A-Za-z0-9_.,:/@-]+)$",
@@ -188,6 +196,19 @@ class Site(Section):
             raise ValueError(
                 f'prepare.nodes: found {self.prepare.nodes} with spark = "{self.spark}", expected 1; '
                 'fix: set spark = "standalone"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nodes_can_stage(self) -> Self:
+        if "environment" in self.stage and self.container is not None:
+            raise ValueError(
+                'stage: found "environment" with a container, which is one file already; fix: leave one of them out'
+            )
+        if "shards" in self.stage and self.launcher not in ("srun", "srun-pmix"):
+            raise ValueError(
+                f'stage: found "shards" with launcher = "{self.launcher}", expected srun or srun-pmix; '
+                "fix: leave out one of them"
             )
         return self
 

@@ -2,6 +2,7 @@
 
 import lzma
 import math
+import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -110,7 +111,7 @@ def rows(source: Path, name: str) -> Iterator[NDArray[Any]]:
     """Yield the rows of an array that `shapes` names, in blocks of about 1 MiB. Raises InputError for a damaged one."""
     if source.suffix.lower() == ".npy":
         with _opened_npy(source) as file:
-            yield from _blocks_of(file, source.name, source)
+            yield from _blocks_of(file, os.fstat(file.fileno()).st_size, source.name, source)
     else:
         with _opened(source) as archive:
             yield from _rows(archive, name, source)
@@ -150,15 +151,27 @@ def _shape(archive: zipfile.ZipFile, name: str, source: Path) -> tuple[int, ...]
 
 def _rows(archive: zipfile.ZipFile, name: str, source: Path) -> Iterator[NDArray[Any]]:
     with _reading(archive, name, source) as file:
-        yield from _blocks_of(file, name, source)
+        entry = archive.getinfo(f"{name}.npy")
+        # Deflate shrinks to a 1032nd at most (source: zlib's "Technical Details"): the entry's own size may be a lie.
+        stored = entry.compress_size * (1032 if entry.compress_type == zipfile.ZIP_DEFLATED else 1)
+        can_be = entry.file_size if entry.compress_type > zipfile.ZIP_DEFLATED else min(entry.file_size, stored)
+        yield from _blocks_of(file, can_be, name, source)
 
 
-def _blocks_of(file: IO[bytes], name: str, source: Path) -> Iterator[NDArray[Any]]:
-    """Yield the rows of an array in blocks of about 1 MiB; a Fortran-ordered array is one block."""
+def _blocks_of(file: IO[bytes], size: int, name: str, source: Path) -> Iterator[NDArray[Any]]:
+    """Yield the rows of an array in blocks of about 1 MiB; a Fortran-ordered array is one block.
+
+    `size`: the most bytes that the file can have. An array that would be longer is refused before memory is asked for.
+    """
     shape, is_fortran, dtype = _header(file, name, source)
     row = math.prod(shape[1:]) * dtype.itemsize
     if row > _LARGEST_ROW:
         raise InputError(f"{source}: found rows over {_LARGEST_ROW:,} bytes in {name} ({row:,}); fix: save it again")
+    if shape[0] * row > size:
+        raise InputError(
+            f"{source}: found the end of {name} too early, expected {shape[0] * row:,} bytes of values; fix: save the "
+            "file again"
+        )
     step = shape[0] if is_fortran else max(1, _BLOCK // max(row, 1))
     for start in range(0, shape[0], max(step, 1)):
         count = min(step, shape[0] - start)

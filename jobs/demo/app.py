@@ -28,8 +28,11 @@ _MOST_IMAGES = 200  # described in one answer
 Body = Annotated[bytes, Depends(body_of)]
 
 
-def app(models: Sequence[Shown]) -> ASGIApp:
-    """Return the demo of these models as an ASGI application. Their IDs are their numbers: "0", "1"."""
+def app(models: Sequence[Shown], token: str) -> ASGIApp:
+    """Return the demo of these models as an ASGI application. Their IDs are their numbers: "0", "1".
+
+    `token`: what requests must have, see `guard`; characters that a cookie can hold.
+    """
     demo = FastAPI(title="idxtrain demo", openapi_url=None, docs_url=None, redoc_url=None)
     chosen = {str(number): model for number, model in enumerate(models)}
 
@@ -101,7 +104,7 @@ def app(models: Sequence[Shown]) -> ASGIApp:
         return _floats(_found(lambda: model.gallery.image(model.gallery.position(index))))
 
     demo.mount("/", StaticFiles(directory=PAGE, html=True))
-    return Guard(demo)
+    return Guard(demo, token)
 
 
 def _described(model: Shown, positions: Any) -> list[dict[str, Any]]:

@@ -155,9 +155,11 @@ class Gallery:
             return kept
 
     def _stream(self, path: str, rows: int) -> Iterator[NDArray[Any]]:
-        """Yield a shard's images in batches, float32 [rows, values]."""
+        """Yield a shard's images in batches, float32 [rows, values] in [0, 1]."""
         import pyarrow.parquet as pq
+
+        from jobs.pixels import from_column, to_float
 
         with pq.ParquetFile(self.dataset / path) as file:
             for batch in file.iter_batches(rows, columns=["image"], use_threads=False):
-                yield batch.column(0).flatten().to_numpy().reshape(len(batch), -1)
+                yield to_float(from_column(batch.column(0)))

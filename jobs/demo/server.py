@@ -1,12 +1,13 @@
 """Run the demo on this machine alone."""
 
+import secrets
 import socket
 from collections.abc import Callable, Sequence
 
 import uvicorn
 
 from jobs.demo.app import app
-from jobs.demo.guard import HOSTS
+from jobs.demo.guard import HOSTS, QUERY
 from jobs.demo.shown import Shown
 from jobs.errors import InputError
 
@@ -30,17 +31,21 @@ def listen(port: int) -> socket.socket:
 
 
 def serve(models: Sequence[Shown], listener: socket.socket, ready: Callable[[str], None]) -> None:
-    """Answer until a signal ends the process' work. `ready` is called with the address once requests are answered."""
+    """Answer until a signal ends the process' work.
+
+    `ready` is called once requests are answered, with the address, whose token nobody else knows.
+    """
     host, port = listener.getsockname()
+    token = secrets.token_urlsafe()
     config = uvicorn.Config(
-        app(models),
+        app(models, token),
         log_config=None,
         access_log=False,
         lifespan="off",
         server_header=False,
         timeout_graceful_shutdown=_SECONDS_TO_END,
     )
-    server = _Server(config, lambda: ready(f"http://{host}:{port}/"))
+    server = _Server(config, lambda: ready(f"http://{host}:{port}/?{QUERY}={token}"))
     server.run(sockets=[listener])
 
 

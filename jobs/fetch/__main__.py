@@ -2,6 +2,7 @@
 
 from jobs.fetch.config import FetchConfig
 from jobs.fetch.describe import described_by
+from jobs.fetch.remote import in_place
 from jobs.fetch.stage import fetch
 from jobs.label_options import label_options
 from jobs.run_dir import RunDir
@@ -16,7 +17,7 @@ def main(run: RunDir) -> None:
     key = stage_key(run, "fetch")
     config = run.section("fetch", FetchConfig)
     outputs = fetch(config, run.work.archives, run.work.locks, label_options(run))
-    files = [archive.path for archive in outputs.archives.values()] + described_by(config)
+    files = [archive.path for archive in outputs.archives.values()] + described_by(in_place(config, run.work.archives))
     files += sorted({each.path for each in outputs.description.pictures.values()})
     write_record(run, "fetch", key, outputs.model_dump(mode="json"), files)
 

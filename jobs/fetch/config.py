@@ -1,5 +1,6 @@
 """The config section of the fetch stage: which data set, and where its archives may come from."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -9,8 +10,10 @@ from pydantic import AfterValidator, Field
 
 from jobs.archive import ROLES, Role
 from jobs.config import Section
+from jobs.errors import InputError
 from jobs.fetch.data_sets import names
 
+REMOTE = re.compile(r"(s3a?|hdfs)://")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -52,6 +55,35 @@ def _absolute(path: str) -> str:
 _Path = Annotated[str, AfterValidator(_absolute)]
 
 
+def is_remote(data: str) -> bool:
+    """Return whether a folder of archives is a URL of an object store or of Hadoop."""
+    return REMOTE.match(data) is not None
+
+
+def require_on_disk(data: str) -> None:
+    """Raise InputError for a remote folder, for commands that take none."""
+    if is_remote(data):
+        raise InputError(
+            f"--data {data}: found a URL, expected a folder, as only `run`, `fetch`, `prepare` and `train` take URLs; "
+            "fix: copy the archives to a folder"
+        )
+
+
+def _folder(data: str) -> str:
+    """Return an absolute path or a remote folder's URL; raise ValueError for another text."""
+    if not is_remote(data):
+        return _absolute(data)
+    parts = urlsplit(data)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("found a user name or password in the URL, expected none, as a run's config is shared")
+    if not parts.netloc or parts.query or parts.fragment or not data.isprintable():
+        raise ValueError(f"found {data!r}, expected a URL such as s3://bucket/folder")
+    return data
+
+
+_Folder = Annotated[str, AfterValidator(_folder)]
+
+
 class FetchConfig(Section):
     """Which archives to use, and where to get them."""
 
@@ -66,9 +98,12 @@ class FetchConfig(Section):
             "Same as `--dataset`."
         ),
     )
-    data: _Path = Field(
+    data: _Folder = Field(
         default="",
-        description="Absolute path of a folder with the archives; empty to download them. `--data` sets it.",
+        description=(
+            "Absolute path of a folder with the archives, or its URL: s3://, s3a:// or hdfs://. Empty to download "
+            "them. `--data` sets it."
+        ),
     )
     train_images: _Path = Field(
         default="", description="Absolute path of the training images. `--train-images` sets it. Empty: found by name."

@@ -7,6 +7,7 @@ come from WORK/archives/NAME, then from an installed package, then from mirrors,
 import logging
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from jobs import segments
@@ -23,6 +24,7 @@ from jobs.fetch.locate import locate
 from jobs.fetch.mirror import Mirror
 from jobs.fetch.package import PackageFolder
 from jobs.fetch.pictures import picture_lists
+from jobs.fetch.remote import copied
 from jobs.fetch.source import Source, SourceDownError, SourceError
 from jobs.label_options import NO_LABEL_OPTIONS, LabelOptions
 from jobs.lease import Lease
@@ -41,6 +43,7 @@ def fetch(
     that folder. `options`: of labels, as prepare will read them. Raises InputError if an archive cannot be found, or if
     the archives do not fit each other.
     """
+    config = copied(config, archives_dir, lock_dir)
     located = locate(config)
     paths = dict(located.archives)
     data_set, lacking = located.data_set, located.lacking
@@ -52,7 +55,8 @@ def fetch(
         paths |= {_key(role, config): path for role, path in obtained.items()}
     paths = {key: paths[key] for key in sorted(paths, key=_position)}
     checked = check(located, paths, options)
-    recorded = {key: record(role_of_key(key), path) for key, path in paths.items()}
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # hashing does not hold Python's lock
+        recorded = dict(zip(paths, pool.map(record, map(role_of_key, paths), paths.values()), strict=True))
     archives = {key: archive for key, (archive, _) in recorded.items()}
     identities = {key: identity for key, (_, identity) in recorded.items() if identity}
     log_archives(archives, checked.headers, identities, config)

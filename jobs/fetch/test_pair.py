@@ -12,7 +12,7 @@ from jobs.fetch.candidates import Candidate, candidates
 from jobs.fetch.catalog import CATALOG
 from jobs.fetch.check import check
 from jobs.fetch.class_names import read_class_names
-from jobs.fetch.config import FetchConfig
+from jobs.fetch.config import FetchConfig, require_on_disk
 from jobs.fetch.data_set import FILE, DataSet, read_data_set
 from jobs.fetch.describe import describe
 from jobs.fetch.found import log_one_hot
@@ -46,6 +46,7 @@ def fetch_test_pair(config: FetchConfig, label_column: int | None = None) -> Fet
     Archives that options or `data.toml` name come first. Otherwise the files whose names call them test archives, those
     whose names do not say, or all files must be one pair. Raises InputError if they are not.
     """
+    require_on_disk(config.data)
     folder = Path(config.data) if config.data else None
     own = read_data_set(folder / FILE) if folder and (folder / FILE).is_file() else None
     given: dict[Role, Path] = {role: path for role, path in config.named_archives.items() if role in TEST}

@@ -1,13 +1,15 @@
 """The archives of a dataset: their headers fit each other, and their rows can be read in ranges."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +19,13 @@ from jobs.archive import Archive, is_gzip
 from jobs.errors import InputError
 from jobs.files import sha256_file
 from jobs.label_options import Column
-from jobs.prepare import idx
+from jobs.prepare import idx, members
+from jobs.prepare.digests import join_files
 from jobs.prepare.labels import LabelColumn
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Run = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]  # such as `in_threads`
 
 _WINDOW_BYTES = 16 << 20  # rows of a split may lie far apart: what is read at a time to select them
 
@@ -94,36 +101,57 @@ def image_shape(header: idx.Header) -> tuple[int, int, int]:
     return height, width, channels[0] if channels else 1
 
 
-@contextmanager
-def inflated(archives: Mapping[str, Archive], scratch: Path) -> Iterator[dict[str, Path]]:
-    """Yield what `inflate` returns, and ensure that the body reads the bytes that fetch hashed.
+def in_threads(function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
+    """Return function(task) for each task, in order: reading, hashing and inflating do not hold Python's lock."""
+    with ThreadPoolExecutor(max(1, min(len(tasks), len(os.sched_getaffinity(0))))) as pool:
+        return list(pool.map(function, tasks))
 
-    A gzip archive is read once. A plain archive is read in place, repeatedly: at the end it must have the same SHA-256,
-    and no process may have written to it meanwhile. Raises InputError if an archive changed.
-    """
-    before = {role: _last_change(archive.path) for role, archive in archives.items()}
-    plain = inflate(archives, scratch)
-    in_place = [role for role, archive in archives.items() if plain[role] == archive.path]
 
-    def require_unchanged(role: str) -> None:
-        archive = archives[role]
-        if (_last_change(archive.path), sha256_file(archive.path)) != (before[role], archive.sha256):
+@dataclass(frozen=True)
+class Inflated:
+    """Archives by any key, and a plain file of each. `changes`: `_last_change` of each before it was hashed."""
+
+    archives: Mapping[str, Archive]
+    plain: dict[str, Path]
+    changes: Mapping[str, tuple[int, int, int]]
+
+    def part(self, keys: Mapping[str, str]) -> "Inflated":
+        """Return some of the archives under other keys: `keys` maps the new ones to these."""
+        return Inflated(
+            {new: self.archives[old] for new, old in keys.items()},
+            {new: self.plain[old] for new, old in keys.items()},
+            {new: self.changes[old] for new, old in keys.items()},
+        )
+
+    @contextmanager
+    def unchanged(self) -> Iterator[dict[str, Path]]:
+        """Yield the plain files, and ensure that the body reads the bytes that fetch hashed.
+
+        A gzip archive was read once. A plain archive is read in place, repeatedly: at the end it must have the same
+        SHA-256, and no process may have written to it meanwhile. Raises InputError if an archive changed.
+        """
+        in_place = [key for key, archive in self.archives.items() if self.plain[key] == archive.path]
+        try:
+            yield self.plain
+        except InputError:
+            in_threads(self._require_unchanged, in_place)  # a change may be the cause
+            raise
+        in_threads(self._require_unchanged, in_place)
+
+    def _require_unchanged(self, key: str) -> None:
+        archive = self.archives[key]
+        if (_last_change(archive.path), sha256_file(archive.path)) != (self.changes[key], archive.sha256):
             raise InputError(
                 f"{archive.path}: changed while it was read, expected the fetched bytes (SHA-256 "
                 f"{archive.sha256[:12]}…); fix: wait until no process writes to it, then run again"
             )
 
-    def require_all_unchanged() -> None:
-        if in_place:
-            with ThreadPoolExecutor(len(in_place)) as pool:
-                list(pool.map(require_unchanged, in_place))
 
-    try:
+@contextmanager
+def inflated(archives: Mapping[str, Archive], scratch: Path, run: Run = in_threads) -> Iterator[dict[str, Path]]:
+    """Yield what `inflate` returns, and ensure that the body reads the bytes that fetch hashed."""
+    with inflate_all(archives, scratch, run).unchanged() as plain:
         yield plain
-    except InputError:
-        require_all_unchanged()  # a change may be the cause
-        raise
-    require_all_unchanged()
 
 
 def _last_change(path: Path) -> tuple[int, int, int]:
@@ -135,28 +163,71 @@ def _last_change(path: Path) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def inflate(archives: Mapping[str, Archive], scratch: Path) -> dict[str, Path]:
-    """Return a plain file for each archive: a plain archive itself, else a copy in `scratch`. Works in parallel.
+def inflate_all(archives: Mapping[str, Archive], scratch: Path, run: Run = in_threads) -> Inflated:
+    """Inflate archives as `inflate` does, and remember when they last changed."""
+    changes = {key: _last_change(archive.path) for key, archive in archives.items()}
+    return Inflated(archives, inflate(archives, scratch, run), changes)
 
-    Checks each archive against the SHA-256 of fetch, a gzip archive in the pass that inflates it. Raises InputError.
+
+def inflate(archives: Mapping[str, Archive], scratch: Path, run: Run = in_threads) -> dict[str, Path]:
+    """Return a plain file for each archive: a plain archive itself, else a copy in `scratch` under its key.
+
+    Checks each archive against the SHA-256 of fetch, a gzip archive in the pass that inflates it; one of several
+    members is inflated in ranges (`jobs.prepare.members`), and must not change meanwhile. Never holds more than a few
+    MiB of an archive. `run`: runs a function on all tasks, in parallel. Raises InputError.
     """
+    of_members = {key: _ranges(archive, scratch / key) for key, archive in archives.items()}
+    before = {key: _last_change(archives[key].path) for key, each in of_members.items() if each}
+    wholes = [(archive, None if of_members[key] else scratch / key) for key, archive in archives.items()]
+    results = run(_inflate_any, [*wholes, *chain.from_iterable(of_members.values())])
+    plain, sizes = dict(zip(archives, results, strict=False)), iter(results[len(archives) :])
+    for key, ranges in of_members.items():
+        if ranges:
+            is_whole = min([next(sizes) for _ in ranges]) >= 0 and _last_change(archives[key].path) == before[key]
+            plain[key] = _joined(archives[key], ranges, scratch / key, is_whole)
+    return plain
 
-    def inflate_one(role: str) -> Path:
-        archive = archives[role]
-        if not is_gzip(archive.path):
-            _require_hash(archive, sha256_file(archive.path))
-            return archive.path
-        digest = hashlib.sha256(usedforsecurity=False)
-        try:
-            idx.inflate(archive.path, scratch / role, digest)
-        except idx.IdxError:
-            _require_hash(archive, sha256_file(archive.path))  # if the file changed, report that instead
-            raise
-        _require_hash(archive, digest.hexdigest())
-        return scratch / role
 
-    with ThreadPoolExecutor(len(archives)) as pool:
-        return dict(zip(archives, pool.map(inflate_one, archives), strict=True))
+def _ranges(archive: Archive, target: Path) -> list[members.MemberRange]:
+    """Return the ranges of members that an archive is inflated in; none if it is inflated as one stream."""
+    if not is_gzip(archive.path):
+        return []
+    try:
+        return members.ranges(archive.path, target, lambda: idx.read_header(archive.path).file_bytes)
+    except idx.IdxError:
+        return []  # the stream reports it
+
+
+def _joined(archive: Archive, ranges: Sequence[members.MemberRange], target: Path, is_whole: bool) -> Path:
+    """Join the plain bytes of an archive's ranges; inflate it as one stream if they are not the whole archive."""
+    pieces = [each.target for each in ranges]
+    if is_whole:
+        join_files(pieces, target)
+    for piece in pieces:
+        piece.unlink(missing_ok=True)
+    if is_whole and target.stat().st_size == ranges[0].most:
+        return target
+    return _inflate_one((archive, target))
+
+
+def _inflate_any(task: "tuple[Archive, Path | None] | members.MemberRange") -> Path | int:
+    return members.inflate_range(task) if isinstance(task, members.MemberRange) else _inflate_one(task)
+
+
+def _inflate_one(task: tuple[Archive, Path | None]) -> Path:
+    """Inflate and check an archive, or only check it if there is no target; return the plain file."""
+    archive, target = task
+    if target is None or not is_gzip(archive.path):
+        _require_hash(archive, sha256_file(archive.path))
+        return archive.path
+    digest = hashlib.sha256(usedforsecurity=False)
+    try:
+        idx.inflate(archive.path, target, digest)
+    except idx.IdxError:
+        _require_hash(archive, sha256_file(archive.path))  # if the file changed, report that instead
+        raise
+    _require_hash(archive, digest.hexdigest())
+    return target
 
 
 def _require_hash(archive: Archive, digest: str) -> None:

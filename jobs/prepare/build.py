@@ -16,40 +16,49 @@ from jobs.prepare.archives import inflated, pair_of, read_headers
 from jobs.prepare.assign import assign
 from jobs.prepare.config import SparkConfig
 from jobs.prepare.decode import Decoder, Written, changed_labels
+from jobs.prepare.digests import join_files, read_digests
 from jobs.prepare.disk_space import require_room
 from jobs.prepare.exclusions import read_exclusions
 from jobs.prepare.findings.look import look
-from jobs.prepare.findings.rows import read_view
+from jobs.prepare.findings.rows import take_views
 from jobs.prepare.idx import Header
-from jobs.prepare.inputs import Inputs
+from jobs.prepare.inputs import Inputs, check_pixels
 from jobs.prepare.manifest import Content, write_manifest
 from jobs.prepare.plan import DatasetPlan, even_ranges, plan_dataset
 from jobs.prepare.row_files import RowFiles
 from jobs.prepare.spark import Spark
-from jobs.prepare.survey import Survey, merge
+from jobs.prepare.survey import NOTHING, Moments, merge
 
+_SCRATCH = "scratch"
 _SURVEY_BYTES = 16 << 20  # of stored pixels per task: limits the memory of an executor
 
 
 def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
     """Fill `directory` (empty, not yet under its final name) with the dataset. Raises InputError for bad archives."""
+    _fill(inputs, spark_config, directory)
+    # Only now no file in it is mapped any more: NFS keeps a removed file as long as it is, and the folder with it.
+    shutil.rmtree(directory / _SCRATCH)
+
+
+def _fill(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
     archives = inputs.archives
     headers = read_headers(archives, inputs.label_column)
     images = headers["train_images"]
+    check_pixels(inputs.config, headers)
     exclusions = read_exclusions(inputs.config.exclude)
     exclusions.require_tags([""])
     excluded = exclusions.of("", images.rows)
     test_rows = None if inputs.makes_test else headers["test_images"].rows
     plan = plan_dataset(inputs.config, images.rows, test_rows, images.row_shape, len(excluded))
     require_room(directory, archives, headers, plan)
-    scratch = directory / "scratch"
+    scratch = directory / _SCRATCH
     scratch.mkdir()
     labels, pictures = ({k: v for k, v in archives.items() if k.endswith(end)} for end in ("_labels", "_images"))
     # Labels are small: all that they decide is decided, or refused, before Spark starts.
     with inflated(labels, scratch) as plain:
         assigned = assign(inputs, plan, headers, plain, np.array(excluded, np.int64), scratch)
         plan = plan.with_rows(assigned.rows)
-        with Spark(spark_config) as spark, inflated(pictures, scratch) as plain_images:
+        with Spark(spark_config) as spark, inflated(pictures, scratch, spark.spread) as plain_images:
             train, test = (
                 pair_of(split, archives, plain | plain_images, headers, inputs.label_column)
                 for split in ("train", "train" if inputs.makes_test else "test")
@@ -60,10 +69,13 @@ def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
                 test=test,
                 classes=assigned.classes,
                 orientation=inputs.orientation,
+                pixels=inputs.config.pixels,
                 views=True,
             )
-            surveys = survey_splits(spark, decoder, plan, images)
-            findings = merge(decoder.rows, surveys, images.dtype)
+            moments = survey_splits(spark, decoder, plan, images)
+            indices = np.concatenate([decoder.rows.whole(split) for split in SPLITS])
+            digests = read_digests(join_files(map(decoder.rows.digests, SPLITS), scratch / "digests"))
+            findings = merge(moments, indices, digests, images.dtype, plan.rows["test"])
             for split in SPLITS:
                 (directory / split).mkdir()
             write = partial(decoder.write, findings.normalization, directory)
@@ -81,10 +93,8 @@ def build(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
                 versions=spark.versions(),
             )
             manifest = write_manifest(directory, inputs, content)
-            views = [read_view(each.view) for each in written if each.view]
-            digests = b"".join(each.digests for split in SPLITS for each in surveys[split])
-            look(directory, manifest, views, digests, partial(decoder.read, findings.normalization))
-    shutil.rmtree(scratch)
+            views = take_views(each.view for each in written if each.view)
+            look(directory, manifest, views, digests, partial(decoder.read, findings.normalization), scratch)
 
 
 def _decisions(inputs: Inputs, plan: DatasetPlan, excluded: int, test_rows: int | None) -> dict[str, int | str]:
@@ -99,15 +109,21 @@ def _decisions(inputs: Inputs, plan: DatasetPlan, excluded: int, test_rows: int 
     return decisions
 
 
-def survey_splits(spark: Spark, decoder: Decoder, plan: DatasetPlan, images: Header) -> dict[Split, list[Survey]]:
-    """Survey all rows of a decoder; return the surveys of each split's ranges, in order."""
+def survey_splits(spark: Spark, decoder: Decoder, plan: DatasetPlan, images: Header) -> dict[Split, Moments]:
+    """Survey all rows of a decoder; return the moments of each split, and write the file of its digests."""
     step = max(1, _SURVEY_BYTES // images.row_bytes)
     tasks = [(split, *bounds) for split, rows in plan.rows.items() for bounds in even_ranges(rows, step)]
-    surveys = spark.collect("prepare: surveying", decoder.survey, tasks)
-    by_split: dict[Split, list[Survey]] = {split: [] for split in SPLITS}
-    for (split, *_), survey in zip(tasks, surveys, strict=True):
-        by_split[split].append(survey)
-    return by_split
+    surveyed = spark.collect("prepare: surveying", decoder.survey, tasks)
+    moments: dict[Split, Moments] = dict.fromkeys(SPLITS, NOTHING)
+    files: dict[Split, list[Path]] = {split: [] for split in SPLITS}
+    for (split, start, _), each in zip(tasks, surveyed, strict=True):
+        moments[split] += each
+        files[split].append(decoder.digest_file(split, start))
+    for split, pieces in files.items():
+        join_files(pieces, decoder.rows.digests(split))
+        for piece in pieces:
+            piece.unlink()
+    return moments
 
 
 def take_shards(decoder: Decoder, written: Sequence[Written], expected: Mapping[Split, NDArray[Any]]) -> list[Shard]:

@@ -3,8 +3,8 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Sequence
-from functools import reduce
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ from jobs.errors import IdxtrainError, InputError
 from jobs.files import sync
 from jobs.lease import Lease
 from jobs.logs import log
-from jobs.prepare.archives import inflated
+from jobs.prepare.archives import inflate_all, inflated
 from jobs.prepare.config import SparkConfig
+from jobs.prepare.digests import join_files, read_digests
+from jobs.prepare.disk_space import require_free, view_bytes
 from jobs.prepare.exclusions import read_exclusions
-from jobs.prepare.findings.look import look_at_files
+from jobs.prepare.findings.look import look
+from jobs.prepare.findings.rows import read_parquet
 from jobs.prepare.inputs import Inputs
 from jobs.prepare.labels import NO_LABELS, ClassMap, LabelColumn, LabelCounts, enumerated, map_classes
 from jobs.prepare.made_test import choose_test, without_tested
@@ -35,13 +38,20 @@ from jobs.prepare.survey import NORMALIZATION_OF_BYTES, NOTHING, Findings, Momen
 from jobs.run_dir import Work
 from jobs.words import counted
 
+_SCRATCH = "scratch"
+_TOGETHER = 8  # pairs whose archives are inflated in parallel: limits the room on the disk
+
 
 def build_of_segments(inputs: Inputs, spark: SparkConfig, directory: Path, work: Work) -> None:
     """Fill `directory` (empty, not yet under its final name) with the dataset. Raises InputError for bad archives."""
-    scratch = directory / "scratch"
+    _fill(inputs, spark, directory, work)
+    shutil.rmtree(directory / _SCRATCH)  # no file in it is mapped any more: see `build`
+
+
+def _fill(inputs: Inputs, spark: SparkConfig, directory: Path, work: Work) -> None:
+    scratch = directory / _SCRATCH
     scratch.mkdir()
     test, training = read_pairs(inputs, scratch)
-    scratch.rmdir()
     pairs = training if test is None else [test, *training]
     tested = reduce(LabelCounts.__add__, [pair.tested for pair in pairs], NO_LABELS)
     classes = map_classes(
@@ -63,6 +73,9 @@ def build_of_segments(inputs: Inputs, spark: SparkConfig, directory: Path, work:
     inputs.require_unchanged()
     excluded = sum(len(pair.excluded) for pair in training)
     label_counts = _label_counts(made, len(classes.labels))
+    digests = read_digests(
+        join_files((each.rows.digests(split) for split in SPLITS for each in made), scratch / "digests")
+    )
     ignored = tested.total - int(label_counts["test"].sum())
     manifest = write_manifest(
         directory,
@@ -71,7 +84,7 @@ def build_of_segments(inputs: Inputs, spark: SparkConfig, directory: Path, work:
             images=training[0].image_header,
             classes=classes,
             label_counts=label_counts,
-            findings=_findings(of_training, None if test is None else made[0]),
+            findings=_findings(of_training, made, digests, int(label_counts["test"].sum())),
             shards={split: _linked_shards(made, split) for split in SPLITS},
             options={
                 "rows_per_shard": training[0].plan(inputs.config).rows_per_shard,
@@ -83,7 +96,15 @@ def build_of_segments(inputs: Inputs, spark: SparkConfig, directory: Path, work:
             versions=made[-1].versions,
         ),
     )
-    look_at_files(directory, manifest, b"".join(each.digests(split) for split in SPLITS for each in made))
+    require_free(directory, view_bytes(sum(info.rows for info in manifest.splits.values())), "its rows' sketches")
+    look(
+        directory,
+        manifest,
+        (segment.view(split) for split in SPLITS for segment in made),
+        digests,
+        partial(read_parquet, directory, manifest),
+        scratch,
+    )
 
 
 def read_pairs(inputs: Inputs, scratch: Path) -> tuple[ArchivePair | None, list[ArchivePair]]:
@@ -158,15 +179,34 @@ def _segments(
     log.info("prepare: %s, %d of them new", counted(len(pairs), "archive pair"), len(missing))
     if missing:
         with Spark(spark_config) as spark:
-            for pair, directory in missing:
-                shutil.rmtree(directory, ignore_errors=True)  # an incomplete or damaged segment
-                unfinished = folder / f".tmp-{directory.name}-{secrets.token_hex(4)}"
-                unfinished.mkdir()
-                try:
-                    make_segment(spark, inputs, classes, pair, directory, unfinished)
-                finally:
-                    shutil.rmtree(unfinished, ignore_errors=True)
+            for start in range(0, len(missing), _TOGETHER):
+                _make_segments(spark, inputs, classes, missing[start : start + _TOGETHER])
     return [_require_segment(directory) for directory in directories]
+
+
+def _make_segments(
+    spark: Spark, inputs: Inputs, classes: ClassMap, missing: Sequence[tuple[ArchivePair, Path]]
+) -> None:
+    """Inflate the archives of some pairs in parallel, then decode one pair after another."""
+    folder = missing[0][1].parent
+    require_free(
+        folder, sum(pair.room(inputs.config) for pair, _ in missing), "the inflated archives and their segments"
+    )
+    scratch = folder / f".tmp-inflated-{secrets.token_hex(4)}"
+    scratch.mkdir()
+    try:
+        keys = [{role: f"{number}-{role}" for role in pair.archives} for number, (pair, _) in enumerate(missing)]
+        archives = {
+            key: pair.archives[role] for (pair, _), own in zip(missing, keys, strict=True) for role, key in own.items()
+        }
+        inflated_archives = inflate_all(archives, scratch, spark.spread)
+        for (pair, directory), own in zip(missing, keys, strict=True):
+            shutil.rmtree(directory, ignore_errors=True)  # an incomplete or damaged segment
+            make_segment(spark, inputs, classes, pair, inflated_archives.part(own), directory)
+            for key in own.values():
+                (scratch / key).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _require_segment(directory: Path) -> Segment:
@@ -224,23 +264,20 @@ def _label_counts(made: Sequence[Segment], classes: int) -> dict[Split, NDArray[
     return counts
 
 
-def _findings(training: Sequence[Segment], test: Segment | None) -> Findings:
-    rows, digests, test_rows, test_digests = [], b"", [], b""
-    for segment in training:
-        first = segments.first_index(segment.directory.name)
-        rows += [segment.rows.whole("train") + first, segment.rows.whole("validation") + first]
-        digests += segment.digests("train") + segment.digests("validation")
-        test_rows.append(segment.rows.whole("test") + first)  # none, if there is a test pair
-        test_digests += segment.digests("test")
-    if test:
-        test_rows, test_digests = [test.rows.whole("test")], test.digests("test")
+def _findings(training: Sequence[Segment], made: Sequence[Segment], digests: NDArray[Any], tested: int) -> Findings:
+    """Return what the surveys of all segments say. `made`: in the order of `digests`, within each split."""
+    of_training = {segment.directory for segment in training}
+    indices = [segment.rows.whole(split) + _first_index(segment, of_training) for split in SPLITS for segment in made]
+    moments = reduce(Moments.__add__, [segment.moments for segment in training], NOTHING)
     return Findings(
-        pixels=pixel_statistics(
-            reduce(Moments.__add__, [segment.moments for segment in training], NOTHING), NORMALIZATION_OF_BYTES
-        ),
+        pixels=pixel_statistics(moments, NORMALIZATION_OF_BYTES),
         normalization=NORMALIZATION_OF_BYTES,
-        duplicates=duplicates(np.concatenate(rows), digests, np.concatenate(test_rows), test_digests),
+        duplicates=duplicates(np.concatenate(indices), digests, tested),
     )
+
+
+def _first_index(segment: Segment, of_training: Collection[Path]) -> int:
+    return segments.first_index(segment.directory.name) if segment.directory in of_training else 0
 
 
 def _info(pair: ArchivePair, segment: Segment, classes: int) -> segments.SegmentInfo:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from jobs.config import Section
+from jobs.dataset import PixelType
 from jobs.label_options import LabelOptions, UnseenClasses
 from jobs.orientation import Orientation
 from jobs.prepare.findings.finding import Kind
@@ -82,6 +83,13 @@ class PrepareConfig(Section):
             "set's description says; where it says nothing, one-hot archives are recognized, and else it is column 0."
         ),
     )
+    pixels: PixelType = Field(
+        default="float32",
+        description=(
+            "How the dataset stores pixels: `float32`, normalized, or `uint8`, as in archives of uint8. With `uint8`, "
+            "training reads about ten times as fast in a quarter of the memory, and gives the same numbers."
+        ),
+    )
     exclude: str | None = Field(
         default=None,
         description=(
@@ -93,7 +101,8 @@ class PrepareConfig(Section):
         default=None,
         ge=1,
         description=(
-            "Rows per Parquet file, which is one row group. `none`: 2,500, or fewer if those exceed 32 MiB of float32."
+            "Rows per Parquet file, which is one row group. `none`: 2,500, or fewer if those exceed 32 MiB of float32; "
+            "more if there would be more than 16,384 files, up to 128 MiB."
         ),
     )
 
@@ -106,8 +115,12 @@ class PrepareConfig(Section):
     )
 
     def content(self) -> dict[str, Any]:
-        """Return the options that decide what a dataset holds, as JSON."""
-        return self.model_dump(mode="json", exclude={"strict", "accept"})
+        """Return the options that decide what a dataset holds, as JSON.
+
+        Without the default of `pixels`, which has no part in dataset IDs: they are older than that option.
+        """
+        default = {"pixels"} if self.pixels == "float32" else set()
+        return self.model_dump(mode="json", exclude={"strict", "accept", *default})
 
     @field_validator("validation_from")
     @classmethod

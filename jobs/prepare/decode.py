@@ -15,19 +15,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from jobs.dataset import Normalization, Shard, Split
+from jobs.dataset import Normalization, PixelType, Shard, Split
 from jobs.errors import InputError
-from jobs.files import sha256_file, write_atomic
+from jobs.files import sha256_file, write_atomic, write_bytes
 from jobs.orientation import Orientation
+from jobs.pixels import LEVELS, to_column, to_float
 from jobs.prepare.archives import Pair, image_shape
 from jobs.prepare.findings.rows import Look, batch_rows, is_summed, write_view
 from jobs.prepare.labels import ClassMap
 from jobs.prepare.orientation import upright, upright_shape
 from jobs.prepare.plan import ShardPlan
 from jobs.prepare.row_files import RowFiles
-from jobs.prepare.survey import Survey, survey
+from jobs.prepare.survey import Moments, survey
 
-_PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "write_statistics": ["label", "index"]}
+# Floats have few distinct values: a dictionary saves most of their bytes. Images as a whole have not, and LZ4 decodes
+# twice as fast as zstd; figures in tests/benchmarks/TRIED.md.
+_PARQUET: dict[PixelType, dict[str, Any]] = {
+    "float32": {"compression": "zstd", "compression_level": 1, "write_statistics": ["label", "index"]},
+    "uint8": {"compression": "lz4", "use_dictionary": ["label"], "write_statistics": ["label", "index"]},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +53,7 @@ class Written:
 class Decoder:
     """All that an executor needs to survey and decode any rows of the dataset; small, pickled once per Spark job.
 
+    `pixels`: the type that the dataset stores; uint8 only of images that are uint8.
     `first_index`: the `index` of archive row 0, nonzero only in segments (`jobs.segments`). `views`: whether to look at
     the images for the findings while they are in memory, which saves reading them again; views go beside the row files.
     """
@@ -56,6 +63,7 @@ class Decoder:
     test: Pair
     classes: ClassMap
     orientation: Orientation = "none"
+    pixels: PixelType = "float32"
     first_index: int = 0
     views: bool = False
 
@@ -63,10 +71,16 @@ class Decoder:
         """Return the archives of a split."""
         return self.test if split == "test" else self.train
 
-    def survey(self, task: tuple[Split, int, int]) -> Survey:
-        """Survey rows [start, stop) of a split: task = (split, start, stop)."""
+    def survey(self, task: tuple[Split, int, int]) -> Moments:
+        """Survey rows [start, stop) of a split: task = (split, start, stop). Digests go beside the row files."""
         split, start, stop = task
-        return survey(self.pair(split), self.rows.read(split, start, stop))
+        result = survey(self.pair(split), self.rows.read(split, start, stop))
+        write_bytes(self.digest_file(split, start), result.digests)
+        return result.moments
+
+    def digest_file(self, split: Split, start: int) -> Path:
+        """Return the file of the digests of a surveyed range: 16 bytes per row, too many for a result of Spark."""
+        return self.rows.directory / f"{split}-{start}.digests"
 
     def write(self, normalization: Normalization, directory: Path, shard: ShardPlan) -> Written:
         """Write one shard as a Parquet file of one row group.
@@ -76,7 +90,8 @@ class Decoder:
         batches = list(self._batches(normalization, shard))
         table = pa.Table.from_batches(batches)
         path = directory / shard.path
-        write_atomic(path, lambda temporary: pq.write_table(table, temporary, row_group_size=len(table), **_PARQUET))
+        options = {"row_group_size": len(table), **_PARQUET[self.pixels]}
+        write_atomic(path, lambda temporary: pq.write_table(table, temporary, **options))
         result = Shard(
             path=shard.path,
             rows=len(table),
@@ -106,15 +121,16 @@ class Decoder:
             yield to_batch(self._images(normalization, shard.split, rows), numbers, rows + self.first_index)
 
     def read(self, normalization: Normalization, split: Split, positions: NDArray[Any]) -> NDArray[Any]:
-        """Return the images at increasing positions of a split as the dataset has them: float32 [n, values]."""
+        """Return the images at increasing positions of a split: float32 [n, values] in [0, 1]."""
         images = self._images(normalization, split, self.rows.whole(split)[positions])
-        return images.reshape(len(images), -1)
+        return to_float(images.reshape(len(images), -1))
 
     def _images(self, normalization: Normalization, split: Split, rows: NDArray[Any]) -> NDArray[Any]:
-        """Return the images of archive rows, normalized and upright: float32 [n, height, width, channels]."""
+        """Return the images of archive rows as the dataset has them, upright: [n, height, width, channels]."""
         pair = self.pair(split)
         stored = pair.read_images(rows).reshape(-1, *image_shape(pair.image_header))
-        return normalize(np.ascontiguousarray(upright(stored, self.orientation)), normalization)
+        images: NDArray[Any] = np.ascontiguousarray(upright(stored, self.orientation))
+        return images if self.pixels == "uint8" else normalize(images, normalization)
 
 
 def changed_labels(pair: Pair) -> InputError:
@@ -126,15 +142,9 @@ def changed_labels(pair: Pair) -> InputError:
 
 
 def to_batch(images: NDArray[Any], labels: NDArray[Any], rows: NDArray[Any]) -> pa.RecordBatch:
-    """Return an Arrow batch of the dataset's three columns from float32 images [n, …], labels [n], rows [n]."""
-    values = images.reshape(-1)
-    offsets = np.arange(len(rows) + 1, dtype=np.int32) * (len(values) // len(rows))
+    """Return an Arrow batch of the dataset's columns from images [n, …], float32 or uint8, labels [n] and rows [n]."""
     return pa.RecordBatch.from_arrays(
-        [
-            pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)),
-            pa.array(labels.astype(np.int32)),
-            pa.array(rows.astype(np.int64)),
-        ],
+        [to_column(images), pa.array(labels.astype(np.int32)), pa.array(rows.astype(np.int64))],
         names=["image", "label", "index"],
     )
 
@@ -142,7 +152,6 @@ def to_batch(images: NDArray[Any], labels: NDArray[Any], rows: NDArray[Any]) -> 
 def normalize(stored: NDArray[Any], rule: Normalization) -> NDArray[Any]:
     """Return float32 values in [0, 1], of the same shape."""
     if stored.dtype == np.uint8 and rule.rule == "type-range":
-        # A table of the 256 levels gives each its correctly rounded quotient, and is faster than the division.
-        return (np.arange(256) / 255.0).astype(np.float32)[stored]
+        return LEVELS[stored]
     scaled = (stored.astype(np.float64) - rule.offset) * rule.scale
     return np.clip(scaled, 0.0, 1.0).astype(np.float32)

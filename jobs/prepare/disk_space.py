@@ -12,7 +12,7 @@ from jobs.prepare.plan import DatasetPlan
 
 _ROW_BYTES = 40  # label, index, the levels of a list, and the row number in `row_files`
 _SHARD_BYTES = 8 << 10  # footer, page headers, rounding up to the file system's blocks
-_VIEW_BYTES = 240  # of a row, for the findings, in scratch files
+_VIEW_BYTES = 260  # of a row: its sketch, and its digest in pieces and whole
 _DICTIONARY_BYTES = 1 << 20  # the size at which Arrow drops a column's dictionary
 _SLACK = 1.1
 
@@ -20,16 +20,29 @@ _SLACK = 1.1
 def require_room(
     directory: Path, archives: Mapping[str, Archive], headers: Mapping[str, Header], plan: DatasetPlan
 ) -> None:
-    """Raise InputError if the disk of `directory` has no room for the inflated archives and the Parquet files."""
-    inflated = sum(headers[role].file_bytes for role, archive in archives.items() if is_gzip(archive.path))
-    views = _VIEW_BYTES * sum(plan.rows.values())
-    needed = inflated + parquet_bytes(plan, headers["train_images"]) + views
+    """Raise InputError if the disk of `directory` has no room for what `room` returns."""
+    require_free(directory, room(archives, headers, plan), "the inflated archives and the dataset")
+
+
+def require_free(directory: Path, needed: int, purpose: str) -> None:
+    """Raise InputError if the disk of `directory` has fewer free bytes than are needed."""
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise InputError(
-            f"{directory.parent}: found {free / 1e6:,.1f} MB free on the disk, expected {needed / 1e6:,.1f} MB for the "
-            "inflated archives and the dataset; fix: free some space, or give a --work on another disk"
+            f"{directory.parent}: found {free / 1e6:,.1f} MB free on the disk, expected {needed / 1e6:,.1f} MB for "
+            f"{purpose}; fix: free some space, or give a --work on another disk"
         )
+
+
+def room(archives: Mapping[str, Archive], headers: Mapping[str, Header], plan: DatasetPlan) -> int:
+    """Return the bytes of the inflated archives, the Parquet files, and the views: an upper estimate."""
+    inflated = sum(headers[role].file_bytes for role, archive in archives.items() if is_gzip(archive.path))
+    return inflated + parquet_bytes(plan, headers["train_images"]) + view_bytes(sum(plan.rows.values()))
+
+
+def view_bytes(rows: int) -> int:
+    """Return the bytes of the views and digests of rows, which the findings need."""
+    return _VIEW_BYTES * rows
 
 
 def parquet_bytes(plan: DatasetPlan, images: Header) -> int:

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs import dataset, segments
-from jobs.archive import Archive
+from jobs.archive import Archive, role_of_key
 from jobs.dataset import Source
 from jobs.description import Description
 from jobs.errors import InputError
@@ -15,6 +15,9 @@ from jobs.files import sha256_file, sha256_json
 from jobs.label_options import Column
 from jobs.orientation import Orientation
 from jobs.prepare.config import PrepareConfig
+
+if TYPE_CHECKING:
+    from jobs.prepare.idx import Header
 
 _FILES = ("groups", "exclude")  # the options that name a file, which counts by its content
 
@@ -98,6 +101,15 @@ def check_options(config: PrepareConfig, archives: Iterable[str]) -> None:
             "prepare.groups: found a file for a data set of several training pairs, expected one pair; fix: leave it "
             "out, or give one pair"
         )
+
+
+def check_pixels(config: PrepareConfig, headers: "Mapping[str, Header]") -> None:
+    """Raise InputError if pixels are to be stored as bytes, but are none. `headers`: by role, or by role and tag."""
+    for key, header in headers.items():
+        if config.pixels == "uint8" and role_of_key(key).endswith("_images") and header.dtype != "u1":
+            raise InputError(
+                f"prepare.pixels: found uint8 for {key} {header}, expected archives of uint8; fix: leave it out"
+            )
 
 
 def _lacks_test(keys: Iterable[str]) -> bool:

@@ -59,6 +59,7 @@ def write_manifest(directory: Path, inputs: Inputs, content: Content) -> Manifes
             for split in SPLITS
         },
         pixels=findings.pixels,
+        pixel_type=inputs.config.pixels,
         normalization=findings.normalization,
         duplicates=findings.duplicates,
         sources=inputs.sources,

@@ -11,7 +11,11 @@ from jobs.prepare.config import PrepareConfig
 from jobs.words import counted
 
 _SHARD_ROWS = 2500  # divides MNIST's 55,000, 5,000 and 10,000
-_SHARD_BYTES = 32 << 20
+_SHARD_BYTES = 32 << 20  # of float32
+# Of more rows than fit into this many shards, 16 for each of 1,024 ranks, the shards are longer: a billion rows would
+# be 400,000 files otherwise. Four times the bytes still are little beside an executor's 1 GB.
+_MOST_SHARDS = 16 * 1024
+_LONG_SHARD_BYTES = 4 * _SHARD_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,10 @@ class DatasetPlan:
             for split in SPLITS
             for number, (start, stop) in enumerate(even_ranges(self.rows[split], self.rows_per_shard))
         ]
+
+    def shard_rows(self, split: Split) -> tuple[int, ...]:
+        """Return the rows of each shard of a split, in row order."""
+        return tuple(stop - start for start, stop in even_ranges(self.rows[split], self.rows_per_shard))
 
     def with_rows(self, rows: Mapping[Split, int]) -> "DatasetPlan":
         """Return the plan for the rows that the splits really have."""
@@ -97,9 +105,15 @@ def plan_dataset(
     is_exact = by_headers and not (excluded and made)  # which of the excluded rows are in a made test split, and stay?
     return DatasetPlan(
         rows={"train": usable - made - held_out, "validation": held_out, "test": made or test_rows or 0},
-        rows_per_shard=config.rows_per_shard or min(_SHARD_ROWS, max(1, _SHARD_BYTES // (4 * prod(row_shape)))),
+        rows_per_shard=config.rows_per_shard or _rows_per_shard(usable + (test_rows or 0), 4 * prod(row_shape)),
         is_exact=is_exact,
     )
+
+
+def _rows_per_shard(rows: int, row_bytes: int) -> int:
+    """Return the rows of a shard of a dataset. `row_bytes`: of its float32 images."""
+    usual, most = (max(1, size // row_bytes) for size in (_SHARD_BYTES, _LONG_SHARD_BYTES))
+    return max(min(_SHARD_ROWS, usual), min(most, -(-rows // _MOST_SHARDS)))
 
 
 def require_test_rows(rows: int) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from jobs.dataset import Split
 from jobs.errors import IdxtrainError
 from jobs.files import sync
+from jobs.prepare.mapped import mapped
 
 _TYPE = np.dtype("<i8")
 _FIX = "fix: give a --work on a file system that all executors share"
@@ -27,6 +28,10 @@ class RowFiles:
         """Return the file of a split."""
         return self.directory / f"{split}.rows"
 
+    def digests(self, split: Split) -> Path:
+        """Return the file of the digests of a split's images (`jobs.prepare.digests`), beside its rows."""
+        return self.directory / f"{split}.digests"
+
     def read(self, split: Split, start: int, stop: int) -> NDArray[Any]:
         """Return the archive rows of the split's rows [start, stop): int64 [stop − start], increasing."""
         path = self.path(split)
@@ -39,8 +44,8 @@ class RowFiles:
         return rows.astype(np.int64, copy=False)
 
     def whole(self, split: Split) -> NDArray[Any]:
-        """Return all archive rows of a split, int64, increasing."""
-        return self.read(split, 0, self.path(split).stat().st_size // _TYPE.itemsize)
+        """Return all archive rows of a split, int64, increasing, mapped."""
+        return mapped(self.path(split), _TYPE)
 
     @contextmanager
     def writing(self, *splits: Split) -> Iterator["RowWriter"]:

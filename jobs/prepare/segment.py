@@ -5,12 +5,14 @@ segment.json                         rows, label counts, statistics and shards, 
 train/ validation/ test/              Parquet files as in a dataset
 train.digests …                      16 bytes per row, to find duplicates among segments
 train.rows …                         the archive row of each row, int64
+sketches/ sums.npz                   220 bytes per row, to find what is odd among all segments without decoding them
 """
 
+import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,14 @@ from jobs.dataset import FORMAT, SPLITS, Shard, Split, shards_of
 from jobs.errors import InputError
 from jobs.files import read_object, sealed, sha256_file, sha256_json, sync, take_seal, write_json
 from jobs.logs import log
-from jobs.prepare.archives import inflated, pair_of
+from jobs.prepare.archives import Inflated, pair_of
 from jobs.prepare.build import check_shards, survey_splits, take_shards
 from jobs.prepare.config import PrepareConfig
 from jobs.prepare.decode import Decoder
-from jobs.prepare.disk_space import require_room
+from jobs.prepare.disk_space import room
+from jobs.prepare.findings.rows import View, read_sums, take_views, write_sums, write_views
+from jobs.prepare.findings.sketch import Sketch
+from jobs.prepare.findings.sketch_files import map_sketch
 from jobs.prepare.idx import Header
 from jobs.prepare.inputs import Inputs
 from jobs.prepare.labels import NO_LABELS, ClassMap, LabelColumn, LabelCounts
@@ -35,10 +40,11 @@ from jobs.prepare.plan import DatasetPlan, plan_dataset
 from jobs.prepare.row_files import RowFiles
 from jobs.prepare.spark import Spark
 from jobs.prepare.splits import SplitCounts, TrainingRows, count_usable, write_known
-from jobs.prepare.survey import NORMALIZATION_OF_BYTES, NOTHING, Moments, Survey
+from jobs.prepare.survey import NORMALIZATION_OF_BYTES, NOTHING, Moments
 from jobs.words import counted
 
 _FILE = "segment.json"
+_SKETCHES, _SUMS = "sketches", "sums.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +70,20 @@ class ArchivePair:
     def name(self) -> str:
         """The pair's name in messages."""
         return "the test pair" if self.tag is None else f"pair {self.tag or self.images.path.name}"
+
+    @property
+    def archives(self) -> dict[str, Archive]:
+        """The archives by role."""
+        return {f"{self.split}_images": self.images, f"{self.split}_labels": self.labels}
+
+    @property
+    def headers(self) -> dict[str, Header]:
+        """The headers of the archives by role."""
+        return {f"{self.split}_images": self.image_header, f"{self.split}_labels": self.label_header}
+
+    def room(self, config: PrepareConfig) -> int:
+        """Return the bytes that the segment needs on the disk while it is made: an upper estimate."""
+        return room(self.archives, self.headers | {"train_images": self.image_header}, self.plan(config))
 
     @property
     def split(self) -> Split:
@@ -96,6 +116,7 @@ class ArchivePair:
         """
         splits = ["validation_rows", "validation_from"] if self.split == "train" else []
         splits += [] if self.test_rows is None else ["test_rows"]
+        splits += ["pixels"] if inputs.config.pixels != "float32" else []  # IDs are older than the option
         labels = (self.counts + self.tested).labels
         identity = {
             "format": FORMAT,
@@ -127,9 +148,16 @@ class Segment:
         """Return the shards of a split."""
         return shards_of(split, self.shards)
 
-    def digests(self, split: Split) -> bytes:
-        """Return 16 bytes for each row of a split."""
-        return (self.directory / f"{split}.digests").read_bytes()
+    def view(self, split: Split) -> View:
+        """Return what is kept of the images of a split, mapped; the sums are those of the training images."""
+        start = sum(shard.rows for each in SPLITS[: SPLITS.index(split)] for shard in self.of(each))
+        here = slice(start, start + sum(shard.rows for shard in self.of(split)))
+        sketch = map_sketch(self.directory / _SKETCHES)
+        sums = self.directory / _SUMS
+        return View(
+            sketch=Sketch(**{name: column[here] for name, column in vars(sketch).items()}),
+            sums=read_sums(sums) if split == "train" and sums.exists() else None,
+        )
 
     @property
     def rows(self) -> RowFiles:
@@ -151,50 +179,81 @@ def read_segment(directory: Path) -> Segment | None:
             versions=raw["versions"],
         )
         files = {shard.path: shard.sha256 for shard in segment.shards} | raw["files"]
-        is_whole = all(sha256_file(directory / path) == digest for path, digest in files.items())
+        has_sketches = f"{_SKETCHES}/projections" in files  # segments of development versions have none
+        is_whole = has_sketches and all(sha256_file(directory / path) == digest for path, digest in files.items())
     except (InputError, OSError, KeyError, TypeError, ValueError):
         return None
     return segment if is_whole else None
 
 
 def make_segment(
-    spark: Spark, inputs: Inputs, classes: ClassMap, pair: ArchivePair, directory: Path, unfinished: Path
+    spark: Spark, inputs: Inputs, classes: ClassMap, pair: ArchivePair, archives: Inflated, directory: Path
 ) -> None:
-    """Decode a pair into `unfinished` (empty), then rename that to `directory`. Raises InputError for a bad archive."""
-    plan, split = pair.plan(inputs.config), pair.split
-    archives = {f"{split}_images": pair.images, f"{split}_labels": pair.labels}
-    headers = {f"{split}_images": pair.image_header, f"{split}_labels": pair.label_header}
-    require_room(unfinished, archives, headers | {"train_images": pair.image_header}, plan)
-    scratch = unfinished / "scratch"
-    scratch.mkdir()
-    rows = RowFiles(unfinished)
-    with inflated(archives, scratch) as plain:
-        files = pair_of(split, archives, plain, headers, inputs.label_column)
+    """Decode a pair into a folder beside `directory`, then rename that. Raises InputError for a bad archive.
+
+    `archives`: of the pair, by role.
+    """
+    unfinished = directory.with_name(f".tmp-{directory.name}-{secrets.token_hex(4)}")
+    unfinished.mkdir()
+    try:
+        _fill(spark, inputs, classes, pair, archives, directory, unfinished)
+        unfinished.rename(directory)
+        sync(directory.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _fill(
+    spark: Spark,
+    inputs: Inputs,
+    classes: ClassMap,
+    pair: ArchivePair,
+    archives: Inflated,
+    directory: Path,
+    unfinished: Path,
+) -> None:
+    plan, split, rows = pair.plan(inputs.config), pair.split, RowFiles(unfinished)
+    with archives.unchanged() as plain:
+        files = pair_of(split, archives.archives, plain, pair.headers, inputs.label_column)
         counts = _split(inputs.config, classes, pair, files.label_file, plan, rows)
         plan = plan.with_rows({name: int(each.sum()) for name, each in counts.items()})
-        first = 0 if pair.tag is None else segments.first_index(directory.name)
         decoder = Decoder(
-            rows=rows, train=files, test=files, classes=classes, orientation=inputs.orientation, first_index=first
+            rows=rows,
+            train=files,
+            test=files,
+            classes=classes,
+            orientation=inputs.orientation,
+            pixels=inputs.config.pixels,
+            first_index=0 if pair.tag is None else segments.first_index(directory.name),
+            views=True,
         )
-        surveys = survey_splits(spark, decoder, plan, pair.image_header)
+        moments = survey_splits(spark, decoder, plan, pair.image_header)
         for name in SPLITS:
             (unfinished / name).mkdir()
         write = partial(decoder.write, NORMALIZATION_OF_BYTES, unfinished)
-        shards = take_shards(decoder, spark.collect(f"prepare: writing {pair.name}", write, plan.shards), counts)
-    shutil.rmtree(scratch)
+        written = spark.collect(f"prepare: writing {pair.name}", write, plan.shards)
+        shards = take_shards(decoder, written, counts)
     check_shards(unfinished, plan, shards)
+    _keep_views(unfinished, [each.view for each in written if each.view])
+    kept = [path for path in unfinished.rglob("*") if path.is_file() and path.suffix != ".parquet"]
+    for path in kept:
+        sync(path)
     content: dict[str, Any] = {
         "shards": [shard.model_dump() for shard in shards],
         "label_counts": {name: np.trim_zeros(each, "b").tolist() for name, each in counts.items()},
-        "moments": _moments(surveys["train"]),
-        "files": _write_digests(unfinished, surveys)
-        | {path.name: sha256_file(path) for path in map(rows.path, SPLITS)},
+        "moments": _as_json(moments["train"]),
+        "files": {str(path.relative_to(unfinished)): sha256_file(path) for path in sorted(kept)},
         "versions": spark.versions(),
     }
     write_json(unfinished / _FILE, sealed(content))
-    unfinished.rename(directory)
-    sync(directory.parent)
     log.info("prepare: %s: %s decoded", pair.name, counted(sum(plan.rows.values()), "row"))
+
+
+def _keep_views(directory: Path, views: Sequence[Path]) -> None:
+    """Turn the views of the shards, in order, into the segment's own files."""
+    sums = write_views(directory / _SKETCHES, take_views(views))
+    if sums is not None:
+        write_sums(directory / _SUMS, sums)
 
 
 def _split(
@@ -216,18 +275,6 @@ def _split(
     return {split: classes.counts(counts.get(split, NO_LABELS)) for split in SPLITS}
 
 
-def _moments(surveys: list[Survey]) -> dict[str, Any]:
-    """Return the moments of all surveys together, as JSON, which has no infinity."""
-    moments = reduce(Moments.__add__, [survey.moments for survey in surveys], NOTHING)
+def _as_json(moments: Moments) -> dict[str, Any]:
+    """Return moments as JSON, which has no infinity."""
     return asdict(moments) if moments.count else asdict(NOTHING) | {"min": 0.0, "max": 0.0}
-
-
-def _write_digests(directory: Path, surveys: Mapping[Split, list[Survey]]) -> dict[str, str]:
-    """Write the digests of each split's rows; return each file's name and SHA-256."""
-    files = {}
-    for split in SPLITS:
-        path = directory / f"{split}.digests"
-        path.write_bytes(b"".join(survey.digests for survey in surveys[split]))
-        sync(path)
-        files[path.name] = sha256_file(path)
-    return files

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from jobs.errors import IdxtrainError, InputError
 from jobs.memory import OutOfMemory
+from jobs.prepare.archives import in_threads
 from jobs.prepare.config import SparkConfig
 from jobs.prepare.spark_home import foreign_variables, own_variables
 from jobs.progress import Progress
@@ -96,6 +97,15 @@ class Spark(AbstractContextManager["Spark"]):
             "java": java,
             "pyarrow": pyarrow.__version__,
         }
+
+    def spread(self, function: Callable[[Any], T], tasks: Sequence[Any]) -> list[T]:
+        """Return function(task) for each archive of a task, in order: by the executors of a cluster.
+
+        On this machine alone, threads of this process do it while Java starts.
+        """
+        if _is_local(self._config.master):
+            return in_threads(function, tasks)
+        return self.collect("prepare: inflating archives", function, tasks)
 
     def collect(self, what: str, function: Callable[[Any], T], tasks: Sequence[Any]) -> list[T]:
         """Return function(task) for each task, in order."""

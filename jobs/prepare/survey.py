@@ -3,24 +3,22 @@
 Executors survey ranges of rows. The driver merges them in order, so no figure depends on which executor ran what.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.dataset import SPLITS, Duplicates, Normalization, PixelStatistics, Split
+from jobs.dataset import Duplicates, Normalization, PixelStatistics, Split
 from jobs.errors import InputError
 from jobs.prepare.archives import Pair
-from jobs.prepare.row_files import RowFiles
+from jobs.prepare.digests import image_digests, repeated
 
 NORMALIZATION_OF_BYTES = Normalization(rule="type-range", offset=0.0, scale=1 / 255)
 
-_DIGEST_BYTES = 16  # 128 bits: two different images never collide by chance
 _EXAMPLES = 10
+_NONE = np.empty(0, np.int64)
 _MOST_ROWS = 100_000  # of duplicates: a manifest of 1 MB
 _LARGEST_VALUE = 1e100  # its square, summed over any archive, is still a float64
 
@@ -76,11 +74,6 @@ def survey(pair: Pair, rows: NDArray[Any]) -> Survey:
     return Survey(_moments(values), digests)
 
 
-def image_digests(values: NDArray[Any]) -> bytes:
-    """Return 16 bytes per row of a contiguous array [n, values]: equal for equal rows, and for no others."""
-    return b"".join(hashlib.blake2b(row, digest_size=_DIGEST_BYTES).digest() for row in values)
-
-
 def _moments(values: NDArray[Any]) -> Moments:
     if values.size == 0:
         return NOTHING
@@ -107,20 +100,15 @@ class Findings:
     duplicates: Duplicates
 
 
-def merge(rows: RowFiles, surveys: Mapping[Split, Sequence[Survey]], stored: np.dtype[Any]) -> Findings:
-    """Merge the surveys of each split, given in row order. `stored`: the images' dtype in the archive."""
-    moments = {split: reduce(Moments.__add__, [each.moments for each in surveys[split]], NOTHING) for split in SPLITS}
-    digests = {split: b"".join(each.digests for each in surveys[split]) for split in SPLITS}
+def merge(
+    moments: Mapping[Split, Moments], indices: NDArray[Any], digests: NDArray[Any], stored: np.dtype[Any], tested: int
+) -> Findings:
+    """Merge the surveys of the splits. `stored`: the images' dtype in the archive. Others: as for `duplicates`."""
     rule = _normalization(stored, moments["train"] + moments["validation"])
     return Findings(
         pixels=pixel_statistics(moments["train"], rule),
         normalization=rule,
-        duplicates=duplicates(
-            np.concatenate([rows.whole("train"), rows.whole("validation")]),
-            digests["train"] + digests["validation"],
-            rows.whole("test"),
-            digests["test"],
-        ),
+        duplicates=duplicates(indices, digests, tested),
     )
 
 
@@ -141,24 +129,23 @@ def _normalization(stored: np.dtype[Any], seen: Moments) -> Normalization:
     return Normalization(rule="train-range", offset=seen.min, scale=1 / extent if extent else 1.0)
 
 
-def duplicates(rows: NDArray[Any], training: bytes, test_rows: NDArray[Any], test: bytes) -> Duplicates:
-    """Find test images among training images by digest. `rows`, `test_rows`: the `index` of each digest's image."""
-    in_test = set(_split(test))
-    first_seen: dict[bytes, int] = {}
-    for position, digest in enumerate(_split(training)):
-        if digest in in_test:
-            first_seen.setdefault(digest, int(rows[position]))
-    pairs = [
-        (int(test_rows[position]), first_seen[digest])
-        for position, digest in enumerate(_split(test))
-        if digest in first_seen
-    ]
+def duplicates(indices: NDArray[Any], digests: NDArray[Any], tested: int) -> Duplicates:
+    """Find test images among training images by digest.
+
+    `indices`: the `index` of each image, int64 [n]. `digests`: void [n]. The last `tested` images are the test split.
+    """
+    training = len(digests) - tested
+    of_test, of_training = [_NONE], [_NONE]
+    for rows, groups in repeated(digests):
+        first = rows[np.flatnonzero(np.diff(groups, prepend=-1))][groups]
+        is_pair = (rows >= training) & (first < training)
+        of_test.append(rows[is_pair])
+        of_training.append(first[is_pair])
+    seen, first_seen = np.concatenate(of_test), np.concatenate(of_training)
+    order = np.argsort(seen)
+    rows, first_rows = indices[seen[order]].tolist(), indices[first_seen[order]].tolist()
     return Duplicates(
-        test_images_in_train=len(pairs),
-        test_rows=tuple(row for row, _ in pairs) if len(pairs) <= _MOST_ROWS else (),
-        examples=tuple(pairs[:_EXAMPLES]),
+        test_images_in_train=len(rows),
+        test_rows=tuple(rows) if len(rows) <= _MOST_ROWS else (),
+        examples=tuple(zip(rows[:_EXAMPLES], first_rows[:_EXAMPLES], strict=True)),
     )
-
-
-def _split(digests: bytes) -> Iterator[bytes]:
-    return (digests[i : i + _DIGEST_BYTES] for i in range(0, len(digests), _DIGEST_BYTES))

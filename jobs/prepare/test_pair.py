@@ -19,9 +19,11 @@ from jobs.archive_headers import read_pair_headers
 from jobs.dataset import MANIFEST, Duplicates, Manifest, Shard, Split, SplitInfo, read_manifest
 from jobs.errors import InputError
 from jobs.files import sealed, sha256_file, sha256_json, write_json
+from jobs.pixels import from_column
 from jobs.prepare.archives import image_shape, inflated, pair_of
 from jobs.prepare.config import PrepareConfig
 from jobs.prepare.decode import Decoder
+from jobs.prepare.digests import digests_in, image_digests
 from jobs.prepare.idx import Header
 from jobs.prepare.inputs import Inputs
 from jobs.prepare.labels import ClassMap, LabelCounts, class_names, count_labels, map_classes
@@ -30,7 +32,7 @@ from jobs.prepare.pictures import write_pictures
 from jobs.prepare.plan import ShardPlan, even_ranges
 from jobs.prepare.row_files import RowFiles
 from jobs.prepare.splits import write_known
-from jobs.prepare.survey import duplicates, image_digests
+from jobs.prepare.survey import duplicates
 from jobs.progress import Progress
 from jobs.records import FetchOutputs, PrepareOutputs
 from jobs.run_dir import RunDir
@@ -71,7 +73,9 @@ def make_test_dataset(inputs: Inputs, trained_on: Path, directory: Path) -> None
         counts = count_labels(labels, (block for _, block in pair.label_file.blocks()))
         classes, rows = _classes(inputs, counts, model, labels), RowFiles(scratch)
         write_known(pair.label_file, classes, rows)
-        decoder = Decoder(rows=rows, train=pair, test=pair, classes=classes, orientation=inputs.orientation)
+        decoder = Decoder(
+            rows=rows, train=pair, test=pair, classes=classes, orientation=inputs.orientation, pixels=model.pixel_type
+        )
         label_counts = tuple(classes.counts(counts).tolist())
         shards = _write(decoder, model, directory, sum(label_counts))
     shutil.rmtree(scratch)
@@ -155,18 +159,19 @@ def _duplicates(trained_on: Path, model: Manifest, directory: Path, test: tuple[
     """Find the test images among the images that the model was trained on or validated with."""
     training = [shard for split in _TRAINING for shard in model.splits[split].shards]
     indices, digests = _digests(trained_on, training)
-    return duplicates(indices, digests, *_digests(directory, test))
+    test_indices, test_digests = _digests(directory, test)
+    together = digests_in(digests + test_digests)
+    return duplicates(np.concatenate([indices, test_indices]), together, len(test_indices))
 
 
 def _digests(directory: Path, shards: Sequence[Shard]) -> tuple[NDArray[Any], bytes]:
-    """Return the `index` of each row, int64, and the digest of each normalized image, in the order of the shards."""
+    """Return the `index` of each row, int64, and the digest of each stored image, in the order of the shards."""
     indices, digests = [np.empty(0, np.int64)], [b""]
     for shard in shards:
         with pq.ParquetFile(directory / shard.path) as file:  # pyarrow's threads could abort the process at its end
             table = file.read(["image", "index"], use_threads=False)
-        images = table["image"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
         indices.append(table["index"].to_numpy())
-        digests.append(image_digests(images))
+        digests.append(image_digests(from_column(table["image"].combine_chunks())))
     return np.concatenate(indices), b"".join(digests)
 
 

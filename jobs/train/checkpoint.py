@@ -12,7 +12,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ log = logging.getLogger("idxtrain")
 
 # To be raised with each change after which the same config would resume differently: other arrays, another row order.
 # It is not part of the key, which the stage's record also has: a finished training stays finished.
-FORMAT = 1
+FORMAT = 2
 
 # What reading a damaged file may raise: see the tests with mutated files.
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, SafetensorError)
@@ -67,19 +67,36 @@ class Writer:
     The training waits only for the copy of the arrays, and for the previous checkpoint if it is still being written.
     """
 
-    def __init__(self, directory: Path, keep: int) -> None:
-        self._directory, self._keep = directory, keep
+    def __init__(self, directory: Path, keep: int, min_seconds: float = 0.0) -> None:
+        """`min_seconds`: that the last checkpoint is to be old before another one `is_due`."""
+        self._directory, self._keep, self._min_seconds = directory, keep, min_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._running: Future[Path] | None = None
-        self._last_step = -1
+        self._running: Future[None] | None = None
+        self._last_step, self._last_time = -1, time.monotonic()
+        self._held: Checkpoint | None = None
+
+    def is_due(self) -> bool:
+        """Return whether the last checkpoint, or the start, is so long ago that one more is worth its writing."""
+        return time.monotonic() - self._last_time >= self._min_seconds
+
+    def hold(self, checkpoint: Checkpoint) -> None:
+        """Keep the state of the best validation in memory, to be written before the next checkpoint that names it."""
+        self._held = checkpoint
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Start to write a checkpoint. Raises the error of the previous one, e.g. OSError for a full disk."""
         self.wait()
         if checkpoint.position.step == self._last_step and not checkpoint.validated:
             return
-        self._last_step = checkpoint.position.step
-        self._running = self._thread.submit(save, self._directory, checkpoint, self._keep)
+        self._last_step, self._last_time = checkpoint.position.step, time.monotonic()
+        held, self._held = self._held, None
+        is_needed = held is not None and checkpoint.best is not None and checkpoint.best.step == held.position.step
+        both = [held, checkpoint] if held and is_needed else [checkpoint]
+        self._running = self._thread.submit(self._save_all, both)
+
+    def _save_all(self, checkpoints: Sequence[Checkpoint]) -> None:
+        for each in checkpoints:
+            save(self._directory, each, self._keep)
 
     def wait(self) -> None:
         """Wait until the checkpoint is written; raise its error."""

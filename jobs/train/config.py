@@ -241,11 +241,19 @@ class TrainConfig(Section):
         ge=1,
         description=(
             "Steps between two checkpoints, rounded up to a measurement. `none`: no limit by steps. "
-            "Each validation and each stop on request also writes one."
+            "Validations, see `checkpoint_min_seconds`, and each stop on request also write one."
         ),
     )
     checkpoint_every_minutes: float = Field(
         default=10, gt=0, description="Minutes between two checkpoints, rounded up to a measurement."
+    )
+    checkpoint_min_seconds: float = Field(
+        default=10,
+        ge=0,
+        description=(
+            "Fewest seconds between a checkpoint and the next one that a validation writes: short epochs share one. "
+            "The last validation always writes one."
+        ),
     )
     keep_checkpoints: int = Field(
         default=3,
@@ -275,8 +283,8 @@ class TrainConfig(Section):
         default=4,
         ge=1,
         description=(
-            "Size of a shuffle window, in shards; there is one window for each of up to 8 lanes. "
-            "Larger windows mix better and need more memory."
+            "Size of a shuffle window, in shards; there is one for each of up to 8 lanes. Batches of over 1,151 rows "
+            "have more lanes, of smaller windows. Larger windows mix better and need more memory."
         ),
     )
     reader_threads: int = Field(default=2, ge=1, description="Threads per rank that read Parquet files.")

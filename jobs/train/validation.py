@@ -4,7 +4,7 @@ Which epoch is best, and so which model is saved, depends on it. In a determinis
 bits at any number of ranks: as in training, a rank takes whole slices, and the sums do not depend on their order.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from jobs.train.compute.collective import Collective
 from jobs.train.compute.evaluator import Evaluate
 from jobs.train.data.order import share
+from jobs.train.data.read_plan import consecutive
 from jobs.train.data.shard_cache import ShardStore
 
 _BATCH = 500  # rows of a forward pass
@@ -43,12 +44,13 @@ class Validation:
 
         `on_batch`: called after each batch.
         """
-        count = sum(self._store.shard_rows)
+        count = int(self._store.starts[-1])
         if not count:
             return {"accuracy": None, "errors": None, "loss": None, "count": 0}
         correct, loss, classes = 0, 0.0, self._classes
         confusion = np.zeros(classes * classes)
-        for batch in self._store.read(self._batches(count, collective.rank, collective.world_size)):
+        batches = self._batches(count, collective.rank, collective.world_size)
+        for batch in self._store.read(consecutive(batches, _BATCH, self._store.starts)):
             predicted, batch_loss = evaluate(batch.images, batch.labels)
             correct += int((predicted == batch.labels).sum())
             loss += np.rint(batch_loss * _LOSS_SCALE)
@@ -61,10 +63,11 @@ class Validation:
         errors, loss = count - int(sums[0]), float(sums[1]) / _LOSS_SCALE / count
         return {"accuracy": 1 - errors / count, "errors": errors, "loss": loss, "count": count}
 
-    def _batches(self, count: int, rank: int, world_size: int) -> list[NDArray[Any]]:
-        """Return the rows of each forward pass of a rank."""
+    def _batches(self, count: int, rank: int, world_size: int) -> Iterator[tuple[int, int]]:
+        """Yield the bounds of the rows of each forward pass of a rank."""
         bounds = [share(count, rank, world_size)]
         if self._slices is not None:
             slices = min(self._slices, count)
             bounds = [share(count, n, slices) for n in range(*share(slices, rank, world_size))]
-        return [np.arange(i, min(i + _BATCH, last)) for first, last in bounds for i in range(first, last, _BATCH)]
+        for first, last in bounds:
+            yield from ((i, min(i + _BATCH, last)) for i in range(first, last, _BATCH))

@@ -4,8 +4,8 @@ import hashlib
 import logging
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from jobs.dataset import Split, read_manifest
+from jobs.dataset import PixelType, Split, read_manifest
 from jobs.errors import IdxtrainError, InputError, PeerLostError, one_line
 from jobs.files import sha256_file, write_atomic
 from jobs.flight_log import Flight
@@ -32,7 +32,7 @@ from jobs.train.compute.network import Network
 from jobs.train.compute.precision import choose_precision
 from jobs.train.compute.step import LocalResult, StepOptions, TrainStep
 from jobs.train.config import TrainConfig
-from jobs.train.data.calls import GraphCall, max_steps_per_execution, plan_calls, read_epoch
+from jobs.train.data.calls import GraphCall, max_steps_per_execution, plan_calls, read_epochs
 from jobs.train.data.length import images_seen, row_order, total_steps, validation_steps
 from jobs.train.data.row_cache import keeps_all_rows
 from jobs.train.data.shard_cache import ShardStore
@@ -79,14 +79,17 @@ class Training:
 
         self.collective = Collective()
         self.rank, self.world_size = self.collective.rank, self.collective.world_size
-        self.precision = self._configure_tensorflow()
+        self.precision, device = configure_tensorflow(config, self.collective)
+        if self.rank == 0:
+            ranks = f"{self.world_size} ranks, each" if self.world_size > 1 else "1 rank"
+            log.info("train: %s on %s, in %s", ranks, device, self.precision)
 
         keep = keeps_all_rows(config, self.manifest, self.collective.local_size)  # counts both splits
         self.store = self._store("train", "input", keep)
         validation_rows = self._store("validation", "validation", keep)
         self.validation = Validation(validation_rows, config.fixed_slices, self.manifest.classes)
         self.order = row_order(config, self.store.shard_rows, seed)
-        self.max_steps = max_steps_per_execution(self.order, self.manifest.values_per_image, self.world_size)
+        self.max_steps = max_steps_per_execution(self.order, self.manifest.image_bytes, self.world_size)
         self.total_steps = total_steps(config, self.order)
         self.validation_steps = validation_steps(config, self.order)
         peak_rate = config.peak_rate(self.order.batch_size)
@@ -96,27 +99,14 @@ class Training:
         self.best: Best | None = None
 
         self.network = Network(config, self.manifest, seed, self.precision)
-        self.train_step = make_step(config, self.network, self.collective, seed, class_weights(config, self.manifest))
-        self.evaluate = make_evaluator(self.network.final)
+        pixels = self.manifest.pixel_type
+        weights = class_weights(config, self.manifest)
+        self.train_step = make_step(config, self.network, self.collective, seed, weights, pixels)
+        self.evaluate = make_evaluator(self.network.final, pixels)
         self.unmeasured: list[tuple[LocalResult, Flight]] = []  # calls since the last measurement
         self.throughput = Throughput()
         self.recorder = FlightRecorder(run.logs / f"flight.rank-{self.rank}.jsonl")
         self.audit = RowAudit(run.logs / f"rows.rank-{self.rank}.jsonl") if config.audit else None
-
-    def _configure_tensorflow(self) -> str:
-        """Give TensorFlow its CPUs or GPU, determinism and precision; return the precision."""
-        deterministic = self.config.deterministic
-        device = devices.configure(tf, self.collective.local_rank, self.collective.local_size, deterministic)
-        if deterministic:
-            tf.config.experimental.enable_op_determinism()
-        if self.config.optimizer == "muon":
-            # GPUs multiply float32 matrices in TF32 by default: too few bits for the iteration on Gram matrices.
-            tf.config.experimental.enable_tensor_float_32_execution(False)
-        precision = choose_precision(tf, self.config, self.collective)
-        if self.rank == 0:
-            ranks = f"{self.world_size} ranks, each" if self.world_size > 1 else "1 rank"
-            log.info("train: %s on %s, in %s", ranks, device, precision)
-        return precision
 
     def _store(self, split: Split, phase: Phase, keep: bool) -> ShardStore:
         """Return a split's rows; each shard read is progress in `phase`. `keep`: in memory after the first epoch."""
@@ -127,14 +117,16 @@ class Training:
         """Train from the last checkpoint, or from the start, to the end."""
         step, owes_validation = self._restore()
         validation: dict[str, Any] = {}
-        writer = checkpoint.Writer(self.run_dir.checkpoints, self.config.keep_checkpoints)
+        writer = checkpoint.Writer(
+            self.run_dir.checkpoints, self.config.keep_checkpoints, self.config.checkpoint_min_seconds
+        )
         timer = checkpoint.Timer(self.config, step)
-        with self._console(step) as console:
+        with self._console(step) as console, closing(self._read(step)) as calls:
             if owes_validation:
                 validation = self._end_epoch(step, console, writer)
             while step < self.total_steps and not self._stops_early(step):
                 epoch = step // self.order.steps
-                for call, input_seconds in self._calls(epoch, step):
+                for call, input_seconds in self._epoch(calls, step):
                     self._train(call, input_seconds)
                     step = call.end_step
                     if console:
@@ -180,12 +172,13 @@ class Training:
         return self.best
 
     def _end_epoch(self, step: int, console: Console | None, writer: checkpoint.Writer) -> dict[str, Any]:
-        """Validate, then save a checkpoint; return the validation."""
+        """Validate, save a checkpoint unless the last one is new and training continues; return the validation."""
         validation = self._validate(step)
         self.best = better(self.best, step, validation, self.config)
         if console:
             console.validated(step, validation, self.validation.confusion)
-        self._save(writer, step, validated=True)
+        is_last = step == self.total_steps or self._stops_early(step)
+        self._save(writer, step, validated=True, only_if_due=not is_last)
         return validation
 
     def _console(self, step: int) -> AbstractContextManager[Console | None]:
@@ -196,16 +189,20 @@ class Training:
         names = self.manifest.class_names
         return Console(self.run_dir, self.network.model, self.rates, step, left, names)
 
-    def _calls(self, epoch: int, step: int) -> Iterator[tuple[GraphCall, float]]:
-        """Yield the graph calls of an epoch, each with the seconds this rank waited for its rows."""
-        planned = plan_calls(self.order, epoch, step, self.total_steps, self.config.log_every, self.max_steps)
-        calls = read_epoch(self.store, self.order, epoch, planned, self.rank, self.world_size)
-        while True:
+    def _read(self, step: int) -> Generator[GraphCall, None, None]:
+        """Return the graph calls from `step` to the end of the training."""
+        epochs = range(step // self.order.steps, -(-self.total_steps // self.order.steps))
+        every, most = self.config.log_every, self.max_steps
+        plans = ((epoch, plan_calls(self.order, epoch, step, self.total_steps, every, most)) for epoch in epochs)
+        return read_epochs(self.store, self.order, plans, self.rank, self.world_size)
+
+    def _epoch(self, calls: Iterator[GraphCall], step: int) -> Iterator[tuple[GraphCall, float]]:
+        """Yield the graph calls to the end of the epoch, each with the seconds this rank waited for its rows."""
+        end = min((step // self.order.steps + 1) * self.order.steps, self.total_steps)
+        while step < end:
             self.heartbeat.enter("input", step)
             begin = time.monotonic()
-            call = next(calls, None)
-            if call is None:
-                return
+            call = next(calls)
             self.heartbeat.enter("step", call.first_step)
             yield call, time.monotonic() - begin
             step = call.end_step
@@ -271,14 +268,27 @@ class Training:
                 f"that of model {self.config.model}; fix: remove the folder to train from the start"
             ) from error
 
-    def _save(self, writer: checkpoint.Writer, step: int, *, validated: bool = False) -> None:
-        """Write a checkpoint on rank 0; the state is the same on every rank. `validated`: an epoch's end is."""
-        if self.rank == 0:
+    def _save(
+        self, writer: checkpoint.Writer, step: int, *, validated: bool = False, only_if_due: bool = False
+    ) -> None:
+        """Write a checkpoint on rank 0; the state is the same on every rank. `validated`: an epoch's end is.
+
+        `only_if_due`: not if the last one is new. If this is the best state, the next checkpoint takes it along.
+        """
+        if self.rank:
+            return
+        is_written = writer.is_due() or not only_if_due
+        is_best = self.config.keep == "best" and self.best is not None and self.best.step == step
+        if is_written or is_best:
             self.heartbeat.enter("checkpoint", step)
             arrays = self.network.state()
             require_finite(arrays, step)
             position = checkpoint.Position(step, self.key)
-            writer.save(checkpoint.Checkpoint(position=position, arrays=arrays, validated=validated, best=self.best))
+            state = checkpoint.Checkpoint(position=position, arrays=arrays, validated=validated, best=self.best)
+            if is_written:
+                writer.save(state)
+            else:
+                writer.hold(state)
 
     def _validate(self, step: int) -> dict[str, Any]:
         self.heartbeat.enter("validation", step)
@@ -331,14 +341,29 @@ class Training:
         return [row.tobytes().hex() for row in gathered.reshape(self.world_size, -1)]
 
 
+def configure_tensorflow(config: TrainConfig, collective: Collective) -> tuple[str, str]:
+    """Give TensorFlow its CPUs or GPU, determinism and precision; return the precision, and the device in words."""
+    device = devices.configure(tf, collective.local_rank, collective.local_size, config.deterministic)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    if config.optimizer == "muon":
+        # GPUs multiply float32 matrices in TF32 by default: too few bits for the iteration on Gram matrices.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+    return choose_precision(tf, config, collective), device
+
+
 def make_step(
     config: TrainConfig,
     network: Network,
     collective: Collective,
     seed: int,
     weights: tuple[float, ...] | None = None,
+    pixels: PixelType = "float32",
 ) -> TrainStep:
-    """Return the training step of a network that a config describes. `weights`: of the classes; None: all 1."""
+    """Return the training step of a network that a config describes.
+
+    `weights`: of the classes; None: all 1. `pixels`: the type of the images that it gets.
+    """
     augmentation = Augmentation(
         flip=config.flip,
         shift=config.shift,
@@ -357,6 +382,7 @@ def make_step(
         microbatches=config.microbatches,
         slices=config.fixed_slices,
         compression=config.compression,
+        pixels=pixels,
     )
     return TrainStep(
         network.model, network.optimizer, collective, augmentation, seed, options, network.ema, network.loss_scale

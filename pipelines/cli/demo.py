@@ -1,5 +1,6 @@
 """idxtrain demo: draw, and watch the network."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,20 +29,25 @@ def demo(
 ) -> None:
     """Draw a digit, and watch every layer of a model.
 
-    The page is on this machine alone, and asks nothing of any other. Ctrl-C ends it.
+    The page is on this machine alone, and asks nothing of any other. Its address has a token that keeps other users
+    out. Ctrl-C ends it.
     """
     from pipelines.demo import shown_models
 
     models = shown_models([model] if other is None else [model, other], name, work)
 
-    import webbrowser
+    import os
+    import tempfile
 
+    from jobs.demo.browser import open_address
     from jobs.demo.server import listen, serve
 
     def ready(address: str) -> None:
         print(f"the demo is at {address} (Ctrl-C ends it)", flush=True)
         if not no_open:
-            webbrowser.open(address)
+            open_address(address, Path(folder))
 
-    with listen(port) as listener:
+    # In the work folder where there is one: a browser in a sandbox may not read files outside the home.
+    place = work if os.access(work, os.W_OK | os.X_OK) else None
+    with listen(port) as listener, tempfile.TemporaryDirectory(prefix="demo-", dir=place) as folder:
         serve(models, listener, ready)

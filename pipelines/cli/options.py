@@ -22,7 +22,8 @@ def complete_dataset(incomplete: str) -> list[str]:
 
 # readable=False: the commands check paths themselves and report in one line.
 Data = Annotated[
-    Path | None, typer.Option(help="Folder with your IDX archives. Default: download --dataset.", readable=False)
+    Path | None,
+    typer.Option(help="Folder or s3:// URL of your IDX archives. Default: download --dataset.", readable=False),
 ]
 Dataset = Annotated[
     str | None,

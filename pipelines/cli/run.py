@@ -92,12 +92,13 @@ for _command, _help in _HELP.items():
 def plan(options: "Options") -> None:
     """Show rows, shards and steps per rank, and start nothing.
 
-    Only the headers of the archives are read, and labels that take less than a second.
+    Only the headers of the archives are read, and labels that take less than a second. After `idxtrain doctor
+    --measure`, also shows how long an epoch takes, and the best number of ranks.
     """
-    from pipelines import request
-    from pipelines.plan import lines, plan_training
+    from pipelines import forecast, request
+    from pipelines.plan import lines, plan_training, rank_table
     from pipelines.stages import ranks
 
-    config = request.config_of(options, None)
-    training = plan_training(config, request.work_dir(options), ranks(config, os.environ))
-    print(*lines(training), sep="\n")
+    config, work = request.config_of(options, None), request.work_dir(options)
+    training = plan_training(config, work, ranks(config, os.environ))
+    print(*lines(training), *forecast.lines(training, work), "", *rank_table(training), sep="\n")

@@ -80,7 +80,7 @@ def options_of(given: Mapping[str, Any]) -> "Options":
     from pipelines.request import Options
 
     described = {name: given[name] for name in _KINDS if name in given}
-    paths = {role: described.pop(role) for role in ROLES}
+    paths = {role: described.pop(role, None) for role in ROLES}
     return Options(
         archives={role: path for role, path in paths.items() if path is not None},
         assignments=tuple(described.pop("assignments") or ()),

@@ -3,7 +3,6 @@
 import os
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,11 +14,10 @@ from pipelines.names import WORK
 
 if TYPE_CHECKING:
     from pipelines.request import Options
-    from pipelines.slurm.jobs import SlurmJobs
 
 app = typer.Typer()
 
-SubmittedRun = Annotated[str | None, typer.Argument(help="Run ID. Default: the run submitted last.")]
+SubmittedRun = Annotated[str | None, typer.Argument(help="Run ID or sweep name. Default: the run submitted last.")]
 
 
 @app.command("submit")
@@ -66,11 +64,11 @@ def submit_run(
 @reported()
 def show_status(
     run_id: Annotated[
-        str | None, typer.Argument(help="Run ID. Default: the run submitted last, else the latest run.")
+        str | None, typer.Argument(help="Run ID or sweep name. Default: the last submitted, else the latest run.")
     ] = None,
     work: WorkFolder = WORK,
 ) -> None:
-    """Show how far a run is: its stages or Slurm jobs.
+    """Show how far a run or sweep is: its stages or Slurm jobs.
 
     A training shows its step, images per second, the last validation, and the time left. Exits with the exit code of
     the first Slurm job that failed, or 0.
@@ -80,9 +78,15 @@ def show_status(
     from pipelines.slurm import measured
     from pipelines.slurm.jobs import is_submitted, submitted_run
     from pipelines.slurm.status import exit_code, lines, rows
+    from pipelines.sweep import state
 
     options = request.Options(work=work, run_id=run_id)
     folder = request.work_dir(options)
+    sweep = state.sweep_named(run_id, folder)
+    if sweep:
+        text, code = state.lines(sweep)
+        print(*text, sep="\n", flush=True)
+        sys.exit(code)
     if not is_submitted(run_id, folder):
         run = request.existing_run(options)
         print(f"run {run.run_id}")
@@ -102,31 +106,38 @@ def show_logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until no job is queued.")] = False,
     work: WorkFolder = WORK,
 ) -> None:
-    """Print the logs of a run's Slurm jobs."""
+    """Print the logs of a run's Slurm jobs, or of a sweep's runs."""
+    from pipelines import request
+    from pipelines.slurm.jobs import submitted_run
     from pipelines.slurm.status import log_lines
+    from pipelines.sweep import state
 
-    for line in log_lines(_submitted(run_id, work), follow):
+    folder = request.work_dir(request.Options(work=work))
+    sweep = state.sweep_named(run_id, folder)
+    for line in state.log_lines(sweep, follow) if sweep else log_lines(submitted_run(run_id, folder), follow):
         print(line, flush=True)
 
 
 @app.command("cancel")
 @reported()
 def cancel_jobs(
-    run_id: Annotated[str, typer.Argument(help="Run ID.")],
+    run_id: Annotated[str, typer.Argument(help="Run ID or sweep name.")],
     work: WorkFolder = WORK,
 ) -> None:
-    """Cancel a run's Slurm jobs.
+    """Cancel the Slurm jobs of a run or sweep.
 
-    Finished stages stay finished: `idxtrain submit --run-id` resumes the run.
+    Finished stages stay finished: `idxtrain submit --run-id`, or the sweep's own command, resumes. A sweep on this
+    machine is asked to stop.
     """
-    from pipelines.slurm.status import cancel
-
-    cancelled = cancel(_submitted(run_id, work))
-    print(f"cancelled {', '.join(cancelled)}" if cancelled else "nothing to cancel: no job is queued")
-
-
-def _submitted(run_id: str | None, work: Path) -> "SlurmJobs":
     from pipelines import request
     from pipelines.slurm.jobs import submitted_run
+    from pipelines.slurm.status import cancel
+    from pipelines.sweep import state
 
-    return submitted_run(run_id, request.work_dir(request.Options(work=work)))
+    folder = request.work_dir(request.Options(work=work))
+    sweep = state.sweep_named(run_id, folder)
+    if sweep:
+        print(state.cancel(sweep))
+        return
+    cancelled = cancel(submitted_run(run_id, folder))
+    print(f"cancelled {', '.join(cancelled)}" if cancelled else "nothing to cancel: no job is queued")

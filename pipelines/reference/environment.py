@@ -50,7 +50,8 @@ PUBLIC = (
     Variable("CXX", "C++ compiler that `idxtrain doctor` checks. Default: the first found on the PATH."),
     Variable("SLURM_CONF", "Slurm's configuration file, kept when a job submits another."),
     Variable(
-        "APPTAINER_BIND", "Folders that Apptainer shows in the site's container. idxtrain adds its scratch folder."
+        "APPTAINER_BIND",
+        "Folders that Apptainer shows in the site's container. A job adds `scratch` and those of its files.",
     ),
     Variable("PATH", "Where Slurm's commands, `nvidia-smi` and `apptainer` are found."),
     Variable("LD_LIBRARY_PATH", "Where shared libraries are found. `idxtrain schedule` keeps its value."),
@@ -64,6 +65,7 @@ INTERNAL = (
     Variable("IDXTRAIN_GPUS_PER_NODE", "GPUs of each node, by the site: a rank without one ends with an error."),
     Variable("IDXTRAIN_SPARK_MASTER", "Spark master that the launcher of prepare provides."),
     Variable("IDXTRAIN_SCRATCH", "The site's `scratch`, exported by each batch script."),
+    Variable("IDXTRAIN_STAGED_SHARDS", "Folder on a node's own disk where its ranks keep copies of shards."),
     Variable("IDXTRAIN_STEP_*", "What a Slurm task needs to start its rank: ranks, rendezvous, interface, key."),
     Variable("IDXTRAIN_DOCTOR_ADDRESS", "Address whose route shows `idxtrain doctor --site` the interface."),
     Variable("IDXTRAIN_DOCTOR_INTERFACE", "The site's `interface`, for `idxtrain doctor --site`."),

@@ -7,8 +7,10 @@ WORK = {
     "runs/ID/": "Runs, a folder per run ID: see below.",
     "retrain/NAME/": "State of `idxtrain retrain`, a folder per registered model: see below.",
     "retrain/.scratch/": "Temporary files of the registry's client.",
+    "environments/": "The Python environment as tar files, for sites that stage it. Unused ones go after a week.",
     "sweeps/NAME/": "Sweeps: `sweep.json` has the points, `table.txt` the results. Runs of a sweep are in `runs/`.",
     "mlflow/": "The model registry: MLflow's SQLite file and artifacts. Not used with MLFLOW_TRACKING_URI.",
+    "speeds/": "Measured speeds of training steps: `idxtrain doctor --measure` writes them, `plan` reads them.",
     ".locks/": "Leases: which process works on what.",
     ".removed/": "What `idxtrain prune` is removing.",
 }
@@ -18,8 +20,9 @@ DATASET = {
         "Shape, classes, rows, files with checksums, label counts, pixel statistics, sources, options and versions."
     ),
     "train/part-N.parquet": (
-        "Rows to train on. Columns: `image` list<float32> of height × width × channels values in [0, 1]; "
-        "`label` int32; `index` int64, the row in its archive. One row group per file."
+        "Rows to train on. Columns: `image` list<float32> of height × width × channels values in [0, 1], or the "
+        "archive's bytes with `prepare.pixels=uint8`; `label` int32; `index` int64, the row in its archive. One row "
+        "group per file."
     ),
     "validation/part-N.parquet": "Rows held out from the training archive.",
     "test/part-N.parquet": "Rows of the test archive.",

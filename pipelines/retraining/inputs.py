@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jobs import segments
 from jobs.errors import InputError
+from jobs.fetch.config import require_on_disk
 from jobs.fetch.describe import described_by
 from jobs.fetch.locate import locate
 from jobs.files import sha256_file, sha256_json
@@ -30,6 +31,7 @@ def archives(config: Config) -> dict[str, Path]:
             raise InputError(f"prepare.{key} {path}: found no such file; fix: correct the path")
     if not config.fetch.data and not config.fetch.named_archives:
         return others
+    require_on_disk(config.fetch.data)
     described = {f"{_DESCRIPTION}{number}": path for number, path in enumerate(described_by(config.fetch))}
     return {**locate(config.fetch).archives, **described, **others}
 

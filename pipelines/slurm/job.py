@@ -22,6 +22,7 @@ from deploy.slurm import commands, queue
 from deploy.slurm.queue import ControllerAwayError
 from deploy.slurm.scratch import private_folder, scratch_parent
 from deploy.slurm.site import JOB_STAGES, JobStage, Launcher, Site
+from deploy.staging.step import staged
 from jobs import stop_signals
 from jobs.errors import IdxtrainError, InputError, ReportedError, ResumableError
 from jobs.exit_codes import exit_codes
@@ -31,6 +32,7 @@ from jobs.umask import keep_others_from_writing
 from pipelines.config import Config
 from pipelines.lock import LockedError
 from pipelines.runs import read_config
+from pipelines.slurm.container import binds
 from pipelines.slurm.jobs import SlurmJobs
 from pipelines.stages import run_stages
 
@@ -66,8 +68,10 @@ def _run_recorded(jobs: SlurmJobs, stage: JobStage, job: str, environment: Mappi
         site, config = jobs.site(), read_config(jobs.run)
         jobs.require_progress(stage, config.launch.max_restarts)
         jobs.record("started", stage=stage, job=job, host=socket.gethostname(), step=jobs.checkpoint_step())
-        with _scratch(environment, stage, job):
-            _run_when_unlocked(stage, jobs.run, config, site)
+        with _scratch(environment, stage, job), staged(site, jobs.run.work.environments, os.environ) as placement:
+            os.environ.update(placement.environment)
+            os.environ.update(binds(site, config, str(scratch_parent(environment)), environment))
+            _run_when_unlocked(stage, jobs.run, config, site, placement.python)
     except ReportedError as error:  # the stage has printed it
         return error.exit_code
     except (IdxtrainError, OSError) as error:
@@ -86,11 +90,11 @@ def _job_id(environment: Mapping[str, str]) -> str:
     return environment.get("SLURM_JOB_ID", "")
 
 
-def _run_when_unlocked(stage: JobStage, run: RunDir, config: Config, site: Site) -> None:
-    """Run the stage, after unfinished earlier ones; wait for a lock whose owner is about to end."""
+def _run_when_unlocked(stage: JobStage, run: RunDir, config: Config, site: Site, python: str) -> None:
+    """Run the stage, after unfinished earlier ones; wait for a lock whose owner is about to end. `python`: theirs."""
 
     def launches(run: RunDir, config: Config, stages: Sequence[str]) -> dict[str, Launch]:
-        return _launches(site, stage, run, config, stages)
+        return _launches(site, stage, run, config, stages, python)
 
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
@@ -104,16 +108,19 @@ def _run_when_unlocked(stage: JobStage, run: RunDir, config: Config, site: Site)
             time.sleep(_RETRY_SECONDS)
 
 
-def _launches(site: Site, stage: JobStage, run: RunDir, config: Config, stages: Sequence[str]) -> dict[str, Launch]:
+def _launches(
+    site: Site, stage: JobStage, run: RunDir, config: Config, stages: Sequence[str], python: str
+) -> dict[str, Launch]:
     """Return how each of these stages starts in the job of `stage`."""
-    launches = {name: Launch(commands.stage_command(site, sys.executable, name, run.path)) for name in stages}
+    launches = {name: Launch(commands.stage_command(site, python, name, run.path)) for name in stages}
     if "train" in launches:
         ranks, hosts = config.launch.np or site.ranks, _hosts(site.launcher)
-        launches["train"] = commands.train_launch(site, config.launch, sys.executable, run.path, ranks, hosts)
+        launches["train"] = commands.train_launch(site, config.launch, python, run.path, ranks, hosts)
     if stage == "evaluate":
-        launches["evaluate"] = commands.evaluate_launch(site, sys.executable, run.path)
+        launches["evaluate"] = commands.evaluate_launch(site, python, run.path)
     if stage == "prepare":  # a later job has other nodes; there prepare is done already
-        launches["prepare"] = commands.prepare_launch(site, config.spark.master, sys.executable, run.path)
+        prepare_python = python if commands.spark_is_ours(site, config.spark.master) else sys.executable
+        launches["prepare"] = commands.prepare_launch(site, config.spark.master, prepare_python, run.path)
     return launches
 
 

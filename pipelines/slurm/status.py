@@ -5,11 +5,11 @@ A job's state comes from the queue while Slurm keeps it there, else from Slurm's
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.slurm import queue
+from deploy.slurm import queue, reasons
 from deploy.slurm.queue import NoSlurmError, Queued
 from deploy.slurm.site import JOB_STAGES, JobStage
 from jobs.errors import IdxtrainError, InputError, ResumableError
@@ -46,22 +46,30 @@ class _JobFacts:
 
 def rows(jobs: SlurmJobs) -> list[Row]:
     """Return the state of each stage's job, in order."""
-    known = jobs.jobs()
-    queued: dict[str, Queued] = {}
-    silent = ""
-    try:
-        queued = {job.job: job for job in queue.find(jobs.scripts(), known.values())}
-    except NoSlurmError as error:
-        silent = str(error)
+    queued, silent = ask(jobs.scripts(), jobs.jobs().values())
     stages: list[Row] = []
     for stage in JOB_STAGES:
         failed = next((row for row in stages if row.code and row.state != "UNKNOWN"), None)
-        job = known.get(stage, "")
-        if silent and job and not jobs.is_done(stage) and not jobs.has_ended(stage, job):
-            stages.append(_unknown(stage, job, silent))
-        else:
-            stages.append(_row(jobs, stage, job, queued.get(job), failed))
+        stages.append(stage_row(jobs, stage, queued, silent, failed))
     return stages
+
+
+def ask(scripts: Iterable[Path], jobs: Iterable[str]) -> tuple[dict[str, Queued], str]:
+    """Return the jobs that Slurm's queue still has, by ID, and why it does not answer, if it does not."""
+    try:
+        return {job.job: job for job in queue.find(scripts, jobs)}, ""
+    except NoSlurmError as error:
+        return {}, str(error)
+
+
+def stage_row(
+    jobs: SlurmJobs, stage: JobStage, queued: Mapping[str, Queued], silent: str, failed: Row | None = None
+) -> Row:
+    """Return the row of one stage. `queued`, `silent`: from `ask`. `failed`: the row of an earlier, failed stage."""
+    job = jobs.jobs().get(stage, "")
+    if silent and job and not jobs.is_done(stage) and not jobs.has_ended(stage, job):
+        return _unknown(stage, job, silent)
+    return _row(jobs, stage, job, queued.get(job), failed)
 
 
 def _unknown(stage: str, job: str, silent: str) -> Row:
@@ -109,8 +117,7 @@ def _facts(jobs: SlurmJobs, stage: str, job: str, queued: Queued | None) -> _Job
 def _detail(jobs: SlurmJobs, stage: JobStage, job: str, facts: _JobFacts, failed: Row | None) -> tuple[str, int]:
     """Return what to show beside a job that is not done, and its exit code: 0 unless it failed."""
     if facts.state == "PENDING":
-        waits = {"Dependency": "waits for the previous stage", "BeginTime": "restarts soon"}
-        return waits.get(facts.reason, facts.reason), 0
+        return reasons.why_pending(facts.reason), 0
     if facts.state in ("RUNNING", "COMPLETING", "CONFIGURING"):
         return _progress(jobs) if stage == "train" else "", 0
     if failed:
@@ -159,7 +166,12 @@ def exit_code(stages: Sequence[Row]) -> int:
 
 def cancel(jobs: SlurmJobs) -> list[str]:
     """Cancel all jobs of a run that are not over; return their IDs."""
-    active = [job.job for job in queue.find(jobs.scripts(), jobs.jobs().values()) if not job.over]
+    return cancel_queued(jobs.scripts(), jobs.jobs().values())
+
+
+def cancel_queued(scripts: Iterable[Path], jobs: Iterable[str]) -> list[str]:
+    """Cancel the jobs with these scripts or IDs that are not over; return their IDs."""
+    active = [job.job for job in queue.find(scripts, jobs) if not job.over]
     queue.cancel(active)
     return active
 
@@ -169,25 +181,42 @@ def log_lines(jobs: SlurmJobs, follow: bool) -> Iterator[str]:
 
     Raises InputError where no log exists yet.
     """
+
+    def logs() -> Iterator[tuple[str, Path]]:
+        known = jobs.jobs()
+        return ((stage, jobs.log_file(stage, known[stage])) for stage in JOB_STAGES if stage in known)
+
+    def is_active() -> bool:
+        return any(not job.over for job in queue.find(jobs.scripts(), jobs.jobs().values()))
+
+    yield from lines_of(logs, is_active if follow else None, f"run {jobs.run.run_id}")
+
+
+def lines_of(
+    logs: Callable[[], Iterable[tuple[str, Path]]], is_active: Callable[[], bool] | None, what: str
+) -> Iterator[str]:
+    """Yield the lines of log files, each after a line with its title.
+
+    `logs`: returns titles and paths; some may not exist yet. `is_active`: more lines may come, which are yielded, too;
+    None: do not wait for them. `what`: has these logs. Raises InputError where no log exists yet.
+    """
     offsets: dict[Path, int] = {}
-    asked, is_active = float("-inf"), True
-    while is_active:
-        if not follow:
-            is_active = False
+    asked, more = float("-inf"), True
+    while more:
+        if is_active is None:
+            more = False
         elif time.monotonic() - asked > _ASK_SECONDS:
             asked = time.monotonic()
-            is_active = any(not job.over for job in queue.find(jobs.scripts(), jobs.jobs().values()))
-        known = jobs.jobs()
-        for stage in JOB_STAGES:
-            if stage in known:
-                yield from _new_lines(jobs.log_file(stage, known[stage]), offsets, stage)
-        if is_active:
+            more = is_active()
+        for title, path in logs():
+            yield from _new_lines(path, offsets, title)
+        if more:
             time.sleep(_FOLLOW_SECONDS)
     if not offsets:
-        raise InputError(f"run {jobs.run.run_id}: found no logs of its jobs yet; fix: see `idxtrain status`")
+        raise InputError(f"{what}: found no logs of its jobs yet; fix: see `idxtrain status`")
 
 
-def _new_lines(path: Path, offsets: dict[Path, int], stage: str) -> Iterator[str]:
+def _new_lines(path: Path, offsets: dict[Path, int], title: str) -> Iterator[str]:
     """Yield the whole lines of a file after its offset in bytes; advance the offset."""
     try:
         with path.open("rb") as log:
@@ -196,7 +225,7 @@ def _new_lines(path: Path, offsets: dict[Path, int], stage: str) -> Iterator[str
     except OSError:
         return
     if path not in offsets:
-        yield f"==> {stage} ({os.path.relpath(path)})"
+        yield f"==> {title} ({os.path.relpath(path)})"
     whole = text.rpartition(b"\n")[0] + b"\n" if b"\n" in text else b""
     offsets[path] = offsets.get(path, 0) + len(whole)
     yield from whole.decode(errors="replace").splitlines()

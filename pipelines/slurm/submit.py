@@ -10,7 +10,9 @@ from typing import Any
 
 from deploy.slurm import commands, queue, script
 from deploy.slurm.site import JOB_STAGES, JobStage, Site, names, read, validate
+from deploy.staging.step import stage_step
 from jobs.errors import IdxtrainError, InputError
+from jobs.fetch.config import is_remote
 from jobs.files import write_json, write_text
 from jobs.python import module_command
 from jobs.run_dir import RunDir
@@ -19,6 +21,7 @@ from pipelines import request, runs
 from pipelines.config import Config, assign
 from pipelines.lock import RunLock
 from pipelines.request import Options
+from pipelines.slurm.container import binds, require_visible
 from pipelines.slurm.jobs import SlurmJobs
 from pipelines.slurm.measured import as_measured
 
@@ -56,15 +59,10 @@ def config_for(site: Site, options: Options, existing: RunDir | None) -> Config:
             f"--np {options.np}: found {site.train.nodes} × {site.train.ranks_per_node} ranks in the site; "
             "fix: set --site-set train.nodes=… or train.ranks_per_node=… instead"
         )
-    work = request.work_dir(options).path
-    if site.container is not None and any(c in str(work) for c in ",:"):
-        raise InputError(
-            f"--work {work}: found a comma or colon in its path, where Apptainer splits it, expected none; "
-            "fix: give another --work, or a site without a container"
-        )
     config = request.config_of(replace(options, np=site.ranks), existing)
+    require_visible(site, request.work_dir(options).path, config)
     check_config(config.train, site.ranks)
-    if config.fetch.data and not Path(config.fetch.data).is_dir():
+    if config.fetch.data and not is_remote(config.fetch.data) and not Path(config.fetch.data).is_dir():
         raise InputError(f"--data {config.fetch.data}: found no such folder; fix: give the folder of your archives")
     return config
 
@@ -91,8 +89,17 @@ def preview(site: Site, run: RunDir, config: Config) -> str:
         parts.append(f"# {line}\n{text}")
         before = stage
     hosts = [f"NODE{n}" for n in range(1, site.train.nodes + 1)]
-    prepare = commands.prepare_launch(site, config.spark.master, sys.executable, run.path)
-    train = commands.train_launch(site, config.launch, sys.executable, run.path, site.ranks, hosts)
+    python = "STAGED_PYTHON" if "environment" in site.stage else sys.executable
+    if site.stage:
+        copies = shlex.join(stage_step(site.train.nodes))
+        parts.append(
+            f"# before, each job copies its {' and '.join(site.stage)} to its nodes; the training with\n# {copies}\n"
+        )
+    for name, value in binds(site, config, site.scratch, {}).items():
+        parts.append(f"# containers start with\n# {name}={value}\n")
+    prepare_python = python if commands.spark_is_ours(site, config.spark.master) else sys.executable
+    prepare = commands.prepare_launch(site, config.spark.master, prepare_python, run.path)
+    train = commands.train_launch(site, config.launch, python, run.path, site.ranks, hosts)
     parts += [f"# prepare starts with\n# {prepare}\n", f"# the training starts with\n# {train}\n"]
     if site.launcher == "srun":
         parts.append(f"# its launcher starts the ranks with\n# {shlex.join(commands.rank_step(site, site.ranks))}\n")
@@ -122,7 +129,8 @@ def submit(run: RunDir, site: Site, config: Config, environment: Mapping[str, st
 
 
 def _submit_chain(jobs: SlurmJobs, stages: Sequence[JobStage], environment: Mapping[str, str]) -> dict[str, str]:
-    """Submit these stages, each to start after the one before; cancel all where one is refused."""
+    """Submit these stages, each to start after the one before; none where one would be refused, or is."""
+    queue.check([jobs.script_file(stage) for stage in stages], environment)
     submitted: dict[str, str] = {}
     before = None
     try:

@@ -1,4 +1,4 @@
-"""The results of a sweep. The best point has the highest accuracy on validation; with folds, the highest mean."""
+"""The results of a sweep: the best point has the highest accuracy on validation, or mean over seeds and folds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from pipelines.sweep.grid import Point, Sweep
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The result of a point of the grid. `points`: its trainings, one or one per fold.
+    """The result of a point of the grid. `points`: its trainings, one or one per seed and fold.
 
-    `accuracy`: on the validation split, the mean over the folds; without one, `detail` is the reason. `std`: the
-    sample standard deviation over the folds. `images_per_second`: the mean. `seconds`: of all trainings.
+    `accuracy`: on the validation split, the mean over the trainings; without one, `detail` is the reason. `std`: their
+    sample standard deviation. `images_per_second`: the mean. `seconds`: of all trainings.
     """
 
     points: tuple[Point, ...]
@@ -34,6 +34,18 @@ class Result:
         return self.points[0]
 
     @property
+    def settings(self) -> tuple[str, ...]:
+        """The settings that all trainings share: without the seed if there are several."""
+        return tuple(each for each in self.point.settings if all(each in other.settings for other in self.points))
+
+    @property
+    def about(self) -> str:
+        """All settings in words: the seeds come last."""
+        seeds = [each for point in self.points for each in point.settings if each not in self.settings]
+        values = ",".join(dict.fromkeys(each.partition("=")[2] for each in seeds))
+        return ", ".join((*self.settings, f"seed={values}") if seeds else self.settings)
+
+    @property
     def runs(self) -> str:
         """The run IDs: of the first and the last of several trainings."""
         first, last = self.points[0].run_id, self.points[-1].run_id
@@ -43,7 +55,7 @@ class Result:
 def read_results(sweep: Sweep, failures: Mapping[str, str]) -> list[Result]:
     """Return the result of each point of the grid. `failures`: why a training failed, by run ID."""
     results = [_read_result(sweep.run(point), point, failures.get(point.run_id, "")) for point in sweep.points]
-    return [combined(list(folds)) for _, folds in groupby(results, key=lambda result: result.point.settings)]
+    return [combined(list(each)) for _, each in groupby(results, key=lambda result: result.point.setting)]
 
 
 def _read_result(run: RunDir, point: Point, failure: str) -> Result:
@@ -62,22 +74,22 @@ def _read_result(run: RunDir, point: Point, failure: str) -> Result:
     )
 
 
-def combined(folds: Sequence[Result]) -> Result:
-    """Return the result of a point from those of its folds. It has an accuracy only if each fold has one."""
-    if len(folds) == 1:
-        return folds[0]
-    points = tuple(fold.point for fold in folds)
-    accuracies = [fold.accuracy for fold in folds if fold.accuracy is not None]
-    if len(accuracies) < len(folds):
-        lacking = next(fold for fold in folds if fold.accuracy is None)
+def combined(trainings: Sequence[Result]) -> Result:
+    """Return the result of a point from those of its trainings. It has an accuracy only if each of them has one."""
+    if len(trainings) == 1:
+        return trainings[0]
+    points = tuple(each.point for each in trainings)
+    accuracies = [each.accuracy for each in trainings if each.accuracy is not None]
+    if len(accuracies) < len(trainings):
+        lacking = next(each for each in trainings if each.accuracy is None)
         return Result(points=points, detail=f"{lacking.point.run_id}: {lacking.detail}")
     return Result(
         points=points,
         accuracy=fmean(accuracies),
         std=stdev(accuracies),
-        steps=max(fold.steps for fold in folds),
-        images_per_second=fmean(fold.images_per_second for fold in folds),
-        seconds=sum(fold.seconds for fold in folds),
+        steps=max(each.steps for each in trainings),
+        images_per_second=fmean(each.images_per_second for each in trainings),
+        seconds=sum(each.seconds for each in trainings),
     )
 
 
@@ -89,13 +101,13 @@ def best(results: Sequence[Result]) -> Result | None:
 
 def result_table(results: Sequence[Result]) -> list[str]:
     """Return the results as lines of text, best first; points without an accuracy come last."""
-    keys = [setting.partition("=")[0] for setting in results[0].point.settings]
-    has_folds = len(results[0].points) > 1
-    header = ("runs" if has_folds else "run", *keys, "validation", "steps", "images/s", "seconds", "")
+    keys = [setting.partition("=")[0] for setting in results[0].settings]
+    has_several = len(results[0].points) > 1
+    header = ("runs" if has_several else "run", *keys, "validation", "steps", "images/s", "seconds", "")
     winner = best(results)
     rows = []
     for result in sorted(results, key=lambda r: -1.0 if r.accuracy is None else r.accuracy, reverse=True):
-        values = [setting.partition("=")[2] for setting in result.point.settings]
+        values = [setting.partition("=")[2] for setting in result.settings]
         figures = ("–", "–", "–", "–")
         if result.accuracy is not None:
             accuracy = f"{result.accuracy:.4f}" + ("" if result.std is None else f" ± {result.std:.4f}")

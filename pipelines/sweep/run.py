@@ -71,6 +71,7 @@ def run_here(sweep: Sweep, configs: Configs) -> int:
     Returns the exit code. Raises IdxtrainError where a point failed, so none is tested.
     """
     sweep.write()
+    sweep.jobs_file.unlink(missing_ok=True)  # it is no longer one on Slurm
     failures: dict[str, str] = {}
     for number, point in enumerate(sweep.points, 1):
         log.info("sweep: %d of %d: %s: %s", number, len(sweep.points), point.run_id, ", ".join(_shown(point)))
@@ -116,26 +117,30 @@ def _tested_run(sweep: Sweep, winner: Result, config: Config) -> tuple[RunDir, C
     return runs.make(sweep.work, f"{winner.point.run_id}-best"), validate(values, "sweep")
 
 
-def submit_sweep(sweep: Sweep, configs: Configs, site: Site) -> dict[str, str]:
+def submit_sweep(sweep: Sweep, configs: Configs, site: Site, at_once: int = 0) -> dict[str, str]:
     """Submit a sweep: prepare, all points as an array, the table; return the job IDs by stage.
 
-    Raises InputError where jobs of the sweep are queued, or Slurm refuses one.
+    `at_once`: how many points may run at a time; 0: any number. Raises InputError where jobs of the sweep are queued,
+    or Slurm takes no array of this size or refuses a job.
     """
     _require_none_queued(sweep)
+    _require_size(sweep)
     sweep.write()
+    for stage, text in batch_scripts(sweep, site, at_once).items():
+        write_text(sweep.script_file(stage), text)
+    queue.check(sweep.scripts())
     for point in sweep.points:
         _write_run(runs.make(sweep.work, point.run_id), configs[point.run_id], site)
-    for stage, text in batch_scripts(sweep, site).items():
-        write_text(sweep.folder / f"{stage}.sh", text)
     submitted: dict[str, str] = {}
     try:
-        submitted["prepare"] = queue.submit(sweep.folder / "prepare.sh")
-        submitted["train"] = queue.submit(sweep.folder / "train.sh", submitted["prepare"])
+        submitted["prepare"] = queue.submit(sweep.script_file("prepare"))
+        submitted["train"] = queue.submit(sweep.script_file("train"), submitted["prepare"])
         # Also after failures in the array: a table of the trained points is better than no table.
-        submitted["evaluate"] = queue.submit(sweep.folder / "evaluate.sh", submitted["train"], after_any=True)
+        submitted["evaluate"] = queue.submit(sweep.script_file("evaluate"), submitted["train"], after_any=True)
     except IdxtrainError:
         queue.cancel(list(submitted.values()))
         raise
+    write_json(sweep.jobs_file, submitted)
     for number, point in enumerate(sweep.points):
         first = {"prepare": submitted["prepare"]} if number == 0 else {}
         SlurmJobs(sweep.run(point)).write_jobs({**first, "train": f"{submitted['train']}_{number}"})
@@ -143,12 +148,21 @@ def submit_sweep(sweep: Sweep, configs: Configs, site: Site) -> dict[str, str]:
 
 
 def _require_none_queued(sweep: Sweep) -> None:
-    scripts = [sweep.folder / f"{stage}.sh" for stage in ("prepare", "train", "evaluate")]
-    waiting = [job for job in queue.find(scripts) if not job.over]
+    waiting = [job for job in queue.find(sweep.scripts()) if not job.over]
     if waiting:
         listed = ", ".join(f"{job.job} ({job.state})" for job in waiting)
         raise InputError(
-            f"--name {sweep.name}: found its jobs in the queue: {listed}; fix: wait for them, or scancel them"
+            f"--name {sweep.name}: found its jobs in the queue: {listed}; "
+            f"fix: wait for them, or `idxtrain cancel {sweep.name}`"
+        )
+
+
+def _require_size(sweep: Sweep) -> None:
+    limit = queue.max_array_size()
+    if limit is not None and len(sweep.points) > limit:
+        raise InputError(
+            f"--grid: found {counted(len(sweep.points), 'run')}, expected {limit} or fewer, the MaxArraySize of this "
+            "Slurm; fix: give fewer values, or several sweeps with other names"
         )
 
 
@@ -162,7 +176,7 @@ def _write_run(run: RunDir, config: Config, site: Site) -> None:
         jobs.record("submitted", stages=["train"])
 
 
-def batch_scripts(sweep: Sweep, site: Site) -> dict[str, str]:
+def batch_scripts(sweep: Sweep, site: Site, at_once: int = 0) -> dict[str, str]:
     """Return the three batch scripts by stage: prepare, the array of trainings, and the table."""
     first, number = sweep.run(sweep.points[0]), len(sweep.points)
     any_run = str(sweep.work.runs / f"{sweep.name}-%a")
@@ -180,6 +194,7 @@ def batch_scripts(sweep: Sweep, site: Site) -> dict[str, str]:
         log=f"{logs}-%a/slurm/train-%A_%a.out",
         command=module_command("pipelines.slurm.job", "train", any_run),
         array=number,
+        at_once=at_once,
     )
     last = script.Job(
         name=script.job_name(sweep.name, "evaluate"),
@@ -233,7 +248,7 @@ def _failures(sweep: Sweep) -> dict[str, str]:
 
 
 def _print_best(winner: Result, outcome: str) -> None:
-    print(f"best by validation: {winner.runs}: {', '.join(winner.point.settings)}")
+    print(f"best by validation: {winner.runs}: {winner.about}")
     print(outcome)
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from deploy.launcher.config import LaunchConfig
@@ -69,7 +70,7 @@ class Room:
         self.folder, self.sizes, self.torch, self.full_rounds = folder, sizes, torch, full_rounds
         self.work = folder / "work"
         self._archives = archives
-        self._base: dict[int, RunDir] = {}
+        self._base: dict[tuple[int, str], RunDir] = {}
         self._numbers = itertools.count(1)
         self.stage_runs: dict[tuple[int, int, str], Done] = {}  # see measures.stages
 
@@ -101,17 +102,18 @@ class Room:
     def prepared_run(self, recipe: str, settings: Mapping[str, Any], factor: int = 1) -> RunDir:
         """Make a run that is ready to train. The dataset is made once."""
         config = self.config(factor, recipe, settings)
-        if factor not in self._base:
-            self._base[factor] = base = self.new_run(config)
+        key = factor, config.prepare.pixels
+        if key not in self._base:
+            self._base[key] = base = self.new_run(config)
             for stage in ("fetch", "prepare"):
                 run_stage(base, stage)
         run_dir = self.new_run(config)
-        shutil.copytree(self._base[factor].path / "stages", run_dir.path / "stages")
+        shutil.copytree(self._base[key].path / "stages", run_dir.path / "stages")
         return run_dir
 
-    def dataset(self, factor: int = 1) -> Path:
+    def dataset(self, factor: int = 1, settings: Mapping[str, Any] = MappingProxyType({})) -> Path:
         """Return the folder of the prepared dataset."""
-        return Path(read_record(self.prepared_run("lecture", {}, factor), "prepare").outputs["dataset"])
+        return Path(read_record(self.prepared_run("lecture", settings, factor), "prepare").outputs["dataset"])
 
 
 def write_mnist(folder: Path) -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import cycle, product
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 import numpy as np
@@ -19,12 +20,14 @@ from numpy.typing import NDArray
 
 from jobs.dataset import read_manifest, read_split
 from jobs.demo.app import app
+from jobs.demo.guard import QUERY
 from jobs.demo.shown import Shown
 from jobs.evaluate.predictions import read_predictions
 from jobs.run_dir import RunDir
 from jobs.stage import dataset_of
 from pipelines.demo import shown_models
 from tests.conftest import idxtrain_in
+from tests.support.demo_server import TOKEN
 from tests.support.redrawn import PLACES, WIDTHS, drawn, middle_line
 
 pytestmark = pytest.mark.long
@@ -50,7 +53,8 @@ def model(run: RunDir) -> Shown:
 
 @pytest.fixture(scope="module")
 def client(model: Shown) -> Iterator[TestClient]:
-    with TestClient(app([model]), base_url="http://localhost") as made:
+    with TestClient(app([model], TOKEN), base_url="http://localhost") as made:
+        made.get("/", params={QUERY: TOKEN})
         yield made
 
 
@@ -110,7 +114,8 @@ def test_without_the_dataset_the_demo_shows_the_network_and_reports_what_is_gone
     shutil.copytree(run.work.path, tmp_path / "work")
     (model,) = shown_models([run.run_id], "mnist", tmp_path / "work")
     shutil.rmtree(tmp_path / "work/datasets")
-    with TestClient(app([model]), base_url="http://localhost") as client:
+    with TestClient(app([model], TOKEN), base_url="http://localhost") as client:
+        client.get("/", params={QUERY: TOKEN})
         answer = client.get("/api/images?model=0")
         assert (answer.status_code, len(answer.text.splitlines())) == (404, 1)
         assert "found no such folder, expected the dataset of the model; fix: prepare the data again" in answer.text
@@ -129,8 +134,12 @@ def test_the_command_prints_its_address_answers_there_and_ends_with_ctrl_c(run: 
         line = demo.stdout.readline()
         assert line.startswith("the demo is at http://127.0.0.1:")
         address = line.split()[4]
-        assert httpx.get(f"{address}api/models").json()["models"][0]["title"] == "run fast-demo"
-        assert httpx.get(address, headers={"Host": "evil.example"}).status_code == 403
+        models = urljoin(address, "/api/models")
+        assert httpx.get(models).status_code == 403
+        with httpx.Client() as client:
+            assert client.get(address, headers={"Host": "evil.example"}).status_code == 403
+            assert client.get(address).status_code == 200
+            assert client.get(models).json()["models"][0]["title"] == "run fast-demo"
         demo.send_signal(signal.SIGINT)
         out, err = demo.communicate(timeout=60)
     assert (demo.returncode, out, err) == (75, "", "idxtrain: interrupted\n")

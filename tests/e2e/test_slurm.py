@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from deploy.slurm.script import job_name
@@ -164,6 +165,59 @@ def test_a_requeued_training_resumes_to_the_same_weights(workspace: Workspace, w
     assert workspace.record("requeued")["world_size"] == 2
 
 
+def running_from(scratch: Path, module: str) -> int:
+    """Return the number of processes that run a module with a Python in a folder."""
+    commands = [process.info["cmdline"] or [""] for process in psutil.process_iter(["cmdline"])]
+    return sum(module in command and command[0].startswith(f"{scratch}/") for command in commands)
+
+
+def test_ranks_read_shards_from_copies_on_their_nodes_to_the_same_weights(
+    workspace: Workspace, whole: dict[str, str]
+) -> None:
+    jobs = workspace.submit("shards", "--site-set", 'stage=["shards"]')
+    workspace.wait_for_checkpoint("shards")
+    (copies,) = workspace.scratch.glob("idxtrain-job-*-staged-*/shards/*")
+    assert sorted(path.name for path in (copies / "train").iterdir()) == sorted(
+        path.name for path in (workspace.work / "datasets" / copies.name / "train").iterdir()
+    )
+    workspace.slurm.wait_for_end(*jobs.values())
+    assert workspace.record("shards")["weights_sha256"] == workspace.record("whole")["weights_sha256"]
+    assert "staging: shards on 2 nodes, in " in workspace.output("shards")
+    assert list(workspace.scratch.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_all_processes_run_from_a_staged_environment_to_the_same_weights_and_copies_never_stay(
+    workspace: Workspace, whole: dict[str, str]
+) -> None:
+    staged = ("--site-set", 'stage=["environment", "shards"]')
+    jobs = workspace.submit("staged", *staged)
+    workspace.wait_for_checkpoint("staged")
+    for module, processes in (("jobs.train", 2), ("deploy.slurm.task", 2), ("deploy.launcher", 1)):
+        assert running_from(workspace.scratch, module) == processes, module
+    workspace.slurm.wait_for_end(*jobs.values(), seconds=600)
+    assert [workspace.slurm.state(job) for job in jobs.values()] == ["COMPLETED"] * 3, workspace.output("staged")
+    assert workspace.record("staged")["weights_sha256"] == workspace.record("whole")["weights_sha256"]
+    assert workspace.output("staged").count("staging: packed packages-") == 1, "all jobs share one tar file"
+    assert list(workspace.scratch.iterdir()) == []
+    endless = ("--set", "train.max_steps=100000")
+    jobs = workspace.submit("cancelled", *staged, *endless)
+    workspace.wait_for_checkpoint("cancelled")
+    workspace.slurm.run("scancel", *jobs.values(), check=True)
+    workspace.slurm.wait_for_end(jobs["train"])
+    workspace.slurm.wait_for(lambda: list(workspace.scratch.iterdir()) == [], 30)
+    killed = workspace.submit("killed", *staged, *endless)
+    workspace.wait_for_checkpoint("killed")
+    workspace.slurm.run("scancel", "--full", "--signal=KILL", killed["train"], check=True)
+    workspace.slurm.run("scancel", killed["evaluate"])
+    workspace.slurm.wait_for_end(killed["train"])
+    left = {path.name for path in workspace.scratch.glob("idxtrain-job-*")}
+    next_one = workspace.submit("next")
+    workspace.slurm.wait_for_end(*next_one.values())
+    assert any("-staged-" in name for name in left), "SIGKILL leaves them"
+    assert list(workspace.scratch.iterdir()) == []
+
+
 def test_a_failed_stage_cancels_later_jobs_and_status_shows_why(
     workspace: Workspace, make_archives: MakeArchives
 ) -> None:
@@ -222,6 +276,12 @@ def test_dry_run_prints_the_scripts_and_creates_nothing(workspace: Workspace) ->
     assert done.stdout.count("#!/bin/bash") == 3
     assert "# its launcher starts the ranks with\n# srun --nodes=2 --ntasks=4 " in done.stdout
     assert "--dependency=afterok:ID_OF_TRAIN --kill-on-invalid-dep=yes" in done.stdout
+    assert "staged" not in done.stdout
+    where = ("--site", "cpu", "--data", workspace.folder / "data", "--run-id", "dry")
+    done = workspace("submit", *where, "--site-set", 'stage=["environment"]', "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "# each job first stages environment on its nodes; the training with\n# srun --nodes=2 " in done.stdout
+    assert "# the training starts with\n# STAGED_PYTHON -I -m deploy.launcher --np 4 " in done.stdout
     assert not workspace.run("dry").path.exists()
 
 

@@ -86,6 +86,24 @@ class DemoPage:
         start = 4 + int.from_bytes(frame[:4], "little")  # the image is the output of the first layer
         return np.frombuffer(frame[start + -start % 8 :], "<f4", prod(shape)).reshape(shape)
 
+    def pixels(self, selector: str) -> NDArray[np.uint8]:
+        """Return what is drawn on a canvas, RGBA [height, width, 4], before the browser enlarges it."""
+        script = """(canvas) => {
+          const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+          return { height: canvas.height, data: [...data] };
+        }"""
+        drawn: Any = self.page.locator(selector).first.evaluate(script)
+        return np.array(drawn["data"], np.uint8).reshape(drawn["height"], -1, 4)
+
+    def scale(self) -> list[list[int]]:
+        """Return the colors of signed numbers, RGBA, from the most negative to the most positive one."""
+        script = """async () => {
+          const { signedShades } = await import("/colors.js");
+          return [...new Uint8Array(signedShades().buffer)];
+        }"""
+        colors: Any = self.page.evaluate(script)
+        return [list(colors[i : i + 4]) for i in range(0, len(colors), 4)]
+
     def settle(self) -> None:
         """Wait until nothing is under way: no request for longer than the page waits after the last stroke."""
         quiet_since = monotonic()

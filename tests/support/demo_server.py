@@ -15,16 +15,18 @@ import uvicorn
 from numpy.typing import NDArray
 
 from jobs.demo.app import app
+from jobs.demo.guard import QUERY
 from jobs.demo.server import listen
 from jobs.run_dir import Work
 from tests.support.demo_models import shown, untrained
 
+TOKEN = "token-of-a-test"  # noqa: S105
 IDXTRAIN = Path(sys.executable).with_name("idxtrain")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """A demo that is served. `models`: the same keras.Models. `names`: of the classes."""
+    """A demo that is served. `address`: with its token. `models`: the same keras.Models. `names`: of the classes."""
 
     address: str
     models: Sequence[Any]
@@ -61,7 +63,7 @@ def serving(architectures: Sequence[str], shape: tuple[int, int, int], classes: 
     models = [untrained(architecture, shape, classes, seed) for seed, architecture in enumerate(architectures)]
     every = shown(models)
     with listen(0) as listener:
-        server = uvicorn.Server(uvicorn.Config(app(every), log_config=None, access_log=False, lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(app(every, TOKEN), log_config=None, access_log=False, lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         while not server.started:
@@ -69,7 +71,7 @@ def serving(architectures: Sequence[str], shape: tuple[int, int, int], classes: 
         host, port = listener.getsockname()
         try:
             yield Demo(
-                address=f"http://{host}:{port}/",
+                address=f"http://{host}:{port}/?{QUERY}={TOKEN}",
                 models=models,
                 shape=shape,
                 names=every[0].manifest.class_names,

@@ -27,6 +27,7 @@ NO_SPARK = SparkConfig(master="spark://127.0.0.1:1")
 # For each data set: the arguments of its archives, and the options.
 VARIANTS: dict[str, tuple[dict[str, Any], PrepareConfig]] = {
     "uint8-gz": ({}, PrepareConfig(rows_per_shard=64, validation_from="first")),
+    "uint8-bytes": ({}, PrepareConfig(rows_per_shard=64, validation_from="first", pixels="uint8")),
     "int16": ({"dtype": "int16", "gz": False}, PrepareConfig(rows_per_shard=600, validation_from="spread")),
     "float32-rgb": ({"dtype": "float32", "shape": (6, 8, 3)}, PrepareConfig(rows_per_shard=250, validation_rows=0)),
 }

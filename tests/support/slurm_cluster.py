@@ -9,13 +9,14 @@ import secrets
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
 import psutil
+
+from tests.support.slurm_client import SlurmClient
 
 NODES = ("n1", "n2")
 CPUS = 4  # of each node, as configured; the machine may have fewer
@@ -24,8 +25,21 @@ _PACKAGES = "apt-get install slurm-wlm munge"
 _SECONDS = 60.0
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
-# See slurm.conf(5). cred_expire bounds how long a requeued job waits (120 s by default). The rest keeps it small and
-# fast, and does without what a container or a small machine lacks: cgroups, accounting, a real CPU for each configured.
+# See slurm.conf(5). It is small and fast, and does without what a container or a small machine lacks: cgroups,
+# accounting, a real CPU for each configured.
+SMALL_CONF = """\
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0
+DependencyParameters=kill_invalid_depend
+SlurmdParameters=config_overrides
+"""
+# cred_expire bounds how long a requeued job waits (120 s by default).
 _CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -42,20 +56,11 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
-MpiDefault=none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
-SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0
-DependencyParameters=kill_invalid_depend
-SlurmdParameters=config_overrides
 ReturnToService=2
 JobRequeue=1
 KillWait=5
 MinJobAge=3600
+MaxArraySize=17
 SlurmdTimeout=20
 NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[0]} CPUs={cpus} RealMemory=4000
 NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus} RealMemory=4000
@@ -71,7 +76,7 @@ def missing() -> str:
     return f"found no {', '.join(lacking)}; fix: {_PACKAGES}" if lacking else ""
 
 
-class SlurmCluster(AbstractContextManager["SlurmCluster"]):
+class SlurmCluster(SlurmClient, AbstractContextManager["SlurmCluster"]):
     """Slurm's daemons from enter to exit; they and their jobs leave no process behind."""
 
     def __init__(self, folder: Path) -> None:
@@ -102,28 +107,6 @@ class SlurmCluster(AbstractContextManager["SlurmCluster"]):
         argv = [str(word) for word in command]
         return subprocess.run(argv, env=self.environment, capture_output=True, text=True, timeout=60, check=check)
 
-    def show(self, job: object) -> Mapping[str, str]:
-        """Return what `scontrol show job` shows of a job, by key; an empty mapping if it is unknown."""
-        words = self.run("scontrol", "--oneliner", "show", "job", job).stdout.split()
-        return dict(word.split("=", 1) for word in words if "=" in word)
-
-    def state(self, job: object) -> str:
-        """Return a job's state, e.g. COMPLETED; an empty text if it is unknown."""
-        return self.show(job).get("JobState", "")
-
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 120.0) -> None:
-        """Wait until a condition holds; raise TimeoutError, with the queue's state, if it does not in time."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > deadline:
-                raise TimeoutError(self.run("squeue", "--states=all", "--long").stdout)
-            time.sleep(0.1)
-
-    def wait_for_end(self, *jobs: object, seconds: float = 300.0) -> None:
-        """Wait until jobs have ended, successfully or not."""
-        active = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED")
-        self.wait_for(lambda: all(self.state(job) not in active for job in jobs), seconds)
-
     def _start(self) -> None:
         for name in ("state", *(f"{what}-{node}" for what in ("spool", "tmp") for node in NODES)):
             (self.folder / name).mkdir(parents=True)
@@ -133,16 +116,11 @@ class SlurmCluster(AbstractContextManager["SlurmCluster"]):
         conf = _CONF.format(
             folder=self.folder, host=socket.gethostname(), controller=controller, ports=ports, nodes=NODES, cpus=CPUS
         )
-        (self.folder / "slurm.conf").write_text(conf, encoding="utf-8")
+        (self.folder / "slurm.conf").write_text(conf + SMALL_CONF, encoding="utf-8")
         self._daemons.enter_context(self._daemon("slurmctld", "-D", "-i"))
         for node in NODES:
             self._daemons.enter_context(self._daemon("slurmd", "-D", "-N", node))
         self.wait_for(self.idle, _SECONDS)
-
-    def idle(self) -> bool:
-        """Return whether both nodes are up and have no job."""
-        states = self.run("sinfo", "--noheader", "--Node", "--format=%T").stdout.split()
-        return states == ["idle"] * len(NODES)
 
     def _start_munge(self) -> None:
         key = self.folder / "munge.key"

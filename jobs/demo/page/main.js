@@ -251,6 +251,7 @@ function sizeOf({ shape: [height, width] }) {
   return side * Math.max(1, Math.round(280 / side));
 }
 
+history.replaceState(null, "", location.pathname); // without the token, which is a cookie now
 try {
   const page = new Page(await models());
   await page.open();

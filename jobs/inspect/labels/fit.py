@@ -14,8 +14,9 @@ from jobs.train.compute.network import Network
 from jobs.train.compute.precision import choose_precision
 from jobs.train.config import TrainConfig
 from jobs.train.data.calls import GraphCall, PlannedCall, max_steps_per_execution, plan_calls
+from jobs.train.data.epoch import Epoch
 from jobs.train.data.length import row_order, total_steps
-from jobs.train.data.order import Epoch, RowOrder
+from jobs.train.data.order import RowOrder
 from jobs.train.worker import make_step
 from models.training.schedules import Rates
 
@@ -41,7 +42,7 @@ def fit(
     step = make_step(config, network, collective, seed, class_weights(config, manifest))
     total, peak = total_steps(config, order), config.peak_rate(order.batch_size)
     rates = Rates(config.schedule, total, peak, config.warmup_fraction, config.final_rate_fraction)
-    most = max_steps_per_execution(order, images.shape[1], 1)
+    most = max_steps_per_execution(order, images.itemsize * images.shape[1], 1)
     for epoch in range(-(-total // order.steps)):
         drawn = order.epoch(epoch)
         for planned in plan_calls(order, epoch, epoch * order.steps, total, config.log_every, most):

@@ -10,23 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.prepare.findings.pairs import PairFinding
+from jobs.prepare.findings.pairs import Found, of_images
 from jobs.prepare.findings.sketch import MOST_SPREAD, Sketch
 
 _OF_CONTRAST = 0.25
 _LEAST_VALUES = 64  # of an image: fewer are often alike by chance
 
 
-def constant_images(sketch: Sketch, flat: NDArray[Any], values: int) -> list[PairFinding]:
-    """Return the constant, then the nearly constant images, in row order. `flat`: bool [n]. `values`: of an image."""
-    found = []
+def constant_images(sketch: Sketch, flat: NDArray[Any], values: int) -> tuple[Found, Found]:
+    """Return the constant and the nearly constant images, in row order. `flat`: bool [n]. `values`: of an image."""
+    constant, nearly = np.empty(0, np.int64), np.empty(0, np.int64)
     if values > 1:  # an image of one value says nothing about it
-        found += [PairFinding(kind="constant", row=row, other=-1) for row in np.flatnonzero(flat).tolist()]
+        constant = np.flatnonzero(flat)
     if values >= _LEAST_VALUES:
         typical = float(np.sqrt(np.mean(sketch.contrasts.astype(np.float64) ** 2)))
-        nearly = ~flat & (sketch.spreads <= min(MOST_SPREAD, _OF_CONTRAST * typical))
-        found += [
-            PairFinding(kind="near-constant", row=row, other=-1, distance=float(sketch.spreads[row]))
-            for row in np.flatnonzero(nearly).tolist()
-        ]
-    return found
+        nearly = np.flatnonzero(~flat & (sketch.spreads <= min(MOST_SPREAD, _OF_CONTRAST * typical)))
+    return of_images("constant", constant), of_images("near-constant", nearly, sketch.spreads[nearly])

@@ -1,6 +1,6 @@
 """Findings in the words of the archives: which row of which file, which label."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from jobs.dataset import SPLITS, Manifest
@@ -10,8 +10,8 @@ from jobs.prepare.findings.pairs import PairFinding
 from jobs.prepare.findings.rows import Rows
 
 
-def describe(directory: Path, manifest: Manifest, rows: Rows, found: Sequence[PairFinding]) -> list[Finding]:
-    """Return each finding of a row as a line of findings.csv."""
+def describe(directory: Path, manifest: Manifest, rows: Rows, found: Iterable[PairFinding]) -> Iterator[Finding]:
+    """Yield each finding of a row as a line of findings.csv."""
     places = Places(directory, manifest)
 
     def place(row: int) -> Place:
@@ -42,7 +42,7 @@ def describe(directory: Path, manifest: Manifest, rows: Rows, found: Sequence[Pa
             other_picture=other.picture if other else "",
         )
 
-    return [finding(each) for each in found]
+    return (finding(each) for each in found)
 
 
 def measure(each: PairFinding, rows: Rows) -> str:

@@ -1,12 +1,11 @@
 """findings.csv and findings.json, beside a dataset's manifest: what prepare noticed. Light: no NumPy.
 
 findings.csv has a line per image that could be left out, in the form that `prepare.exclude` reads: `role` (train or
-test), `tag` (of a tagged training pair) and `row` (in the archive, from 0) name the image. findings.json counts them,
-and lists what is odd about whole classes.
+test), `tag` (of a tagged training pair) and `row` (in the archive, from 0) name the image. It lists the first 100,000
+of each kind. findings.json counts all of them, and lists what is odd about whole classes.
 """
 
 import csv
-import io
 import json
 import shlex
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from jobs.errors import InputError
-from jobs.files import read_object, sealed, take_seal, write_json, write_text
+from jobs.files import read_object, sealed, take_seal, write_atomic, write_json
 
 CSV, JSON = "findings.csv", "findings.json"
 
@@ -74,23 +73,19 @@ class ClassFinding:
     detail: str
 
 
-def write(directory: Path, images: Sequence[Finding], classes: Sequence[ClassFinding]) -> None:
-    """Write both files into a dataset."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow([field.name for field in fields(Finding)])
-    table.writerows(asdict(each).values() for each in images)
-    write_text(directory / CSV, text.getvalue())
-    counts = count([*images, *classes])
-    write_json(directory / JSON, sealed({"counts": counts, "classes": [asdict(each) for each in classes]}))
+def write(
+    directory: Path, images: Iterable[Finding], classes: Sequence[ClassFinding], counts: Mapping[Kind, int]
+) -> None:
+    """Write both files into a dataset. `images`: taken one after another. `counts`: of findings, listed or not."""
 
+    def write_table(path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow([field.name for field in fields(Finding)])
+            table.writerows(vars(each).values() for each in images)
 
-def count(findings: Iterable[Finding | ClassFinding]) -> dict[Kind, int]:
-    """Return the number of findings of each kind, zeros included."""
-    counts: dict[Kind, int] = dict.fromkeys(KINDS, 0)
-    for each in findings:
-        counts[each.finding] += 1
-    return counts
+    write_atomic(directory / CSV, write_table)
+    write_json(directory / JSON, sealed({"counts": dict(counts), "classes": [asdict(each) for each in classes]}))
 
 
 def read_counts(directory: Path) -> dict[str, int]:

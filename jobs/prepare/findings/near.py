@@ -8,18 +8,23 @@ the distance of the sketches, and, for the nearest pairs that are left, the dist
 The distance of two pictures is that of their pixels, each centered and scaled to length 1: d² = 2 (1 − correlation).
 Cells are 26 steps wide, so a band is equal with probability (1 − 0.98 d)^12 for small d: a pair at distance 0.05, 0.1
 is compared with probability 1.00, 0.99. A shifted, rotated or mirrored copy is another picture, and is not found.
+
+The bands are searched one after another, so that memory is about 40 bytes a row, beside the pairs that are kept.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs.prepare.findings.sketch import PROJECTIONS, STEPS
+from jobs.progress import Progress
 
 # A correlation of 0.995.
 NEAR = 0.1
 _BANDS = 16
+_WIDTH = PROJECTIONS // _BANDS
 _CELL = 26  # steps
 _NEXT = 16  # images of a bucket that each is compared with
 _ESTIMATE = 1.25  # of the distance: sketches are this inexact, at most (5 standard errors)
@@ -29,29 +34,54 @@ _ROUNDING = 0.02  # of the distance, by int8
 _BLOCK = 1 << 16  # pairs at a time: limits the memory
 
 
-def candidates(projections: NDArray[Any]) -> NDArray[Any]:
-    """Return pairs of rows, int64 [n, 2] with first < second, sorted, whose sketches are near.
+def candidates(projections: NDArray[Any], rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield pairs of rows, int64 [n, 2] with first < second, whose sketches are near. A pair may come several times.
 
-    `projections`: int8 [rows, 192], of images with contrast.
+    `projections`: int8 [all rows, 192]. `rows`: those to compare, increasing int64, of images with contrast.
     """
-    rows = len(projections)
-    codes = [_in_band(keys) for keys in _band_keys(projections).T]
-    pairs = np.unique(np.concatenate([first * rows + second for first, second in codes]))
-    pairs = np.stack([pairs // max(rows, 1), pairs % max(rows, 1)], axis=1)
-    # Most pairs of a bucket are far apart, which a third of the projections shows.
-    for used, estimate in ((PROJECTIONS // 3, _ROUGH_ESTIMATE), (PROJECTIONS, _ESTIMATE)):
-        part = projections[:, :used]
-        pairs = pairs[_sketch_distances(part, pairs) <= estimate * NEAR + _ROUNDING]
-    return pairs
+    with Progress("prepare: comparing images", _BANDS, "bands") as progress:
+        for band in range(_BANDS):
+            for pairs in _in_band(_band_keys(projections, rows, band)):
+                yield _near(projections, rows[pairs])
+            progress.update(band + 1)
 
 
-def nearest(projections: NDArray[Any], pairs: NDArray[Any], is_test: NDArray[Any]) -> NDArray[Any]:
+def _in_band(keys: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield the pairs that a band's keys make, by their positions, int64 [n, 2] with first < second: a block at a time.
+
+    Most are far apart, so they are filtered before the next block comes.
+    """
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    for distance in range(1, min(_NEXT, len(keys) - 1) + 1):
+        same = np.flatnonzero(ordered[distance:] == ordered[:-distance])
+        if not len(same):
+            break
+        for start in range(0, len(same), _BLOCK):
+            first = same[start : start + _BLOCK]
+            yield np.stack([order[first], order[first + distance]], axis=1)
+
+
+def nearest(projections: NDArray[Any], pairs: Iterable[NDArray[Any]], is_test: NDArray[Any], most: int) -> NDArray[Any]:
     """Return those of the pairs that are among the nearest two of one of their rows: at most 6 for each row.
 
     The nearest two are of the later and of the earlier partners, and of training and of test partners, each for itself:
-    these decide which row of a pair is a finding. `pairs`: of `candidates`. `is_test`: bool [rows]. So the number of
-    pairs that are compared pixel by pixel is proportional to the rows, even if all are copies.
+    these decide which row of a pair is a finding. So the number of pairs that are compared pixel by pixel is
+    proportional to the rows, even if all are copies. Of more than `most`, the nearest are returned, sorted by rows.
+    `pairs`: pieces, int64 [n, 2]. `is_test`: bool [all rows].
     """
+    kept, waiting, size = np.empty((0, 2), np.int64), [], 0
+    for piece in pairs:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= max(most, len(kept)):  # seldom, as each reduction sorts
+            kept, waiting, size = _reduced(projections, [kept, *waiting], is_test, most), [], 0
+    return _reduced(projections, [kept, *waiting], is_test, most)
+
+
+def _reduced(projections: NDArray[Any], pieces: list[NDArray[Any]], is_test: NDArray[Any], most: int) -> NDArray[Any]:
+    """Return the nearest of some pairs. Those of the nearest of several pieces are those of the pieces themselves."""
+    pairs = _unique(np.concatenate(pieces))
     distances = _sketch_distances(projections, pairs)
     kept = np.zeros(len(pairs), bool)
     for rows, partners in (pairs.T, pairs.T[::-1]):
@@ -60,35 +90,40 @@ def nearest(projections: NDArray[Any], pairs: NDArray[Any], is_test: NDArray[Any
         ordered = side[order]
         rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)
         kept[order[rank < _MOST_PARTNERS]] = True
-    return pairs[kept]
+    chosen = np.flatnonzero(kept)
+    if len(chosen) > most:
+        chosen = np.sort(chosen[np.argsort(distances[chosen], kind="stable")[:most]])
+    return pairs[chosen]
 
 
-def _band_keys(projections: NDArray[Any]) -> NDArray[Any]:
-    """Return a hash of each band's cells: uint32 [rows, bands]."""
+def _unique(pairs: NDArray[Any]) -> NDArray[Any]:
+    """Return pairs sorted, each once."""
+    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    is_new = np.ones(len(pairs), bool)
+    is_new[1:] = (pairs[1:] != pairs[:-1]).any(axis=1)
+    return pairs[is_new]
+
+
+def _near(projections: NDArray[Any], pairs: NDArray[Any]) -> NDArray[Any]:
+    """Return the pairs, at most a block, whose sketches are near. A third of a sketch rules out most others."""
+    for used, estimate in ((PROJECTIONS // 3, _ROUGH_ESTIMATE), (PROJECTIONS, _ESTIMATE)):
+        pairs = pairs[_sketch_distance(projections[:, :used], pairs) <= estimate * NEAR + _ROUNDING]
+    return pairs
+
+
+def _band_keys(projections: NDArray[Any], rows: NDArray[Any], band: int) -> NDArray[Any]:
+    """Return a hash of the cells of each row in a band: uint32 [rows]."""
     random = np.random.default_rng(0xBA2D5)
-    offsets = random.integers(0, _CELL, PROJECTIONS, dtype=np.int16)
-    factors = random.integers(1, 2**32, PROJECTIONS, dtype=np.uint32) | np.uint32(1)
-    keys = np.empty((len(projections), _BANDS), np.uint32)
-    for start in range(0, len(projections), _BLOCK):
+    here = slice(band * _WIDTH, (band + 1) * _WIDTH)
+    offsets = random.integers(0, _CELL, PROJECTIONS, dtype=np.int16)[here]
+    factors = (random.integers(1, 2**32, PROJECTIONS, dtype=np.uint32) | np.uint32(1))[here]
+    keys = np.empty(len(rows), np.uint32)
+    of_band = projections[:, here]
+    for start in range(0, len(rows), _BLOCK):
         block = slice(start, start + _BLOCK)
-        cells = ((projections[block].astype(np.int16) + offsets + 128) // _CELL).astype(np.uint32) * factors
-        keys[block] = cells.reshape(len(cells), _BANDS, -1).sum(axis=2, dtype=np.uint32)
+        cells = ((of_band[rows[block]].astype(np.int16) + offsets + 128) // _CELL).astype(np.uint32) * factors
+        keys[block] = cells.sum(axis=1, dtype=np.uint32)
     return keys
-
-
-def _in_band(keys: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return first and second row, first < second, of the pairs that a band's keys make: int64 [n] each."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    first, second = [], []
-    for distance in range(1, min(_NEXT, len(keys) - 1) + 1):
-        same = np.flatnonzero(ordered[distance:] == ordered[:-distance])
-        if not len(same):
-            break
-        first.append(order[same])
-        second.append(order[same + distance])
-    empty = np.empty(0, np.int64)
-    return np.concatenate([empty, *first]), np.concatenate([empty, *second])
 
 
 def _sketch_distances(projections: NDArray[Any], pairs: NDArray[Any]) -> NDArray[Any]:

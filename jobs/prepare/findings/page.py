@@ -1,7 +1,8 @@
 """Write data.html: what a dataset holds, and what is odd about it, as one self-contained page for people."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from jobs import page, png
 from jobs.dataset import DATA_PAGE, SPLITS, Manifest
 from jobs.places import Place
 from jobs.prepare.findings.describe import measure
-from jobs.prepare.findings.finding import CSV, ClassFinding, Finding, Kind, count
-from jobs.prepare.findings.pairs import PairFinding
+from jobs.prepare.findings.finding import CSV, ClassFinding, Finding, Kind
+from jobs.prepare.findings.pairs import Found, PairFinding
 from jobs.prepare.findings.rows import Rows
 
 _TEMPLATE = Path(__file__).with_name("data.html.j2")
@@ -60,6 +61,15 @@ class Gallery:
     items: list[tuple[list[Picture], str]]
 
 
+@dataclass(frozen=True)
+class Listed:
+    """The findings of one kind: how many there are, and the first of them, with their words."""
+
+    kind: Kind
+    count: int
+    items: list[tuple[PairFinding, Finding]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassRow:
     """One class. `counts`: by split. `share`: of the largest class's training images, in percent."""
@@ -71,16 +81,18 @@ class ClassRow:
     samples: list[str]
 
 
-def pictured(rows: Rows, *found: Iterable[PairFinding]) -> list[int]:
-    """Return the rows whose images the page shows, beside those of nearly equal pairs."""
+def pictured(rows: Rows, *found: Found) -> list[int]:
+    """Return the rows whose images the page shows: of these findings and of each class."""
     wanted = [row for number in range(len(rows.means)) for row in _samples(rows, number)]
-    for findings in found:
-        taken: dict[Kind, int] = {}
-        for each in findings:
-            taken[each.kind] = taken.get(each.kind, 0) + 1
-            if taken[each.kind] <= _MOST_PICTURES:
-                wanted += [each.row, *([each.other] if each.other >= 0 else [])]
+    for each in chain.from_iterable(of_kind.first(_MOST_PICTURES) for of_kind in found):
+        wanted += [each.row, *([each.other] if each.other >= 0 else [])]
     return wanted
+
+
+def listed(found: Found, words: Callable[[Iterable[PairFinding]], Iterable[Finding]]) -> Listed:
+    """Return the findings of a kind that the page shows. `words`: describes findings, one after another."""
+    first = found.first(_MOST_PICTURES)
+    return Listed(found.kind, len(found), list(zip(first, words(first), strict=True)))
 
 
 def _samples(rows: Rows, number: int) -> list[int]:
@@ -93,7 +105,7 @@ def write_page(
     directory: Path,
     manifest: Manifest,
     rows: Rows,
-    found: Sequence[tuple[PairFinding, Finding]],
+    found: Sequence[Listed],
     classes: Sequence[ClassFinding],
     images: Mapping[int, NDArray[Any]],
 ) -> None:
@@ -107,7 +119,7 @@ def write_page(
         means=len(rows.means),
         galleries=list(_galleries(manifest, rows, found, images)),
         class_findings=list(classes),
-        findings=sum(count([*(finding for _, finding in found), *classes]).values()),
+        findings=sum(each.count for each in found) + len(classes),
     )
     page.write_private(directory / DATA_PAGE, html)
 
@@ -131,14 +143,14 @@ def _class_rows(manifest: Manifest, rows: Rows, images: Mapping[int, NDArray[Any
 
 
 def _galleries(
-    manifest: Manifest, rows: Rows, found: Sequence[tuple[PairFinding, Finding]], images: Mapping[int, NDArray[Any]]
+    manifest: Manifest, rows: Rows, found: Sequence[Listed], images: Mapping[int, NDArray[Any]]
 ) -> Iterable[Gallery]:
+    by_kind = {each.kind: each for each in found if each.items}
     for kind, heading in _HEADINGS.items():
-        of_kind = [(each, finding) for each, finding in found if each.kind == kind]
-        if of_kind:
-            shown = of_kind[:_MOST_PICTURES]
-            items = [(_of_finding(manifest, *pair, images), measure(pair[0], rows)) for pair in shown]
-            yield Gallery(heading=heading, hint=_HINTS.get(kind, ""), count=len(of_kind), items=items)
+        if kind in by_kind:
+            each = by_kind[kind]
+            items = [(_of_finding(manifest, *pair, images), measure(pair[0], rows)) for pair in each.items]
+            yield Gallery(heading=heading, hint=_HINTS.get(kind, ""), count=each.count, items=items)
 
 
 def _of_finding(

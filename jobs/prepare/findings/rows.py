@@ -1,8 +1,7 @@
 """All rows of a dataset as the driver sees them: their sketches, and the images that it fetches whole."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,9 @@ from numpy.typing import NDArray
 
 from jobs.dataset import SPLITS, Manifest, Split
 from jobs.files import write_atomic
+from jobs.pixels import from_column, to_float
 from jobs.prepare.findings.sketch import Sketch, joined, sketch_images
+from jobs.prepare.findings.sketch_files import map_sketch, write_sketches
 from jobs.progress import Progress
 
 Images = dict[int, NDArray[Any]]  # float32 [values] each, by row
@@ -21,18 +22,33 @@ Images = dict[int, NDArray[Any]]  # float32 [values] each, by row
 Read = Callable[[Split, NDArray[Any]], NDArray[Any]]
 
 MOST_CLASSES = 30  # with a mean image
-DIGEST_BYTES = 16
 _BATCH_BYTES = 4 << 20  # of float32 pixels: what a core's caches hold
 _MEANS_FROM = 100  # shards: their sums are sent to the driver
 _LONGEST_SIDE = 64  # of a mean image, in pixels
 
 
+@dataclass(frozen=True)
+class Sums:
+    """Sums of thumbnails by class, float64 [≤ 30, height, width, channels], and of how many, int64 [≤ 30]."""
+
+    images: NDArray[Any]
+    counts: NDArray[Any]
+
+    def __add__(self, other: "Sums") -> "Sums":
+        """Add two: a segment that was made before another class came has fewer classes."""
+        few, many = sorted((self, other), key=lambda each: len(each.counts))
+        images, counts = many.images.copy(), many.counts.copy()
+        images[: len(few.images)] += few.images
+        counts[: len(few.counts)] += few.counts
+        return Sums(images, counts)
+
+
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What an executor makes of a shard. `sums`: float64 [≤ 30, height, width, channels], by class, of thumbnails."""
+    """What an executor makes of a shard, or what is kept of a segment. `sums`: None if images are not summed."""
 
     sketch: Sketch
-    sums: NDArray[Any] | None
+    sums: Sums | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,16 +90,22 @@ class Look:
         """
         sketches, sums = [], []
         for batch in batches:
-            images, labels, indices = columns(batch, prod(self.shape))
+            images, labels, indices = columns(batch)
             sketches.append(sketch_images(images, labels, indices, self.shape))
             if summed:
                 sums.append(self._sums(images, labels))
-        return View(sketch=joined(sketches), sums=np.sum(sums, axis=0, dtype=np.float64) if summed else None)
+        sketch, classes = joined(sketches), self._summed_classes
+        counts = np.bincount(sketch.labels[sketch.labels < classes], minlength=classes)
+        return View(sketch=sketch, sums=Sums(np.sum(sums, axis=0, dtype=np.float64), counts) if summed else None)
+
+    @property
+    def _summed_classes(self) -> int:
+        return min(self.classes, MOST_CLASSES)
 
     def _sums(self, images: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
         step = -(-max(self.shape[:2]) // _LONGEST_SIDE)
         small = images.reshape(-1, *self.shape)[:, ::step, ::step]
-        one_hot = (labels == np.arange(min(self.classes, MOST_CLASSES))[:, None]).astype(np.float32)
+        one_hot = (labels == np.arange(self._summed_classes)[:, None]).astype(np.float32)
         sums: NDArray[Any] = (one_hot @ small.reshape(len(images), -1)).reshape(-1, *small.shape[1:])
         return sums
 
@@ -93,16 +115,43 @@ def batch_rows(values: int) -> int:
     return max(1, _BATCH_BYTES // (4 * values))
 
 
-def columns(batch: pa.RecordBatch, values: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return images float32 [n, values], labels int32 [n] and indices int64 [n], without copying."""
+def columns(batch: pa.RecordBatch) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return images float32 [n, values], labels int32 [n] and indices int64 [n]; only bytes are copied, as floats."""
     image, label, index = (batch.column(name) for name in ("image", "label", "index"))
-    return image.flatten().to_numpy().reshape(-1, values), label.to_numpy(), index.to_numpy()
+    return to_float(from_column(image)), label.to_numpy(), index.to_numpy()
 
 
 def write_view(path: Path, view: View) -> None:
     """Write a view atomically, uncompressed, as .npz: about 220 bytes per row, too many for a result of Spark."""
-    arrays = dict(vars(view.sketch)) | ({} if view.sums is None else {"sums": view.sums})
+    _write_arrays(path, dict(vars(view.sketch)) | ({} if view.sums is None else vars(view.sums)))
 
+
+def read_view(path: Path) -> View:
+    """Return the view that `write_view` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        sketch = Sketch(**{name: arrays[name] for name in Sketch.__annotations__})
+        return View(sketch=sketch, sums=Sums(arrays["images"], arrays["counts"]) if "images" in arrays else None)
+
+
+def take_views(paths: Iterable[Path]) -> Iterator[View]:
+    """Yield the view in each file, and remove the file: they take as much room as what is made of them."""
+    for path in paths:
+        yield read_view(path)
+        path.unlink()
+
+
+def write_sums(path: Path, sums: Sums) -> None:
+    """Write sums atomically."""
+    _write_arrays(path, vars(sums))
+
+
+def read_sums(path: Path) -> Sums:
+    """Return the sums that `write_sums` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return Sums(arrays["images"], arrays["counts"])
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
             np.savez(file, **arrays)
@@ -110,48 +159,46 @@ def write_view(path: Path, view: View) -> None:
     write_atomic(path, write)
 
 
-def read_view(path: Path) -> View:
-    """Return the view that `write_view` wrote."""
-    with np.load(path, allow_pickle=False) as arrays:
-        sketch = Sketch(**{name: arrays[name] for name in Sketch.__annotations__})
-        return View(sketch=sketch, sums=arrays.get("sums"))
-
-
 def is_summed(split: Split, number: int) -> bool:
     """Return whether the images of a split's shard are summed by class."""
     return split == "train" and number < _MEANS_FROM
 
 
-def view_shards(directory: Path, manifest: Manifest) -> list[View]:
-    """Return the views of all shards of a dataset's files, in order."""
-    look, size = Look(manifest.shape, len(manifest.labels)), batch_rows(manifest.values_per_image)
-    shards = [
-        (shard.path, is_summed(split, number))
-        for split in SPLITS
-        for number, shard in enumerate(manifest.splits[split].shards)
-    ]
-    views = []
-    with Progress("prepare: looking at the images", len(shards), "shards") as progress:
-        for path, summed in shards:
-            views.append(look(pq.ParquetFile(directory / path).iter_batches(size), summed))
-            progress.update(len(views))
-    return views
+def join(manifest: Manifest, views: Iterable[View], digests: NDArray[Any], folder: Path) -> Rows:
+    """Return the views of all shards, at least one, as one. Takes one after another, so few are in memory.
 
-
-def join(manifest: Manifest, views: Sequence[View], digests: bytes) -> Rows:
-    """Return the views of all shards, at least one, as one. `digests`: 16 bytes for each row."""
-    sums = [(view.sums, view.sketch.labels) for view in views if view.sums is not None]
-    means: list[tuple[NDArray[Any], int]] = []
-    if sums:
-        counts = np.bincount(np.concatenate([labels for _, labels in sums]), minlength=len(sums[0][0]))
-        total = np.sum([each for each, _ in sums], axis=0)
-        means = [(total[number] / max(1, counts[number]), int(counts[number])) for number in range(len(total))]
+    `digests`: void [rows]. `folder`: a new one, for the sketches.
+    """
+    split = np.repeat(np.arange(len(SPLITS), dtype=np.int8), [manifest.splits[name].rows for name in SPLITS])
+    with Progress("prepare: looking at the images", len(split), "images") as progress:
+        sums = write_views(folder, views, progress)
+    classes = slice(len(manifest.labels))
+    means = [] if sums is None else list(zip(sums.images[classes], sums.counts[classes].tolist(), strict=True))
     return Rows(
-        sketch=joined([view.sketch for view in views]),
-        digests=np.frombuffer(digests, f"V{DIGEST_BYTES}"),
-        split=np.repeat(np.arange(len(SPLITS), dtype=np.int8), [manifest.splits[name].rows for name in SPLITS]),
-        means=means,
+        sketch=map_sketch(folder),
+        digests=digests,
+        split=split,
+        means=[(total / max(1, count), count) for total, count in means],
     )
+
+
+def write_views(folder: Path, views: Iterable[View], progress: Progress | None = None) -> Sums | None:
+    """Write the sketches of views into a new folder, one after another; return the sum of their sums."""
+    total: Sums | None = None
+    done = 0
+
+    def sketches() -> Iterator[Sketch]:
+        nonlocal total, done
+        for view in views:
+            if view.sums is not None:
+                total = view.sums if total is None else total + view.sums
+            yield view.sketch
+            done += len(view.sketch)
+            if progress is not None:
+                progress.update(done)
+
+    write_sketches(folder, sketches())
+    return total
 
 
 def fetch(rows: Rows, read: Read, wanted: Sequence[int]) -> Images:
@@ -168,12 +215,13 @@ def fetch(rows: Rows, read: Read, wanted: Sequence[int]) -> Images:
 
 def read_parquet(directory: Path, manifest: Manifest, split: Split, positions: NDArray[Any]) -> NDArray[Any]:
     """Return the images at increasing positions of a split of a dataset's files: a `Read`."""
-    first, parts = 0, []
-    for shard in manifest.splits[split].shards:
-        here = positions[(first <= positions) & (positions < first + shard.rows)] - first
-        if len(here):
-            parts.append(_take(directory / shard.path, manifest.values_per_image, here))
-        first += shard.rows
+    shards = manifest.splits[split].shards
+    ends = np.cumsum([shard.rows for shard in shards])
+    parts = []
+    for here in np.split(positions, np.flatnonzero(np.diff(np.searchsorted(ends, positions, "right"))) + 1):
+        number = int(np.searchsorted(ends, here[0], "right"))
+        first = int(ends[number]) - shards[number].rows
+        parts.append(_take(directory / shards[number].path, manifest.values_per_image, here - first))
     return np.concatenate(parts)
 
 
@@ -182,7 +230,7 @@ def _take(path: Path, values: int, positions: NDArray[Any]) -> NDArray[Any]:
     first, parts = 0, []
     for batch in pq.ParquetFile(path).iter_batches(batch_rows(values), columns=["image"]):
         here = positions[(first <= positions) & (positions < first + len(batch))] - first
-        parts.append(batch.column(0).flatten().to_numpy().reshape(-1, values)[here])
+        parts.append(to_float(from_column(batch.column(0))[here]))
         first += len(batch)
         if first > positions[-1]:
             break

@@ -7,10 +7,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from jobs.dataset import PixelType
 from jobs.train.compute import exact
 from jobs.train.compute.backward import Backward, LocalBatch
 from jobs.train.compute.collective import Collective
 from jobs.train.compute.compression import FLOAT16_FACTOR, sum_compressed
+from jobs.train.compute.normalize import normalized
 from jobs.train.compute.tensors import as_tensor
 from jobs.train.data.calls import GraphCall
 from models.training.augment import Augmentation
@@ -45,7 +47,8 @@ class StepOptions:
     `smoothing`: of labels. `class_weights`: by class number; None: all 1. `clip_norm`: the largest global norm of the
     gradients; None: no limit. `microbatches`: of a rank's rows, or of the global batch if the model has batch
     normalization. `slices`: of each global batch, for exact sums (see `jobs.train.compute.exact`); None: not
-    deterministic. `compression`: of gradients between ranks, see `jobs.train.compute.compression`.
+    deterministic. `compression`: of gradients between ranks, see `jobs.train.compute.compression`. `pixels`: the type
+    of the images.
     """
 
     smoothing: float = 0.0
@@ -54,6 +57,7 @@ class StepOptions:
     microbatches: int = 1
     slices: int | None = None
     compression: str = "float32"
+    pixels: PixelType = "float32"
 
 
 class TrainStep:
@@ -79,7 +83,7 @@ class TrainStep:
         self._graph = tf.function(
             self._run,
             input_signature=[
-                tf.TensorSpec([None, None, values], tf.float32),  # images: steps, rows, pixel values
+                tf.TensorSpec([None, None, values], options.pixels),  # images: steps, rows, pixel values
                 tf.TensorSpec([None, None], tf.int32),  # labels
                 tf.TensorSpec([None, None], tf.float32),  # weights
                 tf.TensorSpec([None], tf.float32),  # learning rates
@@ -124,14 +128,14 @@ class TrainStep:
 
         def body(i: Tensor, losses: Any, bounds: Any, waited: Tensor) -> tuple[Tensor, Any, Any, Tensor]:
             key = StepKey(seed=self._seed, step=first_step + i, first_row=first_row, global_rows=global_rows)
-            loss, bound, wait = self._step(LocalBatch(images[i], labels[i], weights[i]), rates[i], key)
+            loss, bound, wait = self._step(LocalBatch(normalized(images[i]), labels[i], weights[i]), rates[i], key)
             return i + 1, losses.write(i, loss), bounds.write(i, bound), waited + wait
 
         start = (0, *(tf.TensorArray(tf.float64, steps) for _ in range(2)), tf.constant(0.0, tf.float64))
         _, losses, bounds, waited = tf.while_loop(lambda i, *_: i < steps, body, start, parallel_iterations=1)
         correct = tf.cond(
             measured,
-            lambda: self._correct(LocalBatch(images[-1], labels[-1], weights[-1])),
+            lambda: self._correct(LocalBatch(normalized(images[-1]), labels[-1], weights[-1])),
             lambda: tf.constant(0.0),
         )
         return losses.stack(), bounds.stack(), correct, waited

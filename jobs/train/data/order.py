@@ -6,23 +6,29 @@ can share is an idea of MosaicML Streaming. This one needs no divisibility: 50 r
 An epoch takes four steps:
 
 1. Draw an order of the shards from (seed, epoch). It makes a stream of all rows.
-2. Cut the stream into at most 8 lanes. Each batch takes its slots from all lanes, in proportion, so that it mixes rows
-   from 8 distant positions of the stream.
-3. Shuffle the rows of each lane in equal windows of a few shards' rows.
+2. Cut the stream into lanes: 8, or one for each 128 rows of a larger batch. Each batch takes its slots from all lanes,
+   in proportion, so that it mixes rows from distant positions of the stream.
+3. Cut each lane into equal windows of a few shards' rows. Shuffle each window by (seed, epoch, lane, window).
 4. Give rank r of W the slots [⌊r b / W⌋, ⌊(r + 1) b / W⌋) of a batch of b rows. The slots of a lane are consecutive, so
-   a rank reads about 1 / W of the shards. Batches computed in slices are shared in whole slices: see
-   `jobs.train.compute.exact`.
+   a rank reads about 1 / W of the shards, and never less than a lane. Batches computed in slices are shared in whole
+   slices: see `jobs.train.compute.exact`.
+
+Bounds of lanes and windows are arithmetic, and any window is drawn alone: see `jobs.train.data.epoch`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_LANES = 8
+if TYPE_CHECKING:
+    from jobs.train.data.epoch import Epoch
+
+_LANES = 8  # at least, if there are as many shards and rows in a batch
+_LANE_ROWS = 128  # rows of a large batch in one lane: more ranks than lanes would read each shard several times
 _PURPOSE = 0x1D7  # separates these random streams from others of the same seed
 
 
@@ -31,7 +37,8 @@ class RowOrder:
     """The order of every epoch. Shards are numbered as in the manifest, rows within a shard from 0.
 
     `shard_rows`: rows of each shard. `batch_size`: of the global batch. `shuffle_shards`: shards' rows in a shuffle
-    window. `slices`: slices of each batch, of which a rank takes whole ones; None: a rank may take any rows.
+    window of 8 lanes; windows of more lanes are smaller, so that all windows together stay as large, down to a shard.
+    `slices`: slices of each batch, of which a rank takes whole ones; None: a rank may take any rows.
     """
 
     shard_rows: tuple[int, ...]
@@ -40,10 +47,20 @@ class RowOrder:
     shuffle_shards: int
     slices: int | None = None
 
+    @cached_property
+    def starts(self) -> NDArray[Any]:
+        """The first row of each shard, counted through all shards, then the number of rows: int64 [shards + 1]."""
+        return shard_starts(self.shard_rows)
+
     @property
     def rows(self) -> int:
         """The rows of an epoch."""
-        return sum(self.shard_rows)
+        return int(self.starts[-1])
+
+    @property
+    def full_steps(self) -> int:
+        """The steps of an epoch on full batches: all, or all but the last."""
+        return self.rows // self.batch_size
 
     @property
     def steps(self) -> int:
@@ -53,7 +70,7 @@ class RowOrder:
     @property
     def lanes(self) -> int:
         """The number of lanes."""
-        return min(_LANES, len(self.shard_rows), self.batch_size)
+        return min(max(_LANES, self.batch_size // _LANE_ROWS), len(self.shard_rows), self.batch_size)
 
     def batch_rows(self, step: int) -> int:
         """Return the rows of a step's global batch, 0 ≤ step < steps, in any epoch."""
@@ -65,66 +82,45 @@ class RowOrder:
             return share(rows, rank, world_size)
         return share_slices(rows, rank, world_size, self.slices)
 
-    def shards_of(self, rows: NDArray[Any]) -> int:
-        """Return the number of shards that hold these rows."""
-        return len(np.unique(locate(rows, self.shard_rows)[0]))
-
-    def epoch(self, epoch: int) -> "Epoch":
-        """Return one epoch: every row exactly once."""
-        stream = self._stream(epoch)
-        lanes = [self._shuffled(lane, epoch, n) for n, lane in enumerate(np.split(stream, self._lane_ends()[:-1]))]
-        return Epoch(self, np.concatenate(list(self._deal(lanes))))
-
-    def _stream(self, epoch: int) -> NDArray[Any]:
-        """Return all rows, counted through all shards, shard after shard in the epoch's order: int64 [rows]."""
-        starts = np.concatenate([[0], np.cumsum(self.shard_rows)])
-        shards = self._random(epoch).permutation(len(self.shard_rows))
-        return np.concatenate([np.arange(starts[s], starts[s + 1]) for s in shards])
-
-    def _slots(self, batch: int) -> list[int]:
+    def slots(self, batch: int) -> list[int]:
         """Return the bounds of the lanes' slots in a batch of `batch` rows: lanes + 1 integers."""
         return [lane * batch // self.lanes for lane in range(self.lanes + 1)]
 
-    def _lane_ends(self) -> NDArray[Any]:
-        """Return the end of each lane in the stream; a lane has the rows that its slots take in one epoch."""
-        full, rest = divmod(self.rows, self.batch_size)
-        return full * np.array(self._slots(self.batch_size)[1:]) + np.array(self._slots(rest)[1:])
+    @cached_property
+    def lane_bounds(self) -> list[int]:
+        """The bounds of the lanes in the stream, lanes + 1 integers: a lane has the rows of its slots in one epoch."""
+        rest = self.rows % self.batch_size
+        full, last = self.slots(self.batch_size), self.slots(rest)
+        return [self.full_steps * a + b for a, b in zip(full, last, strict=True)]
 
-    def _shuffled(self, lane: NDArray[Any], epoch: int, number: int) -> NDArray[Any]:
-        # Equal windows, about as long as configured: a short last one would mix the end of each epoch badly.
-        windows = max(1, round(len(lane) / (self.shuffle_shards * max(self.shard_rows))))
-        random = self._random(epoch, number + 1)
-        return np.concatenate([random.permutation(window) for window in np.array_split(lane, windows)])
+    @cached_property
+    def windows(self) -> list[int]:
+        """The number of windows of each lane.
 
-    def _deal(self, lanes: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Return the full batches of an epoch, then the smaller last one."""
-        full, rest = divmod(self.rows, self.batch_size)
-        widths = [stop - start for start, stop in pairwise(self._slots(self.batch_size))]
-        whole = [lane[: full * width].reshape(full, width) for lane, width in zip(lanes, widths, strict=True)]
-        last = [lane[full * width :] for lane, width in zip(lanes, widths, strict=True)]
-        return [np.concatenate(whole, axis=1).reshape(-1), np.concatenate(last)[:rest]]
+        They are equal and about as long as configured: a short last one would mix the end of each epoch badly.
+        """
+        size = -(-self.shuffle_shards * _LANES // max(_LANES, self.lanes)) * max(self.shard_rows)
+        bounds = self.lane_bounds
+        return [max(1, round((bounds[lane + 1] - bounds[lane]) / size)) for lane in range(self.lanes)]
 
-    def _random(self, *key: int) -> np.random.Generator:
+    def window_at(self, lane: int, position: Any) -> Any:
+        """Return the window of a position, or int64 array of positions, in a lane; both are counted from 0."""
+        rows = self.lane_bounds[lane + 1] - self.lane_bounds[lane]
+        return (self.windows[lane] * (position + 1) - 1) // rows
+
+    def window_bounds(self, lane: int, window: Any) -> Any:
+        """Return the first position, in its lane, of a window or int64 array of windows."""
+        return (self.lane_bounds[lane + 1] - self.lane_bounds[lane]) * window // self.windows[lane]
+
+    def epoch(self, epoch: int) -> "Epoch":
+        """Return one epoch: every row exactly once. Takes time and memory for the shards, not for the rows."""
+        from jobs.train.data.epoch import Epoch
+
+        return Epoch(self, epoch)
+
+    def random(self, *key: int) -> np.random.Generator:
+        """Return a random stream of this seed: of an epoch's shards, key (epoch,), or of one of its windows."""
         return np.random.default_rng([_PURPOSE, self.seed, *key])
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """The rows of one epoch, batch after batch. `rows`: int64 [rows], counted through all shards."""
-
-    order: RowOrder
-    rows: NDArray[Any]
-
-    def batch(self, step: int) -> NDArray[Any]:
-        """Return the rows of a step's global batch: int64 [batch_rows(step)]."""
-        start = step * self.order.batch_size
-        return self.rows[start : start + self.order.batch_rows(step)]
-
-    def rank_rows(self, first_step: int, last_step: int, rank: int, world_size: int) -> NDArray[Any]:
-        """Return the rows of one rank in steps [first_step, last_step), in order: int64 [n]."""
-        batches = [self.batch(step) for step in range(first_step, last_step)]
-        shares = [batch[slice(*self.order.share(len(batch), rank, world_size))] for batch in batches]
-        return np.concatenate(shares) if shares else self.rows[:0]
 
 
 def share(rows: int, rank: int, world_size: int) -> tuple[int, int]:
@@ -142,8 +138,15 @@ def share_slices(rows: int, rank: int, world_size: int, slices: int) -> tuple[in
     return rows * first // slices, rows * last // slices
 
 
-def locate(rows: NDArray[Any], shard_rows: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the shard, and the row within it, of rows counted through all shards: int64 [n] each."""
-    ends = np.cumsum(shard_rows)
-    shards = np.searchsorted(ends, rows, side="right")
-    return shards, rows - (ends - np.asarray(shard_rows))[shards]
+def shard_starts(shard_rows: Sequence[int]) -> NDArray[Any]:
+    """Return the first row of each shard, counted through all shards, then the number of rows: int64 [shards + 1]."""
+    return np.concatenate([[0], np.cumsum(shard_rows, dtype=np.int64)])
+
+
+def locate(rows: NDArray[Any], starts: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the shard, and the row within it, of rows counted through all shards: int64 [n] each.
+
+    `starts`: as from `shard_starts`.
+    """
+    shards = np.searchsorted(starts, rows, side="right") - 1
+    return shards, rows - starts[shards]

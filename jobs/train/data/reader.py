@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from jobs.dataset import Manifest, Shard
 from jobs.errors import InputError, one_line
+from jobs.train.data.shard_copies import ShardCopies
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,7 +35,10 @@ _NUMPY_NAMES = {"float": "float32", "double": "float64"}  # by Arrow's names
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as arrays: images float32 [n, height·width·channels], labels int32 [n], archive indices int64 [n]."""
+    """Rows as arrays: images [n, height·width·channels], labels int32 [n], archive indices int64 [n].
+
+    The images are as the dataset stores them: float32 in [0, 1] or uint8. The graph normalizes bytes.
+    """
 
     images: NDArray[Any]
     labels: NDArray[Any]
@@ -74,13 +78,14 @@ def _read(directory: Path, shards: Sequence[Shard], threads: int) -> "Iterator[p
     # It uses a legacy interface of the pinned pyarrow, which warns twenty times.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\..*")
     # Paths, not URLs: Petastorm cuts URLs at # and ?, and leaves a space as %20.
-    paths = [str((directory / shard.path).resolve()) for shard in shards]
+    copies = ShardCopies(directory, shards)
+    paths = [copies.known(str((directory / shard.path).resolve())) for shard in shards]
     try:
         reader = Reader(
             FilesystemResolver("file:///").filesystem(),
             paths,
             schema_fields=list(_COLUMNS),
-            worker_class=RowGroupWorker,
+            worker_class=type("Worker", (RowGroupWorker,), {"made": staticmethod(copies.made)}),
             reader_pool=ThreadPool(min(threads, len(shards)), max(2, threads)),
             shuffle_row_groups=False,
             num_epochs=1,
@@ -96,6 +101,8 @@ def _read(directory: Path, shards: Sequence[Shard], threads: int) -> "Iterator[p
 
 class RowGroupWorker:
     """A thread of Petastorm's pool, which reads row groups into Arrow tables: `petastorm.workers_pool.worker_base`."""
+
+    made: Callable[[str], str]  # returns where to read a file: see `jobs.train.data.shard_copies`
 
     def __init__(self, worker_id: int, publish_func: Callable[[Any], None], args: Sequence[Any]) -> None:
         """`args`: what Petastorm's Reader passes to each worker."""
@@ -114,11 +121,13 @@ class RowGroupWorker:
 
         row_group = self._row_groups[piece_index]
         try:
-            with self._filesystem.open(row_group.path, "rb") as file:
+            with self._filesystem.open(self.made(row_group.path), "rb") as file:
                 table = pq.ParquetFile(file).read_row_group(row_group.row_group, list(_COLUMNS), use_threads=False)
         except (pa.ArrowException, OSError) as error:
             # Published, not raised: Petastorm would print a traceback.
             self.publish_func(_unreadable(Path(row_group.path), error))
+        except InputError as error:
+            self.publish_func(error)
         else:
             self.publish_func(table)
 
@@ -177,6 +186,8 @@ def _rows(path: Path, shard: Shard, manifest: Manifest, table: "pa.Table") -> Ro
     """Return a row group's columns as arrays on the same memory. Raises InputError if they do not match the shard."""
     import pyarrow as pa
 
+    from jobs.pixels import from_column
+
     expected = (shard.rows, manifest.values_per_image)
     for name in _COLUMNS:
         if name not in table.column_names:
@@ -189,20 +200,22 @@ def _rows(path: Path, shard: Shard, manifest: Manifest, table: "pa.Table") -> Ro
     column = table["image"]
     # combine_chunks would copy a single chunk, too.
     images = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    description = _describe(images)
-    if description != f"float32 {expected}":
-        raise InputError(f"{path}: found images {description}, expected float32 {expected}; {_fix(path)}")
+    description, wanted = _describe(images), f"{manifest.pixel_type} {expected}"
+    if description != wanted:
+        raise InputError(f"{path}: found images {description}, expected {wanted}; {_fix(path)}")
     return Rows(
-        images.flatten().to_numpy().reshape(expected),
+        from_column(images),
         table["label"].to_numpy().astype(np.int32, copy=False),
         table["index"].to_numpy().astype(np.int64, copy=False),
     )
 
 
 def _describe(images: "pa.Array") -> str:
-    """Return type and shape of a list column as NumPy would write them, e.g. "float32 (3, 5 to 7)" for uneven lists."""
+    """Return a column's type and shape as NumPy would write them, e.g. "float32 (3, 5 to 7)" of uneven lists."""
     import pyarrow as pa
 
+    if pa.types.is_fixed_size_binary(images.type):
+        return f"uint8 ({len(images)}, {images.type.byte_width})"
     if not pa.types.is_list(images.type):
         return f"of type {images.type}"
     values, lengths = images.flatten(), np.diff(images.offsets)

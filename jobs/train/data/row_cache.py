@@ -5,9 +5,9 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from jobs.dataset import Manifest
+from jobs.dataset import Manifest, PixelType
 from jobs.errors import InputError
 from jobs.memory import free_memory
 from jobs.train.config import TrainConfig
@@ -20,11 +20,14 @@ ALIGNMENT = 64
 class RowCache:
     """The rows of some shards. Evicted shards make room for others; the memory never shrinks."""
 
-    def __init__(self, shard_rows: Sequence[int], capacity: int | None, values: int) -> None:
+    def __init__(
+        self, shard_rows: Sequence[int], capacity: int | None, values: int, pixels: PixelType = "float32"
+    ) -> None:
         """Allocate the cache; the system gives memory page by page, as rows are first written.
 
         `shard_rows`: the rows of every shard of the split. `capacity`: the most shards at a time; None: all of them,
-        and none may be evicted. `values`: per image. Raises InputError if there is not enough memory.
+        and none may be evicted. `values`: per image. `pixels`: their type. Raises InputError if there is too little
+        memory.
         """
         # Rows of a slot, which any shard fits in; None: each shard takes its own size.
         self._slot = None if capacity is None else max(shard_rows, default=0)
@@ -33,12 +36,13 @@ class RowCache:
         self._free: list[int] = []  # first rows of evicted shards
         self._end = 0  # behind the last row ever used
         try:
-            self._images = np.empty((rows, values), np.float32)
+            self._images = np.empty((rows, values), pixels)
             self._labels, self._indices = np.empty(rows, np.int32), np.empty(rows, np.int64)
         except MemoryError as error:
+            needed = rows * row_bytes(values * np.dtype(pixels).itemsize)
             raise InputError(
-                f"train.cache: found too little memory, expected {rows * row_bytes(values) / 1e9:.1f} GB for {rows:,} "
-                "rows; fix: set train.cache=never; if it is set, lower train.shuffle_shards"
+                f"train.cache: found too little memory, expected {needed / 1e9:.1f} GB for {rows:,} rows; fix: "
+                "set train.cache=never; if it is set, lower train.shuffle_shards"
             ) from error
 
     @property
@@ -71,7 +75,7 @@ class RowCache:
     def gather(self, shards: NDArray[Any], rows: NDArray[Any]) -> Rows:
         """Return a copy of the rows `rows` of the cached shards `shards`, int64 [n] each, in that order."""
         positions = self._starts[shards] + rows
-        images = aligned_empty((len(positions), self._images.shape[1]), np.float32)
+        images = aligned_empty((len(positions), self._images.shape[1]), self._images.dtype)
         # With NumPy's default, mode="raise", take would write to a buffer first. All positions are inside.
         np.take(self._images, positions, axis=0, out=images, mode="clip")
         return Rows(images, self._labels[positions], self._indices[positions])
@@ -83,7 +87,7 @@ def merge_rows(mask: NDArray[Any], chosen: Rows, others: Rows) -> Rows:
         return others
     if mask.all():
         return chosen
-    images = aligned_empty((len(mask), chosen.images.shape[1]), np.float32)
+    images = aligned_empty((len(mask), chosen.images.shape[1]), chosen.images.dtype)
     labels, indices = np.empty(len(mask), np.int32), np.empty(len(mask), np.int64)
     for where, rows in ((mask, chosen), (~mask, others)):
         images[where], labels[where], indices[where] = rows.images, rows.labels, rows.indices
@@ -95,16 +99,16 @@ def keeps_all_rows(config: TrainConfig, manifest: Manifest, local_size: int) -> 
     if config.cache != "auto":
         return config.cache == "always"
     rows = manifest.splits["train"].rows + manifest.splits["validation"].rows
-    needed = rows * row_bytes(manifest.values_per_image) * local_size
+    needed = rows * row_bytes(manifest.image_bytes) * local_size
     return needed < config.cache_share * free_memory()
 
 
-def row_bytes(values: int) -> int:
-    """Return the bytes of a cached row: its float32 image, its int32 label and its int64 index."""
-    return 4 * values + 4 + 8
+def row_bytes(image_bytes: int) -> int:
+    """Return the bytes of a cached row: its image, its int32 label and its int64 index."""
+    return image_bytes + 4 + 8
 
 
-def aligned_empty(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Return an uninitialized array that begins at a multiple of ALIGNMENT bytes."""
     size = prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + ALIGNMENT, np.uint8)

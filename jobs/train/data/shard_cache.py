@@ -1,17 +1,21 @@
 """The rows of a split in any order, read shard by shard: all kept in memory, or each shard only while it is needed."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, tee
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from jobs.dataset import Manifest, Shard, Split
-from jobs.train.data.order import locate
+from jobs.train.data.order import locate, shard_starts
+from jobs.train.data.read_plan import Chunk, ReadPlan
 from jobs.train.data.reader import Rows, read_shards
 from jobs.train.data.row_cache import RowCache, merge_rows
+
+# Shards that one reader opens. It reads all their footers first, so with all shards of a large epoch it would not begin
+# for minutes. At the end of a group its threads wait for the next: 0.02 s for each group, whose shards take seconds.
+_GROUP = 256
 
 
 class ShardStore:
@@ -30,42 +34,62 @@ class ShardStore:
         self._directory, self._manifest, self._threads, self._on_shard = directory, manifest, threads, on_shard
         self._shards = manifest.splits[split].shards
         self.shard_rows = tuple(shard.rows for shard in self._shards)
+        self.starts = shard_starts(self.shard_rows)
         self._kept = self._new_cache(None) if keep else None
 
-    def read(self, chunks: Sequence[NDArray[Any]]) -> Iterator[Rows]:
-        """Yield the rows of each chunk in its order. A chunk: row numbers counted through all shards, int64 [n].
+    def read(self, plan: ReadPlan) -> Iterator[Rows]:
+        """Yield the rows of each chunk of a plan, in its order.
 
-        Unless all rows are kept, a shard is in memory from its first chunk to its last. A chunk copies the rows of the
-        shards that it is the last to need, and evicts those, before it loads the shards that it is the first to need.
-        So at the end of a shuffle window, the old and the new window's shards are not in memory together.
+        If all rows are kept, a shard is read when a plan first needs it, and stays. Else it is in memory from the turn
+        in which it arrives to the one in which it leaves: a chunk of two turns gathers the rows of the first before it
+        evicts and loads shards for the second.
         """
-        located = [locate(chunk, self.shard_rows) for chunk in chunks]
-        needed = [[int(shard) for shard in np.unique(shards)] for shards, _ in located]
-        uses = ShardUses.of(needed)
-        cache = self._kept or self._new_cache(uses.most_at_once)
-        arrivals = self._arrivals([shard for shard in uses.first if shard not in cache])
-        for position, (shards, rows) in enumerate(located):
-            ending = [] if self._kept else [shard for shard in needed[position] if uses.last[shard] == position]
+        cache = self._kept or self._new_cache(plan.most_shards)
+        chunks, ahead = tee(plan.chunks)
+        arrivals = self._arrivals(self._to_read(ahead))
+        for chunk in chunks:
+            rows, turn_of_row = chunk.draw()
+            shards, places = locate(rows, self.starts)
+            by_turn: list[Rows] = []
+            for number, turn in enumerate(chunk.turns):
+                if not self._kept:
+                    cache.evict(turn.leaving)
+                for shard in turn.arriving:
+                    if shard not in cache:
+                        cache.insert(shard, arrivals.wait_for(shard))
+                if not self._kept and turn_of_row is not None:
+                    now = turn_of_row == number
+                    by_turn.append(cache.gather(shards[now], places[now]))
+            if turn_of_row is None or not by_turn:
+                yield cache.gather(shards, places)
+            else:
+                yield _merged(by_turn, turn_of_row)
 
-            leaving = [shard for shard in ending if shard in cache]
-            is_leaving = np.isin(shards, leaving)
-            from_leaving = cache.gather(shards[is_leaving], rows[is_leaving])
-            cache.evict(leaving)
+    def _to_read(self, chunks: Iterable[Chunk]) -> Iterator[int]:
+        """Yield the shards to read, in the order in which chunks need them."""
+        arriving = (shard for chunk in chunks for turn in chunk.turns for shard in turn.arriving)
+        if self._kept is None:
+            yield from arriving
+            return
+        seen: set[int] = set()
+        for shard in arriving:
+            if shard not in self._kept and shard not in seen:
+                seen.add(shard)
+                yield shard
 
-            for shard in needed[position]:
-                if shard not in leaving and shard not in cache:
-                    cache.insert(shard, arrivals.wait_for(shard))
-            from_others = cache.gather(shards[~is_leaving], rows[~is_leaving])
-
-            yield merge_rows(is_leaving, from_leaving, from_others)
-            cache.evict([shard for shard in ending if shard in cache])
-
-    def _arrivals(self, shards: Sequence[int]) -> "Arrivals":
-        files = {shard: self._shards[shard] for shard in shards}
-        return Arrivals(self._directory, self._manifest, files, self._threads, self._on_shard)
+    def _arrivals(self, shards: Iterator[int]) -> "Arrivals":
+        return Arrivals(self._directory, self._manifest, self._shards, shards, self._threads, self._on_shard)
 
     def _new_cache(self, capacity: int | None) -> RowCache:
-        return RowCache(self.shard_rows, capacity, self._manifest.values_per_image)
+        return RowCache(self.shard_rows, capacity, self._manifest.values_per_image, self._manifest.pixel_type)
+
+
+def _merged(by_turn: Sequence[Rows], turn_of_row: NDArray[Any]) -> Rows:
+    """Return rows in one order, given those of each turn and the turn of each row."""
+    merged = by_turn[0]
+    for number, rows in enumerate(by_turn[1:], start=1):
+        merged = merge_rows(turn_of_row[turn_of_row <= number] == number, rows, merged)
+    return merged
 
 
 class Arrivals:
@@ -75,49 +99,37 @@ class Arrivals:
         self,
         directory: Path,
         manifest: Manifest,
-        shards: Mapping[int, Shard],
+        shards: Sequence[Shard],
+        wanted: Iterator[int],
         threads: int,
         on_shard: Callable[[], None],
     ) -> None:
-        """`shards`: the files to read by shard number, in the order in which they are needed."""
-        self._numbers, self._on_shard = list(shards), on_shard
-        self._arriving = read_shards(directory, manifest, list(shards.values()), threads)
+        """`shards`: of the split. `wanted`: the numbers of those to read, in the order in which they are needed."""
+        self._directory, self._manifest, self._shards = directory, manifest, shards
+        self._wanted, self._threads, self._on_shard = wanted, threads, on_shard
+        self._arriving = chain.from_iterable(map(self._read, self._groups()))
         self._early: dict[int, Rows] = {}
 
     def wait_for(self, shard: int) -> Rows:
-        """Return a shard's rows, once only, as soon as they have arrived."""
+        """Return a shard's rows, once for each time it is wanted, as soon as they have arrived."""
         while shard not in self._early:
-            position, rows = next(self._arriving)
-            self._early[self._numbers[position]] = rows
+            number, rows = next(self._arriving)
+            self._early[number] = rows
             self._on_shard()
         return self._early.pop(shard)
 
+    def _groups(self) -> Iterator[list[int]]:
+        """Yield the wanted shards in groups, each shard at most once in a group."""
+        group: dict[int, None] = {}
+        for shard in self._wanted:
+            if shard in group or len(group) == _GROUP:
+                yield list(group)
+                group = {}
+            group[shard] = None
+        if group:
+            yield list(group)
 
-@dataclass(frozen=True)
-class ShardUses:
-    """The first and the last chunk that needs each shard, in the order of the first.
-
-    `most_at_once`: the most shards in memory at a time, if each chunk evicts the shards it is the last to need before
-    it loads those it is the first to need.
-    """
-
-    first: Mapping[int, int]
-    last: Mapping[int, int]
-    most_at_once: int
-
-    @staticmethod
-    def of(needed: Sequence[Sequence[int]]) -> "ShardUses":
-        """Return the uses of shards, given the shards that each chunk needs."""
-        first: dict[int, int] = {}
-        last: dict[int, int] = {}
-        for position, shards in enumerate(needed):
-            for shard in shards:
-                first.setdefault(shard, position)
-                last[shard] = position
-        most = cached = 0
-        for position, shards in enumerate(needed):
-            cached -= sum(first[shard] < position == last[shard] for shard in shards)
-            cached += sum(first[shard] == position for shard in shards)
-            most = max(most, cached)
-            cached -= sum(first[shard] == position == last[shard] for shard in shards)
-        return ShardUses(first, last, most)
+    def _read(self, group: list[int]) -> Iterator[tuple[int, Rows]]:
+        files = [self._shards[shard] for shard in group]
+        for position, rows in read_shards(self._directory, self._manifest, files, self._threads):
+            yield group[position], rows

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_CELL, _SMALL_CELL = 30, 12  # pixels; small ones have no numbers
+# Pixels; small cells have no numbers. Large, as TensorBoard leaves pixels out of a picture that is wider than its card.
+_CELL, _SMALL_CELL, _FONT = 72, 12, 28
 _MOST_NUMBERED = 30  # classes
-_MARGIN = 76  # pixels for the names of true classes
+_MARGIN = 170  # pixels for the names of true classes
 _LONGEST_NAME = 12  # characters
 _LONGEST_OF_COLUMN = 3
 _BLUE, _ORANGE, _WHITE = np.array([26, 95, 180]), np.array([179, 72, 14]), np.array([255, 255, 255])
@@ -20,7 +21,7 @@ def confusion_picture(confusion: NDArray[Any], names: Sequence[str]) -> NDArray[
     Blue: correct; orange: incorrect. A stronger color is a larger share of the true class, by its square root, on a
     scale for each color.
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     classes = len(confusion)
     is_numbered = classes <= _MOST_NUMBERED
@@ -34,13 +35,14 @@ def confusion_picture(confusion: NDArray[Any], names: Sequence[str]) -> NDArray[
         "RGB", (margin + classes * cell, cell + classes * cell if is_numbered else classes * cell), "white"
     )
     draw = ImageDraw.Draw(picture)
+    draw.font = ImageFont.load_default(_FONT)
     top = cell if is_numbered else 0
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     largest_error = (shares * (1 - np.eye(classes))).max() or 1.0
     for true in range(classes):
         y = top + true * cell
         if is_numbered:
-            draw.text((margin - 6, y + cell // 2), rows[true][:_LONGEST_NAME], "black", anchor="rm")
+            draw.text((margin - 14, y + cell // 2), rows[true][:_LONGEST_NAME], "black", anchor="rm")
             draw.text((margin + true * cell + cell // 2, cell // 2), short[true], "black", anchor="mm")
         for guess in range(classes):
             x, count = margin + guess * cell, int(confusion[true, guess])

@@ -38,6 +38,8 @@ class Console:
         self._validation = ""  # the last one
         self._writer = TensorBoardWriter(run, step)
         self._writer.graph(model)
+        if step == 0:
+            self._writer.weights(model, 0)  # what the network begins with: the first place of the sliders
         self._progress = Progress("train", len(rates), "steps")
 
     def __enter__(self) -> "Console":

@@ -15,9 +15,12 @@ from jobs.files import full_disk
 from jobs.first_layer import colored, first_layer, mosaic
 from jobs.run_dir import RunDir
 from jobs.train.telemetry.confusion_picture import confusion_picture
+from jobs.train.telemetry.diagram import diagram
 from jobs.training_log import Kind
 
 _MOST_FILTERS = 64  # in a picture
+# Measurements that TensorBoard shows apart from what is learned.
+_SPEED = ("images_per_second", "input_seconds", "compute_seconds", "allreduce_seconds")
 _BUCKETS = 30  # TensorBoard's own number
 _MOST_WEIGHTS = 100_000  # of an array in its histogram
 
@@ -34,17 +37,15 @@ class TensorBoardWriter:
         self._log = run.curve_file.open("a", encoding="utf-8")
 
     def graph(self, model: Any) -> None:
-        """Write the model's graph, which TensorBoard's Graphs page shows."""
-        forward = tf.function(lambda images: model(images, training=False))
-        graph = forward.get_concrete_function(tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)).graph
+        """Write the model's layers, which TensorBoard's Graphs page draws."""
         with self._events():
-            tf.summary.graph(graph.as_graph_def())
+            tf.summary.graph(diagram(model))
 
     def measure(self, kind: Kind, step: int, logged: Mapping[str, float | None] | None = None, **values: float) -> None:
         """Write a measurement after `step` updates. `logged`: figures for the training log alone."""
         with self._events(step):
             for name, value in values.items():
-                tf.summary.scalar(f"{kind}/{name}", value)
+                tf.summary.scalar(f"{'speed' if name in _SPEED else kind}/{name}", value)
         training_log.append(self._log, kind, step, **values, **(logged or {}))
 
     def weights(self, model: Any, step: int) -> None:

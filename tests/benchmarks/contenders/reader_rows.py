@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from jobs.dataset import read_manifest
 from jobs.train.compute.tensors import as_tensor
-from jobs.train.data.calls import plan_calls, read_epoch
+from jobs.train.data.calls import plan_calls, read_epochs
 from jobs.train.data.order import RowOrder
 from jobs.train.data.shard_cache import ShardStore
 
@@ -43,7 +43,7 @@ def epoch(store: ShardStore, order: RowOrder, number: int) -> int:
     """Read each batch of an epoch as a tensor; return the number of rows."""
     first, rows = number * order.steps, 0
     calls = plan_calls(order, number, first, first + order.steps, _STEPS, _STEPS)
-    for call in read_epoch(store, order, number, calls, 0, 1):
+    for call in read_epochs(store, order, [(number, calls)], 0, 1):
         # In a training the graph splits them; `images[step]` in Python would take longer than everything else.
         batches = zip(tf.unstack(as_tensor(call.images)), tf.unstack(call.labels), strict=True)
         rows += sum(int(labels.shape[0]) for _, labels in batches)

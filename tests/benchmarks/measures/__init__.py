@@ -1,4 +1,4 @@
-"""The eight measures, one per file: `once` takes the figures of a round, `section` writes the rounds as a section."""
+"""The nine measures, one per file: `once` takes the figures of a round, `section` writes the rounds as a section."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,6 +8,7 @@ from tests.benchmarks.measures import (
     memory,
     prepare,
     reader,
+    reader_bytes,
     real_input,
     scaling,
     step_speed,
@@ -31,6 +32,7 @@ MEASURES = {
     "real_input": Measure(real_input.once, real_input.section),
     "scaling": Measure(scaling.once, scaling.section),
     "reader": Measure(reader.once, reader.section),
+    "reader_bytes": Measure(reader_bytes.once, reader_bytes.section),
     "prepare": Measure(prepare.once, prepare.section),
     "memory": Measure(memory.once, memory.section),
 }

@@ -2,7 +2,7 @@
 
 `make_batch_reader`, `make_petastorm_dataset`, `unbatch`, `batch`: one epoch of the train split with shuffled row
 groups, from opening to the last batch. Then the same with `cache`, which its documentation advises for several epochs:
-those after the first, from memory.
+those after the first, from memory. Of a dataset that stores bytes, each batch is decoded to uint8.
 """
 
 import json
@@ -41,6 +41,9 @@ def url(dataset: Path) -> str:
 
 def count(batches: tf.data.Dataset) -> int:
     """Return the number of rows of all batches."""
+    if batches.element_spec.image.dtype == tf.string:
+        batches = batches.map(lambda each: (tf.io.decode_raw(each.image, tf.uint8), each.label))
+        return sum(int(labels.shape[0]) for _, labels in batches)
     return sum(int(each.label.shape[0]) for each in batches)
 
 

@@ -1,0 +1,88 @@
+"""Staging in a job of a real Slurm: copies on its nodes, which go at its end and when it is cancelled."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.slurm.script import SCRATCH
+from tests.support.slurm_cluster import SlurmCluster
+
+PROGRAM = """\
+import logging, os, sys, time
+from pathlib import Path
+from deploy.slurm.site import validate
+from deploy.staging import step
+from jobs.logs import log_to_stderr
+log_to_stderr()
+step._READY_SECONDS = 20.0
+scratch = Path(os.environ["IDXTRAIN_SCRATCH"])
+with step.staged(validate({{"stage": {stage!r}}}, ""), Path({environments!r}), os.environ) as placement:
+    print(placement.python == sys.executable, *placement.environment.values(), flush=True)
+    print("staged" if list(scratch.glob("idxtrain-job-*-staged-*/ready")) else "shared", flush=True)
+    time.sleep({seconds})
+print("left", *os.listdir(scratch), flush=True)
+"""
+
+
+class Job:
+    """A job on both nodes that stages, and what it printed."""
+
+    def __init__(self, slurm: SlurmCluster, folder: Path) -> None:
+        self.slurm, self.folder, self.out = slurm, folder, folder / "out"
+        self.scratch = folder / "scratch"
+        self.scratch.mkdir()
+
+    def submit(self, stage: list[str], environments: Path, seconds: float = 0.0) -> str:
+        program = self.folder / "program.py"
+        program.write_text(PROGRAM.format(stage=stage, environments=str(environments), seconds=seconds))
+        script = self.folder / "job.sh"
+        script.write_text(f"#!/bin/bash\nexport {SCRATCH}={self.scratch}\nexec {sys.executable} {program}\n")
+        options = ("--nodes=2", "--ntasks-per-node=1", "--no-requeue", f"--output={self.out}")
+        return self.slurm.run("sbatch", "--parsable", *options, script, check=True).stdout.strip()
+
+    def lines(self) -> list[str]:
+        return self.out.read_text(encoding="utf-8").splitlines() if self.out.exists() else []
+
+
+@pytest.fixture
+def job(slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
+    monkeypatch.setenv("PYTHONPATH", os.fspath(Path(__file__).parents[1]))
+    yield Job(slurm, tmp_path)
+    slurm.run("scancel", "--quiet", "--full", "--user=root")
+    slurm.wait_for(slurm.idle)
+
+
+def test_both_nodes_have_copies_until_the_job_ends(job: Job, tmp_path: Path) -> None:
+    job.slurm.wait_for_end(job.submit(["shards"], tmp_path))
+    lines = [line for line in job.lines() if not line.startswith("srun")]
+    (ready,) = [line for line in lines if line.startswith("staging: ")]
+    assert ready.startswith("staging: shards on 2 nodes, in ")
+    lines.remove(ready)
+    assert lines[0].startswith(f"True {job.scratch}/idxtrain-job-")
+    assert lines[0].endswith("/shards")
+    assert lines[1:] == ["staged", "left"]
+
+
+def test_a_cancelled_job_leaves_no_copies(job: Job, tmp_path: Path) -> None:
+    number = job.submit(["shards"], tmp_path, seconds=600)
+    job.slurm.wait_for(lambda: "staged" in job.lines())
+    job.slurm.run("scancel", number, check=True)
+    job.slurm.wait_for_end(number)
+    deadline = time.monotonic() + 10
+    while list(job.scratch.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert list(job.scratch.iterdir()) == []
+
+
+def test_a_job_that_cannot_stage_runs_from_the_shared_file_system_with_one_line(job: Job, tmp_path: Path) -> None:
+    not_a_folder = tmp_path / "file"
+    not_a_folder.touch()
+    job.slurm.wait_for_end(job.submit(["environment"], not_a_folder))
+    lines = job.lines()
+    assert lines[0].startswith("warning: staging: [Errno 17] File exists: ")
+    assert lines[0].endswith("; running from the shared file system")
+    assert lines[1:] == ["True", "shared", "left"]
