@@ -108,10 +108,12 @@ def _chunks(
 
 def _decode(batch: "pa.RecordBatch", path: Path, manifest: Manifest) -> NDArray[Any]:
     """Return the images of a record batch, float32 [rows, values]."""
-    values: NDArray[Any] = batch.column(0).flatten().to_numpy()
-    if len(values) != len(batch) * manifest.values_per_image:
+    from jobs.pixels import from_column, to_float
+
+    pixels = from_column(batch.column(0))
+    if pixels.shape[1] != manifest.values_per_image or pixels.dtype != manifest.pixel_type:
         raise InputError(
-            f"{path}: found {len(values)} values in {len(batch)} rows, expected {manifest.values_per_image} each; "
-            f"fix: remove {path.parent.parent} and prepare it again"
+            f"{path}: found images of {pixels.shape[1]} {pixels.dtype} values, expected {manifest.values_per_image} of "
+            f"{manifest.pixel_type}; fix: remove {path.parent.parent} and prepare it again"
         )
-    return values.reshape(len(batch), -1)
+    return to_float(pixels)
