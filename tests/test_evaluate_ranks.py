@@ -186,8 +186,9 @@ def test_a_process_without_a_launcher_is_the_only_rank() -> None:
 @pytest.mark.parametrize("batches", [even_batches(range(300), 7), even_batches(range(95, 262), 40), [range(300)]])
 @pytest.mark.parametrize("pixel_type", get_args(PixelType))
 def test_batches_of_any_rows_hold_the_images_of_these_rows(
-    tmp_path: Path, batches: Sequence[range], pixel_type: PixelType
+    tmp_path: Path, batches: Sequence[range], pixel_type: PixelType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("jobs.batches._CHUNK_BYTES", 1000)  # 12 rows: a shard is read in several chunks
     manifest = add_images(tmp_path, SIZES, pixel_type=pixel_type)
     images, labels, indices = read_split(tmp_path, manifest, "test")
     for batch, found in zip(batches, read_images(tmp_path, manifest, "test", batches), strict=True):
