@@ -16,7 +16,7 @@ from jobs.errors import InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_CHUNK_BYTES = 4 << 20  # of images that are decoded at once where single rows are looked up
+_CHUNK_BYTES = 4 << 20  # of images that are decoded at once, or a batch if that is more: few rows cost as much as many
 
 
 def read_labels(directory: Path, manifest: Manifest, split: Split) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -60,7 +60,8 @@ def read_images(directory: Path, manifest: Manifest, split: Split, batches: Sequ
     if not batches:
         return
     rows = range(batches[0].start, batches[-1].stop)
-    chunks = _chunks(directory, manifest, shards_between(manifest, split, rows), max(map(len, batches)))
+    size = max(_chunk_rows(manifest), *map(len, batches))
+    chunks = _chunks(directory, manifest, shards_between(manifest, split, rows), size)
     left, first = np.empty((0, manifest.values_per_image), np.float32), 0
     for batch in batches:
         parts = [left[max(0, batch.start - first) :]]
@@ -75,16 +76,19 @@ def read_rows(directory: Path, manifest: Manifest, split: Split, rows: Iterable[
     """Return the images of single rows, in the order given, as `read_images` does. Reads only their shards."""
     wanted = np.fromiter(rows, np.int64)
     images = np.empty((len(wanted), manifest.values_per_image), np.float32)
-    size = max(1, _CHUNK_BYTES // (4 * manifest.values_per_image))
     held = [
         (start, shard)
         for start, shard in shards_between(manifest, split, range(manifest.splits[split].rows))
         if ((start <= wanted) & (wanted < start + shard.rows)).any()
     ]
-    for first, chunk in _chunks(directory, manifest, held, size):
+    for first, chunk in _chunks(directory, manifest, held, _chunk_rows(manifest)):
         places = np.flatnonzero((first <= wanted) & (wanted < first + len(chunk)))
         images[places] = chunk[wanted[places] - first]
     return images.reshape(-1, *manifest.shape)
+
+
+def _chunk_rows(manifest: Manifest) -> int:
+    return max(1, _CHUNK_BYTES // (4 * manifest.values_per_image))
 
 
 def _chunks(
@@ -108,10 +112,12 @@ def _chunks(
 
 def _decode(batch: "pa.RecordBatch", path: Path, manifest: Manifest) -> NDArray[Any]:
     """Return the images of a record batch, float32 [rows, values]."""
-    values: NDArray[Any] = batch.column(0).flatten().to_numpy()
-    if len(values) != len(batch) * manifest.values_per_image:
+    from jobs.pixels import from_column, to_float
+
+    pixels = from_column(batch.column(0))
+    if pixels.shape[1] != manifest.values_per_image or pixels.dtype != manifest.pixel_type:
         raise InputError(
-            f"{path}: found {len(values)} values in {len(batch)} rows, expected {manifest.values_per_image} each; "
-            f"fix: remove {path.parent.parent} and prepare it again"
+            f"{path}: found images of {pixels.shape[1]} {pixels.dtype} values, expected {manifest.values_per_image} of "
+            f"{manifest.pixel_type}; fix: remove {path.parent.parent} and prepare it again"
         )
-    return values.reshape(len(batch), -1)
+    return to_float(pixels)

@@ -20,6 +20,7 @@ from jobs.dataset import FORMAT, MANIFEST, Manifest, Shard, SplitInfo, read_mani
 from jobs.evaluate.calibration import best_temperature
 from jobs.files import sealed, sha256_file, write_json
 from jobs.metrics import read_metrics
+from jobs.pixels import to_column
 from jobs.records import EvaluateOutputs
 from jobs.run_dir import RunDir
 from jobs.stage import read_outputs
@@ -113,11 +114,10 @@ def write_shards(dataset: Path, order: Sequence[int]) -> Manifest:
 def write_shard(
     dataset: Path, name: str, images: NDArray[Any], labels: NDArray[Any] | Sequence[int], indices: Sequence[int]
 ) -> Shard:
-    """Write images, float32 [rows, values], to a file of a dataset."""
+    """Write images, float32 or uint8 [rows, values], to a file of a dataset."""
     path = made(dataset / name)
-    ends = np.arange(0, images.size + 1, images.shape[1], dtype=np.int32)
     columns = {
-        "image": pa.ListArray.from_arrays(ends, images.reshape(-1)),
+        "image": to_column(images),
         "label": pa.array(labels, pa.int32()),
         "index": pa.array(indices, pa.int64()),
     }

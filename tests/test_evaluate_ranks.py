@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import psutil
@@ -22,7 +22,7 @@ from deploy.launcher.launch import launch
 from deploy.slurm import commands
 from deploy.slurm.site import validate
 from jobs.batches import read_images, read_labels, read_rows
-from jobs.dataset import MANIFEST, Manifest, Split, SplitInfo, read_split, shard_path
+from jobs.dataset import MANIFEST, Manifest, PixelType, Split, SplitInfo, read_split, shard_path
 from jobs.evaluate.calibration import loss_slopes, with_temperature
 from jobs.evaluate.parts import Parts, even_batches, this_world
 from jobs.evaluate.predictions import read_predictions
@@ -37,7 +37,12 @@ __all__ = ["models"]  # a fixture
 SIZES: dict[Split, tuple[int, ...]] = {"validation": (99, 71), "test": (101, 150, 49)}
 
 
-def add_images(folder: Path, sizes: dict[Split, tuple[int, ...]], shape: tuple[int, int, int] = SHAPE) -> Manifest:
+def add_images(
+    folder: Path,
+    sizes: dict[Split, tuple[int, ...]],
+    shape: tuple[int, int, int] = SHAPE,
+    pixel_type: PixelType = "float32",
+) -> Manifest:
     """Write random images of three classes in shards of these sizes; return their manifest."""
     random = np.random.default_rng(3)
     splits = {}
@@ -48,12 +53,14 @@ def add_images(folder: Path, sizes: dict[Split, tuple[int, ...]], shape: tuple[i
             images = np.zeros((size, int(np.prod(shape))), np.float32)
             images[:, :20] = random.random((size, 20), np.float32) / 2
             images[np.arange(size), labels] += np.float32(0.2)
+            if pixel_type == "uint8":
+                images = np.round(255 * images).astype(np.uint8)
             name = shard_path(split, number)
             shards.append(write_shard(folder, name, images, labels, range(first, first + size)))
             counts += np.bincount(labels, minlength=3)
         splits[split] = SplitInfo(rows=sum(rows), label_counts=tuple(counts.tolist()), shards=tuple(shards))
     manifest = manifest_of(shape, np.zeros(0, np.int64), 3, ())
-    manifest = manifest.model_copy(update={"splits": {**manifest.splits, **splits}})
+    manifest = manifest.model_copy(update={"splits": {**manifest.splits, **splits}, "pixel_type": pixel_type})
     write_json(folder / MANIFEST, sealed(manifest.model_dump(mode="json")))
     return manifest
 
@@ -177,8 +184,12 @@ def test_a_process_without_a_launcher_is_the_only_rank() -> None:
 
 
 @pytest.mark.parametrize("batches", [even_batches(range(300), 7), even_batches(range(95, 262), 40), [range(300)]])
-def test_batches_of_any_rows_hold_the_images_of_these_rows(tmp_path: Path, batches: Sequence[range]) -> None:
-    manifest = add_images(tmp_path, SIZES)
+@pytest.mark.parametrize("pixel_type", get_args(PixelType))
+def test_batches_of_any_rows_hold_the_images_of_these_rows(
+    tmp_path: Path, batches: Sequence[range], pixel_type: PixelType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.batches._CHUNK_BYTES", 1000)  # 12 rows: a shard is read in several chunks
+    manifest = add_images(tmp_path, SIZES, pixel_type=pixel_type)
     images, labels, indices = read_split(tmp_path, manifest, "test")
     for batch, found in zip(batches, read_images(tmp_path, manifest, "test", batches), strict=True):
         np.testing.assert_array_equal(found, images[batch.start : batch.stop])

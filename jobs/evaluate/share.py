@@ -1,6 +1,5 @@
 """A rank's share of an evaluation: check the files it reads, then compute the probabilities of its batches."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,7 +112,7 @@ def compute(task: Task, world: World) -> Any:
         held = shards_between(task.manifest, parts.split, parts.rows_of(world.rank))
         verify_shards(task.directory, [shard for _, shard in held])
     import_tensorflow(task.run.logs / "tensorflow.log")
-    _use_share(world, min(world.local_size, task.ranks))
+    _use_own_gpu(world)
     model = load_model(task.run.origin.model_file, task.manifest.shape, task.manifest.classes)
     forward = Forward(model)
     if not world.rank and task.ranks > 1:
@@ -131,18 +130,14 @@ def compute(task: Task, world: World) -> Any:
     return model
 
 
-def _use_share(world: World, sharing: int) -> None:
-    """Limit TensorFlow to a GPU, or to this rank's share of the CPUs, if several ranks share this machine.
+def _use_own_gpu(world: World) -> None:
+    """Limit TensorFlow to this rank's GPU, if a launcher shows all ranks of this machine all of them.
 
-    The number of threads changes no bit: measured with every architecture of `models`, 1 to 3 threads, and batches of
-    1 to 500 images.
+    The number of CPU threads stays that of a single rank: how a kernel divides a sum among threads may decide its
+    rounding. One process uses all CPUs of a machine, so more ranks on it would gain nothing with fewer threads each.
     """
     import tensorflow as tf
 
-    if sharing == 1:
-        return
     gpus = tf.config.list_physical_devices("GPU")
-    if len(gpus) > 1:  # a launcher may also show each rank only its own
+    if len(gpus) > 1 and world.local_size > 1:
         tf.config.set_visible_devices(gpus[world.local_rank % len(gpus)], "GPU")
-    cpus = len(os.sched_getaffinity(0))
-    tf.config.threading.set_intra_op_parallelism_threads(max(1, cpus // sharing))
