@@ -225,6 +225,6 @@ class _Loader:
         if trouble and model:
             log.warning("%s; still serving %s", trouble, model.file.title)
         elif trouble:
-            log.warning("%s; no model yet; trying again for %g s from the start on", trouble, START_SECONDS)
+            log.warning("%s; trying again, for %g s in all", trouble, START_SECONDS)
         elif not trouble:
             log.info("the model registry answers again")
