@@ -1,6 +1,7 @@
 """What POST /predict answers: its schema, and its JSON."""
 
 import json
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from deploy.serving.served import ServedModel
-from jobs.dataset import Manifest
 
 
 class ClassProbability(BaseModel):
@@ -54,22 +54,31 @@ class Status(BaseModel):
 
 
 def encode(model: ServedModel, probabilities: NDArray[Any], top: int) -> bytes:
-    """Return an Answer as JSON. `probabilities`: float32 [n, classes]. `top`: classes of each image that it lists."""
+    """Return an Answer as JSON. `probabilities`: float32 [n, classes]. `top`: classes of each image that it lists.
+
+    By hand, but for what a client could not read otherwise: through dictionaries, it takes five times as long.
+    """
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-    values = np.take_along_axis(probabilities, order, 1).astype(float)
+    values = np.take_along_axis(probabilities, order, 1)
+    begin = _beginnings(model.manifest.labels, model.manifest.class_names)
     predictions = []
     for numbers, shares in zip(order.tolist(), values.tolist(), strict=True):
-        classes = [_class(model.manifest, number, share) for number, share in zip(numbers, shares, strict=True)]
-        predictions.append({**classes[0], "top": classes})
+        # A float32 has 7 digits.
+        classes = [f"{begin[number]}{share:.7g}" for number, share in zip(numbers, shares, strict=True)]
+        predictions.append(f'{classes[0]}, "top": [{"}, ".join(classes)}}}]}}')
     identity = {
         "title": model.file.title,
         "version": model.version,
         "run": model.run_id,
         "sha256": model.file.sha256,
     }
-    return json.dumps({"model": identity, "predictions": predictions}).encode() + b"\n"
+    return f'{{"model": {json.dumps(identity)}, "predictions": [{", ".join(predictions)}]}}\n'.encode()
 
 
-def _class(manifest: Manifest, number: int, probability: float) -> dict[str, Any]:
-    shown = float(f"{probability:.7g}")  # a float32 has 7 digits
-    return {"label": manifest.labels[number], "name": manifest.class_names[number], "probability": shown}
+@lru_cache(maxsize=4)
+def _beginnings(labels: tuple[int, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the JSON of a ClassProbability up to its probability, for each class."""
+    return tuple(
+        f'{json.dumps({"label": label, "name": name})[:-1]}, "probability": '
+        for label, name in zip(labels, names, strict=True)
+    )

@@ -83,6 +83,17 @@ def listener_at(address: Address) -> socket.socket:
         raise InputError(f"{where}: cannot listen ({reason}); fix: choose another --port") from error
 
 
+def _freeze() -> None:
+    """Collect the replaced model, which is in cycles, and take all else out of later searches for garbage.
+
+    TensorFlow's objects and the model's stay. To search them takes 0.1 s, in which no request is answered: now once a
+    model, and otherwise again and again, after every 1,500 requests or so.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -188,9 +199,6 @@ class _Loader:
         old = service.model
         if old is None:
             import_tensorflow(Path(os.devnull))
-            # All that TensorFlow keeps for ever would be searched for garbage again and again, for 0.1 s at a time.
-            gc.collect()
-            gc.freeze()
         elif (old.version, old.file.sha256) == (candidate.version, candidate.file.sha256):
             return True
         begin = time.monotonic()
@@ -208,7 +216,7 @@ class _Loader:
             "serving %s, SHA-256 %s…, loaded in %.1f s", title, candidate.file.sha256[:12], time.monotonic() - begin
         )
         del old, model
-        gc.collect()  # the replaced model is in cycles
+        _freeze()
         return True
 
     def _report(self, trouble: str) -> None:
@@ -217,6 +225,6 @@ class _Loader:
         if trouble and model:
             log.warning("%s; still serving %s", trouble, model.file.title)
         elif trouble:
-            log.warning("%s; no model yet; trying again for %g s from the start on", trouble, START_SECONDS)
+            log.warning("%s; trying again, for %g s in all", trouble, START_SECONDS)
         elif not trouble:
             log.info("the model registry answers again")

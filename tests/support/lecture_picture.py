@@ -1,77 +1,46 @@
-"""python -m tests.support.lecture_picture WORK FOLDER: the pictures of pipelines/LECTURE.md, two from TensorBoard.
+"""python -m tests.support.lecture_picture RUN FOLDER: a picture of pipelines/LECTURE.md, of a first layer's weights.
 
-WORK has the runs `softmax`, `lecture` and `fast`, of these recipes. 64 colors keep a picture small.
+RUN is the folder of a run on gray images. The picture is what TensorBoard's Images page shows, enlarged, as
+FOLDER/lecture-RECIPE.png.
 """
 
+import io
+import json
+import math
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zipfile
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
-from PIL import Image, ImageChops
-from playwright.sync_api import Browser, Page
+from numpy.typing import NDArray
+from PIL import Image
 
-from jobs.first_layer import colored, first_layer, mosaic
-from jobs.run_dir import RunDir, Work
-from pipelines.tensorboard import log_folder, start
-from tests.support.demo_page import LAPTOP, chromium
+from jobs.first_layer import colored, mosaic
 
-_WAIT = 60_000  # ms for TensorBoard to read the runs and to draw
-_MARGIN = 8  # pixels
-_ENLARGED = 4  # times
+_WIDTH = 480  # pixels, about
 
 
-def main(work: Path, folder: Path) -> None:
-    """Write lecture-softmax.png, lecture-filters.png and lecture-graph.png."""
-    weights(Work(work).runs / "softmax", folder / "lecture-softmax.png")
-    with chromium() as browser, tempfile.TemporaryDirectory() as scratch:
-        full = Path(scratch) / "full.png"
-        for run, name, tab, selector in (
-            ("fast", "filters", "images", "tf-image-loader:has-text('first layer')"),
-            ("lecture", "graph", "graphs", "tf-graph-scene #svg"),
-        ):
-            with shown(browser, Work(work), run, tab) as page:
-                page.locator(selector).first.wait_for(timeout=_WAIT)
-                page.wait_for_timeout(4000)  # for the picture itself, and the movement of the graph
-                page.locator(selector).first.screenshot(path=full)
-            with Image.open(full) as picture:
-                cut(picture.convert("RGB")).quantize(64).save(folder / f"lecture-{name}.png", optimize=True)
-
-
-def weights(run: Path, target: Path) -> None:
-    """Write the weights of a run's first layer, a tile per class, enlarged."""
-    import keras
-
-    first = first_layer(keras.models.load_model(run / "model.keras", compile=False))
-    assert first is not None
-    tiles = mosaic(np.array([colored(kernel) for kernel in first.kernels]))
+def main(run: Path, folder: Path) -> None:
+    """Write the picture."""
+    tiles = mosaic(np.array([colored(kernel) for kernel in kernels(run / "model.keras")]))
     picture = Image.fromarray((255 * tiles).round().astype(np.uint8))
-    large = picture.resize((_ENLARGED * picture.width, _ENLARGED * picture.height), Image.Resampling.NEAREST)
-    large.quantize(64).save(target, optimize=True)
+    times = max(1, round(_WIDTH / picture.width))
+    large = picture.resize((times * picture.width, times * picture.height), Image.Resampling.NEAREST)
+    recipe = json.loads((run / "config.json").read_text(encoding="utf-8"))["recipe"]
+    large.quantize(64).save(folder / f"lecture-{recipe}.png", optimize=True)
 
 
-@contextmanager
-def shown(browser: Browser, work: Work, run: str, tab: str) -> Iterator[Page]:
-    """Yield a tab of TensorBoard on one run. It serves until this process ends."""
-    with log_folder(work, [RunDir(work.runs / run)]) as logs:
-        page = browser.new_page(viewport={"width": LAPTOP[0], "height": LAPTOP[1]})
-        page.goto(f"{start(logs, None)}#{tab}")
-        yield page
-        page.close()
-
-
-def cut(picture: Image.Image) -> Image.Image:
-    """Return a picture without its empty border, but for a margin."""
-    box = ImageChops.difference(picture, Image.new("RGB", picture.size, picture.getpixel((0, 0)))).getbbox()
-    if box is None:
-        return picture
-    left, top, right, bottom = box
-    width, height = picture.size
-    return picture.crop(
-        (max(0, left - _MARGIN), max(0, top - _MARGIN), min(width, right + _MARGIN), min(height, bottom + _MARGIN))
-    )
+def kernels(model: Path) -> NDArray[Any]:
+    """Return the first layer's kernels, [tiles, height, width, 1], from a Keras file, without loading TensorFlow."""
+    with zipfile.ZipFile(model) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
+        layers = file["layers"]
+        first = next(layers[name] for name in ("conv2d", "dense") if name in layers)
+        kernel = np.asarray(first["vars/0"])
+    side = math.isqrt(len(kernel))
+    shaped = kernel if kernel.ndim == 4 else kernel.reshape(side, side, 1, -1)
+    return shaped.transpose(3, 0, 1, 2)
 
 
 if __name__ == "__main__":
