@@ -146,6 +146,16 @@ def expected(workspace: Workspace) -> str:
     return workspace.weights("alone")
 
 
+LONGER = ("--set", "train.max_steps=1200", "--set", "train.checkpoint_every_steps=50")
+
+
+@pytest.fixture(scope="module")
+def expected_longer(workspace: Workspace) -> str:
+    """Return the weights of a longer training of one process."""
+    workspace("train", "--data", DATA, "--np", 1, "--run-id", "alone-longer", *OPTIONS, *LONGER)
+    return workspace.weights("alone-longer")
+
+
 @pytest.mark.long
 def test_a_users_training_on_two_machines_has_the_weights_of_one_process(workspace: Workspace, expected: str) -> None:
     workspace.submit("two")
@@ -176,11 +186,9 @@ def test_a_training_survives_the_loss_of_a_machine(workspace: Workspace, expecte
 
 
 @pytest.mark.slow
-def test_a_training_resumes_after_its_time_limit(workspace: Workspace) -> None:
-    longer = ("--set", "train.max_steps=1200", "--set", "train.checkpoint_every_steps=50")
-    workspace("train", "--data", DATA, "--np", 1, "--run-id", "alone-longer", *OPTIONS, *longer)
+def test_a_training_resumes_after_its_time_limit(workspace: Workspace, expected_longer: str) -> None:
     where = ("--site-set", "train.time=00:30:00", "--site-set", "train.warn_seconds=60")
-    job = workspace.submit("limited", *longer, *where)["train"]
+    job = workspace.submit("limited", *LONGER, *where)["train"]
     workspace.wait_for_checkpoint("limited")
     # Slurm looks at limits twice a minute. One to two minutes are left, so it warns within one.
     minutes = int(time.time() - workspace.history("limited", "started")[0]["time"]) // 60 + 2
@@ -190,7 +198,7 @@ def test_a_training_resumes_after_its_time_limit(workspace: Workspace) -> None:
     )
     assert workspace.restarts("limited"), "the training ended before its time limit"
     workspace.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=60", check=True)
-    workspace.check_trained("limited", workspace.weights("alone-longer"))
+    workspace.check_trained("limited", expected_longer)
     assert workspace.restarts("limited")[0] > 0
     assert "train: requeued, to resume from its checkpoint" in workspace.output("limited")
 
@@ -231,7 +239,7 @@ def test_a_training_survives_a_restart_of_the_controller(workspace: Workspace, e
         shown = workspace("status", "restarted", code=75)
     finally:
         workspace.cluster.start_controller()
-    assert "train is unknown" in shown
+    assert " is unknown (job " in shown
     workspace.check_trained("restarted", expected)
     assert workspace.restarts("restarted") == []
 
@@ -270,22 +278,24 @@ def test_a_cancelled_and_a_killed_training_resume_and_leave_nothing(workspace: W
     workspace.cluster.wait_for(lambda: jobs.checkpoint_step() > step)
     workspace.cluster.run("scancel", "--full", "--signal=KILL", job, check=True)
     workspace.cluster.wait_for(workspace.cluster.idle)
+    time.sleep(61)  # a dead owner of the run's lock on another machine is only known by its silence
     workspace.submit("cancelled")
     workspace.check_trained("cancelled", expected)
 
 
 @pytest.mark.slow
-def test_two_jobs_of_one_user_leave_each_others_files_alone(workspace: Workspace, expected: str) -> None:
-    job = workspace.submit("first")["train"]
-    workspace.cluster.wait_for(lambda: len(workspace.folders(job)) == 3)  # the launcher's, and one of each rank
+def test_two_jobs_of_one_user_leave_each_others_files_alone(workspace: Workspace, expected_longer: str) -> None:
+    job = workspace.submit("first", *LONGER)["train"]
+    workspace.wait_for_checkpoint("first")
     folders = workspace.folders(job)
+    assert len(folders) == 3  # the launcher's, and one of each rank
     other = workspace.submit("second", "--set", "train.max_steps=1")["train"]
     workspace.cluster.wait_for_end(other)
     assert workspace.cluster.state(other) == "COMPLETED", workspace.output("second")
     assert workspace.cluster.state(job) == "RUNNING", "it ended too early for this test"
     assert workspace.folders(job) == folders
     workspace("cancel", "second")
-    workspace.check_trained("first", expected)
+    workspace.check_trained("first", expected_longer)
 
 
 @pytest.mark.slow
@@ -350,13 +360,13 @@ def attack(number):
             connection.request(method, key + "/global/" + random.choice("01"), b"x" * 136, headers)
             response = connection.getresponse()
             body = response.read()
-            note(str(response.status) + (" with a body" if body and response.status != 501 else ""))
+            note(str(response.status) + (" with a body" if body and response.status in (200, 403) else ""))
         except ConnectionRefusedError:
             note("refused")
             time.sleep(0.02)
         except (OSError, http.client.HTTPException):
             note("closed")
-threads = [threading.Thread(target=attack, args=(number,)) for number in range(4)]
+threads = [threading.Thread(target=attack, args=(number,)) for number in range(3)]
 for thread in threads:
     thread.start()
 for thread in threads:
