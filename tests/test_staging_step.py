@@ -16,13 +16,12 @@ from tests.support.slurm_cluster import SlurmCluster
 PROGRAM = """\
 import logging, os, sys, time
 from pathlib import Path
-from deploy.slurm.site import validate
 from deploy.staging import step
 from jobs.logs import log_to_stderr
 log_to_stderr()
 step._READY_SECONDS = 20.0
 scratch = Path(os.environ["IDXTRAIN_SCRATCH"])
-with step.staged(validate({{"stage": {stage!r}}}, ""), Path({environments!r}), os.environ) as placement:
+with step.staged({stage!r}, Path({environments!r}), os.environ) as placement:
     print(placement.python == sys.executable, *placement.environment.values(), flush=True)
     print("staged" if list(scratch.glob("idxtrain-job-*-staged-*/ready")) else "shared", flush=True)
     time.sleep({seconds})
@@ -78,11 +77,10 @@ LIGHT = ("pydantic", "pydantic_core", "annotated_types", "typing_extensions", "t
 LAUNCH = """\
 import os, subprocess, sys
 from pathlib import Path
-from deploy.slurm.site import validate
 from deploy.staging.step import staged
 from jobs.logs import log_to_stderr
 log_to_stderr()
-with staged(validate({{"stage": ["environment"]}}, ""), Path({folder!r}) / "environments", os.environ) as placement:
+with staged(["environment"], Path({folder!r}) / "environments", os.environ) as placement:
     command = ["-I", "-c", {launcher!r}, "--np", "2", "--run-dir", {folder!r} + "/work/runs/r"]
     rank = [placement.python, "-I", "-c", "import psutil, sys; print(psutil.__file__, file=sys.stderr)"]
     sys.exit(subprocess.run([placement.python, *command, *rank]).returncode)
