@@ -143,6 +143,26 @@ def test_a_cancelled_job_leaves_no_copies(job: Job, tmp_path: Path) -> None:
     assert list(job.scratch.iterdir()) == []
 
 
+def test_the_next_job_removes_the_copies_of_a_job_of_which_everything_was_killed(job: Job, tmp_path: Path) -> None:
+    number = job.submit(["shards"], tmp_path, seconds=600)
+    job.slurm.wait_for(lambda: "staged" in job.lines())
+    for process in psutil.process_iter(["cmdline"]):
+        if "deploy.staging.node" in (process.info["cmdline"] or ()) and _scratch_of(process) == str(job.scratch):
+            process.kill()
+    job.slurm.run("scancel", number, check=True)
+    job.slurm.wait_for_end(number)
+    assert list(job.scratch.glob(f"idxtrain-job-{number}-staged-*/shards")), "nothing was left that could remove them"
+    job.slurm.wait_for_end(job.submit(["shards"], tmp_path))
+    assert list(job.scratch.iterdir()) == [], job.lines()
+
+
+def _scratch_of(process: psutil.Process) -> str:
+    try:
+        return str(process.environ().get(SCRATCH))
+    except psutil.Error:
+        return ""
+
+
 def test_a_job_that_cannot_stage_runs_from_the_shared_file_system_with_one_line(job: Job, tmp_path: Path) -> None:
     not_a_folder = tmp_path / "file"
     not_a_folder.touch()
