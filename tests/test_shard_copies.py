@@ -3,16 +3,48 @@
 import shutil
 import threading
 from collections import namedtuple
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from jobs.dataset import Manifest, Shard
 from jobs.errors import InputError
+from jobs.files import sha256_file
 from jobs.train.data import shard_copies
 from jobs.train.data.reader import read_shards
 from jobs.train.data.shard_copies import FOLDER, ShardCopies
-from tests.support.prepared import Made
+
+ROWS = 4  # of each shard
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Return a folder of three shards of images of 2 × 3 pixels."""
+    (tmp_path / "dataset" / "train").mkdir(parents=True)
+    for number in range(3):
+        table = pa.table(
+            {
+                "image": pa.array([[value / 10] * 6 for value in range(ROWS)], pa.list_(pa.float32())),
+                "label": pa.array(range(ROWS), pa.int32()),
+                "index": pa.array(range(number * ROWS, (number + 1) * ROWS), pa.int64()),
+            }
+        )
+        pq.write_table(table, tmp_path / "dataset" / f"train/part-{number:05}.parquet")
+    return tmp_path / "dataset"
+
+
+@pytest.fixture
+def shards(dataset: Path) -> list[Shard]:
+    return [
+        Shard(
+            path=f"train/{path.name}", rows=ROWS, first_index=number * ROWS,
+            bytes=path.stat().st_size, sha256=sha256_file(path),
+        )
+        for number, path in enumerate(sorted((dataset / "train").iterdir()))
+    ]  # fmt: skip
 
 
 @pytest.fixture
@@ -24,42 +56,37 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def indices(small: Made, directory: Path) -> list[int]:
-    """Return the archive rows of all training shards, read as a rank reads them."""
-    shards = small.manifest.splits["train"].shards
-    rows = dict(read_shards(directory, small.manifest, shards, threads=2))
+def indices(dataset: Path, shards: Sequence[Shard]) -> list[int]:
+    """Return the archive rows of shards, read as a rank reads them."""
+    rows = dict(read_shards(dataset, Manifest.model_construct(shape=(2, 3, 1)), shards, threads=2))
     return [int(index) for position in sorted(rows) for index in rows[position].indices]
 
 
-@pytest.fixture
-def dataset(small: Made, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(small.directory, tmp_path / "dataset"))
-
-
-def test_later_epochs_read_the_copies_and_the_same_rows(small: Made, dataset: Path, folder: Path) -> None:
-    shards = small.manifest.splits["train"].shards
-    first = indices(small, dataset)
+def test_later_epochs_read_the_copies_and_the_same_rows(dataset: Path, shards: Sequence[Shard], folder: Path) -> None:
+    assert indices(dataset, shards) == list(range(3 * ROWS))
     copies = folder / dataset.name
     assert [(copies / shard.path).read_bytes() for shard in shards] == [
         (dataset / shard.path).read_bytes() for shard in shards
     ]
     assert sorted(path.name for path in (copies / "train").iterdir()) == [Path(shard.path).name for shard in shards]
     shutil.rmtree(dataset / "train")
-    assert indices(small, dataset) == first
+    assert indices(dataset, shards) == list(range(3 * ROWS))
 
 
-def test_a_shard_whose_bytes_are_not_the_manifests_is_refused(small: Made, dataset: Path, folder: Path) -> None:
-    path = dataset / small.manifest.splits["train"].shards[0].path
+def test_a_shard_whose_bytes_are_not_the_manifests_is_refused(
+    dataset: Path, shards: Sequence[Shard], folder: Path
+) -> None:
+    path = dataset / shards[0].path
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(InputError, match=r"part-00000\.parquet: found bytes other than those of the manifest"):
-        ShardCopies(dataset, small.manifest.splits["train"].shards).made(str(path))
+        ShardCopies(dataset, shards).made(str(path))
     assert list((folder / dataset.name / "train").iterdir()) == []
 
 
 def test_ranks_of_a_node_copy_a_shard_once(
-    small: Made, dataset: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, shards: Sequence[Shard], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shard = small.manifest.splits["train"].shards[0]
+    shard = shards[0]
     make, made = shard_copies._make, []
 
     def slowly(source: Path, copy: Path, each: object) -> None:
@@ -78,8 +105,8 @@ def test_ranks_of_a_node_copy_a_shard_once(
     assert paths == [str(folder / dataset.name / shard.path)] * 3
 
 
-def test_the_claim_of_a_killed_rank_is_taken_over(small: Made, dataset: Path, folder: Path) -> None:
-    shard = small.manifest.splits["train"].shards[0]
+def test_the_claim_of_a_killed_rank_is_taken_over(dataset: Path, shards: Sequence[Shard], folder: Path) -> None:
+    shard = shards[0]
     copy = folder / dataset.name / shard.path
     copy.parent.mkdir(parents=True)
     claim = copy.with_name(f".{copy.name}.claim")
@@ -89,11 +116,15 @@ def test_the_claim_of_a_killed_rank_is_taken_over(small: Made, dataset: Path, fo
 
 
 def test_a_disk_without_room_leaves_shards_at_their_source_with_one_line(
-    small: Made, dataset: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    dataset: Path,
+    shards: Sequence[Shard],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100_000_000, 96_000_000, 4_000_000))
-    assert len(np.unique(indices(small, dataset))) == small.manifest.splits["train"].rows
+    assert indices(dataset, shards) == list(range(3 * ROWS))
     assert [record.message for record in caplog.records] == [
         f"train: {folder / dataset.name}: no room for more shards; reading them at their source"
     ]

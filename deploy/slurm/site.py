@@ -162,7 +162,7 @@ class Site(Section):
         default=(),
         description=(
             'What each node copies to `scratch` once per job, and reads there: "environment", this Python environment; '
-            '"shards", the files of the dataset, as ranks read them.'
+            '"shards", in the training, each file of the dataset that its ranks read.'
         ),
     )
     spark: str = Field(

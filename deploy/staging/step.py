@@ -18,7 +18,7 @@ from pathlib import Path
 from deploy.slurm import commands
 from deploy.slurm.queue import node_names
 from deploy.slurm.scratch import scratch_parent
-from deploy.slurm.site import Site
+from deploy.slurm.site import Staged
 from deploy.staging import archive
 from deploy.staging.message import StageMessage
 from deploy.staging.node import READY
@@ -46,16 +46,17 @@ def stage_step(nodes: int) -> tuple[str, ...]:
 
 
 @contextmanager
-def staged(site: Site, environments: Path, environment: Mapping[str, str]) -> Iterator[Placement]:
-    """Copy what the site's `stage` lists to each node of this job; remove it at the end. Yield where to run from.
+def staged(what: Sequence[Staged], environments: Path, environment: Mapping[str, str]) -> Iterator[Placement]:
+    """Copy something to each node of this job; remove it at the end. Yield where to run from.
 
-    `environments`: the folder of the environment's tar files, which all nodes share. `environment`: this job's.
+    `what`: as the site's `stage` lists it. `environments`: the folder of the environment's tar files, which all nodes
+    share. `environment`: this job's.
     """
-    if not site.stage:
+    if not what:
         yield Placement()
         return
     try:
-        message = _message(site, environments, environment["SLURM_JOB_ID"])
+        message = _message(what, environments, environment["SLURM_JOB_ID"])
     except (InputError, OSError) as error:
         log.warning("staging: %s; running from the shared file system", error)
         yield Placement()
@@ -68,8 +69,8 @@ def staged(site: Site, environments: Path, environment: Mapping[str, str]) -> It
         begin = time.monotonic()
         if step.are_ready(nodes):
             seconds = time.monotonic() - begin
-            log.info("staging: %s on %d nodes, in %.1f s", " and ".join(site.stage), nodes, seconds)
-            yield _placement(site, message, scratch_parent(environment))
+            log.info("staging: %s on %d nodes, in %.1f s", " and ".join(what), nodes, seconds)
+            yield _placement(what, message, scratch_parent(environment))
         else:
             step.end()
             log.warning("staging: not on every node; running from the shared file system")
@@ -78,21 +79,21 @@ def staged(site: Site, environments: Path, environment: Mapping[str, str]) -> It
         step.end()
 
 
-def _message(site: Site, environments: Path, job: str) -> StageMessage:
+def _message(what: Sequence[Staged], environments: Path, job: str) -> StageMessage:
     packages = archive.packages_folder()
     return StageMessage(
         job=job,
         token=secrets.token_hex(8),
         python=str(Path(sys.executable).resolve()),
         packages=str(packages.relative_to(sys.prefix)),
-        archives=archive.archives(environments, packages) if "environment" in site.stage else (),
+        archives=archive.archives(environments, packages) if "environment" in what else (),
     )
 
 
-def _placement(site: Site, message: StageMessage, scratch: Path) -> Placement:
+def _placement(what: Sequence[Staged], message: StageMessage, scratch: Path) -> Placement:
     folder = message.staged(scratch)
     python = str(folder.python) if message.archives else sys.executable
-    return Placement(python, {FOLDER: str(folder.shards)} if "shards" in site.stage else {})
+    return Placement(python, {FOLDER: str(folder.shards)} if "shards" in what else {})
 
 
 class NodeStep:

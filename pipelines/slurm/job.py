@@ -68,7 +68,9 @@ def _run_recorded(jobs: SlurmJobs, stage: JobStage, job: str, environment: Mappi
         site, config = jobs.site(), read_config(jobs.run)
         jobs.require_progress(stage, config.launch.max_restarts)
         jobs.record("started", stage=stage, job=job, host=socket.gethostname(), step=jobs.checkpoint_step())
-        with _scratch(environment, stage, job), staged(site, jobs.run.work.environments, os.environ) as placement:
+        # The other stages read each shard once.
+        what = [each for each in site.stage if each != "shards" or stage == "train"]
+        with _scratch(environment, stage, job), staged(what, jobs.run.work.environments, os.environ) as placement:
             os.environ.update(placement.environment)
             os.environ.update(binds(site, config, str(scratch_parent(environment)), environment))
             _run_when_unlocked(stage, jobs.run, config, site, placement.python)

@@ -211,10 +211,8 @@ def test_all_processes_run_from_a_staged_environment_to_the_same_weights_and_cop
     workspace.slurm.run("scancel", "--full", "--signal=KILL", killed["train"], check=True)
     workspace.slurm.run("scancel", killed["evaluate"])
     workspace.slurm.wait_for_end(killed["train"])
-    left = {path.name for path in workspace.scratch.glob("idxtrain-job-*")}
     next_one = workspace.submit("next")
     workspace.slurm.wait_for_end(*next_one.values())
-    assert any("-staged-" in name for name in left), "SIGKILL leaves them"
     assert list(workspace.scratch.iterdir()) == []
 
 
