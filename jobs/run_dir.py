@@ -180,6 +180,11 @@ class RunDir:
         return self.path / "logs"
 
     @property
+    def usage(self) -> Path:
+        """What each process used of its machine: see `jobs.usage`."""
+        return self.logs / "usage"
+
+    @property
     def curve_file(self) -> Path:
         """One JSON line per measurement of the training: step, loss, accuracy, images/s."""
         return self.logs / "train.jsonl"

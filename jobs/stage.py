@@ -29,6 +29,7 @@ from jobs.process import die_with_parent
 from jobs.records import OutputFile, Outputs, Record
 from jobs.run_dir import RunDir
 from jobs.umask import keep_others_from_writing
+from jobs.usage import recorded
 
 K = TypeVar("K", bound=Outputs)
 
@@ -141,7 +142,8 @@ def run_as_process(stage: str, work: Callable[[RunDir], None], argv: Sequence[st
     with _exit_codes(run, stage, requests):
         run.read_config()
         log_to_file(run.logs / f"{stage}{_rank_suffix()}.log")
-        work(run)
+        with recorded(run, stage, launched_rank()):
+            work(run)
 
 
 def _clean_up_when_asked_to_stop(run: RunDir, stage: str) -> stop_signals.Requests:

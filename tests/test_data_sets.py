@@ -113,6 +113,10 @@ def test_another_file_in_the_packages_folder_is_not_used(
     message = refused(tmp_path, "fashion-mnist", offline=True)
     assert "cannot get t10k-labels-idx1-ubyte (tried mirrors: skipped (fetch.offline); Debian's package" in message
     assert "install Debian's package dataset-fashion-mnist (`apt install dataset-fashion-mnist`)" in message
+    assert "login node" not in message
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    message = refused(tmp_path, "fashion-mnist", offline=True)
+    assert "fix: run `idxtrain fetch --dataset fashion-mnist` on a login node, with the same --work, or " in message
 
 
 def test_test_sets_alone_are_refused_for_training_and_test_a_model_of_another_set(tmp_path: Path) -> None:

@@ -146,3 +146,15 @@ def test_nodes_that_lack_the_sites_gpus_or_interface_fail(slurm: SlurmCluster, t
         assert "  fails  " in line
         assert "found 0 GPUs, expected 8: request them" in line
         assert "found no ib7 with an IPv4 address, expected one of lo" in line
+
+
+def test_a_fast_network_that_all_nodes_have_and_none_uses_is_a_warning() -> None:
+    one, two = (replace(each, interface="eth0", interfaces=("lo", "eth0", "ib0", "ib1")) for each in (ONE, OTHER))
+
+    def warnings(second: NodeFacts, site: Site = SITE) -> tuple[str, ...]:
+        first, _ = nodes.rows(NAMES, {"n1": one, "n2": second}, AHEAD, SPEEDS, site)
+        return first.fixes
+
+    assert warnings(two) == ('uses eth0, but each node also has ib0: try interface = "ib0" in the site',)
+    assert warnings(replace(two, interfaces=("lo", "eth0"))) == ()
+    assert warnings(two, SITE.model_copy(update={"interface": "eth0"})) == ()

@@ -31,7 +31,7 @@ class NodeFacts:
     """What one node reports.
 
     `missing`: the nodes whose files it does not see. `fault`: why it has no network to the other nodes, and the fix;
-    "" if it has one. `machine`: identifies the machine until it reboots.
+    "" if it has one. `machine`: identifies the machine until it reboots. `interfaces`: all that have an IPv4 address.
     """
 
     host: str
@@ -43,6 +43,7 @@ class NodeFacts:
     fault: str
     machine: str
     missing: tuple[str, ...]
+    interfaces: tuple[str, ...] = ()
 
 
 def facts(folder: Path, hosts: Collection[str], environment: Mapping[str, str] = os.environ) -> NodeFacts:
@@ -64,6 +65,7 @@ def facts(folder: Path, hosts: Collection[str], environment: Mapping[str, str] =
         fault=fault,
         machine=network.machine(),
         missing=_missing(folder, host, hosts),
+        interfaces=tuple(name for name, listed in network.addresses().items() if listed),
     )
 
 

@@ -12,6 +12,7 @@ from jobs.text_table import text_table
 HEADER = ("node", "python", *PACKAGES, "GPUs", "interface", "sees files of", "clock", "allreduce", "verdict", "fix")
 _SKEW_SECONDS = 2.0
 _SLOW = 0.5  # of the fastest node's allreduce
+_FAST_NETWORKS = ("ib", "hsn")  # names of InfiniBand's and Slingshot's interfaces begin so
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def rows(
     its slowest rank in the allreduce.
     """
     first = next((facts[node] for node in nodes if node in facts), None)
-    fastest = max(speeds.values(), default=0.0)
+    fastest, better = max(speeds.values(), default=0.0), _better_interface(list(facts.values()), site)
     findings = []
     for node in nodes:
         one = facts.get(node)
@@ -45,6 +46,10 @@ def rows(
             continue
         fails = [*_software(one, first), *_gpus(one, site), *_network(one, first, nodes), *_files(one)]
         warnings = [*_clock(ahead.get(node, 0.0)), *_speed(speeds.get(node, fastest), fastest)]
+        if better and node == nodes[0]:
+            warnings.append(
+                f'uses {one.interface}, but each node also has {better}: try interface = "{better}" in the site'
+            )
         verdict: Verdict = "fails" if fails else "warning" if warnings else "ok"
         cells = _cells(one, ahead.get(node), speeds.get(node), site, len(nodes))
         findings.append(NodeFinding(cells, verdict, (*fails, *warnings)))
@@ -96,6 +101,14 @@ def _network(facts: NodeFacts, first: NodeFacts, nodes: Sequence[str]) -> list[s
     if len(nodes) > 1 and network.is_loopback(facts.address) and facts.machine != first.machine:
         return ["uses loopback, which other nodes cannot reach: set the site's interface"]
     return []
+
+
+def _better_interface(facts: Sequence[NodeFacts], site: Site) -> str:
+    """Return a fast network that all nodes have and none uses; empty if there is none, or the site names one."""
+    common = set.intersection(*(set(each.interfaces) for each in facts)) if len(facts) > 1 else set()
+    fast = sorted(name for name in common if name.startswith(_FAST_NETWORKS))
+    in_use = {each.interface for each in facts}
+    return "" if site.interface or any(name.startswith(_FAST_NETWORKS) for name in in_use) else "".join(fast[:1])
 
 
 def _files(facts: NodeFacts) -> list[str]:

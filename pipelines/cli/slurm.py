@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,9 @@ def submit_run(
     options: "Options",
     site: OptionalSiteName = None,
     site_assignments: SiteAssignments = None,
+    as_measured: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Request what that run used, and a quarter to a half more.")
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Submit the pipeline to Slurm as a chain of jobs.
@@ -40,7 +44,8 @@ def submit_run(
     from pipelines.slurm.submit import config_for, load_site, preview, submit
 
     existing = request.find_run(options)
-    wanted = load_site(site, site_assignments or (), existing)
+    measured = request.existing_run(replace(options, run_id=as_measured)) if as_measured else None
+    wanted = load_site(site, site_assignments or (), existing, measured)
     config = config_for(wanted, options, existing)
     if dry_run:
         run = existing or RunDir(request.work_dir(options).runs / (options.run_id or "RUN_ID"))
@@ -72,6 +77,7 @@ def show_status(
     """
     from pipelines import request
     from pipelines.history import status
+    from pipelines.slurm import measured
     from pipelines.slurm.jobs import is_submitted, submitted_run
     from pipelines.slurm.status import exit_code, lines, rows
 
@@ -80,12 +86,12 @@ def show_status(
     if not is_submitted(run_id, folder):
         run = request.existing_run(options)
         print(f"run {run.run_id}")
-        print(*status.lines(run), sep="\n")
+        print(*status.lines(run), *measured.lines(run), sep="\n")
         return
     jobs = submitted_run(run_id, folder)
     stages = rows(jobs)
     print(f"run {jobs.run.run_id}")
-    print(*lines(jobs, stages), sep="\n", flush=True)
+    print(*lines(jobs, stages), *measured.lines(jobs.run), sep="\n", flush=True)
     sys.exit(exit_code(stages))
 
 

@@ -47,6 +47,7 @@ RUN = {
     "logs/flight.rank-N.jsonl": "Where a rank's time went: input, compute, allreduce. `idxtrain stragglers` reads it.",
     "logs/rows.rank-N.jsonl": "Rows that a rank trained on, with `train.audit=true`.",
     "logs/restarts.jsonl": "A JSON line per failed attempt: what failed.",
+    "logs/usage/STAGE.rank-N.BEGAN.HOST.json": "CPU time, memory and seconds of a process: see `idxtrain status`.",
     "heartbeats/": "Which step and phase each rank is in, while it trains.",
     "slurm/STAGE.sh": "Batch script of a job.",
     "slurm/STAGE-JOB.out": "Output of a job.",

@@ -21,7 +21,7 @@ from pipelines import runs
 
 # submitted: all jobs of the run. started, ended: the process of one job. again: one job was requeued or resubmitted.
 Event = Literal["submitted", "started", "ended", "again"]
-_STAGES_OF: Mapping[JobStage, tuple[str, ...]] = {
+STAGES_OF: Mapping[JobStage, tuple[str, ...]] = {
     "prepare": ("fetch", "prepare"),
     "train": ("train",),
     "evaluate": ("evaluate",),
@@ -109,7 +109,7 @@ class SlurmJobs:
 
     def is_done(self, stage: JobStage) -> bool:
         """Return whether all stages of a job are done."""
-        return all(is_done(self.run, name) for name in _STAGES_OF[stage])
+        return all(is_done(self.run, name) for name in STAGES_OF[stage])
 
     def checkpoint_step(self) -> int:
         """Return the step of the last checkpoint, or 0."""

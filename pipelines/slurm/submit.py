@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,16 @@ from pipelines.config import Config, assign
 from pipelines.lock import RunLock
 from pipelines.request import Options
 from pipelines.slurm.jobs import SlurmJobs
+from pipelines.slurm.measured import as_measured
 
 
-def load_site(name: str | None, assignments: Sequence[str], earlier: RunDir | None = None) -> Site:
+def load_site(
+    name: str | None, assignments: Sequence[str], earlier: RunDir | None = None, measured: RunDir | None = None
+) -> Site:
     """Return a site by name or file, changed by assignments as --site-set takes them.
 
-    `earlier`: without a name, the run whose site it is. Raises InputError if that run was not submitted.
+    `earlier`: without a name, the run whose site it is. Raises InputError if that run was not submitted. `measured`: a
+    run whose use of CPUs, memory and time decides what the jobs request, where no assignment does.
     """
     jobs = SlurmJobs(earlier) if earlier else None
     if name is None and (jobs is None or not jobs.site_file.exists()):
@@ -33,8 +38,15 @@ def load_site(name: str | None, assignments: Sequence[str], earlier: RunDir | No
             "your own (`idxtrain config site`)"
         )
     values: dict[str, Any] = jobs.site().model_dump(mode="json") if name is None and jobs else read(str(name))
+    origin = "--site-set" if name is None else f"--site {name}"
+    if measured:
+        plain = deepcopy(values)
+        assign(plain, assignments, "--site-set", "train.nodes=4")
+        proposed = as_measured(measured, validate(plain, origin))
+        print(f"requested as run {measured.run_id} used: {' '.join(proposed)}", file=sys.stderr)
+        assign(values, proposed, "--site-set", "train.nodes=4")
     assign(values, assignments, "--site-set", "train.nodes=4")
-    return validate(values, "--site-set" if name is None else f"--site {name}")
+    return validate(values, origin)
 
 
 def config_for(site: Site, options: Options, existing: RunDir | None) -> Config:

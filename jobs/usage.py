@@ -1,0 +1,128 @@
+"""What each process of a run used of its machine: `logs/usage/STAGE.rank-N.*.json`, a file per process.
+
+The file is written anew every minute, so that a process that is killed leaves its last figures.
+"""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+
+import psutil
+from pydantic import ValidationError
+
+from jobs.errors import InputError
+from jobs.files import read_object, write_json
+from jobs.metrics import Document
+from jobs.run_dir import RunDir
+
+# Between two samples: few at first, for stages of seconds, then more, as each looks at all processes of the node.
+_LEAST_SECONDS, _MOST_SECONDS, _GROWTH = 0.5, 10.0, 0.05
+_WRITE_SECONDS = 60.0  # each write costs the run's file system a rename
+
+
+class Usage(Document):
+    """What one process used, with the processes that it started.
+
+    `began`: seconds since the epoch. `seconds`: from then to the last sample. `cpu_seconds`: of all threads. `cpus`:
+    that it may use. `peak_bytes`: of its own memory, exactly, and of the others' together, sampled; what these share
+    counts once. `job`: its Slurm job; empty without one.
+    """
+
+    stage: str
+    rank: int
+    host: str
+    job: str
+    began: float
+    seconds: float
+    cpu_seconds: float
+    cpus: int
+    peak_bytes: int
+
+
+def read_usage(run: RunDir) -> list[Usage]:
+    """Return what all processes of a run used, in the order of their start. A file that is damaged is left out."""
+    found = []
+    for path in run.usage.glob("*.json"):
+        with suppress(InputError, ValidationError):
+            found.append(Usage.model_validate(read_object(path, "")))
+    return sorted(found, key=lambda each: each.began)
+
+
+@contextmanager
+def recorded(run: RunDir, stage: str, rank: int) -> Iterator[None]:
+    """Record what this process uses while the body runs; the figures never fail it, such as on a full disk."""
+    process = psutil.Process()
+    began = process.create_time()
+    path = run.usage / f"{stage}.rank-{rank}.{began:.2f}.{socket.gethostname()}.json"
+    others_bytes, cpu_seconds = 0, 0.0
+    ended = threading.Event()
+
+    def sample() -> None:
+        nonlocal others_bytes, cpu_seconds
+        others = _descendants(process)
+        others_bytes = max(others_bytes, sum(map(_bytes, others)))
+        cpu_seconds = max(cpu_seconds, sum(map(_cpu_seconds, [process, *others])))
+
+    def write() -> None:
+        usage = Usage(
+            stage=stage,
+            rank=rank,
+            host=socket.gethostname(),
+            job=os.environ.get("SLURM_JOB_ID", ""),
+            began=round(began, 2),
+            seconds=round(time.time() - began, 2),
+            cpu_seconds=round(cpu_seconds, 2),
+            cpus=len(os.sched_getaffinity(0)),
+            peak_bytes=(getrusage(RUSAGE_SELF).ru_maxrss << 10) + others_bytes,
+        )
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, usage.model_dump())
+
+    def watch() -> None:
+        start = written = time.monotonic()
+        while not ended.wait(min(_MOST_SECONDS, _LEAST_SECONDS + _GROWTH * (time.monotonic() - start))):
+            sample()
+            if time.monotonic() - written > _WRITE_SECONDS:
+                write()
+                written = time.monotonic()
+
+    watcher = threading.Thread(target=watch, name="usage", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        sample()
+        write()
+
+
+def _descendants(process: psutil.Process) -> Sequence[psutil.Process]:
+    """Return all processes below a process; none if it cannot be seen."""
+    with suppress(psutil.Error):
+        return process.children(recursive=True)
+    return ()
+
+
+def _bytes(process: psutil.Process) -> int:
+    """Return the proportional set size, of which a page that N processes share is 1/N: proc(5), smaps_rollup."""
+    try:
+        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):  # it has ended
+        return 0
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), 0)
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    """Return the CPU time of a process and of its children that have ended."""
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system + times.children_user + times.children_system)
