@@ -182,8 +182,9 @@ def test_calls_cover_the_steps_within_bounds_and_measure_when_due(
 
 def test_a_call_has_at_least_one_step_and_at_most_16_mib_of_images() -> None:
     order = RowOrder(shard_rows=(100_000,), batch_size=512, seed=0, shuffle_shards=1)
-    assert [max_steps_per_execution(order, 4 * 784, ranks) for ranks in (1, 2, 3)] == [10, 20, 31]
-    assert max_steps_per_execution(order, 4 * 3 * 224 * 224, 1) == 1
+    most = [max_steps_per_execution(order, image_bytes=4 * 784, world_size=ranks) for ranks in (1, 2, 3)]
+    assert most == [10, 20, 31]
+    assert max_steps_per_execution(order, image_bytes=4 * 3 * 224 * 224, world_size=1) == 1
 
 
 def test_reading_ahead_keeps_the_order_and_raises_what_the_thread_raises() -> None:

@@ -89,7 +89,9 @@ class Training:
         validation_rows = self._store("validation", "validation", keep)
         self.validation = Validation(validation_rows, config.fixed_slices, self.manifest.classes)
         self.order = row_order(config, self.store.shard_rows, seed)
-        self.max_steps = max_steps_per_execution(self.order, self.manifest.image_bytes, self.world_size)
+        self.max_steps = max_steps_per_execution(
+            self.order, image_bytes=self.manifest.image_bytes, world_size=self.world_size
+        )
         self.total_steps = total_steps(config, self.order)
         self.validation_steps = validation_steps(config, self.order)
         peak_rate = config.peak_rate(self.order.batch_size)

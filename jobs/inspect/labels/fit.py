@@ -42,7 +42,7 @@ def fit(
     step = make_step(config, network, collective, seed, class_weights(config, manifest))
     total, peak = total_steps(config, order), config.peak_rate(order.batch_size)
     rates = Rates(config.schedule, total, peak, config.warmup_fraction, config.final_rate_fraction)
-    most = max_steps_per_execution(order, images.itemsize * images.shape[1], 1)
+    most = max_steps_per_execution(order, image_bytes=images.itemsize * images.shape[1], world_size=1)
     for epoch in range(-(-total // order.steps)):
         drawn = order.epoch(epoch)
         for planned in plan_calls(order, epoch, epoch * order.steps, total, config.log_every, most):

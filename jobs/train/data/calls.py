@@ -65,7 +65,7 @@ class GraphCall:
         return self.first_step + self.steps
 
 
-def max_steps_per_execution(order: RowOrder, image_bytes: int, world_size: int) -> int:
+def max_steps_per_execution(order: RowOrder, *, image_bytes: int, world_size: int) -> int:
     """Return the most steps in a graph call, at least 1. `image_bytes`: of an image in memory."""
     return max(1, _CALL_BYTES // (image_bytes * -(-order.batch_size // world_size)))
 

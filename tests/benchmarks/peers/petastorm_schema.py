@@ -54,7 +54,7 @@ def write(dataset: Path, url: str) -> None:
             UnischemaField("image", np.uint8, manifest.shape, NdarrayCodec(), False),
         ],
     )
-    os.environ["JAVA_HOME"] = str(find_java_home(os.environ))
+    os.environ |= {"JAVA_HOME": str(find_java_home(os.environ)), "PYSPARK_PYTHON": sys.executable}
     builder = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
     spark = builder.config("spark.driver.memory", "2g").getOrCreate()
     with materialize_dataset(spark, url, schema, row_group_size_mb=8):
