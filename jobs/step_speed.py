@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from jobs.config import Section
+from jobs.dataset import PixelType
 from jobs.errors import InputError, one_line
 from jobs.files import read_object, sha256_json, write_json
 from jobs.run_dir import Work
@@ -65,11 +66,12 @@ class StepSpeeds(Section):
         return "this machine" if self.host == platform.node() else self.host
 
 
-def key(config: TrainConfig, batch_size: int, row_shape: Sequence[int]) -> str:
+def key(config: TrainConfig, batch_size: int, row_shape: Sequence[int], pixels: PixelType) -> str:
     """Return the 16 hex digits that name a kind of step. `batch_size`: of the global batch."""
     height, width, channels = (*row_shape, 1)[:3]
     values = config.model_dump(mode="json", include=set(_KEYS))
-    return sha256_json({"train": values, "batch": batch_size, "shape": [height, width, channels]})[:16]
+    shape = [height, width, channels]
+    return sha256_json({"train": values, "batch": batch_size, "shape": shape, "pixels": pixels})[:16]
 
 
 def write(work: Work, name: str, speeds: StepSpeeds) -> Path:

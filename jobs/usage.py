@@ -1,6 +1,6 @@
 """What each process of a run used of its machine: `logs/usage/STAGE.rank-N.*.json`, a file per process.
 
-The file is written anew every minute, so that a process that is killed leaves its last figures.
+The file is written again every minute, so that a process that is killed leaves its last figures.
 """
 
 import os
@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from resource import RUSAGE_SELF, getrusage
 
 import psutil
 from pydantic import ValidationError
@@ -46,11 +45,11 @@ class Usage(Document):
 
 def read_usage(run: RunDir) -> list[Usage]:
     """Return what all processes of a run used, in the order of their start. A file that is damaged is left out."""
-    found = []
+    processes = []
     for path in run.usage.glob("*.json"):
         with suppress(InputError, ValidationError):
-            found.append(Usage.model_validate(read_object(path, "")))
-    return sorted(found, key=lambda each: each.began)
+            processes.append(Usage.model_validate(read_object(path, "")))
+    return sorted(processes, key=lambda each: each.began)
 
 
 @contextmanager
@@ -78,7 +77,7 @@ def recorded(run: RunDir, stage: str, rank: int) -> Iterator[None]:
             seconds=round(time.time() - began, 2),
             cpu_seconds=round(cpu_seconds, 2),
             cpus=len(os.sched_getaffinity(0)),
-            peak_bytes=(getrusage(RUSAGE_SELF).ru_maxrss << 10) + others_bytes,
+            peak_bytes=_own_peak() + others_bytes,
         )
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,13 +109,22 @@ def _descendants(process: psutil.Process) -> Sequence[psutil.Process]:
     return ()
 
 
+def _own_peak() -> int:
+    """Return the most memory that this program has held. getrusage(2) would count the one that started it, too."""
+    return _kilobytes(Path("/proc/self/status"), "VmHWM:") << 10
+
+
 def _bytes(process: psutil.Process) -> int:
     """Return the proportional set size, of which a page that N processes share is 1/N: proc(5), smaps_rollup."""
+    return _kilobytes(Path(f"/proc/{process.pid}/smaps_rollup"), "Pss:") << 10
+
+
+def _kilobytes(path: Path, key: str) -> int:
     try:
-        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    except (OSError, ValueError):  # it has ended
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # the process has ended
         return 0
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), 0)
+    return next((int(line.split()[1]) for line in lines if line.startswith(key)), 0)
 
 
 def _cpu_seconds(process: psutil.Process) -> float:

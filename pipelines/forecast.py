@@ -46,12 +46,13 @@ def spec_of(plan: TrainingPlan) -> dict[str, Any]:
         "batch_size": plan.batch_size,
         "shape": [height, width, channels],
         "classes": len(plan.labels.training.labels) if plan.labels else _CLASSES,
+        "pixels": plan.pixels,
     }
 
 
 def key_of(plan: TrainingPlan) -> str:
     """Return the name of a planned training's kind of step."""
-    return step_speed.key(plan.config, plan.batch_size, plan.row_shape)
+    return step_speed.key(plan.config, plan.batch_size, plan.row_shape, plan.pixels)
 
 
 @dataclass(frozen=True, kw_only=True)

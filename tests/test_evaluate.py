@@ -16,14 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from jobs.dataset import FORMAT, MANIFEST, Manifest, Shard, SplitInfo, read_manifest, shard_path
+from jobs.dataset import FORMAT, MANIFEST, Manifest, PixelType, Shard, SplitInfo, read_manifest, shard_path
 from jobs.evaluate.calibration import best_temperature
 from jobs.files import sealed, sha256_file, write_json
 from jobs.metrics import read_metrics
-from jobs.pixels import to_column
+from jobs.pixels import LEVELS, to_column
 from jobs.records import EvaluateOutputs
 from jobs.run_dir import RunDir
 from jobs.stage import read_outputs
+from pipelines.report.page import write_page
+from pipelines.report.results import evaluated
 from tests.support.schemas import require_valid
 
 REPOSITORY = Path(__file__).parent.parent
@@ -65,10 +67,16 @@ def run(tmp_path: Path, models: Path) -> RunDir:
     return make_run(tmp_path, models / "3.keras")
 
 
-def make_run(work: Path, model: Path, order: Sequence[int] = ORDER) -> RunDir:
-    """Make a run with all earlier stages done, on a dataset of two test shards."""
+def make_run(
+    work: Path,
+    model: Path,
+    order: Sequence[int] = ORDER,
+    write: "Callable[[Path, Sequence[int]], Manifest] | None" = None,
+) -> RunDir:
+    """Make a run with all earlier stages done, on a dataset of two test shards. `write`: writes other shards."""
     dataset = work / "datasets" / "0123456789abcdef"
-    write_json(made(dataset / MANIFEST), sealed(write_shards(dataset, order).model_dump(mode="json")))
+    manifest = (write or write_shards)(dataset, order)
+    write_json(made(dataset / MANIFEST), sealed(manifest.model_dump(mode="json")))
     run = RunDir(work / "runs" / HOSTILE_ID)
     config = {"recipe": "tiny", "seed": 7, "fetch": {"dataset": "dots"}, "prepare": {}, "spark": {}, "train": {}}
     write_json(made(run.config_file), config | {"evaluate": {"batch_size": 5}})
@@ -156,6 +164,35 @@ def manifest_of(shape: tuple[int, int, int], labels: NDArray[Any], classes: int,
 def evaluate(run: RunDir) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "jobs.evaluate", str(run.path)]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.long
+def test_bytes_and_the_floats_that_they_stand_for_give_the_same_result(tmp_path: Path, models: Path) -> None:
+    """Also side by side in a report, which reads the images again."""
+    stored = np.zeros((12, math.prod(SHAPE)), np.uint8)
+    stored[np.arange(12), PREDICTED] = np.arange(100, 112)
+
+    def write(kind: PixelType) -> Callable[[Path, Sequence[int]], Manifest]:
+        def shards(dataset: Path, order: Sequence[int]) -> Manifest:
+            images, labels = stored if kind == "uint8" else LEVELS[stored], np.array(LABELS)
+            halves = [
+                write_shard(dataset, shard_path("test", number), images[rows], labels[rows], rows)
+                for number, rows in enumerate((order[:7], order[7:]))
+            ]
+            return manifest_of(SHAPE, labels[order], 3, tuple(halves)).model_copy(update={"pixel_type": kind})
+
+        return shards
+
+    kinds: tuple[PixelType, ...] = ("float32", "uint8")
+    runs = [make_run(tmp_path / kind, models / "3.keras", write=write(kind)) for kind in kinds]
+    for run in runs:
+        done = evaluate(run)
+        assert done.returncode == 0, done.stderr
+    of_floats, of_bytes = (read_metrics(run) for run in runs)
+    assert of_floats.test == of_bytes.test
+    assert of_floats.calibration == of_bytes.calibration
+    assert runs[0].predictions_file.read_bytes() == runs[1].predictions_file.read_bytes()
+    write_page(tmp_path / "page.html", [evaluated(run) for run in runs])
 
 
 def test_the_stage_reports_exactly_the_models_predictions(run: RunDir) -> None:

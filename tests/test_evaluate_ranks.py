@@ -23,6 +23,7 @@ from deploy.slurm import commands
 from deploy.slurm.site import validate
 from jobs.batches import read_images, read_labels, read_rows
 from jobs.dataset import MANIFEST, Manifest, PixelType, Split, SplitInfo, read_split, shard_path
+from jobs.errors import IdxtrainError
 from jobs.evaluate.calibration import loss_slopes, with_temperature
 from jobs.evaluate.parts import Parts, even_batches, this_world
 from jobs.evaluate.predictions import read_predictions
@@ -216,3 +217,33 @@ def test_figures_of_blocks_have_the_bits_of_the_whole(rows: int, classes: int, s
     known = labels % classes
     slopes = [loss_slopes(whole[start : start + block], known[start : start + block], 0.6) for start in starts]
     np.testing.assert_array_equal(np.concatenate(slopes), loss_slopes(whole, known, 0.6))
+
+
+def parts_of(folder: Path, size: int = 2) -> Parts:
+    """Return the parts of 200 rows in batches of 2, which two ranks share."""
+    return Parts(folder=folder, key="0" * 16, split="test", batches=even_batches(range(200), 2), classes=3, size=size)
+
+
+def test_a_part_that_lacks_rows_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+    parts = parts_of(tmp_path)
+    parts.write(0, [np.zeros((99, 3), np.float32)])
+    assert not parts.is_written(0)
+    parts.write(0, [np.zeros((99, 3), np.float32), np.ones((1, 3), np.float32)])
+    assert parts.is_written(0)
+
+
+def test_the_first_rows_may_lie_in_several_parts(tmp_path: Path) -> None:
+    parts, rows = parts_of(tmp_path), np.arange(600, dtype=np.float32).reshape(200, 3)
+    for rank in range(2):
+        parts.write(rank, [rows[parts.rows_of(rank).start : parts.rows_of(rank).stop]])
+    assert parts.first(150).tolist() == rows[:150].tolist()
+    assert parts.first(1000).tolist() == rows.tolist()
+
+
+def test_a_rank_that_writes_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.evaluate.parts._STALL_SECONDS", 0.5)
+    parts = parts_of(tmp_path)
+    parts.write(0, [np.zeros((100, 3), np.float32)])
+    (tmp_path / ".abcdefab.tmp-.0000000000000000-test-1-of-2.float32").write_bytes(b"some")
+    with pytest.raises(IdxtrainError, match="rank 1 has written nothing for"):
+        parts.wait()

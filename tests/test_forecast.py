@@ -95,11 +95,14 @@ def test_measured_are_powers_of_two_and_the_limit() -> None:
 def test_every_key_that_names_a_kind_of_step_is_one_of_train() -> None:
     assert set(step_speed._KEYS) <= set(TrainConfig.model_fields)
     config = TrainConfig(epochs=1)
-    name = step_speed.key(config, 256, (28, 28))
-    assert name == step_speed.key(config.model_copy(update={"epochs": 9, "learning_rate": 1.0}), 256, (28, 28, 1))
+    name = step_speed.key(config, 256, (28, 28), "float32")
+    assert name == step_speed.key(
+        config.model_copy(update={"epochs": 9, "learning_rate": 1.0}), 256, (28, 28, 1), "float32"
+    )
     others = [config.model_copy(update=change) for change in ({"model": "lecture"}, {"precision": "bfloat16"})]
-    assert len({name, *(step_speed.key(other, 256, (28, 28)) for other in others)}) == 3
-    assert name != step_speed.key(config, 128, (28, 28))
+    assert len({name, *(step_speed.key(other, 256, (28, 28), "float32") for other in others)}) == 3
+    assert name != step_speed.key(config, 128, (28, 28), "float32")
+    assert name != step_speed.key(config, 256, (28, 28), "uint8")
 
 
 def test_the_plan_shows_what_was_measured_here_then_on_sites_and_refuses_damaged_figures(

@@ -195,6 +195,7 @@ def test_shards_hold_every_batch_once_and_the_same_batches(tmp_path: Path, count
         whole = [list(batch.keys) for batch in read(tmp_path / source, batch_size=4)]
         shards = [source_of([tmp_path / source], BYTES, how) for how in readings(count)]
         batches = [[list(batch.keys) for batch in shard.batches] for shard in shards]
+        assert [shard.may_be_empty for shard in shards] == [number > 0 for number in range(count)]
         assert [shard.total for shard in shards] == [sum(map(len, each)) for each in batches]
         assert [each for shard in batches for each in shard] == [
             batch for number in range(count) for batch in whole[number::count]

@@ -249,6 +249,18 @@ def test_files_of_a_living_process_are_kept(work: Work) -> None:
     assert all(path.exists() for path in [*paths, building])
 
 
+def test_files_of_a_run_in_use_are_kept_however_old(work: Work) -> None:
+    """A long evaluation writes its first part hours before it reads it."""
+    run = RunDir(work.runs / "long")
+    part = run.path / ".0123456789abcdef-validation-0-of-2.float32"
+    put([part], 7200)
+    with RunLock(run):
+        Pruning(work, 2, {}).run()
+        assert part.exists()
+    Pruning(work, 2, {}).run()
+    assert not part.exists()
+
+
 def test_a_second_prune_and_a_missing_folder_are_refused(work: Work, tmp_path: Path) -> None:
     with Lease(work.lease_file("prune"), "it"), pytest.raises(InputError, match="found another prune running"):
         Pruning(work, 2, {}).run()

@@ -57,6 +57,20 @@ def test_memory_and_cpu_time_of_a_process_include_those_of_the_processes_it_star
     assert found.seconds > 1
 
 
+def test_memory_of_the_program_that_started_a_stage_does_not_count(run: RunDir) -> None:
+    """Linux hands a process's peak on to the program that takes its place; a notebook may hold gigabytes."""
+    stage = (
+        "import sys; from pathlib import Path; from jobs.run_dir import RunDir; from jobs.usage import recorded\n"
+        "with recorded(RunDir(Path(sys.argv[1])), 'fetch', 0): pass"
+    )
+    large = (
+        f"import os, sys; held = b'x' * (400 << 20); os.execv(sys.executable, ['python', '-c', {stage!r}, sys.argv[1]])"
+    )
+    subprocess.run([sys.executable, "-c", large, run.path], check=True)
+    (found,) = read_usage(run)
+    assert found.peak_bytes < 300 * MB
+
+
 def test_a_process_that_is_killed_leaves_its_last_figures(run: RunDir) -> None:
     program = (
         "import sys, time; from pathlib import Path; from jobs import usage; from jobs.run_dir import RunDir\n"

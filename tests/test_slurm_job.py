@@ -46,6 +46,9 @@ def test_a_container_sees_temporary_files_and_every_file_that_the_config_names()
     }
     assert container.binds(validate({}, ""), config, "/local/7", {}) == {}
     container.require_visible(site, Path("/work"), config)
+    remote = compose("softmax", {}, ("fetch.data='s3://bucket/digits'",))  # copied into the work folder
+    container.require_visible(site, Path("/work"), remote)
+    assert container.binds(site, remote, "/local/7", {}) == {"APPTAINER_BIND": "/local/7"}
     with pytest.raises(InputError, match=r"--work /a:b: found a comma or colon in its path, where Apptainer splits it"):
         container.require_visible(site, Path("/a:b"), config)
     container.require_visible(validate({}, ""), Path("/a:b"), config)

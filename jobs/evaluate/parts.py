@@ -6,6 +6,7 @@ Ranks exchange nothing else. A rank of a training computes with all others; here
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.dataset import Split
+from jobs.errors import IdxtrainError
 from jobs.files import write_atomic
 
 _LEAST_BATCHES = 40  # of a rank: for fewer, another rank's start-up takes longer than it saves
 _BLOCK_BYTES = 4 << 20  # of probabilities that are read at once
 _POLL_SECONDS = 0.2
+_STALL_SECONDS = 600.0  # in which a rank that runs writes some batches, also while it starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +81,10 @@ class Parts:
 
     def is_written(self, rank: int) -> bool:
         """Return whether a rank's file is whole, which one that was stopped has left."""
-        return self._file(rank).exists()
+        try:
+            return self._file(rank).stat().st_size == 4 * self.classes * len(self.rows_of(rank))
+        except OSError:
+            return False
 
     def write(self, rank: int, blocks: Iterable[NDArray[Any]]) -> None:
         """Write the probabilities of a rank's rows, float32 [some rows, classes] each time, in row order."""
@@ -91,10 +97,31 @@ class Parts:
         write_atomic(self._file(rank), write)
 
     def wait(self) -> None:
-        """Wait until every rank has written its file. A launcher ends this process if another rank fails."""
+        """Wait until every rank has written its file. A launcher ends this process if another rank fails.
+
+        Raises IdxtrainError, naming the rank, if one that is missing has written nothing for 10 minutes.
+        """
         missing = list(range(self.ranks))
+        sizes, changed = dict.fromkeys(missing, -1), dict.fromkeys(missing, time.monotonic())
         while missing := [rank for rank in missing if not self.is_written(rank)]:
+            for rank in missing:
+                size = self._written_bytes(rank)
+                if size != sizes[rank]:
+                    sizes[rank], changed[rank] = size, time.monotonic()
+                elif time.monotonic() - changed[rank] > _STALL_SECONDS:
+                    raise IdxtrainError(
+                        f"evaluate: rank {rank} has written nothing for {_STALL_SECONDS:.0f} s, expected "
+                        "probabilities; fix: see whether its node hangs, then run again"
+                    )
             time.sleep(_POLL_SECONDS)
+
+    def _written_bytes(self, rank: int) -> int:
+        """Return the bytes that a rank has written so far, in files that are not whole yet."""
+        total = 0
+        for path in self.folder.glob(f".*{self._file(rank).name}"):
+            with suppress(OSError):
+                total += path.stat().st_size
+        return total
 
     def remove(self) -> None:
         """Remove the files."""
@@ -108,6 +135,15 @@ class Parts:
             with self._file(rank).open("rb") as file:
                 while len(block := np.fromfile(file, "<f4", values)):
                     yield block.reshape(-1, self.classes)
+
+    def first(self, rows: int) -> NDArray[Any]:
+        """Return the probabilities of the first `rows` rows, or of all if there are fewer: float32 [n, classes]."""
+        blocks: list[NDArray[Any]] = []
+        for block in self.blocks():
+            blocks.append(block)
+            if sum(map(len, blocks)) >= rows:
+                break
+        return np.concatenate(blocks)[:rows]
 
     def all(self) -> NDArray[Any]:
         """Return the probabilities of all rows, float32 [rows, classes]."""

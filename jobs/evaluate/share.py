@@ -46,7 +46,7 @@ class Task:
 
     @contextmanager
     def cleaned(self) -> Iterator[None]:
-        """Remove the ranks' files in the end, however it comes. A killed process leaves them, to be used again."""
+        """Remove the ranks' files when the body ends. A killed process leaves them, to be used again."""
         try:
             yield
         finally:

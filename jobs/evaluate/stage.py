@@ -79,7 +79,7 @@ def _write_results(
     write_report(run, metrics, manifest, predictions, images_of, directory, layer)
     if config.compare:
         first = range(min(SAMPLE_IMAGES, test.count))
-        sample = Sample(images_of(first), next(task.test.blocks())[: len(first)])
+        sample = Sample(images_of(first), task.test.first(len(first)))
         write_comparison(run, config, manifest, predictions, sample)
     show(metrics.test, metrics.caveats)
     return metrics

@@ -77,7 +77,8 @@ def _folder(data: str) -> str:
     if parts.username is not None or parts.password is not None:
         raise ValueError("found a user name or password in the URL, expected none, as a run's config is shared")
     if not parts.netloc or parts.query or parts.fragment or not data.isprintable():
-        raise ValueError(f"found {data!r}, expected a URL such as s3://bucket/folder")
+        # What comes after ? may be a secret.
+        raise ValueError(f"found {data.partition('?')[0]!r} and a query, or no bucket, expected s3://bucket/folder")
     return data
 
 

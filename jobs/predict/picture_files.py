@@ -48,7 +48,7 @@ def pictures(
         key="picture",
         total=None if None in totals else share.rows(sum(each for each in totals if each is not None), batch_size),
         batches=_batches(decoded, batch_size, given, manifest.shape),
-        may_be_empty=share.count > 1,
+        may_be_empty=share.number > 1,
     )
 
 

@@ -68,7 +68,7 @@ class Batch:
 class Source:
     """Images to classify. `title`: in messages. `total`: how many there are, if known.
 
-    `may_be_empty`: for a share, as there may be fewer batches than shares.
+    `may_be_empty`: for any share but the first, as there may be fewer batches than shares.
     """
 
     title: str

@@ -51,7 +51,7 @@ def archive(
         key="row",
         total=share.rows(header.rows, batch_size),
         batches=_batches(rebatched(idx.read_blocks(path), batch_size), prepared, known, share),
-        may_be_empty=share.count > 1,
+        may_be_empty=share.number > 1,
     )
 
 
@@ -92,7 +92,7 @@ def arrays(
         key="row",
         total=share.rows(shapes[images][0], batch_size),
         batches=_batches(rebatched(npz.rows(path, images), batch_size), prepared, known, share),
-        may_be_empty=share.count > 1,
+        may_be_empty=share.number > 1,
     )
 
 

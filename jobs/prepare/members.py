@@ -21,6 +21,7 @@ _GZIP = 31  # of zlib's `wbits`: with the header, and verify the checksum
 _RANGE_BYTES = 32 << 20  # of a compressed file
 _TRIED = 64 << 10  # bytes that a start must be followed by without a fault
 _BLOCK = 1 << 20
+_MOST_RATIO = 1032  # of plain to compressed bytes, by DEFLATE: https://zlib.net/zlib_tech.html
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ def inflate_range(task: MemberRange) -> int:
             source.seek(task.start)
             for block in _plain(source, task.stop - task.start):
                 written += len(block)
-                if written > task.most:
+                if written > min(task.most, _MOST_RATIO * (task.stop - task.start)):
                     return -1
                 target.write(block)
     except (EOFError, zlib.error):

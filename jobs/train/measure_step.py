@@ -1,8 +1,8 @@
 """python -m jobs.train.measure_step SPEC [FILE]: one rank that measures a training step, alone or under a launcher.
 
-SPEC is a JSON file: `train` (the config), `batch_size`, `shape` (height, width, channels) and `classes`. Rank 0 prints
-a `StepSpeed` as one line of JSON or writes it to FILE. The images are random; batches are gathered from memory and read
-ahead, as in a training.
+SPEC is a JSON file: `train` (the config), `batch_size`, `shape` (height, width, channels), `classes` and `pixels` (the
+type that the dataset stores). Rank 0 prints a `StepSpeed` as one line of JSON or writes it to FILE. The images are
+random; batches are gathered from memory and read ahead, as in a training.
 """
 
 import json
@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from jobs.dataset import Manifest, PixelStatistics
+from jobs.dataset import Manifest, PixelStatistics, PixelType
 from jobs.exit_codes import exit_codes
+from jobs.pixels import to_float
 from jobs.step_speed import StepSpeed
 from jobs.tensorflow_import import import_tensorflow
 from jobs.train.config import TrainConfig
@@ -66,10 +67,13 @@ class Measurement:
         shape = tuple(spec["shape"])
         manifest = Manifest.model_construct(shape=shape, classes=self.classes, pixels=pixels)
         self.network = Network(config, manifest, _SEED, self.precision)
-        self.step = make_step(config, self.network, collective, _SEED)
+        self.pixels: PixelType = spec["pixels"]
+        self.step = make_step(config, self.network, collective, _SEED, pixels=self.pixels)
         random = np.random.default_rng(_SEED)
-        rows = max(1, min(20_000, _POOL_BYTES // (4 * int(np.prod(shape)))))
-        self.images = random.random((rows, int(np.prod(shape))), np.float32)
+        values = int(np.prod(shape))
+        rows = max(1, min(20_000, _POOL_BYTES // (4 * values)))
+        images = random.integers(256, size=(rows, values), dtype=np.uint8)
+        self.images = images if self.pixels == "uint8" else to_float(images)
         self.labels = random.integers(self.classes, size=rows, dtype=np.int32)
 
     def run(self) -> dict[str, Any]:
@@ -102,9 +106,8 @@ class Measurement:
             shuffle_shards=1,
             slices=self.config.fixed_slices,
         )
-        steps = min(
-            self.config.log_every, max_steps_per_execution(order, self.images.shape[1], self.collective.world_size)
-        )
+        most = max_steps_per_execution(order, image_bytes=self.images[0].nbytes, world_size=self.collective.world_size)
+        steps = min(self.config.log_every, most)
         calls = read_ahead(self._calls(order, steps))
         waits: list[float] = []
         rates = np.full(steps, 1e-6, np.float32)
@@ -137,7 +140,7 @@ class Measurement:
     def _validation(self) -> float:
         from jobs.train.compute.evaluator import make_evaluator
 
-        evaluate = make_evaluator(self.network.final)
+        evaluate = make_evaluator(self.network.final, self.pixels)
         rows = np.arange(_VALIDATION_ROWS) % len(self.images)
         return self._median(partial(evaluate, self.images[rows], self.labels[rows]))
 

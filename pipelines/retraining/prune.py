@@ -269,16 +269,27 @@ class Pruning:
         folders = [self._work.registry, self._work.locks, *_folders(self._work.archives)]
         folders += [folder for retrain_dir in self._retrain_dirs for folder in retrain_dir.folders]
         dead = leftovers.in_folders(folders)
-        dead += [path for folder in _folders(self._work.runs) for path in leftovers.of_run(RunDir(folder))]
         dead += [path for path in _folders(self._work.scratch) if is_dead(path)]
         for path in dead:
             if not self._is_dry:
                 _delete(path)
             yield Removal("leftover", path.name)
+        for folder in _folders(self._work.runs):
+            yield from self._leftovers_of(RunDir(folder))
         for path in sorted(self._work.locks.glob("*.json")):
             if is_dead(path) and (self._is_dry or _release(path)):
                 yield Removal("leftover", path.name)
         self._empty_bin()
+
+    def _leftovers_of(self, run: RunDir) -> Iterator[Removal]:
+        """Remove a run's temporary files of dead processes; none of a run in use, whose own may be old, too."""
+        if not leftovers.of_run(run):
+            return
+        with suppress(InputError, OSError), RunLock(run):  # InputError: in use
+            for path in leftovers.of_run(run):
+                if not self._is_dry:
+                    _delete(path)
+                yield Removal("leftover", path.name)
 
     def _move_away(self, path: Path) -> None:
         """Move a folder to the bin in one step: after a kill it is either whole or removed."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from deploy.slurm.site import Site
 from jobs.errors import InputError
+from jobs.fetch.config import is_remote
 from pipelines.config import Config
 
 _BIND = "APPTAINER_BIND"  # apptainer(1): folders, separated by commas; a colon would begin another path for each
@@ -14,7 +15,8 @@ def folders(config: Config) -> list[Path]:
     """Return the folders of the files that a config names, sorted: the archives' and those of the lists of rows."""
     files = [*config.fetch.named_archives.values(), config.fetch.class_names, config.prepare.groups]
     parents = {Path(file).parent for file in (*files, config.prepare.exclude) if file}
-    return sorted(parents | ({Path(config.fetch.data)} if config.fetch.data else set()))
+    data = config.fetch.data
+    return sorted(parents | ({Path(data)} if data and not is_remote(data) else set()))  # copied to --work
 
 
 def require_visible(site: Site, work: Path, config: Config) -> None:

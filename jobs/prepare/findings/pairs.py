@@ -46,7 +46,7 @@ class Found:
         return len(self.rows)
 
     def first(self, most: int) -> list[PairFinding]:
-        """Return the first findings, at most so many."""
+        """Return the first findings, at most `most`."""
         columns = (column[:most].tolist() for column in (self.rows, self.others, self.distances))
         return [
             PairFinding(kind=self.kind, row=row, other=other, distance=distance)

@@ -15,8 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from jobs.dataset import Shard
-from jobs.errors import InputError
-from jobs.files import full_disk
+from jobs.errors import InputError, one_line
 from jobs.logs import log
 from jobs.process import ProcessId, this_process
 
@@ -24,6 +23,7 @@ FOLDER = "IDXTRAIN_STAGED_SHARDS"  # a private folder on this node's own disk, f
 
 _BLOCK = 1 << 20
 _POLL_SECONDS = 0.01
+_PATIENCE_SECONDS = 60.0  # with a copy that another process makes, or made before it was killed where none can see it
 _SPARE = 0.05  # the share of a disk that copies leave free: others of the node write there, too
 
 
@@ -34,7 +34,7 @@ class ShardCopies:
         """`directory`: the dataset's; without a folder in the environment, nothing is copied."""
         folder = environment.get(FOLDER)
         self._folder = Path(folder) / directory.name if folder else None
-        self._sources = {str((directory / shard.path).resolve()): shard for shard in shards}
+        self._sources = {str((directory / shard.path).resolve()): shard for shard in shards} if folder else {}
 
     def known(self, source: str) -> str:
         """Return where to read a shard: the path of its copy if it is made already, otherwise its own."""
@@ -53,25 +53,26 @@ class ShardCopies:
         claim = copy.with_name(f".{copy.name}.claim")
         try:
             copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            deadline = time.monotonic() + _PATIENCE_SECONDS
             while not copy.exists():
                 if _is_claimed_by_us(claim):
                     try:
                         _make(Path(path), copy, self._sources[path])
                     finally:
                         claim.unlink(missing_ok=True)
+                elif time.monotonic() > deadline:
+                    return path
                 else:
                     time.sleep(_POLL_SECONDS)
-        except OSError as error:
-            if full_disk(error) is None:
-                raise
+        except OSError as error:  # a full disk, or one without hard links; if the source is at fault, reading it fails
             self._folder = None
-            log.warning("train: %s: no room for more shards; reading them at their source", copy.parent.parent)
+            log.warning("train: %s: %s; reading shards at their source", copy.parent.parent, one_line(error))
             return path
         return str(copy)
 
     def _copy(self, source: str) -> Path | None:
-        shard = self._sources.get(source)
-        return self._folder / shard.path if self._folder and shard else None
+        shard, folder = self._sources.get(source), self._folder  # another thread may give the folder up
+        return folder / shard.path if folder and shard else None
 
 
 def _make(source: Path, copy: Path, shard: Shard) -> None:
