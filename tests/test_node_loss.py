@@ -53,7 +53,7 @@ def no_stall(ended: Collection[int]) -> Stall | None:
 
 
 def outcome(ranks: Silent, *, stops: bool = False) -> AttemptOutcome:
-    launcher = Launcher(Namespace(run_dir=None, site=None, max_restarts=3), lambda *_: ranks)
+    launcher = Launcher(Namespace(stage="train", run_dir=None, site=None, max_restarts=3), lambda *_: ranks)
     if stops:
         launcher._requests.note()
     return launcher._wait(ranks, no_stall)

@@ -63,10 +63,8 @@ def test_memory_of_the_program_that_started_a_stage_does_not_count(run: RunDir) 
         "import sys; from pathlib import Path; from jobs.run_dir import RunDir; from jobs.usage import recorded\n"
         "with recorded(RunDir(Path(sys.argv[1])), 'fetch', 0): pass"
     )
-    large = (
-        f"import os, sys; held = b'x' * (400 << 20); os.execv(sys.executable, ['python', '-c', {stage!r}, sys.argv[1]])"
-    )
-    subprocess.run([sys.executable, "-c", large, run.path], check=True)
+    large = "import os, sys; held = b'x' * (400 << 20); os.execv(sys.executable, ['python', '-c', *sys.argv[1:]])"
+    subprocess.run([sys.executable, "-c", large, stage, run.path], check=True)
     (found,) = read_usage(run)
     assert found.peak_bytes < 300 * MB
 

@@ -77,7 +77,7 @@ def split(folder: Path, archives: Archives, description: Description | None = No
         made = assign(inputs, plan, headers, plain, np.array(excluded, np.int64), scratch)
     if plan.is_exact:
         assert made.rows == plan.rows
-    rows = {each: RowFiles(scratch).whole(each) for each in SPLITS}
+    rows = {each: np.array(RowFiles(scratch).whole(each)) for each in SPLITS}
     assert {each: len(rows[each]) for each in SPLITS} == made.rows
     return Splits(
         rows=rows,

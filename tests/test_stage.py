@@ -297,7 +297,7 @@ def test_a_directory_that_is_not_a_run_is_refused_and_left_alone(new: RunDir, tm
 def test_log_lines_are_kept_in_the_run_with_their_time(new: RunDir, variable: str, rank: str, name: str) -> None:
     process(new, "pass", **{variable: rank})
     process(new, "pass", **{variable: rank})
-    assert [path.name for path in new.logs.iterdir()] == [name]
+    assert [path.name for path in new.logs.glob("*.log")] == [name]
     lines = (new.logs / name).read_text().splitlines()
     assert [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ", "", line) for line in lines] == [
         f"INFO at work in {new.path}",
