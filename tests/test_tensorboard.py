@@ -58,7 +58,7 @@ def test_the_graph_is_a_box_for_each_layer_with_its_weights_and_the_sizes_of_wha
     nodes = {node.name: node for node in graph.node}
     assert nodes["image"].op == "InputLayer"
     assert list(nodes["stem/Conv2D"].input) == ["image", "stem/kernel"]
-    assert list(nodes["add"].input) == ["stage1_block1_second_norm/BatchNormalization", "re_lu"]  # the shortcut
+    assert list(nodes["add"].input) == ["re_lu", "stage1_block1_second_norm/BatchNormalization"]  # x + f(x)
     assert {each for node in graph.node for each in node.input} <= set(nodes)
     (shape,) = nodes["stem/Conv2D"].attr["_output_shapes"].list.shape
     assert [dim.size for dim in shape.dim] == [-1, 28, 28, 16]
