@@ -63,7 +63,7 @@ def test_memory_of_the_program_that_started_a_stage_does_not_count(run: RunDir) 
         "import sys; from pathlib import Path; from jobs.run_dir import RunDir; from jobs.usage import recorded\n"
         "with recorded(RunDir(Path(sys.argv[1])), 'fetch', 0): pass"
     )
-    large = "import os, sys; held = b'x' * (400 << 20); os.execv(sys.executable, ['python', '-c', *sys.argv[1:]])"
+    large = "import os, sys; held = b'x' * (400 << 20); os.execv(sys.executable, [sys.executable, '-c', *sys.argv[1:]])"
     subprocess.run([sys.executable, "-c", large, stage, run.path], check=True)
     (found,) = read_usage(run)
     assert found.peak_bytes < 300 * MB
@@ -165,7 +165,7 @@ def test_submit_requests_as_measured_and_options_win(run: RunDir, idxtrain: Idxt
 
 
 def test_a_run_without_a_record_cannot_be_measured(run: RunDir) -> None:
-    with pytest.raises(InputError, match="found no record of what it used"):
+    with pytest.raises(InputError, match="found no record of what a finished stage used"):
         as_measured(run, SITE)
 
 

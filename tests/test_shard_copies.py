@@ -126,6 +126,6 @@ def test_a_disk_without_room_leaves_shards_at_their_source_with_one_line(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100_000_000, 96_000_000, 4_000_000))
     assert indices(dataset, shards) == list(range(3 * ROWS))
     assert [record.message for record in caplog.records] == [
-        f"train: {folder / dataset.name}: no room for more shards; reading them at their source"
+        f"train: {folder / dataset.name}: No space left on device; reading shards at their source"
     ]
     assert not [path for path in folder.rglob("*") if path.is_file()]

@@ -165,6 +165,10 @@ def test_nodes_of_a_job_that_have_one_disk_share_its_copies(nodes: Nodes) -> Non
     assert second.wait(10) == 0
     assert nodes.staged.python.exists()
     first.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert nodes.staged.python.exists()  # the same signal stops the ranks, which may read a while yet
+    assert first.stdin is not None
+    first.stdin.close()  # the job's process has ended
     assert first.wait(10) == 0
     assert list(nodes.scratch.iterdir()) == []
 

@@ -151,13 +151,18 @@ class _Server(socketserver.ThreadingTCPServer):
             self._admitted[rank] = address
             self._admission.notify_all()
 
-    def admits(self, address: str) -> bool:
-        """Return whether a rank connects from this address; wait for ranks whose addresses are not known yet."""
+    def admits(self, request: socket.socket, address: str) -> bool:
+        """Return whether a rank connects from this address; wait for ranks whose addresses are not known yet.
+
+        A request that was ended meanwhile does not wait on.
+        """
+
+        def is_known() -> bool:
+            is_open = request in self._open
+            return not is_open or address in self._admitted.values() or len(self._admitted) >= self.store.ranks
+
         with self._admission:
-            self._admission.wait_for(
-                lambda: address in self._admitted.values() or len(self._admitted) >= self.store.ranks,
-                _ADMISSION_SECONDS,
-            )
+            self._admission.wait_for(is_known, _ADMISSION_SECONDS)
             return address in self._admitted.values()
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -165,8 +170,12 @@ class _Server(socketserver.ThreadingTCPServer):
         with self._open_lock:
             self._open[request] = None
             oldest = next(iter(self._open)) if len(self._open) > max(_MAX_OPEN, 4 * self.store.ranks) else None
+            if oldest is not None:
+                del self._open[oldest]
         if oldest is not None:
             _shut(oldest)
+            with self._admission:
+                self._admission.notify_all()
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
@@ -207,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile: Any = _Request(self.rfile)
 
     def handle(self) -> None:
-        if self.server.admits(str(self.client_address[0])):
+        if self.server.admits(self.request, str(self.client_address[0])):
             super().handle()
 
     def log_message(self, format: str, *arguments: Any) -> None:

@@ -73,11 +73,6 @@ def _archive(folder: Path, what: str, key: str, root: Path, files: Sequence[Path
         return archive
 
 
-def discard(archive: Archive) -> None:
-    """Remove a tar file that is damaged, so that the next job makes it again."""
-    Path(archive.path).unlink(missing_ok=True)
-
-
 def _installed(packages: Path, code: Path) -> Iterator[Path]:
     """Yield the files of the installed packages, but not the file that leads to a checkout."""
     for path in needed(packages):

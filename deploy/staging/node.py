@@ -27,7 +27,7 @@ from jobs.lease import HeldError, living_owner
 
 READY, FAILED = "ready", "failed"  # what a node prints to stdout
 _POLL_SECONDS = 0.1
-_LAST_SECONDS = 20.0  # for processes that outlive the job's
+_LAST_SECONDS = 20.0  # for the job's process after a signal, and for processes that outlive it
 
 
 def stage(message: StageMessage, scratch: Path, asked: threading.Event, ended: threading.Event) -> None:
@@ -45,16 +45,20 @@ def stage(message: StageMessage, scratch: Path, asked: threading.Event, ended: t
             if message.archives:
                 python = Path(message.python)
                 make_environment(staged.environment, python, message.packages, message.archives, is_over)
+            if is_over():
+                return  # what was unpacked may not be whole
             staged.shards.mkdir(mode=0o700)
             staged.ready_file.touch()
             print(READY, flush=True)
             _wait(is_over)
-            _wait(lambda: ended.is_set() or not _runs_from(folder))
+            _wait(ended.is_set, _LAST_SECONDS)  # a signal to all tasks also asks the ranks, which may read a while yet
             _wait(lambda: not _runs_from(folder), _LAST_SECONDS)
     except HeldError:
         # Another node of this job has the same disk, and what is on it: the token is this job's alone.
         _wait(lambda: staged.ready_file.exists() or is_over() or living_owner(lease_file(staged.folder)) is None)
-        if not staged.ready_file.exists() and not is_over():
+        if not staged.ready_file.exists():
+            if is_over():
+                return
             raise IdxtrainError(f"{staged.folder}: found no copy, expected that of another node on this disk") from None
         print(READY, flush=True)
         _wait(is_over)

@@ -30,6 +30,8 @@ def requests(site: Site) -> dict[str, Request]:
     for job, stages in STAGES_OF.items():
         wanted = site.resources(job)
         request = Request(cpus=str(wanted.cpus or ""), memory=wanted.memory or "", time=wanted.time or "")
+        if job == "prepare" and site.spark != "local":
+            request = Request(time=request.time)  # of Spark, only the driver is recorded
         found |= dict.fromkeys(stages, request)
     return found
 
@@ -43,12 +45,15 @@ def as_measured(run: RunDir, site: Site) -> list[str]:
     assignments = []
     for job in JOB_STAGES:
         stages = [used[stage] for stage in STAGES_OF[job] if stage in used]
-        if stages:
-            assignments += [f"{job}.{key}={value}" for key, value in _wanted(stages, site.resources(job))]
+        if len(stages) < len(STAGES_OF[job]) or not all(run.record_file(stage).exists() for stage in STAGES_OF[job]):
+            continue
+        keys = ("time",) if job == "prepare" and site.spark != "local" else ("cpus", "memory", "time")
+        wanted = _wanted(stages, site.resources(job))
+        assignments += [f"{job}.{key}={value}" for key, value in wanted if key in keys]
     if not assignments:
         raise InputError(
-            f"--as-measured {run.run_id}: found no record of what it used in {run.usage}, expected that of a finished "
-            "run; fix: name another run"
+            f"--as-measured {run.run_id}: found no record of what a finished stage used in {run.usage}, expected one; "
+            "fix: name another run"
         )
     return assignments
 

@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -123,21 +124,25 @@ def submit(run: RunDir, site: Site, config: Config, environment: Mapping[str, st
             write_text(jobs.script_file(stage), text)
         unfinished: list[JobStage] = [stage for stage in JOB_STAGES if not jobs.is_done(stage)]
         jobs.record("submitted", stages=unfinished)
-        submitted = _submit_chain(jobs, unfinished, environment)
-        jobs.write_jobs(submitted)
-    return submitted
+        return _submit_chain(jobs, unfinished, environment)
 
 
 def _submit_chain(jobs: SlurmJobs, stages: Sequence[JobStage], environment: Mapping[str, str]) -> dict[str, str]:
-    """Submit these stages, each to start after the one before; none where one would be refused, or is."""
+    """Submit these stages, each to start after the one before; none where one would be refused, or is.
+
+    Each job is recorded at once, so that `cancel` finds it whatever happens next.
+    """
     queue.check([jobs.script_file(stage) for stage in stages], environment)
+    earlier = jobs.jobs() if jobs.jobs_file.exists() else {}
     submitted: dict[str, str] = {}
     before = None
     try:
         for stage in stages:
             before = submitted[stage] = queue.submit(jobs.script_file(stage), before, environment)
-    except IdxtrainError:
-        queue.cancel(list(submitted.values()))
+            jobs.write_jobs(earlier | submitted)
+    except BaseException:  # also Ctrl-C
+        with suppress(IdxtrainError):  # the controller may be away: what the user needs to know is the first error
+            queue.cancel(list(submitted.values()))
         raise
     return submitted
 

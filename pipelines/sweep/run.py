@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,10 +138,12 @@ def submit_sweep(sweep: Sweep, configs: Configs, site: Site, at_once: int = 0) -
         submitted["train"] = queue.submit(sweep.script_file("train"), submitted["prepare"])
         # Also after failures in the array: a table of the trained points is better than no table.
         submitted["evaluate"] = queue.submit(sweep.script_file("evaluate"), submitted["train"], after_any=True)
-    except IdxtrainError:
-        queue.cancel(list(submitted.values()))
+    except BaseException:  # also Ctrl-C
+        with suppress(IdxtrainError):  # the controller may be away: what the user needs to know is the first error
+            queue.cancel(list(submitted.values()))
         raise
-    write_json(sweep.jobs_file, submitted)
+    finally:
+        write_json(sweep.jobs_file, submitted)
     for number, point in enumerate(sweep.points):
         first = {"prepare": submitted["prepare"]} if number == 0 else {}
         SlurmJobs(sweep.run(point)).write_jobs({**first, "train": f"{submitted['train']}_{number}"})

@@ -52,6 +52,8 @@ class ShardCopies:
             return path
         claim = copy.with_name(f".{copy.name}.claim")
         try:
+            if not copy.parents[2].exists():  # the job's folder on this node, which is removed when the job ends
+                raise FileNotFoundError(2, os.strerror(2), str(copy.parents[2]))
             copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             deadline = time.monotonic() + _PATIENCE_SECONDS
             while not copy.exists():
@@ -66,7 +68,8 @@ class ShardCopies:
                     time.sleep(_POLL_SECONDS)
         except OSError as error:  # a full disk, or one without hard links; if the source is at fault, reading it fails
             self._folder = None
-            log.warning("train: %s: %s; reading shards at their source", copy.parent.parent, one_line(error))
+            why = error.strerror or one_line(error)
+            log.warning("train: %s: %s; reading shards at their source", copy.parent.parent, why)
             return path
         return str(copy)
 
