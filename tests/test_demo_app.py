@@ -1,7 +1,9 @@
 """The demo's server: what it answers, and whom and what it refuses, always in one line."""
 
 import json
+import queue
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,11 +182,17 @@ def test_the_printed_address_admits_a_browser_from_anywhere_by_a_cookie_of_this_
 def test_the_address_is_opened_without_its_token_on_a_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[str] = []
-    monkeypatch.setattr("webbrowser.open", opened.append)
-    open_address(ADDRESS + ENTRY, tmp_path)
+    opened, is_closed = queue.Queue[str](), threading.Event()
+
+    def open_text_browser(address: str) -> None:
+        opened.put(address)
+        is_closed.wait(30)
+
+    monkeypatch.setattr("webbrowser.open", open_text_browser)
+    open_address(ADDRESS + ENTRY, tmp_path)  # does not wait until the browser is closed
     (page,) = tmp_path.iterdir()
-    assert opened == [page.as_uri()]
+    assert opened.get(timeout=10) == page.as_uri()
+    is_closed.set()
     assert page.stat().st_mode & 0o077 == 0
     assert f"url={ADDRESS}{ENTRY}" in page.read_text()
 

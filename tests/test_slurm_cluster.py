@@ -98,6 +98,11 @@ def test_a_job_that_only_waits_for_nodes_is_submitted_and_its_reason_is_shown(
 
 def test_reasons_of_waiting_jobs_are_explained_and_unknown_ones_are_shown_as_they_are() -> None:
     names = ("Priority", "PartitionTimeLimit", "AssocGrpCPUMinutesLimit", "NewReason", "None")
+    never = ("AssocMaxWallDurationPerJobLimit", "QOSMaxCpuPerJobLimit", "QOSMinGRES", "ReservationDeleted")
+    assert all(reasons.why_pending(name).startswith("cannot start: ") for name in never)
+    held = ("launch failed requeued held", "launch_failed_requeued_held", "job requeued in held state")
+    assert all(reasons.why_pending(name).startswith("is held: ") for name in held)
+    assert "as many jobs" in reasons.why_refused("QOSMaxSubmitJobPerUserLimit")
     shown = {reason: reasons.why_pending(reason) for reason in names}
     assert shown == {
         "Priority": "waits for jobs of higher priority (Priority)",

@@ -10,6 +10,7 @@ _REFUSALS = {
     "invalid partition specified|Invalid partition name|InvalidPartition": ("the partition is unknown", "partition"),
     "Invalid account|InvalidAccount": ("the account is unknown, or not yours here", "account"),
     "Invalid qos|InvalidQOS": ("the QOS is unknown, or not allowed here", "qos"),
+    "Required partition not available": ("the partition takes no jobs at the moment", "partition"),
     "User's group not permitted|not permitted to use": ("the partition is not open to you", "partition"),
     "Requested time limit is invalid|time limit exceeds|Requested partition configuration not available": (
         "it asks for more time or nodes than the partition allows",
@@ -27,6 +28,7 @@ _REFUSALS = {
     "Invalid node name specified": ("it asks for a node that is unknown", "options"),
     "Requested reservation is invalid": ("the reservation is unknown, or not yours", "options"),
     "Invalid feature specification": ("it asks for a constraint that no node has", "options"),
+    "MaxSubmit": ("you have as many jobs in the queue as your account or QOS allows", "account or qos"),
     "Job violates accounting/QOS policy|AssocMax|QOSMax|AssocGrp": (
         "it asks for more than your account or QOS may have",
         "nodes, time, account or qos",
@@ -34,7 +36,8 @@ _REFUSALS = {
 }
 # sbatch --test-only says this also while nodes are down.
 _AMBIGUOUS = "Requested node configuration is not available"
-# Of squeue, for jobs that wait: what starts a reason, and what it means.
+_TOO_LARGE = "cannot start: more than a job of your account or QOS may have; fix: set the site's nodes, cpus or time"
+# Of squeue, for jobs that wait: what starts a reason, and what it means. The first that fits counts.
 _PENDING = {
     "DependencyNeverSatisfied": "can never start: the job before it failed; fix: `idxtrain submit --run-id` again",
     "Dependency": "waits for the previous stage",
@@ -56,14 +59,17 @@ _PENDING = {
     "InvalidQOS": "cannot start: the QOS is unknown; fix: set the site's qos",
     "QOSNotAllowed": "cannot start: the QOS is not allowed here; fix: set the site's qos",
     "QOSMaxWall": "cannot start: more time than the QOS allows; fix: set the site's time or qos",
+    "QOSMin": "cannot start: fewer CPUs, nodes or GPUs than the QOS asks for; fix: set the site's nodes, cpus or qos",
     "AssocGrp": "waits: your account has used up what its group may use at a time or in total",
     "AssocMax": "waits: you already use as much as your account allows",
     "QOS": "waits: you already use as much as the QOS allows",
+    "ReservationDeleted": "cannot start: its reservation was deleted; fix: set the site's options",
     "Reservation": "waits for its reservation",
     "JobHeldUser": "is held by you; fix: `scontrol release` it",
     "JobHeldAdmin": "is held by the site's staff",
     "JobHoldMaxRequeue": "is held: it was requeued too often; fix: ask the site's staff",
-    "launch_failed_requeued_held": "is held: a node could not start it; fix: ask the site's staff",
+    "launch failed requeued held": "is held: a node could not start it; fix: ask the site's staff",
+    "job requeued in held state": "is held: it was requeued so; fix: `scontrol release` it",
     "Licenses": "waits for licenses",
     "Cleaning": "waits for its previous start to end",
 }
@@ -85,7 +91,10 @@ def may_pass(message: str) -> bool:
 def why_pending(reason: str) -> str:
     """Return why a job waits, from squeue's reason: Slurm's own word follows ours."""
     name = reason.strip().partition(",")[0].strip("() ")
-    said = next((text for start, text in _PENDING.items() if name.startswith(start)), "")
+    words = name.replace("_", " ")
+    said = next((text for start, text in _PENDING.items() if words.startswith(start)), "")
+    if name.startswith(("Assoc", "QOS")) and "PerJob" in name:
+        said = _TOO_LARGE
     if name in ("Dependency", "BeginTime") or not said:
         return said or ("" if name == "None" else name)
     return f"{said} ({name})"

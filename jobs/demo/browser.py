@@ -1,6 +1,7 @@
 """Open an address that has a secret in the browser, without the secret on a command line, which all users can read."""
 
 import html
+import threading
 import webbrowser
 from pathlib import Path
 
@@ -18,4 +19,5 @@ def open_address(address: str, folder: Path) -> None:
     page = folder / "open.html"
     page.touch(mode=0o600)
     page.write_text(_PAGE.format(address=html.escape(address)), encoding="utf-8")
-    webbrowser.open(page.absolute().as_uri())
+    # In a thread: a text browser, such as w3m on a login node, keeps its caller waiting until it is closed.
+    threading.Thread(target=webbrowser.open, args=(page.absolute().as_uri(),), daemon=True).start()
