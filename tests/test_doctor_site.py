@@ -148,7 +148,7 @@ def test_a_step_is_measured_on_one_rank_and_on_all_of_a_jobs_nodes(
     (file,) = (tmp_path / "work/speeds").glob("*.site-site.json")
     speeds = StepSpeeds.model_validate_json(file.read_text(encoding="utf-8"))
     assert [(step.ranks, step.rows) for step in speeds.steps] == [(1, 100), (2, 50)]
-    assert [line.split()[:2] for line in lines if line[:1] in ("1", "2")] == [["1", "100"], ["2", "50"]]
+    assert [line.split()[:2] for line in lines if line.split()[:1] in (["1"], ["2"])] == [["1", "100"], ["2", "50"]]
     options = ("--recipe", "softmax", "--np", "8", "--work", str(tmp_path / "work"))
     assert " of site site (1 CPU thread, float32)" in idxtrain("plan", *options).stdout
 

@@ -24,8 +24,6 @@ from jobs.pixels import LEVELS, to_column
 from jobs.records import EvaluateOutputs
 from jobs.run_dir import RunDir
 from jobs.stage import read_outputs
-from pipelines.report.page import write_page
-from pipelines.report.results import evaluated
 from tests.support.schemas import require_valid
 
 REPOSITORY = Path(__file__).parent.parent
@@ -168,7 +166,6 @@ def evaluate(run: RunDir) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.long
 def test_bytes_and_the_floats_that_they_stand_for_give_the_same_result(tmp_path: Path, models: Path) -> None:
-    """Also side by side in a report, which reads the images again."""
     stored = np.zeros((12, math.prod(SHAPE)), np.uint8)
     stored[np.arange(12), PREDICTED] = np.arange(100, 112)
 
@@ -192,7 +189,6 @@ def test_bytes_and_the_floats_that_they_stand_for_give_the_same_result(tmp_path:
     assert of_floats.test == of_bytes.test
     assert of_floats.calibration == of_bytes.calibration
     assert runs[0].predictions_file.read_bytes() == runs[1].predictions_file.read_bytes()
-    write_page(tmp_path / "page.html", [evaluated(run) for run in runs])
 
 
 def test_the_stage_reports_exactly_the_models_predictions(run: RunDir) -> None:
