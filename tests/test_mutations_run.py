@@ -156,7 +156,7 @@ def test_mutated_checkpoints_are_passed_over_with_a_warning(
             name = random.choice(list(whole))
             texts = {key: json.dumps(value) for key, value in whole.items()}
             texts[name] = mutate_json(whole[name], random).decode("utf-8", "replace")
-            save_file(dict(state(20).arrays), newest, texts)
+            save_file(dict(state(20).arrays), newest, texts | {"format": str(checkpoint.FORMAT)})
             write_json(newest.with_suffix(".json"), {"sha256": sha256_file(newest), "bytes": newest.stat().st_size})
         elif path == newest:
             path.write_bytes(mutate_bytes(files[path], random))

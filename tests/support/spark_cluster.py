@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,25 @@ class SparkWorker:
 
     process: "subprocess.Popen[bytes]"
     log: Path
+
+    @property
+    def executors(self) -> int:
+        """The number of executors that run."""
+        return len(psutil.Process(self.process.pid).children())
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop the executors with SIGSTOP, and let them go on in the end."""
+        processes = psutil.Process(self.process.pid).children(recursive=True)
+        for each in processes:
+            with suppress(psutil.NoSuchProcess):
+                each.suspend()
+        try:
+            yield
+        finally:
+            for each in processes:
+                with suppress(psutil.NoSuchProcess):
+                    each.resume()
 
     def kill(self) -> int:
         """Kill the worker and its executors with SIGKILL; return how many executors there were."""
