@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -34,6 +35,7 @@ class ShardCopies:
         """`directory`: the dataset's; without a folder in the environment, nothing is copied."""
         folder = environment.get(FOLDER)
         self._folder = Path(folder) / directory.name if folder else None
+        self._giving_up = threading.Lock()
         self._sources = {str((directory / shard.path).resolve()): shard for shard in shards} if folder else {}
 
     def known(self, source: str) -> str:
@@ -67,9 +69,11 @@ class ShardCopies:
                 else:
                     time.sleep(_POLL_SECONDS)
         except OSError as error:  # a full disk, or one without hard links; if the source is at fault, reading it fails
-            self._folder = None
-            why = error.strerror or one_line(error)
-            log.warning("train: %s: %s; reading shards at their source", copy.parent.parent, why)
+            with self._giving_up:
+                is_first, self._folder = self._folder is not None, None
+            if is_first:
+                why = error.strerror or one_line(error)
+                log.warning("train: %s: %s; reading shards at their source", copy.parent.parent, why)
             return path
         return str(copy)
 
