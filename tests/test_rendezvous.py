@@ -191,6 +191,26 @@ def test_many_connections_with_large_headers_take_little_memory() -> None:
     assert largest - before < 50e6
 
 
+def test_connections_are_limited_also_before_the_ranks_are_known() -> None:
+    """A stranger's connections wait for the ranks' addresses; the oldest of too many do not wait on."""
+    server, before = Rendezvous({HOST: 2}, HOST, [0]), threading.active_count()
+    strangers = []
+    try:
+        for _ in range(600):
+            strangers.append(socket.create_connection((HOST, server.port), timeout=5, source_address=("127.0.0.9", 0)))
+        deadline = time.monotonic() + 5  # they would wait for 10 s
+        while threading.active_count() - before > rendezvous._MAX_OPEN + 1:
+            assert time.monotonic() < deadline, threading.active_count()
+            time.sleep(0.05)
+        server.admit(0, HOST)
+        server.admit(1, HOST)
+        assert request(server.port, "PUT", path(server, "global", "0"), b"value")[0] == 200
+    finally:
+        for each in strangers:
+            each.close()
+        server.close()
+
+
 def test_it_closes_once_all_ranks_are_connected(two: Rendezvous) -> None:
     scopes = [
         (scope + ending, str(rank))
