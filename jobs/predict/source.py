@@ -31,7 +31,9 @@ class Share:
 
     def rows(self, total: int, size: int) -> int:
         """Return how many of all images belong to this share, in batches of `size`."""
-        return sum(min(size, total - start) for start in range((self.number - 1) * size, total, self.count * size))
+        full, rest = divmod(total, size)
+        own = max(0, -(-(full - self.number + 1) // self.count))  # of the full batches
+        return own * size + (rest if self.has(full) else 0)
 
     def of(self, items: Iterable[T], size: int) -> Iterator[T]:
         """Yield the items of this share, in batches of `size`."""
