@@ -54,6 +54,9 @@ class Model:
 
 
 def test_the_graph_is_a_box_for_each_layer_with_its_weights_and_the_sizes_of_what_flows() -> None:
+    import keras
+
+    keras.utils.clear_session()  # Keras numbers the names of layers through all models of a process
     graph = diagram(models.build("residual", (28, 28, 1), 10))
     nodes = {node.name: node for node in graph.node}
     assert nodes["image"].op == "InputLayer"
