@@ -61,7 +61,8 @@ class ShardCopies:
             while not copy.exists():
                 if _is_claimed_by_us(claim):
                     try:
-                        _make(Path(path), copy, self._sources[path])
+                        if not copy.exists():  # another rank may have made it since
+                            _make(Path(path), copy, self._sources[path])
                     finally:
                         claim.unlink(missing_ok=True)
                 elif time.monotonic() > deadline:
