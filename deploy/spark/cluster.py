@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from deploy.slurm import commands, network
+from deploy.slurm.attached import end_attached
 from deploy.slurm.queue import node_names
 from deploy.slurm.site import Site, validate
 from deploy.spark import properties
@@ -96,15 +97,7 @@ class Daemons(AbstractContextManager["Daemons"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the daemons: a supervisor ends its daemon when its stdin is closed."""
-        with suppress(BrokenPipeError):
-            if self._srun.stdin:
-                self._srun.stdin.close()
-        for number in (None, signal.SIGTERM, signal.SIGKILL):
-            if number and self._srun.poll() is None:
-                self._srun.send_signal(number)
-            with suppress(subprocess.TimeoutExpired):
-                self._srun.wait(_END_SECONDS)
-                break
+        end_attached(self._srun, _END_SECONDS)
 
 
 def run(site: Site, run_dir: Path, command: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -5,7 +5,6 @@ Copies are an optimization. Where they cannot be made, the job prints one line a
 
 import queue
 import secrets
-import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.slurm import commands
+from deploy.slurm.attached import end_attached
 from deploy.slurm.queue import node_names
 from deploy.slurm.scratch import scratch_parent
 from deploy.slurm.site import Staged
@@ -130,12 +130,4 @@ class NodeStep:
 
     def end(self) -> None:
         """End the tasks: each removes its copies when its stdin ends."""
-        with suppress(BrokenPipeError):
-            if self._srun.stdin:
-                self._srun.stdin.close()
-        for number in (None, signal.SIGTERM, signal.SIGKILL):
-            if number and self._srun.poll() is None:
-                self._srun.send_signal(number)
-            with suppress(subprocess.TimeoutExpired):
-                self._srun.wait(_END_SECONDS)
-                break
+        end_attached(self._srun, _END_SECONDS)
