@@ -44,6 +44,18 @@ NAMES: dict[Role, str] = {
 ODD_FOLDER = "my data/ü (2)/a,b#c"
 
 
+@pytest.fixture(autouse=True)
+def free_operations() -> Iterator[None]:
+    """Let TensorFlow choose its operations again after a test that loaded a model to predict with.
+
+    Predictions are deterministic, for the whole process and for good; a training in a later test would then be refused
+    to read its clock.
+    """
+    yield
+    if config := sys.modules.get("tensorflow.python.framework.config"):
+        config.disable_op_determinism()
+
+
 class MakeArchives(Protocol):
     """Writes the four archives of a small, learnable data set into a folder."""
 

@@ -125,12 +125,6 @@ def test_exactly_the_hashed_bytes_are_loaded(good: Path, tmp_path: Path) -> None
         load_keras(tmp_path / "missing.keras", "train it again")
 
 
-@pytest.fixture
-def still_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep evaluation from making this process deterministic for good, which would affect later tests."""
-    monkeypatch.setattr("tensorflow.config.experimental.enable_op_determinism", lambda: None)
-
-
 def _warm_start(path: Path, folder: Path) -> None:
     from jobs.train.compute.network import Network
 
@@ -154,7 +148,6 @@ def _register(path: Path, folder: Path) -> None:
     ],
     ids=["evaluate and compare", "warm start", "export", "register"],
 )
-@pytest.mark.usefixtures("still_free")
 def test_every_loader_refuses_a_hostile_file(good: Path, tmp_path: Path, load: Callable[[Path, Path], Any]) -> None:
     files = tmp_path / "files"
     files.mkdir()
