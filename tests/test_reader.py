@@ -28,7 +28,7 @@ from jobs.train.data.read_plan import consecutive
 from jobs.train.data.reader import Rows, read_shards
 from jobs.train.data.row_cache import ALIGNMENT, RowCache, keeps_all_rows, row_bytes
 from jobs.train.data.shard_cache import ShardStore
-from jobs.train.data.shared_memory import SharedMemory
+from jobs.train.shared_memory import SharedMemory
 from tests.support.prepared import bare_manifest
 
 ROWS, SHARDS = 4, 40

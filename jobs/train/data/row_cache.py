@@ -16,7 +16,7 @@ from jobs.memory import free_memory
 from jobs.train.config import TrainConfig
 from jobs.train.data.order import shard_starts
 from jobs.train.data.reader import Rows
-from jobs.train.data.shared_memory import PAGE, SharedMemory, share_memory
+from jobs.train.shared_memory import PAGE, SharedMemory, share_memory
 
 # Bytes. TensorFlow uses an array in place if it begins at a multiple of these (its EIGEN_MAX_ALIGN).
 ALIGNMENT = 64

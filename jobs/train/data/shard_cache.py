@@ -13,7 +13,7 @@ from jobs.train.data.order import locate, shard_starts
 from jobs.train.data.read_plan import Chunk, ReadPlan
 from jobs.train.data.reader import Rows, process_shards, read_shards
 from jobs.train.data.row_cache import RowCache, merge_rows
-from jobs.train.data.shared_memory import SharedMemory
+from jobs.train.shared_memory import SharedMemory
 
 # Shards that one reader opens. It reads all their footers first, so with all shards of a large epoch it would not begin
 # for minutes. At the end of a group its threads wait for the next: 0.02 s for each group, whose shards take seconds.

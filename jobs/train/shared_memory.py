@@ -4,6 +4,7 @@ The node's first rank makes the file and offers it to the other ranks, which ope
 when the last of them has ended, however they end.
 """
 
+import fcntl
 import mmap
 import os
 import secrets
@@ -28,7 +29,7 @@ class SharedMemory:
 
     def __init__(self, file: int, size: int) -> None:
         """Map an open file of `size` bytes, from which `create` or `join` made it."""
-        self._file, self._map = file, mmap.mmap(file, size)
+        self.file, self._map = file, mmap.mmap(file, size)
         self._end = 0
         self._token = self.array((1,), np.int64)
         self.lock = NodeLock(file)
@@ -52,7 +53,7 @@ class SharedMemory:
     @property
     def offer(self) -> NDArray[Any]:
         """What `join` needs: the process and its file descriptor, and the memory's own number: int64 [3]."""
-        return np.array([os.getpid(), self._file, self._token[0]])
+        return np.array([os.getpid(), self.file, self._token[0]])
 
     @classmethod
     def join(cls, offer: NDArray[Any], size: int) -> Self | None:
@@ -101,6 +102,27 @@ class NodeLock:
         self._thread.release()
 
 
+class Presence:
+    """Shows which ranks still run. Each holds a lock on a byte of the file, which the kernel releases when it ends."""
+
+    def __init__(self, file: int, rank: int) -> None:
+        self._file = file
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(rank))
+
+    def has_ended(self, rank: int) -> bool:
+        """Return whether another rank, which once held its lock, has ended."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(rank))
+        except OSError:  # it holds the lock
+            return False
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _byte(rank))
+        return True
+
+
+def _byte(rank: int) -> int:
+    return 1 + rank  # `NodeLock` locks byte 0
+
+
 def share_memory(
     size: int, wanted: bool, local_rank: int, local_size: int, gather: Callable[[NDArray[Any]], NDArray[Any]]
 ) -> SharedMemory | None:
@@ -114,7 +136,7 @@ def share_memory(
         try:
             own = SharedMemory.create(size)
         except OSError as error:
-            log.debug("train: each rank of this node keeps its own rows: %s", error)
+            log.debug("train: this node's ranks share no memory: %s", error)
     offers = gather(own.offer if own else np.zeros(3, np.int64)).reshape(-1, 3)
     if local_rank == 0 or local_size == 1:
         return own
