@@ -2,8 +2,10 @@
 
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,9 +43,25 @@ class MadeShards:
             indices = wanted[position].first_index + np.arange(wanted[position].rows)
             yield position, Rows(indices[:, None].astype(np.float32), indices.astype(np.int32) % 7, indices)
 
+    def process_shards(
+        self,
+        directory: Path,
+        manifest: Manifest,
+        wanted: Sequence[Shard],
+        threads: int,
+        process: Callable[[int, Callable[[], Rows]], Any],
+    ) -> Iterator[tuple[int, Any]]:
+        for position, rows in self.read_shards(directory, manifest, wanted, threads):
+            yield position, process(position, partial(_same, rows))
+
     def store(self, patch: pytest.MonkeyPatch, *, keep: bool) -> ShardStore:
         patch.setattr(shard_cache, "read_shards", self.read_shards)
+        patch.setattr(shard_cache, "process_shards", self.process_shards)
         return ShardStore(Path(), self.manifest, "train", 2, keep)
+
+
+def _same(rows: Rows) -> Rows:
+    return rows
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 20), st.booleans(), st.data())

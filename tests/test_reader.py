@@ -28,6 +28,7 @@ from jobs.train.data.read_plan import consecutive
 from jobs.train.data.reader import Rows, read_shards
 from jobs.train.data.row_cache import ALIGNMENT, RowCache, keeps_all_rows, row_bytes
 from jobs.train.data.shard_cache import ShardStore
+from jobs.train.shared_memory import SharedMemory
 from tests.support.prepared import bare_manifest
 
 ROWS, SHARDS = 4, 40
@@ -100,9 +101,9 @@ def test_consecutive_rows_are_read_kept_or_streamed(dataset: tuple[Path, Manifes
 class WatchedStore(ShardStore):
     """A store that remembers the capacity of each of its row caches, in shards; None: all."""
 
-    def _new_cache(self, capacity: int | None) -> RowCache:
+    def _new_cache(self, capacity: int | None, memory: SharedMemory | None = None) -> RowCache:
         self.capacities = [*getattr(self, "capacities", ()), capacity]
-        return super()._new_cache(capacity)
+        return super()._new_cache(capacity, memory)
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -34,7 +34,7 @@ from jobs.train.compute.step import LocalResult, StepOptions, TrainStep
 from jobs.train.config import TrainConfig
 from jobs.train.data.calls import GraphCall, max_steps_per_execution, plan_calls, read_epochs
 from jobs.train.data.length import images_seen, row_order, total_steps, validation_steps
-from jobs.train.data.row_cache import keeps_all_rows
+from jobs.train.data.row_cache import keeps_all_rows, shared_cache
 from jobs.train.data.shard_cache import ShardStore
 from jobs.train.divergence import require_finite, require_sound
 from jobs.train.stop import StopRequest, stopped
@@ -84,7 +84,9 @@ class Training:
             ranks = f"{self.world_size} ranks, each" if self.world_size > 1 else "1 rank"
             log.info("train: %s on %s, in %s", ranks, device, self.precision)
 
-        keep = keeps_all_rows(config, self.manifest, self.collective.local_size)  # counts both splits
+        local_rank, local_size = self.collective.local_rank, self.collective.local_size
+        self.memory = shared_cache(config, self.manifest, local_rank, local_size, self.collective.gather)
+        keep = self.memory is not None or keeps_all_rows(config, self.manifest, local_size)  # counts both splits
         self.store = self._store("train", "input", keep)
         validation_rows = self._store("validation", "validation", keep)
         self.validation = Validation(validation_rows, config.fixed_slices, self.manifest.classes)
@@ -113,7 +115,7 @@ class Training:
     def _store(self, split: Split, phase: Phase, keep: bool) -> ShardStore:
         """Return a split's rows; each shard read is progress in `phase`. `keep`: in memory after the first epoch."""
         on_shard = partial(self.heartbeat.progressed, phase)
-        return ShardStore(self.dataset, self.manifest, split, self.config.reader_threads, keep, on_shard)
+        return ShardStore(self.dataset, self.manifest, split, self.config.reader_threads, keep, on_shard, self.memory)
 
     def run(self) -> None:
         """Train from the last checkpoint, or from the start, to the end."""

@@ -10,14 +10,15 @@ threads, 13 lost row groups and 31 swapped some.
 - It ends early if its consumer asks just as the last row groups are handed out: it checks `all_workers_done` first and
   `completed` after it, and never waits for a row group handed out in between. So this module reads missing ones again.
 - It skips a thread that is idle at the moment, so row groups arrive out of order. So this module recognizes a row group
-  by its first archive row, never by its turn.
+  by its file, never by its turn.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("image", "label", "index")
 _NUMPY_NAMES = {"float": "float32", "double": "float64"}  # by Arrow's names
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,23 +56,44 @@ def read_shards(
 
     Raises InputError if a file does not match the manifest.
     """
-    missing = {shard.first_index: position for position, shard in enumerate(shards)}
+    return process_shards(directory, manifest, shards, threads, lambda _, read: read())
+
+
+def process_shards(
+    directory: Path,
+    manifest: Manifest,
+    shards: Sequence[Shard],
+    threads: int,
+    process: Callable[[int, Callable[[], Rows]], T],
+) -> Iterator[tuple[int, T]]:
+    """Yield each shard's position in `shards` and what `process` returned for it, once, roughly in that order.
+
+    `process`: called in a reader's thread with the position and a function that reads the rows. It may be called again
+    for the same shard. Raises InputError if a file does not match the manifest.
+    """
+
+    def handle(position: int, load: "Callable[[], pa.Table]") -> tuple[int, T]:
+        shard = shards[position]
+        return position, process(position, lambda: _rows(directory / shard.path, shard, manifest, load()))
+
+    missing = dict(enumerate(shards))
     while missing:
-        wanted = [shards[position] for position in missing.values()]
-        for table in _read(directory, wanted, threads):
-            position = missing.pop(_first_index(table), None)
-            if position is not None:
-                yield position, _rows(directory / shards[position].path, shards[position], manifest, table)
+        wanted = dict(missing)
+        for position, result in _read(directory, wanted, threads, handle):
+            if missing.pop(position, None):
+                yield position, result
         if len(missing) == len(wanted):
-            path = directory / wanted[0].path
-            raise InputError(
-                f"{path}: found no row group that begins with archive row {wanted[0].first_index}, expected one; "
-                f"{_fix(path)}"
-            )
+            shard = shards[next(iter(missing))]
+            raise _no_row_group(directory / shard.path, shard)
 
 
-def _read(directory: Path, shards: Sequence[Shard], threads: int) -> "Iterator[pa.Table]":
-    """Yield these files' row groups as Petastorm's threads read them."""
+def _read(
+    directory: Path,
+    shards: Mapping[int, Shard],
+    threads: int,
+    handle: "Callable[[int, Callable[[], pa.Table]], tuple[int, T]]",
+) -> Iterator[tuple[int, T]]:
+    """Yield what `handle` returns, in Petastorm's threads, for each file: it gets its key and a function to read it."""
     # Imported here, as it takes over a second: a rank that reads from its row cache alone does without.
     import pyarrow as pa
     from petastorm.fs_utils import FilesystemResolver
@@ -78,20 +103,24 @@ def _read(directory: Path, shards: Sequence[Shard], threads: int) -> "Iterator[p
     # It uses a legacy interface of the pinned pyarrow, which warns twenty times.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\..*")
     # Paths, not URLs: Petastorm cuts URLs at # and ?, and leaves a space as %20.
-    copies = ShardCopies(directory, shards)
-    paths = [copies.known(str((directory / shard.path).resolve())) for shard in shards]
+    copies = ShardCopies(directory, list(shards.values()))
+    keys = {copies.known(str((directory / shard.path).resolve())): key for key, shard in shards.items()}
+    hooks = {
+        "made": staticmethod(copies.made),
+        "handle": staticmethod(lambda path, load: handle(keys[path], load)),
+    }
     try:
         reader = Reader(
             FilesystemResolver("file:///").filesystem(),
-            paths,
+            list(keys),
             schema_fields=list(_COLUMNS),
-            worker_class=type("Worker", (RowGroupWorker,), {"made": staticmethod(copies.made)}),
+            worker_class=type("Worker", (RowGroupWorker,), hooks),
             reader_pool=ThreadPool(min(threads, len(shards)), max(2, threads)),
             shuffle_row_groups=False,
             num_epochs=1,
         )
     except pa.ArrowException as error:  # Petastorm reads every footer but does not name the damaged file
-        raise (_first_unreadable(directory / shard.path for shard in shards) or error) from error
+        raise (_first_unreadable(directory / shard.path for shard in shards.values()) or error) from error
     try:
         yield from reader
     finally:
@@ -100,9 +129,14 @@ def _read(directory: Path, shards: Sequence[Shard], threads: int) -> "Iterator[p
 
 
 class RowGroupWorker:
-    """A thread of Petastorm's pool, which reads row groups into Arrow tables: `petastorm.workers_pool.worker_base`."""
+    """A thread of Petastorm's pool, which reads row groups into Arrow tables: `petastorm.workers_pool.worker_base`.
 
-    made: Callable[[str], str]  # returns where to read a file: see `jobs.train.data.shard_copies`
+    `made`: returns where to read a file: see `jobs.train.data.shard_copies`. `handle`: gets a file's path and a
+    function that reads its row group; what it returns is published.
+    """
+
+    made: Callable[[str], str]
+    handle: "Callable[[str, Callable[[], pa.Table]], Any]"
 
     def __init__(self, worker_id: int, publish_func: Callable[[Any], None], args: Sequence[Any]) -> None:
         """`args`: what Petastorm's Reader passes to each worker."""
@@ -110,38 +144,42 @@ class RowGroupWorker:
         self._filesystem, self._row_groups = args[0], args[4]
 
     @staticmethod
-    def new_results_queue_reader() -> "TableReader":
-        """Return the object that takes the tables from the threads."""
-        return TableReader()
+    def new_results_queue_reader() -> "ResultReader":
+        """Return the object that takes the results from the threads."""
+        return ResultReader()
 
     def process(self, piece_index: int, worker_predicate: None, shuffle_row_drop_partition: tuple[int, int]) -> None:
-        """Read one row group and publish it. The other parameters are for features that are not used here."""
+        """Handle one row group. The other parameters are for features that are not used here."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        row_group = self._row_groups[piece_index]
+        path = self._row_groups[piece_index].path
         try:
-            with self._filesystem.open(self.made(row_group.path), "rb") as file:
-                table = pq.ParquetFile(file).read_row_group(row_group.row_group, list(_COLUMNS), use_threads=False)
+            result = self.handle(path, partial(self._load, path, self._row_groups[piece_index].row_group))
         except (pa.ArrowException, OSError) as error:
             # Published, not raised: Petastorm would print a traceback.
-            self.publish_func(_unreadable(Path(row_group.path), error))
+            self.publish_func(_unreadable(Path(path), error))
         except InputError as error:
             self.publish_func(error)
         else:
-            self.publish_func(table)
+            self.publish_func(result)
+
+    def _load(self, path: str, row_group: int) -> "pa.Table":
+        import pyarrow.parquet as pq
+
+        with self._filesystem.open(self.made(path), "rb") as file:
+            return pq.ParquetFile(file).read_row_group(row_group, list(_COLUMNS), use_threads=False)
 
     def shutdown(self) -> None:
         """Do nothing: there is nothing to release."""
 
 
-class TableReader:
-    """Passes the next table of any thread on to Petastorm's Reader."""
+class ResultReader:
+    """Passes the next result of any thread on to Petastorm's Reader."""
 
     batched_output = True
 
-    def read_next(self, workers_pool: Any, schema: Any, ngram: None) -> "pa.Table":
-        """Return the next row group. Raises StopIteration after the last, and the error that a thread published."""
+    def read_next(self, workers_pool: Any, schema: Any, ngram: None) -> Any:
+        """Return the next result. Raises StopIteration after the last, and the error that a thread published."""
         from petastorm.workers_pool import EmptyResultError
 
         try:
@@ -176,6 +214,11 @@ def _fix(path: Path) -> str:
     return f"fix: remove {path.parents[1]} and prepare it again"
 
 
+def _no_row_group(path: Path, shard: Shard) -> InputError:
+    expected = f"found no row group that begins with archive row {shard.first_index}, expected one"
+    return InputError(f"{path}: {expected}; {_fix(path)}")
+
+
 def _first_index(table: "pa.Table") -> int:
     """Return the first archive row of a row group; -1 if it has none."""
     first = table["index"][0].as_py() if "index" in table.column_names and len(table) else None
@@ -188,6 +231,8 @@ def _rows(path: Path, shard: Shard, manifest: Manifest, table: "pa.Table") -> Ro
 
     from jobs.pixels import from_column
 
+    if _first_index(table) != shard.first_index:
+        raise _no_row_group(path, shard)
     expected = (shard.rows, manifest.values_per_image)
     for name in _COLUMNS:
         if name not in table.column_names:

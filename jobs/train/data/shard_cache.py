@@ -1,17 +1,19 @@
 """The rows of a split in any order, read shard by shard: all kept in memory, or each shard only while it is needed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, tee
+from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from jobs.dataset import Manifest, Shard, Split
+from jobs.dataset import Manifest, Split
 from jobs.train.data.order import locate, shard_starts
 from jobs.train.data.read_plan import Chunk, ReadPlan
-from jobs.train.data.reader import Rows, read_shards
+from jobs.train.data.reader import Rows, process_shards, read_shards
 from jobs.train.data.row_cache import RowCache, merge_rows
+from jobs.train.shared_memory import SharedMemory
 
 # Shards that one reader opens. It reads all their footers first, so with all shards of a large epoch it would not begin
 # for minutes. At the end of a group its threads wait for the next: 0.02 s for each group, whose shards take seconds.
@@ -29,35 +31,60 @@ class ShardStore:
         threads: int,
         keep: bool,
         on_shard: Callable[[], None] = lambda: None,
+        memory: SharedMemory | None = None,
     ) -> None:
-        """`keep`: never evict a row. `on_shard`: called after each shard, in the thread that reads."""
+        """`keep`: never evict a row. `on_shard`: called after each shard, in the thread that reads.
+
+        `memory`: where ranks that keep all rows share them.
+        """
         self._directory, self._manifest, self._threads, self._on_shard = directory, manifest, threads, on_shard
         self._shards = manifest.splits[split].shards
         self.shard_rows = tuple(shard.rows for shard in self._shards)
         self.starts = shard_starts(self.shard_rows)
-        self._kept = self._new_cache(None) if keep else None
+        self._kept = self._new_cache(None, memory) if keep else None
 
     def read(self, plan: ReadPlan) -> Iterator[Rows]:
-        """Yield the rows of each chunk of a plan, in its order.
+        """Yield the rows of each chunk of a plan, in its order."""
+        return self._keep(plan, self._kept) if self._kept else self._stream(plan)
 
-        If all rows are kept, a shard is read when a plan first needs it, and stays. Else it is in memory from the turn
-        in which it arrives to the one in which it leaves: a chunk of two turns gathers the rows of the first before it
-        evicts and loads shards for the second.
-        """
-        cache = self._kept or self._new_cache(plan.most_shards)
+    def _keep(self, plan: ReadPlan, cache: RowCache) -> Iterator[Rows]:
+        """Read a shard when a plan first needs it; it stays. Shards that another rank has read, or is reading, do."""
         chunks, ahead = tee(plan.chunks)
-        arrivals = self._arrivals(self._to_read(ahead))
+        filling = self._fill(cache, ahead)
+        for chunk in chunks:
+            for shard in _arriving([chunk]):
+                while shard not in cache:
+                    if not next(filling, False):
+                        cache.wait_for(shard)
+            rows, _ = chunk.draw()
+            yield cache.gather(*locate(rows, self.starts))
+
+    def _fill(self, cache: RowCache, chunks: Iterable[Chunk]) -> Iterator[bool]:
+        """Read the missing shards of chunks into a cache, in the order in which they are needed; yield after each."""
+        for group in _groups(shard for shard in _arriving(chunks) if shard not in cache):
+            files = [self._shards[shard] for shard in group]
+            fill = partial(_fill_one, cache, group)
+            for _ in process_shards(self._directory, self._manifest, files, self._threads, fill):
+                self._on_shard()
+                yield True
+
+    def _stream(self, plan: ReadPlan) -> Iterator[Rows]:
+        """Keep a shard from the turn in which it arrives to the one in which it leaves.
+
+        A chunk of two turns gathers the rows of the first before it evicts and loads shards for the second.
+        """
+        cache = self._new_cache(plan.most_shards)
+        chunks, ahead = tee(plan.chunks)
+        arrivals = Arrivals(self._read_groups(_arriving(ahead)))
         for chunk in chunks:
             rows, turn_of_row = chunk.draw()
             shards, places = locate(rows, self.starts)
             by_turn: list[Rows] = []
             for number, turn in enumerate(chunk.turns):
-                if not self._kept:
-                    cache.evict(turn.leaving)
+                cache.evict(turn.leaving)
                 for shard in turn.arriving:
-                    if shard not in cache:
-                        cache.insert(shard, arrivals.wait_for(shard))
-                if not self._kept and turn_of_row is not None:
+                    cache.insert(shard, arrivals.wait_for(shard))
+                if turn_of_row is not None:
                     now = turn_of_row == number
                     by_turn.append(cache.gather(shards[now], places[now]))
             if turn_of_row is None or not by_turn:
@@ -65,23 +92,37 @@ class ShardStore:
             else:
                 yield _merged(by_turn, turn_of_row)
 
-    def _to_read(self, chunks: Iterable[Chunk]) -> Iterator[int]:
-        """Yield the shards to read, in the order in which chunks need them."""
-        arriving = (shard for chunk in chunks for turn in chunk.turns for shard in turn.arriving)
-        if self._kept is None:
-            yield from arriving
-            return
-        seen: set[int] = set()
-        for shard in arriving:
-            if shard not in self._kept and shard not in seen:
-                seen.add(shard)
-                yield shard
+    def _read_groups(self, shards: Iterable[int]) -> Iterator[tuple[int, Rows]]:
+        """Yield the number and rows of each of these shards, roughly in their order."""
+        for group in _groups(shards):
+            files = [self._shards[shard] for shard in group]
+            for position, rows in read_shards(self._directory, self._manifest, files, self._threads):
+                self._on_shard()
+                yield group[position], rows
 
-    def _arrivals(self, shards: Iterator[int]) -> "Arrivals":
-        return Arrivals(self._directory, self._manifest, self._shards, shards, self._threads, self._on_shard)
+    def _new_cache(self, capacity: int | None, memory: SharedMemory | None = None) -> RowCache:
+        return RowCache(self.shard_rows, capacity, self._manifest.values_per_image, self._manifest.pixel_type, memory)
 
-    def _new_cache(self, capacity: int | None) -> RowCache:
-        return RowCache(self.shard_rows, capacity, self._manifest.values_per_image, self._manifest.pixel_type)
+
+def _arriving(chunks: Iterable[Chunk]) -> Iterator[int]:
+    """Yield the shards that chunks load, in the order in which they need them."""
+    return (shard for chunk in chunks for turn in chunk.turns for shard in turn.arriving)
+
+
+def _groups(shards: Iterable[int]) -> Iterator[list[int]]:
+    """Yield shards in groups for one reader each, each shard at most once in a group."""
+    group: dict[int, None] = {}
+    for shard in shards:
+        if shard in group or len(group) == _GROUP:
+            yield list(group)
+            group = {}
+        group[shard] = None
+    if group:
+        yield list(group)
+
+
+def _fill_one(cache: RowCache, group: Sequence[int], position: int, read: Callable[[], Rows]) -> None:
+    cache.fill(group[position], read)
 
 
 def _merged(by_turn: Sequence[Rows], turn_of_row: NDArray[Any]) -> Rows:
@@ -95,19 +136,9 @@ def _merged(by_turn: Sequence[Rows], turn_of_row: NDArray[Any]) -> Rows:
 class Arrivals:
     """Shards on their way from the reader's threads, which may deliver them in another order."""
 
-    def __init__(
-        self,
-        directory: Path,
-        manifest: Manifest,
-        shards: Sequence[Shard],
-        wanted: Iterator[int],
-        threads: int,
-        on_shard: Callable[[], None],
-    ) -> None:
-        """`shards`: of the split. `wanted`: the numbers of those to read, in the order in which they are needed."""
-        self._directory, self._manifest, self._shards = directory, manifest, shards
-        self._wanted, self._threads, self._on_shard = wanted, threads, on_shard
-        self._arriving = chain.from_iterable(map(self._read, self._groups()))
+    def __init__(self, arriving: Iterator[tuple[int, Rows]]) -> None:
+        """`arriving`: the number and rows of each shard."""
+        self._arriving = arriving
         self._early: dict[int, Rows] = {}
 
     def wait_for(self, shard: int) -> Rows:
@@ -115,21 +146,4 @@ class Arrivals:
         while shard not in self._early:
             number, rows = next(self._arriving)
             self._early[number] = rows
-            self._on_shard()
         return self._early.pop(shard)
-
-    def _groups(self) -> Iterator[list[int]]:
-        """Yield the wanted shards in groups, each shard at most once in a group."""
-        group: dict[int, None] = {}
-        for shard in self._wanted:
-            if shard in group or len(group) == _GROUP:
-                yield list(group)
-                group = {}
-            group[shard] = None
-        if group:
-            yield list(group)
-
-    def _read(self, group: list[int]) -> Iterator[tuple[int, Rows]]:
-        files = [self._shards[shard] for shard in group]
-        for position, rows in read_shards(self._directory, self._manifest, files, self._threads):
-            yield group[position], rows
