@@ -204,17 +204,22 @@ def _answered(ask: Callable[[], str], done: Callable[[], str | None] = lambda: N
 
 
 def _cancel_later_jobs(jobs: SlurmJobs, stage: JobStage) -> None:
-    later = {name: job for name, job in jobs.jobs().items() if name in _stages_after(stage)}
+    later = {name: _whole(job) for name, job in jobs.jobs().items() if name in _stages_after(stage)}
     if not later:
         return
     queue.cancel(list(later.values()))
     listed = ", ".join(f"{name} (job {job})" for name, job in later.items())
     print(
         f"{stage}: failed, so {listed} cannot run and {'is' if len(later) == 1 else 'are'} cancelled; "
-        f"fix the error, then `{jobs.run.resume_command}` resumes at {stage}",
+        f"fix the error, then {jobs.run.resumed_by} resumes at {stage}",
         file=sys.stderr,
         flush=True,
     )
+
+
+def _whole(job: str) -> str:
+    """Return the array of a task; of any other job, the job."""
+    return job.partition("_")[0]
 
 
 def _stages_after(stage: JobStage) -> tuple[JobStage, ...]:

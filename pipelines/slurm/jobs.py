@@ -70,13 +70,20 @@ class SlurmJobs:
         """Return the batch scripts, by which the run's jobs are known in the queue."""
         return [self.script_file(stage) for stage in JOB_STAGES]
 
+    @property
+    def how_to_submit(self) -> str:
+        """What submits the run: its command, or that of the sweep that has it among its points."""
+        if self.run.sweep:
+            return f"give the sweep's own command, with `--name {self.run.sweep}` and --site"
+        return f"`idxtrain submit --run-id {self.run.selector}`"
+
     def site(self) -> Site:
         """Return the site that the jobs were submitted to."""
-        return validate(read_object(self.site_file, _SUBMIT), str(self.site_file))
+        return validate(read_object(self.site_file, self.how_to_submit), str(self.site_file))
 
     def jobs(self) -> dict[str, str]:
         """Return the job ID of each submitted stage."""
-        return {stage: str(job) for stage, job in read_object(self.jobs_file, _SUBMIT).items()}
+        return {stage: str(job) for stage, job in read_object(self.jobs_file, self.how_to_submit).items()}
 
     def write_jobs(self, jobs: Mapping[str, str]) -> None:
         """Record the job ID of each stage."""
@@ -127,8 +134,7 @@ class SlurmJobs:
         if fruitless > max_restarts:
             raise IdxtrainError(
                 f"{stage}: started {counted(fruitless, 'time')} at step {step} without progress; fix: give it more "
-                "time, or more "
-                "checkpoints (train.checkpoint_every_steps), then submit the run again"
+                f"time, or more checkpoints (train.checkpoint_every_steps), then {self.how_to_submit}"
             )
 
     def last_error(self, stage: str, job: str, since: int = 0) -> str:
@@ -165,7 +171,7 @@ def submitted_run(run_id: str | None, work: Work) -> SlurmJobs:
             raise InputError(f"run {run_id}: found no such run in {work.runs}; fix: {_SUBMIT}")
         jobs = SlurmJobs(run)
         if not jobs.jobs_file.exists():
-            raise InputError(f"run {run_id}: was not submitted; fix: `idxtrain submit --run-id {run_id}`")
+            raise InputError(f"run {run_id}: was not submitted; fix: {jobs.how_to_submit}")
         return jobs
     last = runs.latest(work, _jobs_file)
     if last is None:
