@@ -138,16 +138,8 @@ class SlurmJobs:
             )
 
     def last_error(self, stage: str, job: str, since: int = 0) -> str:
-        """Return the last error in a job's log after byte `since`, without its prefix: ours, else the last line."""
-        try:
-            with self.log_file(stage, job).open("rb") as log:
-                log.seek(max(since, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
-                lines = log.read().decode(errors="replace").splitlines()
-        except OSError:
-            return ""
-        errors = [match[1] for line in lines if (match := _ERROR.match(line))]
-        said = errors or [line.strip() for line in lines if line.strip()]  # e.g. what bash or srun said
-        return said[-1][:_MOST_SAID] if said else ""
+        """Return the last error in a job's log after byte `since`: see `last_error_in`."""
+        return last_error_in(self.log_file(stage, job), since)
 
     def log_size(self, stage: str, job: str) -> int:
         """Return the size of a job's log in bytes."""
@@ -155,6 +147,19 @@ class SlurmJobs:
             return self.log_file(stage, job).stat().st_size
         except OSError:
             return 0
+
+
+def last_error_in(path: Path, since: int = 0) -> str:
+    """Return the last error in a log after byte `since`, without its prefix: ours, else the last line."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(since, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            lines = log.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    errors = [match[1] for line in lines if (match := _ERROR.match(line))]
+    said = errors or [line.strip() for line in lines if line.strip()]  # e.g. what bash or srun said
+    return said[-1][:_MOST_SAID] if said else ""
 
 
 def is_submitted(run_id: str | None, work: Work) -> bool:

@@ -39,7 +39,7 @@ from pipelines.slurm.jobs import SlurmJobs
 from pipelines.slurm.submit import config_for, job_command, submit
 from pipelines.stages import result_line, run_stages
 from pipelines.sweep.grid import Point, Sweep, grid_points, read_sweep, validation_of
-from pipelines.sweep.results import Result, best, read_results, result_table
+from pipelines.sweep.results import BEST, Result, best, read_results, result_table
 
 log = logging.getLogger("idxtrain")
 
@@ -251,7 +251,7 @@ def _failures(sweep: Sweep) -> dict[str, str]:
 
 
 def _print_best(winner: Result, outcome: str) -> None:
-    print(f"best by validation: {winner.runs}: {winner.about}")
+    print(f"{BEST}{winner.runs}: {winner.about}")
     print(outcome)
 
 
