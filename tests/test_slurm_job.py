@@ -8,7 +8,7 @@ import pytest
 
 from deploy.slurm import queue
 from deploy.slurm.queue import ControllerAwayError
-from deploy.slurm.site import Launcher, validate
+from deploy.slurm.site import JobStage, Launcher, validate
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import write_json
 from jobs.run_dir import RunDir, Work
@@ -155,6 +155,27 @@ def test_a_failed_prepare_of_a_sweep_cancels_the_array_and_names_the_sweeps_comm
         "prepare: failed, so train (job 7) cannot run and is cancelled; "
         "fix the error, then the sweep's own command with `--name s` resumes at prepare\n"
     )
+
+
+@pytest.mark.parametrize(("stage", "number"), [("prepare", "6"), ("evaluate", "8")])
+def test_a_sweeps_job_that_cannot_be_requeued_is_submitted_again_by_its_own_script(
+    point: SlurmJobs, monkeypatch: pytest.MonkeyPatch, stage: JobStage, number: str
+) -> None:
+    write_json(point.site_file, validate({"requeue": False}, "").model_dump(mode="json"))
+    asked: list[tuple[str, ...]] = []
+
+    def submit(script: Path) -> str:
+        asked.append(("submit", str(script)))
+        return "9"
+
+    monkeypatch.setattr(queue, "state", lambda job: "RUNNING")
+    monkeypatch.setattr(queue, "script_of", {number: f"/work/sweeps/s/{stage}.sh"}.__getitem__)
+    monkeypatch.setattr(queue, "submit", submit)
+    monkeypatch.setattr(queue, "depend", lambda job, on: asked.append(("depend", job, on)))
+    job._requeue_or_cancel(point, stage, number, 75)
+    waiting = [("depend", "7", "9")] if stage == "prepare" else []
+    assert asked == [("submit", f"/work/sweeps/s/{stage}.sh"), *waiting]
+    assert point.jobs()[stage] == "9"
 
 
 def test_a_point_that_was_not_submitted_names_the_sweeps_command(point: SlurmJobs) -> None:

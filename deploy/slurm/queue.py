@@ -143,6 +143,14 @@ def state(job: str) -> str:
     return done.stdout.strip().partition("\n")[0]
 
 
+def script_of(job: str) -> str:
+    """Return the path of a job's script. Raises ControllerAwayError if the controller does not answer."""
+    done = _call(["squeue", "--states=all", "--noheader", f"--jobs={job}", f"--format={_FIELDS['script']}"])
+    if done.returncode:
+        raise ControllerAwayError(f"squeue failed ({_message(done)})")
+    return done.stdout.strip().partition("\n")[0]
+
+
 def cancel(jobs: Sequence[str]) -> None:
     """Cancel jobs, some of which may have ended; raise IdxtrainError if scancel fails."""
     if jobs:

@@ -161,11 +161,12 @@ def _requeue(jobs: SlurmJobs, stage: JobStage, job: str) -> None:
         return
     if "_" in job:
         raise IdxtrainError(f"{stage}: cannot be requeued ({why}); fix: submit the sweep again, which resumes it")
-    new = _submitted_again(jobs.script_file(stage), job)
+    # The script of this job, which may be a sweep's: a run has its own only if it was submitted alone.
+    new = _submitted_again(Path(_answered(lambda: queue.script_of(job))), job)
     known = jobs.jobs() | {stage: new}
     later = next((known[name] for name in _stages_after(stage) if name in known), None)
     if later:
-        queue.depend(later, new)
+        queue.depend(_whole(later), new)
     jobs.write_jobs(known)
     jobs.record("again", stage=stage, job=new, how="resubmit")
     print(f"{stage}: cannot be requeued ({why}); resubmitted as job {new}", file=sys.stderr, flush=True)

@@ -23,7 +23,7 @@ from deploy.slurm import queue, script
 from deploy.slurm.site import Site
 from jobs.errors import IdxtrainError, InputError, ReportedError, ResumableError
 from jobs.exit_codes import exit_codes
-from jobs.files import write_json, write_text
+from jobs.files import read_object, write_json, write_text
 from jobs.logs import log_to_stderr
 from jobs.python import module_command
 from jobs.run_dir import RunDir, Work
@@ -240,6 +240,8 @@ def finish(sweep: Sweep) -> int:
         _print_best(winner, f"submitted as run {run.run_id}: {listed}; `idxtrain status {run.run_id}` shows its state")
         return 0
     code = run_job("evaluate", run, os.environ)
+    if again := SlurmJobs(run).jobs().get("evaluate"):  # this job was submitted again
+        write_json(sweep.jobs_file, {**read_object(sweep.jobs_file, ""), "evaluate": again})
     if code == 0:
         _print_best(winner, result_line(run))
     return code
