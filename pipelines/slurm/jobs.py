@@ -4,12 +4,14 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from deploy.slurm.queue import Queued
+from deploy.slurm.script import job_name
 from deploy.slurm.site import JOB_STAGES, JobStage, Site, validate
 from jobs.checkpoint_names import step_of
 from jobs.errors import IdxtrainError, InputError
@@ -69,6 +71,21 @@ class SlurmJobs:
     def scripts(self) -> list[Path]:
         """Return the batch scripts, by which the run's jobs are known in the queue."""
         return [self.script_file(stage) for stage in JOB_STAGES]
+
+    def sweep_scripts(self) -> list[Path]:
+        """Return the batch scripts of the sweep that has this run among its points, if one has."""
+        name = self.run.sweep
+        return [self.run.work.sweeps / name / f"{stage}.sh" for stage in JOB_STAGES] if name else []
+
+    def own(self, queued: Iterable[Queued]) -> list[Queued]:
+        """Return those jobs that are this run's: with its script, or a number of its own and its sweep's script."""
+        scripts, of_sweep = set(map(str, self.scripts())), set(map(str, self.sweep_scripts()))
+        numbers = set(self.jobs().values())
+        return [job for job in queued if job.script in scripts or (job.script in of_sweep and job.job in numbers)]
+
+    def names(self, stage: str) -> list[str]:
+        """Return the names that a stage's job may have in the queue: the run's, and its sweep's."""
+        return [job_name(name, stage) for name in (self.run.run_id, self.run.sweep) if name]
 
     @property
     def how_to_submit(self) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from deploy.slurm import queue, reasons
 from deploy.slurm.queue import Queued
+from deploy.slurm.script import job_name
 from jobs.errors import IdxtrainError, InputError, ResumableError
 from jobs.files import read_object
 from jobs.lease import living_owner
@@ -53,8 +54,7 @@ def _submitted(sweep: Sweep) -> tuple[list[Row], list[Row]]:
     """Return the rows of the jobs around the array, and of its tasks. Slurm is asked once."""
     ids = _ids(sweep)
     all_jobs = [SlurmJobs(sweep.run(point)) for point in sweep.points]
-    tasks = [job for jobs in all_jobs for job in jobs.jobs().values()]
-    queued, silent = status.ask(sweep.scripts(), [*ids.values(), *tasks])
+    queued, silent = status.ask(sweep.scripts())
     prepare = status.stage_row(all_jobs[0], "prepare", queued, silent)
     trained = [status.stage_row(jobs, "train", queued, silent) for jobs in all_jobs]
     return [prepare, *_last_row(sweep, ids.get("evaluate", ""), queued, silent)], trained
@@ -65,7 +65,7 @@ def _last_row(sweep: Sweep, number: str, queued: Mapping[str, Queued], silent: s
     if not number:
         return
     log = sweep.table_log(number)
-    job = queued.get(number) or _forgotten(number, log, silent)
+    job = queued.get(number) or _forgotten(sweep, number, silent)
     detail, code = reasons.why_pending(job.reason) if job.state == "PENDING" else "", 0
     if job.state == "CANCELLED":
         code = ResumableError.exit_code
@@ -79,14 +79,14 @@ def _last_row(sweep: Sweep, number: str, queued: Mapping[str, Queued], silent: s
     )
 
 
-def _forgotten(number: str, log: Path, silent: str) -> Queued:
+def _forgotten(sweep: Sweep, number: str, silent: str) -> Queued:
     """Return the job of the table as its log or Slurm's accounting show it: the queue no longer has it."""
-    elapsed = ""
+    log, elapsed = sweep.table_log(number), ""
     if _has_finished(log):
         state = "COMPLETED"
     elif silent:
         state = "UNKNOWN"
-    elif accounted := queue.account(number):
+    elif accounted := queue.account(number, [job_name(sweep.name, "evaluate")]):
         state, elapsed = accounted
     else:
         state = "FAILED" if log.exists() else "CANCELLED"
@@ -154,7 +154,7 @@ def cancel(sweep: Sweep) -> str:
     Raises InputError where the process is on another machine.
     """
     if _is_submitted(sweep):
-        cancelled = status.cancel_queued(sweep.scripts(), _ids(sweep).values())
+        cancelled = status.cancel_active(queue.find(sweep.scripts()))
         return f"cancelled {', '.join(cancelled)}" if cancelled else "nothing to cancel: no job is queued"
     owner = next((each for point in sweep.points if (each := living_owner(sweep.run(point).lock_file))), None)
     if owner is None:
@@ -180,7 +180,7 @@ def log_lines(sweep: Sweep, follow: bool) -> Iterator[str]:
 
     def is_active() -> bool:
         if is_submitted:
-            return any(not job.over for job in queue.find(sweep.scripts(), _ids(sweep).values()))
+            return any(not job.over for job in queue.find(sweep.scripts()))
         return any(living_owner(sweep.run(point).lock_file) for point in sweep.points)
 
     return status.lines_of(logs, is_active if follow else None, f"sweep {sweep.name}")
