@@ -13,6 +13,7 @@ threads, 13 lost row groups and 31 swapped some.
   by its first archive row, never by its turn.
 """
 
+import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -85,13 +86,13 @@ def _read(directory: Path, shards: Sequence[Shard], threads: int) -> "Iterator[p
             FilesystemResolver("file:///").filesystem(),
             paths,
             schema_fields=list(_COLUMNS),
-            worker_class=type("Worker", (RowGroupWorker,), {"made": staticmethod(copies.made)}),
+            worker_class=type("Worker", (RowGroupWorker,), {"copies": copies}),
             reader_pool=ThreadPool(min(threads, len(shards)), max(2, threads)),
             shuffle_row_groups=False,
             num_epochs=1,
         )
-    except pa.ArrowException as error:  # Petastorm reads every footer but does not name the damaged file
-        raise (_first_unreadable(directory / shard.path for shard in shards) or error) from error
+    except (pa.ArrowException, OSError) as error:  # Petastorm reads every footer but does not name the damaged file
+        raise (_first_unreadable(paths, copies) or error) from error
     try:
         yield from reader
     finally:
@@ -102,7 +103,7 @@ def _read(directory: Path, shards: Sequence[Shard], threads: int) -> "Iterator[p
 class RowGroupWorker:
     """A thread of Petastorm's pool, which reads row groups into Arrow tables: `petastorm.workers_pool.worker_base`."""
 
-    made: Callable[[str], str]  # returns where to read a file: see `jobs.train.data.shard_copies`
+    copies: ShardCopies
 
     def __init__(self, worker_id: int, publish_func: Callable[[Any], None], args: Sequence[Any]) -> None:
         """`args`: what Petastorm's Reader passes to each worker."""
@@ -120,12 +121,14 @@ class RowGroupWorker:
         import pyarrow.parquet as pq
 
         row_group = self._row_groups[piece_index]
+        path = row_group.path
         try:
-            with self._filesystem.open(self.made(row_group.path), "rb") as file:
+            path = self.copies.made(path)
+            with self._filesystem.open(path, "rb") as file:
                 table = pq.ParquetFile(file).read_row_group(row_group.row_group, list(_COLUMNS), use_threads=False)
         except (pa.ArrowException, OSError) as error:
             # Published, not raised: Petastorm would print a traceback.
-            self.publish_func(_unreadable(Path(row_group.path), error))
+            self.publish_func(_unreadable(path, error, self.copies))
         except InputError as error:
             self.publish_func(error)
         else:
@@ -153,14 +156,22 @@ class TableReader:
         return published
 
 
-def _unreadable(path: Path, error: Exception) -> Exception:
-    """Return the error for a file that is not valid Parquet; a system error, e.g. of a lost disk, is returned as is."""
+def _unreadable(path: str, error: Exception, copies: ShardCopies) -> Exception:
+    """Return the error for a file that is not valid Parquet; a system error, e.g. of a lost disk, is returned as is.
+
+    A copy is named by its node and its shard: its own path is gone once the job has ended.
+    """
+    source, node = copies.source(path), socket.gethostname()
     if isinstance(error, OSError) and error.errno is not None:
-        return error
-    return InputError(f"{path}: found no valid Parquet ({one_line(error)[:200]}), expected a shard; {_fix(path)}")
+        text = f"{error.strerror}, in its copy on node {node}"
+        return error if path == source else OSError(error.errno, text, source)
+    what, fix = "no valid Parquet", _fix(Path(source))
+    if path != source:
+        what, fix = f"no valid Parquet in its copy on node {node}", "fix: run it again, which copies the shard again"
+    return InputError(f"{source}: found {what} ({one_line(error)[:200]}), expected a shard; {fix}")
 
 
-def _first_unreadable(paths: Iterable[Path]) -> Exception | None:
+def _first_unreadable(paths: Iterable[str], copies: ShardCopies) -> Exception | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -168,7 +179,7 @@ def _first_unreadable(paths: Iterable[Path]) -> Exception | None:
         try:
             pq.read_metadata(path)
         except (pa.ArrowException, OSError) as error:
-            return _unreadable(path, error)
+            return _unreadable(path, error, copies)
     return None
 
 
