@@ -103,10 +103,26 @@ class RunDir:
         return self.run_id if work == Path("work").resolve() else f"{self.run_id} --work {shlex.quote(str(work))}"
 
     @property
-    def resume_command(self) -> str:
-        """The command that resumes the run: a submitted one goes back to Slurm, so that no login node trains."""
+    def sweep(self) -> str:
+        """The name of the sweep that has this run among its points, or an empty text: see `pipelines.sweep.grid`."""
+        name = self.run_id.rpartition("-")[0]
+        try:
+            points = (self.work.sweeps / name / "sweep.json").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+        return name if f'"{self.run_id}"' in points else ""  # not parsed: lists of runs ask this of a thousand points
+
+    @property
+    def resumed_by(self) -> str:
+        """What resumes the run, in words: its command, or its sweep's.
+
+        A submitted run goes back to Slurm, so that no login node trains. A point of a sweep must not be resumed alone:
+        that would test it, and only the sweep's best point may see the test set.
+        """
+        if self.sweep:
+            return f"the sweep's own command with `--name {self.sweep}`"
         command = "submit" if (self.slurm / "site.json").exists() else "run"
-        return f"idxtrain {command} --run-id {self.selector}"
+        return f"`idxtrain {command} --run-id {self.selector}`"
 
     @property
     def work(self) -> Work:

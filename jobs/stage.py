@@ -194,7 +194,7 @@ def _end_stopped(run: RunDir, stage: str) -> NoReturn:
 def _how_to_resume(run: RunDir) -> str:
     if run.origin != run:  # an evaluation on other data
         return "the same command starts again"
-    return f"`{run.resume_command}` resumes it"
+    return f"{run.resumed_by} resumes it"
 
 
 @contextmanager

@@ -38,6 +38,6 @@ def check_labels(options: request.Options, folds: int) -> Path:
 
 def _run(run: RunDir, folds: int) -> None:
     how = Launch(module_command("jobs.inspect.labels", str(run.path), str(folds)))
-    ended = run_process(how, "labels", run.resume_command)
+    ended = run_process(how, "labels", run.resumed_by)
     if ended.code:
         raise ReportedError(ended.code, ended.reason)

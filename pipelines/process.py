@@ -30,8 +30,8 @@ class StageExit:
     stop_requested: bool = False
 
 
-def run_process(how: Launch, stage: str, resume_command: str) -> StageExit:
-    """Run a stage until it ends. `resume_command`: of its run, see `jobs.run_dir.RunDir`.
+def run_process(how: Launch, stage: str, resumed_by: str) -> StageExit:
+    """Run a stage until it ends. `resumed_by`: of its run, see `jobs.run_dir.RunDir`.
 
     SIGINT (Ctrl-C), SIGTERM, SIGUSR1 and SIGHUP are passed on as the launch's stop signal: the stage cleans up, and a
     training writes a checkpoint first. A second one, at least a second later, ends the stage at once.
@@ -60,7 +60,7 @@ def run_process(how: Launch, stage: str, resume_command: str) -> StageExit:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    return _stage_exit(code, bool(received), stage, resume_command, memory)
+    return _stage_exit(code, bool(received), stage, resumed_by, memory)
 
 
 def _stderr() -> int:
@@ -71,12 +71,12 @@ def _stderr() -> int:
         return sys.__stderr__.fileno() if sys.__stderr__ else subprocess.DEVNULL
 
 
-def _stage_exit(code: int, stop_requested: bool, stage: str, resume_command: str, memory: OutOfMemory) -> StageExit:
+def _stage_exit(code: int, stop_requested: bool, stage: str, resumed_by: str, memory: OutOfMemory) -> StageExit:
     """Interpret what `Popen.wait` returned."""
     if code >= 0:
         passed_on = code if code in _PASSED_ON else IdxtrainError.exit_code
         return StageExit(passed_on, stop_requested=not code and stop_requested)
-    resumes = f"`{resume_command}` resumes it"
+    resumes = f"{resumed_by} resumes it"
     if stop_requested:
         return StageExit(ResumableError.exit_code, f"{stage}: stopped on request; {resumes}")
     killed = f"{stage}: was killed by {signal.Signals(-code).name}{memory.likely_cause(-code)}"

@@ -63,16 +63,14 @@ def run_stages(
                 check_dataset(run, config.train, ranks(config, os.environ))
             stop_requested = run_stage(run, stage, how)
             if stop_requested and stage != last:
-                raise ResumableError(
-                    f"{stage}: finished, then stopped on request; `{run.resume_command}` resumes the run"
-                )
+                raise ResumableError(f"{stage}: finished, then stopped on request; {run.resumed_by} resumes the run")
         return stop_requested
 
 
 def run_stage(run: RunDir, stage: str, how: Launch) -> bool:
     """Run one stage; return whether it finished although a stop was requested. Raises ReportedError if it fails."""
     errors = Errors(run.logs / f"{stage}.log")
-    ended = run_process(how, stage, run.origin.resume_command)
+    ended = run_process(how, stage, run.origin.resumed_by)
     if ended.reason:
         print(f"idxtrain: {ended.reason}", file=sys.stderr)
     if ended.code:

@@ -17,7 +17,7 @@ from pipelines.process import StageExit, run_process
 
 
 def run(program: str) -> StageExit:
-    return run_process(Launch((sys.executable, "-c", program)), "evaluate", "idxtrain run --run-id r1")
+    return run_process(Launch((sys.executable, "-c", program)), "evaluate", "`idxtrain run --run-id r1`")
 
 
 def test_a_stage_that_is_killed_ends_with_a_line_that_names_it_and_the_likely_cause() -> None:
@@ -92,7 +92,7 @@ def test_under_nohup_a_closed_terminal_stops_nothing(tmp_path: Path) -> None:
     program = (
         "import signal, sys\nfrom deploy.launcher.launch import Launch\nfrom pipelines.process import run_process\n"
         "stage = 'import os, signal; os.kill(os.getppid(), signal.SIGHUP); os.kill(os.getpid(), signal.SIGHUP)'\n"
-        "sys.exit(run_process(Launch((sys.executable, '-c', stage)), 'train', 'idxtrain run --run-id r1').code)"
+        "sys.exit(run_process(Launch((sys.executable, '-c', stage)), 'train', '`idxtrain run --run-id r1`').code)"
     )
     assert subprocess.run(["nohup", sys.executable, "-c", program], stderr=subprocess.PIPE).returncode == 0
 

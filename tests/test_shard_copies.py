@@ -1,6 +1,7 @@
 """Shards on a node's own disk: copied once, checked, shared by its ranks; and a disk that has no room."""
 
 import shutil
+import socket
 import threading
 from collections import namedtuple
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import pytest
 from jobs.dataset import Manifest, Shard
 from jobs.errors import InputError
 from jobs.files import sha256_file
-from jobs.train.data import shard_copies
+from jobs.train.data import reader, shard_copies
 from jobs.train.data.reader import read_shards
 from jobs.train.data.shard_copies import FOLDER, ShardCopies
 
@@ -81,6 +82,27 @@ def test_a_shard_whose_bytes_are_not_the_manifests_is_refused(
     with pytest.raises(InputError, match=r"part-00000\.parquet: found bytes other than those of the manifest"):
         ShardCopies(dataset, shards).made(str(path))
     assert list((folder / dataset.name / "train").iterdir()) == []
+
+
+@pytest.mark.parametrize("start", [4, -20], ids=["a page", "the footer"])
+def test_a_damaged_copy_is_named_by_its_node_and_its_shard(
+    dataset: Path, shards: Sequence[Shard], folder: Path, start: int
+) -> None:
+    indices(dataset, shards)
+    copy = folder / dataset.name / shards[1].path
+    data = bytearray(copy.read_bytes())
+    data[start : start + 12] = b"\xff" * 12
+    copy.write_bytes(data)
+    with pytest.raises(InputError) as caught:
+        indices(dataset, shards)
+    error = str(caught.value)
+    found = f"{dataset / shards[1].path}: found no valid Parquet in its copy on node {socket.gethostname()} ("
+    assert error.startswith(found)
+    assert error.endswith("), expected a shard; fix: run it again, which copies the shard again")
+    lost = OSError(5, "Input/output error", str(copy))
+    assert str(reader._unreadable(str(copy), lost, ShardCopies(dataset, shards))) == (
+        f"[Errno 5] Input/output error, in its copy on node {socket.gethostname()}: '{dataset / shards[1].path}'"
+    )
 
 
 def test_ranks_of_a_node_copy_a_shard_once(

@@ -1,12 +1,21 @@
 """The Slurm of the tests is a real one: two nodes run a job's tasks, and a job is requeued."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from deploy.slurm import queue, reasons
 from jobs.errors import InputError
+from jobs.files import write_json
+from jobs.run_dir import RunDir, Work
+from pipelines.config import compose
+from pipelines.history import summary
+from pipelines.slurm import status
+from pipelines.slurm.jobs import SlurmJobs
+from pipelines.sweep.grid import Sweep, grid_points
+from tests.conftest import Idxtrain
 from tests.support.slurm_cluster import SlurmCluster, free_ports
 
 
@@ -49,9 +58,62 @@ def test_a_job_is_found_by_its_script_not_by_its_name(commands: SlurmCluster, tm
     try:
         assert [[job.job for job in queue.find([path])] for path in scripts] == [[job] for job in jobs]
         assert queue.find([tmp_path / "third/runs/same/slurm/train.sh"]) == []
-        assert [job.job for job in queue.find([], jobs[:1])] == jobs[:1]
     finally:
         queue.cancel(jobs)
+
+
+def held_job(script: Path) -> str:
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text("#!/bin/sh\n#SBATCH --hold --output=/dev/null\ntrue\n")
+    return queue.submit(script)
+
+
+def test_a_job_of_another_run_that_has_a_recorded_number_is_neither_shown_nor_cancelled(
+    commands: SlurmCluster, idxtrain: Idxtrain, tmp_path: Path
+) -> None:
+    """Such as after a reset of the controller, or on another cluster that shares the work folder."""
+    work = Work(tmp_path / "work")
+    theirs = held_job(work.runs / "theirs/slurm/train.sh")
+    run = RunDir(work.runs / "ours")
+    jobs = SlurmJobs(run)
+    jobs.folder.mkdir(parents=True)
+    write_json(run.config_file, compose("softmax", {}).to_json())
+    jobs.write_jobs({"train": theirs})
+    try:
+        shown = idxtrain("status", "ours", env=commands.environment).stdout
+        assert ["train", theirs, "CANCELLED"] in [line.split()[:3] for line in shown.splitlines()], shown
+        assert summary.queued_runs([run]) == frozenset()
+        assert idxtrain("cancel", "ours", env=commands.environment).stdout == "nothing to cancel: no job is queued\n"
+        assert commands.state(theirs) == "PENDING"
+        ours = held_job(jobs.script_file("train"))
+        assert summary.queued_runs([run]) == {"ours"}
+        assert idxtrain("cancel", "ours", env=commands.environment).stdout == f"cancelled {ours}\n"
+    finally:
+        queue.cancel([theirs])
+
+
+def test_a_point_of_a_sweep_knows_its_own_jobs_among_those_of_the_sweep(commands: SlurmCluster, tmp_path: Path) -> None:
+    sweep = Sweep(name="s", work=Work(tmp_path), points=grid_points("s", ["seed=0,1"]))
+    sweep.write()
+    numbers = [held_job(sweep.script_file("train")) for _ in sweep.points]
+    for point, number in zip(sweep.points, numbers, strict=True):
+        jobs = SlurmJobs(sweep.run(point))
+        jobs.folder.mkdir(parents=True)
+        jobs.write_jobs({"train": number})
+    points = [SlurmJobs(sweep.run(point)) for point in sweep.points]
+    try:
+        assert summary.queued_runs([jobs.run for jobs in points]) == {"s-0", "s-1"}
+        assert status.cancel(points[1]) == numbers[1:]
+        assert summary.queued_runs([jobs.run for jobs in points]) == {"s-0"}
+    finally:
+        queue.cancel(numbers)
+
+
+def test_the_accounting_of_another_job_with_the_same_number_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "COMPLETED|00:00:07|idxtrain.ours.train\nFAILED|01:00:00|idxtrain.theirs.train\n"
+    monkeypatch.setattr(queue, "_call", lambda argv: subprocess.CompletedProcess(argv, 0, said, ""))
+    assert queue.account("7", ["idxtrain.ours.train"]) == ("COMPLETED", "00:00:07")
+    assert queue.account("7", ["idxtrain.others.train"]) is None
 
 
 REFUSED = {

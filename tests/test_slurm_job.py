@@ -8,13 +8,15 @@ import pytest
 
 from deploy.slurm import queue
 from deploy.slurm.queue import ControllerAwayError
-from deploy.slurm.site import Launcher, validate
-from jobs.errors import InputError
-from jobs.run_dir import RunDir
+from deploy.slurm.site import JobStage, Launcher, validate
+from jobs.errors import IdxtrainError, InputError
+from jobs.files import write_json
+from jobs.run_dir import RunDir, Work
 from pipelines.config import compose
 from pipelines.slurm import container, job
 from pipelines.slurm.job import _hosts, main
-from pipelines.slurm.jobs import SlurmJobs
+from pipelines.slurm.jobs import SlurmJobs, submitted_run
+from pipelines.sweep.grid import Sweep, grid_points
 
 
 @pytest.mark.parametrize("launcher", get_args(Launcher))
@@ -127,6 +129,67 @@ def test_without_an_error_of_ours_the_last_line_of_a_log_is_the_reason(tmp_path:
     text = "/usr/bin/bash: line 3: module: command not found\n\n"
     jobs.log_file("prepare", "7").write_text(text, encoding="utf-8")
     assert jobs.last_error("prepare", "7") == text.strip()
+
+
+@pytest.fixture
+def point(tmp_path: Path) -> SlurmJobs:
+    """Return the jobs of the first point of a sweep on Slurm."""
+    sweep = Sweep(name="s", work=Work(tmp_path), points=grid_points("s", ["seed=0..2"]))
+    sweep.write()
+    jobs = SlurmJobs(sweep.run(sweep.points[0]))
+    jobs.folder.mkdir(parents=True)
+    write_json(jobs.site_file, validate({}, "").model_dump(mode="json"))
+    jobs.write_jobs({"prepare": "6", "train": "7_0"})
+    return jobs
+
+
+def test_a_failed_prepare_of_a_sweep_cancels_the_array_and_names_the_sweeps_command(
+    point: SlurmJobs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cancelled: list[list[str]] = []
+    monkeypatch.setattr(queue, "state", lambda job: "RUNNING")
+    monkeypatch.setattr(queue, "cancel", cancelled.append)
+    job._requeue_or_cancel(point, "prepare", "6", 2)
+    assert cancelled == [["7"]]
+    assert capsys.readouterr().err == (
+        "prepare: failed, so train (job 7) cannot run and is cancelled; "
+        "fix the error, then the sweep's own command with `--name s` resumes at prepare\n"
+    )
+
+
+@pytest.mark.parametrize(("stage", "number"), [("prepare", "6"), ("evaluate", "8")])
+def test_a_sweeps_job_that_cannot_be_requeued_is_submitted_again_by_its_own_script(
+    point: SlurmJobs, monkeypatch: pytest.MonkeyPatch, stage: JobStage, number: str
+) -> None:
+    write_json(point.site_file, validate({"requeue": False}, "").model_dump(mode="json"))
+    asked: list[tuple[str, ...]] = []
+
+    def submit(script: Path) -> str:
+        asked.append(("submit", str(script)))
+        return "9"
+
+    monkeypatch.setattr(queue, "state", lambda job: "RUNNING")
+    monkeypatch.setattr(queue, "script_of", {number: f"/work/sweeps/s/{stage}.sh"}.__getitem__)
+    monkeypatch.setattr(queue, "submit", submit)
+    monkeypatch.setattr(queue, "depend", lambda job, on: asked.append(("depend", job, on)))
+    job._requeue_or_cancel(point, stage, number, 75)
+    waiting = [("depend", "7", "9")] if stage == "prepare" else []
+    assert asked == [("submit", f"/work/sweeps/s/{stage}.sh"), *waiting]
+    assert point.jobs()[stage] == "9"
+
+
+def test_a_point_that_was_not_submitted_names_the_sweeps_command(point: SlurmJobs) -> None:
+    how = "give the sweep's own command, with `--name s` and --site"
+    point.jobs_file.unlink()
+    write_json(point.run.config_file, {})
+    with pytest.raises(InputError, match=rf"run s-0: was not submitted; fix: {how}$"):
+        submitted_run("s-0", point.run.work)
+    with pytest.raises(InputError, match=rf"jobs\.json: found no such file; fix: {how}$"):
+        point.jobs()
+    for _ in range(2):
+        point.record("started", stage="train", job="7_0", step=0)
+    with pytest.raises(IdxtrainError, match=rf"then {how}$"):
+        point.require_progress("train", 1)
 
 
 @pytest.mark.parametrize("arguments", [[], ["train"], ["fetch", "/run"], ["train", "/run", "more"]])

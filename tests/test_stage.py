@@ -19,6 +19,7 @@ from jobs.process import PARENT
 from jobs.records import OutputFile, PrepareOutputs
 from jobs.run_dir import RunDir
 from jobs.stage import STAGES, dataset_of, is_done, read_outputs, read_record, stage_key, write_record
+from jobs.train.stop import stopped
 
 CONFIG: dict[str, Any] = {"seed": 1} | {name: {"option": 1} for name in (*STAGES, "spark")}
 
@@ -213,6 +214,23 @@ def test_the_command_that_resumes_a_run_names_its_work_folder_unless_it_is_the_d
     assert run.selector == f"r1 --work '{tmp_path}/my work'"
     monkeypatch.chdir(tmp_path)
     assert RunDir(tmp_path / "work/runs/r1").selector == "r1"
+
+
+def test_a_point_of_a_sweep_is_resumed_by_its_sweep_which_decides_what_is_tested(tmp_path: Path) -> None:
+    points = [{"run_id": "s-0", "settings": [], "fold": ""}, {"run_id": "s-1", "settings": [], "fold": ""}]
+    (tmp_path / "sweeps/s").mkdir(parents=True)
+    write_json(tmp_path / "sweeps/s/sweep.json", {"points": points, "validation": {}})
+    runs = {name: RunDir(tmp_path / "runs" / name) for name in ("s-1", "s-2", "s-1-best", "s")}
+    runs["s-1"].slurm.mkdir(parents=True)
+    (runs["s-1"].slurm / "site.json").touch()
+    assert runs["s-1"].resumed_by == "the sweep's own command with `--name s`"
+    assert str(stopped(5, 10, runs["s-1"])) == (
+        "train: stopped on request at step 5 of 10; the sweep's own command with `--name s` resumes it"
+    )
+    for name in ("s-2", "s-1-best", "s"):
+        assert runs[name].resumed_by == f"`idxtrain run --run-id {runs[name].selector}`"
+    (tmp_path / "sweeps/s/sweep.json").write_text("[")
+    assert runs["s-1"].resumed_by == f"`idxtrain submit --run-id {runs['s-1'].selector}`"
 
 
 # --- the process

@@ -99,6 +99,19 @@ def test_a_damaged_tar_file_is_refused(
         make_environment(tmp_path / "local", PYTHON, PACKAGES, archives)
 
 
+def test_a_damaged_tar_file_is_removed_and_packed_again(
+    archives: tuple[Archive, ...], environment: Path, tmp_path: Path
+) -> None:
+    assert archive.remove_damaged(archives) == []
+    path = Path(archives[0].path)
+    path.write_bytes(path.read_bytes()[:-600])
+    assert archive.remove_damaged(archives) == [path.name]
+    assert archive.remove_damaged(archives) == [], "nor one that is missing"
+    again = archive.archives(tmp_path / "environments", environment / PACKAGES)
+    assert [each.path for each in again] == [each.path for each in archives]
+    make_environment(tmp_path / "local", PYTHON, PACKAGES, again)
+
+
 class Nodes:
     """Starts the process that stages on a node, as srun does."""
 

@@ -163,6 +163,22 @@ def _scratch_of(process: psutil.Process) -> str:
         return ""
 
 
+def test_a_damaged_tar_file_is_packed_again_by_the_next_job(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    python, environments = light_environment(job.folder / "venv"), job.folder / "environments"
+    program = job.folder / "program.py"
+    program.write_text(PROGRAM.format(stage=["environment"], environments=str(environments), seconds=0))
+    job.slurm.wait_for_end(job.run(python, program))
+    assert "staged" in job.lines()
+    for path in environments.glob("packages-*.tar"):
+        path.write_bytes(path.read_bytes()[:-600])
+        job.slurm.wait_for_end(job.run(python, program))
+        warning = f"warning: staging: removed {path.name}, which was damaged: the next job packs it again; running from"
+        assert [line for line in job.lines() if line.startswith(warning)], job.lines()
+        assert job.lines()[-2:] == ["shared", "left"]
+    job.slurm.wait_for_end(job.run(python, program))
+    assert job.lines()[-2:] == ["staged", "left"]
+
+
 def test_a_job_that_cannot_stage_runs_from_the_shared_file_system_with_one_line(job: Job, tmp_path: Path) -> None:
     not_a_folder = tmp_path / "file"
     not_a_folder.touch()

@@ -8,7 +8,9 @@ import pytest
 
 from jobs.files import write_json
 from jobs.run_dir import Work
+from jobs.stage import stage_key, write_record
 from pipelines.config import compose
+from pipelines.slurm.jobs import SlurmJobs
 from pipelines.sweep.grid import Sweep, grid_points
 from tests.conftest import Idxtrain, MakeArchives
 from tests.support.slurm_cluster import SlurmCluster
@@ -62,6 +64,40 @@ def test_points_at_once_need_a_site(idxtrain: Idxtrain) -> None:
     done = idxtrain("sweep", *OPTIONS, "--grid", "seed=0,1", "--at-once", 2)
     assert done.returncode == 2
     assert "--at-once 2: found no --site, expected one" in done.stderr
+
+
+def test_the_job_of_the_table_is_shown_after_slurm_has_forgotten_it(
+    slurm: SlurmCluster, sweep: Sweep, idxtrain: Idxtrain, tmp_path: Path
+) -> None:
+    write_json(sweep.jobs_file, {"prepare": "900001", "train": "900002", "evaluate": "900003"})
+    for number, point in enumerate(sweep.points):
+        run = sweep.run(point)
+        run.path.mkdir(exist_ok=True)
+        write_json(run.config_file, compose("softmax", {}).to_json())
+        for stage in ("fetch", "prepare", "train"):
+            outputs = {"validation": {}, "steps": 10, "images_per_second": 1.0}
+            write_record(run, stage, stage_key(run, stage), outputs, [])
+        jobs = SlurmJobs(run)
+        jobs.folder.mkdir()
+        jobs.write_jobs({"prepare": "900001", "train": f"900002_{number}"})
+
+    def row() -> tuple[list[str], int]:
+        done = idxtrain("status", "s", env=slurm.environment)
+        lines = done.stdout.splitlines()
+        assert lines[5].startswith("table "), done.stdout + done.stderr
+        return [" ".join(lines[5].split()[:3]), *lines[6:]], done.returncode
+
+    assert row() == (["table 900003 CANCELLED"], 75), "it has never started"
+    log = sweep.folder / "table-900003.out"
+    with log.open("w") as file:
+        command = [sys.executable, "-m", "pipelines.sweep.run", str(sweep.work.path), "s"]
+        assert subprocess.run(command, stdout=file, stderr=file).returncode == 1
+    why = "sweep s: no point has a validation accuracy; the reasons are in the table"
+    assert row() == (["table 900003 FAILED", f"table failed (job 900003): {why}; see {log}"], 1)
+    assert why in idxtrain("logs", "s", env=slurm.environment).stdout
+    with log.open("a") as file:  # as after `scontrol requeue`
+        file.write("best by validation: s-0: seed=0\n")
+    assert row() == (["table 900003 COMPLETED"], 0)
 
 
 _TRAIN = """

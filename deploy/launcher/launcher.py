@@ -260,7 +260,7 @@ class Launcher:
     def _report_stop(self) -> int:
         """Print that the stage stopped on request, as no rank could; return the exit code."""
         checkpoint = " from its last checkpoint" if self._training else ""
-        hint = f"; `{self._run.resume_command}` resumes it{checkpoint}" if self._run else ""
+        hint = f"; {self._run.resumed_by} resumes it{checkpoint}" if self._run else ""
         self._print_error(f"{self._options.stage}: stopped on request{hint}")
         return ResumableError.exit_code
 

@@ -101,10 +101,11 @@ def environment_for_sbatch(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name == "SLURM_CONF" or not name.startswith(of_job)}
 
 
-def find(scripts: Iterable[Path], jobs: Iterable[str] = ()) -> list[Queued]:
-    """Return the user's jobs with one of these scripts or IDs, newest first, also ended ones that the queue still has.
+def find(scripts: Iterable[Path]) -> list[Queued]:
+    """Return the user's jobs with one of these scripts, newest first, also ended ones that the queue still has.
 
-    A job's name would not do: runs of the same ID may exist in several work folders.
+    A job's name would not do: runs of the same ID may exist in several work folders. Its ID neither: another cluster
+    has the same IDs, and a controller that lost its state begins again at 1.
     """
     done = _call(["squeue", "--me", "--states=all", "--noheader", "--array", f"--format={'|'.join(_FIELDS.values())}"])
     if done.returncode:
@@ -115,21 +116,24 @@ def find(scripts: Iterable[Path], jobs: Iterable[str] = ()) -> list[Queued]:
         for row in rows
         if len(row) == len(_FIELDS)
     ]
-    by_script, by_id = {str(path) for path in scripts}, set(jobs)
-    wanted = [job for job in queued if job.script in by_script or job.job in by_id]
+    by_script = {str(path) for path in scripts}
+    wanted = [job for job in queued if job.script in by_script]
     return sorted(wanted, key=lambda job: int(job.job.partition("_")[0]), reverse=True)
 
 
-def account(job: str) -> tuple[str, str] | None:
-    """Return a job's state and elapsed time from Slurm's accounting; None if it has no record or does not run."""
+def account(job: str, names: Iterable[str]) -> tuple[str, str] | None:
+    """Return a job's state and elapsed time from Slurm's accounting; None if it has no record or does not run.
+
+    `names`: in the queue, one of which the job has: another cluster's job may have its number.
+    """
+    options = ["--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=State,Elapsed,JobName"]
     try:
-        done = _call(["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=State,Elapsed"])
+        done = _call(["sacct", *options])
     except NoSlurmError:
         return None
-    if done.returncode or not done.stdout.strip():
-        return None
-    state, _, elapsed = done.stdout.splitlines()[-1].partition("|")
-    return state.split()[0], elapsed
+    known = [line.split("|", 2) for line in done.stdout.splitlines() if line.count("|") >= 2]
+    ours = [(state.split()[0], elapsed) for state, elapsed, name in known if name in set(names)]
+    return ours[-1] if ours and not done.returncode else None
 
 
 def state(job: str) -> str:
@@ -139,6 +143,14 @@ def state(job: str) -> str:
     """
     done = _call(["squeue", "--states=all", "--noheader", f"--jobs={job}", "--format=%T"])
     if done.returncode and _UNKNOWN_JOB not in done.stderr:
+        raise ControllerAwayError(f"squeue failed ({_message(done)})")
+    return done.stdout.strip().partition("\n")[0]
+
+
+def script_of(job: str) -> str:
+    """Return the path of a job's script. Raises ControllerAwayError if the controller does not answer."""
+    done = _call(["squeue", "--states=all", "--noheader", f"--jobs={job}", f"--format={_FIELDS['script']}"])
+    if done.returncode:
         raise ControllerAwayError(f"squeue failed ({_message(done)})")
     return done.stdout.strip().partition("\n")[0]
 

@@ -39,7 +39,7 @@ _AMBIGUOUS = "Requested node configuration is not available"
 _TOO_LARGE = "cannot start: more than a job of your account or QOS may have; fix: set the site's nodes, cpus or time"
 # Of squeue, for jobs that wait: what starts a reason, and what it means. The first that fits counts.
 _PENDING = {
-    "DependencyNeverSatisfied": "can never start: the job before it failed; fix: `idxtrain submit --run-id` again",
+    "DependencyNeverSatisfied": "can never start: the job before it failed; fix: the error, then submit again",
     "Dependency": "waits for the previous stage",
     "BeginTime": "restarts soon",
     "JobArrayTaskLimit": "waits for its turn: --at-once limits the tasks",

@@ -11,10 +11,12 @@ import sysconfig
 import tarfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.staging.contents import needed
+from jobs.errors import InputError
 from jobs.files import sha256_file, write_atomic
 from jobs.installation import PACKAGES
 from jobs.lease import Lease
@@ -54,9 +56,29 @@ def archives(folder: Path, packages: Path) -> tuple[Archive, ...]:
     return tuple(made)
 
 
+def remove_damaged(made: Sequence[Archive]) -> list[str]:
+    """Remove those tar files whose bytes are not those of their checksum; return their names.
+
+    The next job packs them again. Reads each file whole, so it is for jobs whose nodes could not unpack them.
+    """
+    removed = []
+    for path in (Path(each.path) for each in made):
+        with suppress(InputError, OSError), _lease(path):
+            checksum = path.with_suffix(".sha256")
+            if sha256_file(path) != checksum.read_text(encoding="utf-8").strip():
+                path.unlink()
+                checksum.unlink()
+                removed.append(path.name)
+    return removed
+
+
+def _lease(path: Path) -> Lease:
+    return Lease(path.with_name(f".{path.name}.json"), f"environment {path}", waits=True)
+
+
 def _archive(folder: Path, what: str, key: str, root: Path, files: Sequence[Path]) -> Archive:
     path = folder / f"{what}-{key}.tar"
-    with Lease(folder / f".{path.name}.json", f"environment {path}", waits=True):
+    with _lease(path):
         checksum = path.with_suffix(".sha256")
         if path.exists() and checksum.exists():
             os.utime(path)

@@ -73,7 +73,11 @@ def staged(what: Sequence[Staged], environments: Path, environment: Mapping[str,
             yield _placement(what, message, scratch_parent(environment))
         else:
             step.end()
-            log.warning("staging: not on every node; running from the shared file system")
+            damaged = ", ".join(archive.remove_damaged(message.archives))
+            why = (
+                f"removed {damaged}, which was damaged: the next job packs it again" if damaged else "not on every node"
+            )
+            log.warning("staging: %s; running from the shared file system", why)
             yield Placement()
     finally:
         step.end()

@@ -63,5 +63,6 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> Non
 
 def _damaged(archive: Archive) -> InputError:
     return InputError(
-        f"{archive.path}: found a damaged tar file, expected SHA-256 {archive.sha256[:16]}…; fix: remove it"
+        f"{archive.path}: found a damaged tar file, expected SHA-256 {archive.sha256[:16]}…; "
+        "fix: remove it, and the next job packs it again"
     )

@@ -20,4 +20,4 @@ class StopRequest:
 
 def stopped(step: int, total: int, run: RunDir) -> ResumableError:
     """Return the error that ends a rank after a request to stop."""
-    return ResumableError(f"train: stopped on request at step {step:,} of {total:,}; `{run.resume_command}` resumes it")
+    return ResumableError(f"train: stopped on request at step {step:,} of {total:,}; {run.resumed_by} resumes it")

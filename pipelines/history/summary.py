@@ -117,16 +117,19 @@ def _validation(run: RunDir, stage: str, metrics: Mapping[str, Any]) -> float | 
 
 def queued_runs(chosen: Sequence[RunDir]) -> frozenset[str]:
     """Return the IDs of the runs whose Slurm jobs are not over. Slurm is asked once, and only for submitted runs."""
-    run_of: dict[str, str] = {}
-    for run in chosen:
-        with suppress(InputError, OSError):  # not submitted, or its jobs are unknown
-            run_of |= dict.fromkeys(SlurmJobs(run).jobs().values(), run.run_id)
-    if not run_of:
+    submitted = [jobs for run in chosen if runs.written((jobs := SlurmJobs(run)).jobs_file) >= 0]
+    if not submitted:
         return frozenset()
+    scripts = [script for jobs in submitted for script in (*jobs.scripts(), *jobs.sweep_scripts())]
     try:
-        return frozenset(run_of[job.job] for job in queue.find((), run_of) if not job.over)
+        active = [job for job in queue.find(scripts) if not job.over]
     except (IdxtrainError, OSError):  # no Slurm here
         return frozenset()
+    waiting: set[str] = set()
+    for jobs in submitted if active else []:
+        with suppress(InputError):  # its jobs are unknown
+            waiting |= {jobs.run.run_id} if jobs.own(active) else set()
+    return frozenset(waiting)
 
 
 def _object(run: RunDir, name: str) -> dict[str, Any]:

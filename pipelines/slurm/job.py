@@ -161,11 +161,12 @@ def _requeue(jobs: SlurmJobs, stage: JobStage, job: str) -> None:
         return
     if "_" in job:
         raise IdxtrainError(f"{stage}: cannot be requeued ({why}); fix: submit the sweep again, which resumes it")
-    new = _submitted_again(jobs.script_file(stage), job)
+    # The script of this job, which may be a sweep's: a run has its own only if it was submitted alone.
+    new = _submitted_again(Path(_answered(lambda: queue.script_of(job))), job)
     known = jobs.jobs() | {stage: new}
     later = next((known[name] for name in _stages_after(stage) if name in known), None)
     if later:
-        queue.depend(later, new)
+        queue.depend(_whole(later), new)
     jobs.write_jobs(known)
     jobs.record("again", stage=stage, job=new, how="resubmit")
     print(f"{stage}: cannot be requeued ({why}); resubmitted as job {new}", file=sys.stderr, flush=True)
@@ -204,17 +205,22 @@ def _answered(ask: Callable[[], str], done: Callable[[], str | None] = lambda: N
 
 
 def _cancel_later_jobs(jobs: SlurmJobs, stage: JobStage) -> None:
-    later = {name: job for name, job in jobs.jobs().items() if name in _stages_after(stage)}
+    later = {name: _whole(job) for name, job in jobs.jobs().items() if name in _stages_after(stage)}
     if not later:
         return
     queue.cancel(list(later.values()))
     listed = ", ".join(f"{name} (job {job})" for name, job in later.items())
     print(
         f"{stage}: failed, so {listed} cannot run and {'is' if len(later) == 1 else 'are'} cancelled; "
-        f"fix the error, then `{jobs.run.resume_command}` resumes at {stage}",
+        f"fix the error, then {jobs.run.resumed_by} resumes at {stage}",
         file=sys.stderr,
         flush=True,
     )
+
+
+def _whole(job: str) -> str:
+    """Return the array of a task; of any other job, the job."""
+    return job.partition("_")[0]
 
 
 def _stages_after(stage: JobStage) -> tuple[JobStage, ...]:

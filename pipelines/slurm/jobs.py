@@ -4,12 +4,14 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from deploy.slurm.queue import Queued
+from deploy.slurm.script import job_name
 from deploy.slurm.site import JOB_STAGES, JobStage, Site, validate
 from jobs.checkpoint_names import step_of
 from jobs.errors import IdxtrainError, InputError
@@ -70,13 +72,35 @@ class SlurmJobs:
         """Return the batch scripts, by which the run's jobs are known in the queue."""
         return [self.script_file(stage) for stage in JOB_STAGES]
 
+    def sweep_scripts(self) -> list[Path]:
+        """Return the batch scripts of the sweep that has this run among its points, if one has."""
+        name = self.run.sweep
+        return [self.run.work.sweeps / name / f"{stage}.sh" for stage in JOB_STAGES] if name else []
+
+    def own(self, queued: Iterable[Queued]) -> list[Queued]:
+        """Return those jobs that are this run's: with its script, or a number of its own and its sweep's script."""
+        scripts, of_sweep = set(map(str, self.scripts())), set(map(str, self.sweep_scripts()))
+        numbers = set(self.jobs().values())
+        return [job for job in queued if job.script in scripts or (job.script in of_sweep and job.job in numbers)]
+
+    def names(self, stage: str) -> list[str]:
+        """Return the names that a stage's job may have in the queue: the run's, and its sweep's."""
+        return [job_name(name, stage) for name in (self.run.run_id, self.run.sweep) if name]
+
+    @property
+    def how_to_submit(self) -> str:
+        """What submits the run: its command, or that of the sweep that has it among its points."""
+        if self.run.sweep:
+            return f"give the sweep's own command, with `--name {self.run.sweep}` and --site"
+        return f"`idxtrain submit --run-id {self.run.selector}`"
+
     def site(self) -> Site:
         """Return the site that the jobs were submitted to."""
-        return validate(read_object(self.site_file, _SUBMIT), str(self.site_file))
+        return validate(read_object(self.site_file, self.how_to_submit), str(self.site_file))
 
     def jobs(self) -> dict[str, str]:
         """Return the job ID of each submitted stage."""
-        return {stage: str(job) for stage, job in read_object(self.jobs_file, _SUBMIT).items()}
+        return {stage: str(job) for stage, job in read_object(self.jobs_file, self.how_to_submit).items()}
 
     def write_jobs(self, jobs: Mapping[str, str]) -> None:
         """Record the job ID of each stage."""
@@ -127,21 +151,12 @@ class SlurmJobs:
         if fruitless > max_restarts:
             raise IdxtrainError(
                 f"{stage}: started {counted(fruitless, 'time')} at step {step} without progress; fix: give it more "
-                "time, or more "
-                "checkpoints (train.checkpoint_every_steps), then submit the run again"
+                f"time, or more checkpoints (train.checkpoint_every_steps), then {self.how_to_submit}"
             )
 
     def last_error(self, stage: str, job: str, since: int = 0) -> str:
-        """Return the last error in a job's log after byte `since`, without its prefix: ours, else the last line."""
-        try:
-            with self.log_file(stage, job).open("rb") as log:
-                log.seek(max(since, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
-                lines = log.read().decode(errors="replace").splitlines()
-        except OSError:
-            return ""
-        errors = [match[1] for line in lines if (match := _ERROR.match(line))]
-        said = errors or [line.strip() for line in lines if line.strip()]  # e.g. what bash or srun said
-        return said[-1][:_MOST_SAID] if said else ""
+        """Return the last error in a job's log after byte `since`: see `last_error_in`."""
+        return last_error_in(self.log_file(stage, job), since)
 
     def log_size(self, stage: str, job: str) -> int:
         """Return the size of a job's log in bytes."""
@@ -149,6 +164,19 @@ class SlurmJobs:
             return self.log_file(stage, job).stat().st_size
         except OSError:
             return 0
+
+
+def last_error_in(path: Path, since: int = 0) -> str:
+    """Return the last error in a log after byte `since`, without its prefix: ours, else the last line."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(since, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            lines = log.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    errors = [match[1] for line in lines if (match := _ERROR.match(line))]
+    said = errors or [line.strip() for line in lines if line.strip()]  # e.g. what bash or srun said
+    return said[-1][:_MOST_SAID] if said else ""
 
 
 def is_submitted(run_id: str | None, work: Work) -> bool:
@@ -165,7 +193,7 @@ def submitted_run(run_id: str | None, work: Work) -> SlurmJobs:
             raise InputError(f"run {run_id}: found no such run in {work.runs}; fix: {_SUBMIT}")
         jobs = SlurmJobs(run)
         if not jobs.jobs_file.exists():
-            raise InputError(f"run {run_id}: was not submitted; fix: `idxtrain submit --run-id {run_id}`")
+            raise InputError(f"run {run_id}: was not submitted; fix: {jobs.how_to_submit}")
         return jobs
     last = runs.latest(work, _jobs_file)
     if last is None:

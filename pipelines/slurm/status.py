@@ -46,7 +46,7 @@ class _JobFacts:
 
 def rows(jobs: SlurmJobs) -> list[Row]:
     """Return the state of each stage's job, in order."""
-    queued, silent = ask(jobs.scripts(), jobs.jobs().values())
+    queued, silent = ask([*jobs.scripts(), *jobs.sweep_scripts()])
     stages: list[Row] = []
     for stage in JOB_STAGES:
         failed = next((row for row in stages if row.code and row.state != "UNKNOWN"), None)
@@ -54,10 +54,10 @@ def rows(jobs: SlurmJobs) -> list[Row]:
     return stages
 
 
-def ask(scripts: Iterable[Path], jobs: Iterable[str]) -> tuple[dict[str, Queued], str]:
-    """Return the jobs that Slurm's queue still has, by ID, and why it does not answer, if it does not."""
+def ask(scripts: Iterable[Path]) -> tuple[dict[str, Queued], str]:
+    """Return the jobs with these scripts that the queue still has, by ID, and why Slurm does not answer, if so."""
     try:
-        return {job.job: job for job in queue.find(scripts, jobs)}, ""
+        return {job.job: job for job in queue.find(scripts)}, ""
     except NoSlurmError as error:
         return {}, str(error)
 
@@ -103,7 +103,7 @@ def _facts(jobs: SlurmJobs, stage: str, job: str, queued: Queued | None) -> _Job
     """Return what the first source that knows the job reports: the queue, the accounting, the run folder."""
     if queued:
         return _JobFacts(state=queued.state, elapsed=queued.elapsed, nodes=queued.nodes, reason=queued.reason)
-    accounted = queue.account(job)
+    accounted = queue.account(job, jobs.names(stage))
     if accounted:
         state, elapsed = accounted
         return _JobFacts(state=state, elapsed=elapsed)
@@ -166,14 +166,18 @@ def exit_code(stages: Sequence[Row]) -> int:
 
 def cancel(jobs: SlurmJobs) -> list[str]:
     """Cancel all jobs of a run that are not over; return their IDs."""
-    return cancel_queued(jobs.scripts(), jobs.jobs().values())
+    return cancel_active(_queued(jobs))
 
 
-def cancel_queued(scripts: Iterable[Path], jobs: Iterable[str]) -> list[str]:
-    """Cancel the jobs with these scripts or IDs that are not over; return their IDs."""
-    active = [job.job for job in queue.find(scripts, jobs) if not job.over]
+def cancel_active(queued: Iterable[Queued]) -> list[str]:
+    """Cancel those jobs that are not over; return their IDs."""
+    active = [job.job for job in queued if not job.over]
     queue.cancel(active)
     return active
+
+
+def _queued(jobs: SlurmJobs) -> list[Queued]:
+    return jobs.own(queue.find([*jobs.scripts(), *jobs.sweep_scripts()]))
 
 
 def log_lines(jobs: SlurmJobs, follow: bool) -> Iterator[str]:
@@ -187,7 +191,7 @@ def log_lines(jobs: SlurmJobs, follow: bool) -> Iterator[str]:
         return ((stage, jobs.log_file(stage, known[stage])) for stage in JOB_STAGES if stage in known)
 
     def is_active() -> bool:
-        return any(not job.over for job in queue.find(jobs.scripts(), jobs.jobs().values()))
+        return any(not job.over for job in _queued(jobs))
 
     yield from lines_of(logs, is_active if follow else None, f"run {jobs.run.run_id}")
 

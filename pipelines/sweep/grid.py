@@ -63,6 +63,10 @@ class Sweep:
         """The job IDs by stage, of a sweep on Slurm."""
         return self.folder / "jobs.json"
 
+    def table_log(self, job: str) -> Path:
+        """Return the path of the log that Slurm writes for the job of the table."""
+        return self.folder / f"table-{job}.out"
+
     def script_file(self, stage: str) -> Path:
         """Return the path of a stage's batch script."""
         return self.folder / f"{stage}.sh"

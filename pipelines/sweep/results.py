@@ -11,6 +11,8 @@ from jobs.stage import is_done, read_record
 from jobs.text_table import text_table
 from pipelines.sweep.grid import Point, Sweep
 
+BEST = "best by validation: "  # begins the line that a finished sweep prints of its best point
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:

@@ -23,7 +23,7 @@ from deploy.slurm import queue, script
 from deploy.slurm.site import Site
 from jobs.errors import IdxtrainError, InputError, ReportedError, ResumableError
 from jobs.exit_codes import exit_codes
-from jobs.files import write_json, write_text
+from jobs.files import read_object, write_json, write_text
 from jobs.logs import log_to_stderr
 from jobs.python import module_command
 from jobs.run_dir import RunDir, Work
@@ -39,7 +39,7 @@ from pipelines.slurm.jobs import SlurmJobs
 from pipelines.slurm.submit import config_for, job_command, submit
 from pipelines.stages import result_line, run_stages
 from pipelines.sweep.grid import Point, Sweep, grid_points, read_sweep, validation_of
-from pipelines.sweep.results import Result, best, read_results, result_table
+from pipelines.sweep.results import BEST, Result, best, read_results, result_table
 
 log = logging.getLogger("idxtrain")
 
@@ -240,6 +240,8 @@ def finish(sweep: Sweep) -> int:
         _print_best(winner, f"submitted as run {run.run_id}: {listed}; `idxtrain status {run.run_id}` shows its state")
         return 0
     code = run_job("evaluate", run, os.environ)
+    if again := SlurmJobs(run).jobs().get("evaluate"):  # this job was submitted again
+        write_json(sweep.jobs_file, {**read_object(sweep.jobs_file, ""), "evaluate": again})
     if code == 0:
         _print_best(winner, result_line(run))
     return code
@@ -251,7 +253,7 @@ def _failures(sweep: Sweep) -> dict[str, str]:
 
 
 def _print_best(winner: Result, outcome: str) -> None:
-    print(f"best by validation: {winner.runs}: {winner.about}")
+    print(f"{BEST}{winner.runs}: {winner.about}")
     print(outcome)
 
 

@@ -3,12 +3,13 @@
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from deploy.slurm import queue, reasons
 from deploy.slurm.queue import Queued
+from deploy.slurm.script import job_name
 from jobs.errors import IdxtrainError, InputError, ResumableError
 from jobs.files import read_object
 from jobs.lease import living_owner
@@ -20,9 +21,10 @@ from pipelines import runs
 from pipelines.history.progress import training_progress
 from pipelines.history.summary import summary_of
 from pipelines.slurm import status
-from pipelines.slurm.jobs import SlurmJobs
+from pipelines.slurm.jobs import SlurmJobs, last_error_in
 from pipelines.slurm.status import Row
 from pipelines.sweep.grid import Point, Sweep, read_sweep
+from pipelines.sweep.results import BEST
 
 # Of Slurm's states and of runs on this machine. Others are shown as they are.
 _WORDS = {
@@ -52,31 +54,51 @@ def _submitted(sweep: Sweep) -> tuple[list[Row], list[Row]]:
     """Return the rows of the jobs around the array, and of its tasks. Slurm is asked once."""
     ids = _ids(sweep)
     all_jobs = [SlurmJobs(sweep.run(point)) for point in sweep.points]
-    tasks = [job for jobs in all_jobs for job in jobs.jobs().values()]
-    queued, silent = status.ask(sweep.scripts(), [*ids.values(), *tasks])
+    queued, silent = status.ask(sweep.scripts())
     prepare = status.stage_row(all_jobs[0], "prepare", queued, silent)
     trained = [status.stage_row(jobs, "train", queued, silent) for jobs in all_jobs]
-    return [prepare, *_last_row(sweep, ids, queued)], trained
+    return [prepare, *_last_row(sweep, ids.get("evaluate", ""), queued, silent)], trained
 
 
-def _last_row(sweep: Sweep, ids: dict[str, str], queued: dict[str, Queued]) -> Iterator[Row]:
-    """Yield the row of the job that prints the table, while Slurm knows it."""
-    job = queued.get(ids.get("evaluate", ""))
-    if job:
-        detail, code = reasons.why_pending(job.reason) if job.state == "PENDING" else "", 0
-        if job.state == "CANCELLED":
-            code = ResumableError.exit_code
-        elif job.over and job.state != "COMPLETED":
-            detail, code = f"see {sweep.folder}/table-{job.job}.out", IdxtrainError.exit_code
-        yield Row(
-            stage="table",
-            job=job.job,
-            state=job.state,
-            elapsed=job.elapsed,
-            nodes=job.nodes,
-            detail=detail,
-            code=code,
-        )
+def _last_row(sweep: Sweep, number: str, queued: Mapping[str, Queued], silent: str) -> Iterator[Row]:
+    """Yield the row of the job that prints the table, if it was submitted. `queued`, `silent`: see `status.ask`."""
+    if not number:
+        return
+    log = sweep.table_log(number)
+    job = queued.get(number) or _forgotten(sweep, number, silent)
+    detail, code = reasons.why_pending(job.reason) if job.state == "PENDING" else "", 0
+    if job.state == "CANCELLED":
+        code = ResumableError.exit_code
+    elif job.state == "UNKNOWN":
+        detail, code = silent, ResumableError.exit_code
+    elif job.over and job.state != "COMPLETED":
+        why = last_error_in(log)
+        detail, code = f"{why}; see {log}" if why else f"see {log}", IdxtrainError.exit_code
+    yield Row(
+        stage="table", job=number, state=job.state, elapsed=job.elapsed, nodes=job.nodes, detail=detail, code=code
+    )
+
+
+def _forgotten(sweep: Sweep, number: str, silent: str) -> Queued:
+    """Return the job of the table as its log or Slurm's accounting show it: the queue no longer has it."""
+    log, elapsed = sweep.table_log(number), ""
+    if _has_finished(log):
+        state = "COMPLETED"
+    elif silent:
+        state = "UNKNOWN"
+    elif accounted := queue.account(number, [job_name(sweep.name, "evaluate")]):
+        state, elapsed = accounted
+    else:
+        state = "FAILED" if log.exists() else "CANCELLED"
+    return Queued(job=number, state=state, elapsed=elapsed, nodes="", reason="", name="", script="")
+
+
+def _has_finished(log: Path) -> bool:
+    """Return whether the job of the table has printed the best point, which it does at its end."""
+    try:
+        return any(line.startswith(BEST) for line in log.read_text(encoding="utf-8", errors="replace").splitlines())
+    except OSError:
+        return False
 
 
 def _here(sweep: Sweep) -> tuple[list[Row], list[Row]]:
@@ -132,7 +154,7 @@ def cancel(sweep: Sweep) -> str:
     Raises InputError where the process is on another machine.
     """
     if _is_submitted(sweep):
-        cancelled = status.cancel_queued(sweep.scripts(), _ids(sweep).values())
+        cancelled = status.cancel_active(queue.find(sweep.scripts()))
         return f"cancelled {', '.join(cancelled)}" if cancelled else "nothing to cancel: no job is queued"
     owner = next((each for point in sweep.points if (each := living_owner(sweep.run(point).lock_file))), None)
     if owner is None:
@@ -158,7 +180,7 @@ def log_lines(sweep: Sweep, follow: bool) -> Iterator[str]:
 
     def is_active() -> bool:
         if is_submitted:
-            return any(not job.over for job in queue.find(sweep.scripts(), _ids(sweep).values()))
+            return any(not job.over for job in queue.find(sweep.scripts()))
         return any(living_owner(sweep.run(point).lock_file) for point in sweep.points)
 
     return status.lines_of(logs, is_active if follow else None, f"sweep {sweep.name}")
@@ -169,7 +191,7 @@ def _job_logs(sweep: Sweep) -> Iterator[tuple[str, Path]]:
         jobs = SlurmJobs(sweep.run(point))
         for stage, job in jobs.jobs().items():
             yield f"{point.run_id}: {stage}", jobs.log_file(stage, job)
-    yield "table", sweep.folder / f"table-{_ids(sweep).get('evaluate', '')}.out"
+    yield "table", sweep.table_log(_ids(sweep).get("evaluate", ""))
 
 
 def _logs_here(sweep: Sweep) -> Iterator[tuple[str, Path]]:

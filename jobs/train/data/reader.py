@@ -13,6 +13,7 @@ threads, 13 lost row groups and 31 swapped some.
   by its file, never by its turn.
 """
 
+import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def _read(
     copies = ShardCopies(directory, list(shards.values()))
     keys = {copies.known(str((directory / shard.path).resolve())): key for key, shard in shards.items()}
     hooks = {
-        "made": staticmethod(copies.made),
+        "copies": copies,
         "handle": staticmethod(lambda path, load: handle(keys[path], load)),
     }
     try:
@@ -119,8 +120,8 @@ def _read(
             shuffle_row_groups=False,
             num_epochs=1,
         )
-    except pa.ArrowException as error:  # Petastorm reads every footer but does not name the damaged file
-        raise (_first_unreadable(directory / shard.path for shard in shards.values()) or error) from error
+    except (pa.ArrowException, OSError) as error:  # Petastorm reads every footer but does not name the damaged file
+        raise (_first_unreadable(keys, copies) or error) from error
     try:
         yield from reader
     finally:
@@ -131,11 +132,10 @@ def _read(
 class RowGroupWorker:
     """A thread of Petastorm's pool, which reads row groups into Arrow tables: `petastorm.workers_pool.worker_base`.
 
-    `made`: returns where to read a file: see `jobs.train.data.shard_copies`. `handle`: gets a file's path and a
-    function that reads its row group; what it returns is published.
+    `handle`: gets a file's path and a function that reads its row group; what it returns is published.
     """
 
-    made: Callable[[str], str]
+    copies: ShardCopies
     handle: "Callable[[str, Callable[[], pa.Table]], Any]"
 
     def __init__(self, worker_id: int, publish_func: Callable[[Any], None], args: Sequence[Any]) -> None:
@@ -150,24 +150,24 @@ class RowGroupWorker:
 
     def process(self, piece_index: int, worker_predicate: None, shuffle_row_drop_partition: tuple[int, int]) -> None:
         """Handle one row group. The other parameters are for features that are not used here."""
-        import pyarrow as pa
-
-        path = self._row_groups[piece_index].path
+        row_group = self._row_groups[piece_index]
         try:
-            result = self.handle(path, partial(self._load, path, self._row_groups[piece_index].row_group))
-        except (pa.ArrowException, OSError) as error:
-            # Published, not raised: Petastorm would print a traceback.
-            self.publish_func(_unreadable(Path(path), error))
-        except InputError as error:
+            result = self.handle(row_group.path, partial(self._load, row_group.path, row_group.row_group))
+        except (InputError, OSError) as error:  # published, not raised: Petastorm would print a traceback
             self.publish_func(error)
         else:
             self.publish_func(result)
 
     def _load(self, path: str, row_group: int) -> "pa.Table":
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        with self._filesystem.open(self.made(path), "rb") as file:
-            return pq.ParquetFile(file).read_row_group(row_group, list(_COLUMNS), use_threads=False)
+        path = self.copies.made(path)
+        try:
+            with self._filesystem.open(path, "rb") as file:
+                return pq.ParquetFile(file).read_row_group(row_group, list(_COLUMNS), use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(path, error, self.copies) from error
 
     def shutdown(self) -> None:
         """Do nothing: there is nothing to release."""
@@ -191,14 +191,22 @@ class ResultReader:
         return published
 
 
-def _unreadable(path: Path, error: Exception) -> Exception:
-    """Return the error for a file that is not valid Parquet; a system error, e.g. of a lost disk, is returned as is."""
+def _unreadable(path: str, error: Exception, copies: ShardCopies) -> Exception:
+    """Return the error for a file that is not valid Parquet; a system error, e.g. of a lost disk, is returned as is.
+
+    A copy is named by its node and its shard: its own path is gone once the job has ended.
+    """
+    source, node = copies.source(path), socket.gethostname()
     if isinstance(error, OSError) and error.errno is not None:
-        return error
-    return InputError(f"{path}: found no valid Parquet ({one_line(error)[:200]}), expected a shard; {_fix(path)}")
+        text = f"{error.strerror}, in its copy on node {node}"
+        return error if path == source else OSError(error.errno, text, source)
+    what, fix = "no valid Parquet", _fix(Path(source))
+    if path != source:
+        what, fix = f"no valid Parquet in its copy on node {node}", "fix: run it again, which copies the shard again"
+    return InputError(f"{source}: found {what} ({one_line(error)[:200]}), expected a shard; {fix}")
 
 
-def _first_unreadable(paths: Iterable[Path]) -> Exception | None:
+def _first_unreadable(paths: Iterable[str], copies: ShardCopies) -> Exception | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -206,7 +214,7 @@ def _first_unreadable(paths: Iterable[Path]) -> Exception | None:
         try:
             pq.read_metadata(path)
         except (pa.ArrowException, OSError) as error:
-            return _unreadable(path, error)
+            return _unreadable(path, error, copies)
     return None
 
 

@@ -37,6 +37,11 @@ class ShardCopies:
         self._folder = Path(folder) / directory.name if folder else None
         self._giving_up = threading.Lock()
         self._sources = {str((directory / shard.path).resolve()): shard for shard in shards} if folder else {}
+        self._copies = {str(self._copy(source)): source for source in self._sources}  # to name a shard in an error
+
+    def source(self, path: str) -> str:
+        """Return a shard's own path for that of its copy; any other path as it is."""
+        return self._copies.get(path, path)
 
     def known(self, source: str) -> str:
         """Return where to read a shard: the path of its copy if it is made already, otherwise its own."""
