@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.dataset import Manifest, Shard
-from jobs.errors import InputError, one_line
-from jobs.train.data.shard_copies import ShardCopies
+from jobs.errors import IdxtrainError, InputError, one_line
+from jobs.shard_copies import ShardCopies
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,7 +79,7 @@ def _read(directory: Path, shards: Sequence[Shard], threads: int) -> "Iterator[p
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\..*")
     # Paths, not URLs: Petastorm cuts URLs at # and ?, and leaves a space as %20.
     copies = ShardCopies(directory, shards)
-    paths = [copies.known(str((directory / shard.path).resolve())) for shard in shards]
+    paths = copies.readable()
     try:
         reader = Reader(
             FilesystemResolver("file:///").filesystem(),
@@ -91,7 +91,7 @@ def _read(directory: Path, shards: Sequence[Shard], threads: int) -> "Iterator[p
             num_epochs=1,
         )
     except pa.ArrowException as error:  # Petastorm reads every footer but does not name the damaged file
-        raise (_first_unreadable(directory / shard.path for shard in shards) or error) from error
+        raise (_first_unreadable(map(Path, paths)) or error) from error
     try:
         yield from reader
     finally:
@@ -102,7 +102,7 @@ def _read(directory: Path, shards: Sequence[Shard], threads: int) -> "Iterator[p
 class RowGroupWorker:
     """A thread of Petastorm's pool, which reads row groups into Arrow tables: `petastorm.workers_pool.worker_base`."""
 
-    made: Callable[[str], str]  # returns where to read a file: see `jobs.train.data.shard_copies`
+    made: Callable[[str], str]  # returns where to read a file: see `jobs.shard_copies`
 
     def __init__(self, worker_id: int, publish_func: Callable[[Any], None], args: Sequence[Any]) -> None:
         """`args`: what Petastorm's Reader passes to each worker."""
@@ -126,7 +126,7 @@ class RowGroupWorker:
         except (pa.ArrowException, OSError) as error:
             # Published, not raised: Petastorm would print a traceback.
             self.publish_func(_unreadable(Path(row_group.path), error))
-        except InputError as error:
+        except IdxtrainError as error:
             self.publish_func(error)
         else:
             self.publish_func(table)
