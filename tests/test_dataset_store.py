@@ -271,7 +271,7 @@ def test_from_archives_to_the_evaluation_a_store_changes_no_number_and_no_file_h
     small: Made, store: Server, tmp_path: Path, idxtrain: Idxtrain
 ) -> None:
     data = small.archives["train_images"].path.parent
-    options = ("--data", data, "--recipe", "softmax", "--np", 2, "--run-id", "r")
+    options: tuple[object, ...] = ("--data", data, "--recipe", "softmax", "--np", 2, "--run-id", "r")
     settings = ("train.deterministic=true", "train.max_steps=6", "prepare.rows_per_shard=64")
     options += tuple(each for setting in settings for each in ("--set", setting))
     where = ("--set", f"prepare.store={URL}")
