@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.dataset import Manifest, Shard, Split, verify_shards
-from jobs.errors import InputError
+from jobs.errors import InputError, StoreLostError
 from jobs.shard_copies import local_path, local_paths
 
 _BATCH = 256  # rows read at once
@@ -122,7 +122,10 @@ class Gallery:
         if not self.dataset.is_dir():
             fix = "prepare the data again, with `idxtrain prepare`"
             raise InputError(f"{self.dataset}: found no such folder, expected the dataset of the model; fix: {fix}")
-        verify_shards(self.dataset, shards)
+        try:
+            verify_shards(self.dataset, shards)
+        except StoreLostError as error:  # the demo does without these images
+            raise InputError(str(error)) from error
 
     def _with_predictions(self, indices: NDArray[Any], labels: NDArray[Any]) -> TestImages:
         from jobs.evaluate.predictions import read_predictions

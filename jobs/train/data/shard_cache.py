@@ -1,6 +1,7 @@
 """The rows of a split in any order, read shard by shard: all kept in memory, or each shard only while it is needed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, tee
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from jobs.dataset import Manifest, Shard, Split
+from jobs.dataset_store import read_record
+from jobs.shard_copies import local_paths
 from jobs.train.data.order import locate, shard_starts
 from jobs.train.data.read_plan import Chunk, ReadPlan
 from jobs.train.data.reader import Rows, read_shards
@@ -16,6 +19,7 @@ from jobs.train.data.row_cache import RowCache, merge_rows
 # Shards that one reader opens. It reads all their footers first, so with all shards of a large epoch it would not begin
 # for minutes. At the end of a group its threads wait for the next: 0.02 s for each group, whose shards take seconds.
 _GROUP = 256
+_GROUP_TO_COPY = 16  # of shards in a store: all of a group are copied before its first is read
 
 
 class ShardStore:
@@ -92,6 +96,12 @@ def _merged(by_turn: Sequence[Rows], turn_of_row: NDArray[Any]) -> Rows:
     return merged
 
 
+def _done(group: list[int], copying: "Future[object]") -> list[int]:
+    """Return a group once its shards are copied; raise the error if they could not be."""
+    copying.result()
+    return group
+
+
 class Arrivals:
     """Shards on their way from the reader's threads, which may deliver them in another order."""
 
@@ -107,7 +117,8 @@ class Arrivals:
         """`shards`: of the split. `wanted`: the numbers of those to read, in the order in which they are needed."""
         self._directory, self._manifest, self._shards = directory, manifest, shards
         self._wanted, self._threads, self._on_shard = wanted, threads, on_shard
-        self._arriving = chain.from_iterable(map(self._read, self._groups()))
+        groups = self._groups(_GROUP) if read_record(directory) is None else self._copied(self._groups(_GROUP_TO_COPY))
+        self._arriving = chain.from_iterable(map(self._read, groups))
         self._early: dict[int, Rows] = {}
 
     def wait_for(self, shard: int) -> Rows:
@@ -118,16 +129,28 @@ class Arrivals:
             self._on_shard()
         return self._early.pop(shard)
 
-    def _groups(self) -> Iterator[list[int]]:
-        """Yield the wanted shards in groups, each shard at most once in a group."""
+    def _groups(self, size: int) -> Iterator[list[int]]:
+        """Yield the wanted shards in groups of at most `size`, each shard at most once in a group."""
         group: dict[int, None] = {}
         for shard in self._wanted:
-            if shard in group or len(group) == _GROUP:
+            if shard in group or len(group) == size:
                 yield list(group)
                 group = {}
             group[shard] = None
         if group:
             yield list(group)
+
+    def _copied(self, groups: Iterator[list[int]]) -> Iterator[list[int]]:
+        """Yield groups of shards of which this node has copies. Those of the next group are made meanwhile."""
+        with ThreadPoolExecutor(1) as pool:
+            copying: list[tuple[list[int], Future[object]]] = []
+            for group in groups:
+                files = [self._shards[shard] for shard in group]
+                copying.append((group, pool.submit(local_paths, self._directory, files)))
+                if len(copying) == 2:
+                    yield _done(*copying.pop(0))
+            for each in copying:
+                yield _done(*each)
 
     def _read(self, group: list[int]) -> Iterator[tuple[int, Rows]]:
         files = [self._shards[shard] for shard in group]
