@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from jobs.dataset import Manifest, Shard, Split, check_shard_size
 from jobs.errors import InputError
+from jobs.shard_copies import local_path, local_paths
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,13 +28,14 @@ def read_labels(directory: Path, manifest: Manifest, split: Split) -> tuple[NDAr
     import pyarrow.parquet as pq
 
     shards = manifest.splits[split].shards
-    for shard in shards:
-        check_shard_size(directory, manifest, shard, pq.read_metadata(directory / shard.path))
+    paths = local_paths(directory, shards)
+    for shard, path in zip(shards, paths, strict=True):
+        check_shard_size(directory, manifest, shard, pq.read_metadata(path))
     labels = np.empty(manifest.splits[split].rows, np.int32)
     indices = np.empty(len(labels), np.int64)
     start = 0
-    for shard in shards:
-        with pq.ParquetFile(directory / shard.path) as file:
+    for shard, path in zip(shards, paths, strict=True):
+        with pq.ParquetFile(path) as file:
             table = file.read(["label", "index"], use_threads=False)
         stop = start + shard.rows
         labels[start:stop], indices[start:stop] = table["label"].to_numpy(), table["index"].to_numpy()
@@ -99,7 +101,7 @@ def _chunks(
 
     for start, shard in shards:
         first = start
-        with pq.ParquetFile(directory / shard.path) as file:
+        with pq.ParquetFile(local_path(directory, shard)) as file:
             for batch in file.iter_batches(size, columns=["image"], use_threads=False):
                 yield first, _decode(batch, directory / shard.path, manifest)
                 first += len(batch)

@@ -8,7 +8,8 @@
       validation/part-00000.parquet …
       test/part-00000.parquet …
 
-The last key of manifest.json, `sha256`, is the hash of all others (`jobs.files.sealed`): an altered file is refused.
+The shards may be in an object store instead, where `store.json` says: see `jobs.dataset_store`. The last key of
+manifest.json, `sha256`, is the hash of all others (`jobs.files.sealed`): an altered file is refused.
 
 Columns: `image`, height × width × channels values, row-major H·W·C: list<float32>, each in [0, 1], or, in a dataset of
 `pixel_type` uint8, the archive's bytes as fixed_size_binary, which stand for byte / 255 (`jobs.pixels`); `label` int32,
@@ -18,7 +19,6 @@ lists: first those that training has, then those that only the test split has. W
 `segments.json` are as in `jobs.segments`. Plain Parquet: any reader reads it. No Spark and no TensorFlow here.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
@@ -27,10 +27,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from jobs.config import Section
+from jobs.dataset_store import read_record
 from jobs.errors import InputError, one_line
 from jobs.files import read_object, sha256_file, take_seal
 from jobs.orientation import Orientation
+from jobs.parquet_footer import holds_pickle
 from jobs.segments import key, require_current, tags
+from jobs.shard_copies import local_path, local_paths, verify_copies
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +42,6 @@ FORMAT = 2  # raised when a reader of the old contract would misread the new one
 SPLITS: tuple["Split", ...] = ("train", "validation", "test")
 MANIFEST = "manifest.json"
 DATA_PAGE = "data.html"  # what the dataset holds, for people
-_PICKLE = b"dataset-toolkit.unischema"  # the key under which Petastorm stores a schema, as a pickle
 _MOST_VALUES = 2**31 - 1  # per image: the range of a list column's 32-bit offsets
 
 Split = Literal["train", "validation", "test"]
@@ -215,6 +217,8 @@ def _contradiction(manifest: Manifest) -> str | None:
 def verify(directory: Path, manifest: Manifest, *splits: Split) -> None:
     """Check size and SHA-256 of each shard of the given splits, and that the data hold no pickle. Raises InputError.
 
+    Shards in a store are copied to this machine first.
+
     Petastorm's own metadata (`_common_metadata`) is a pickle that its readers would execute. `prepare` writes none: a
     dataset that has one comes from elsewhere.
     """
@@ -228,6 +232,9 @@ def verify_shards(directory: Path, shards: Iterable[Shard]) -> None:
             raise InputError(
                 f"{path}: found a file that may hold a pickled schema, which is never loaded; fix: remove the file"
             )
+    if read_record(directory):
+        verify_copies(directory, list(shards))
+        return
     for shard in shards:
         _verify_shard(directory / shard.path, shard, _fix(directory))
 
@@ -238,21 +245,13 @@ def _verify_shard(path: Path, shard: Shard, fix: str) -> None:
         if size != shard.bytes:
             raise InputError(f"{path}: found {size} bytes, expected {shard.bytes}; fix: {fix}")
         digest = sha256_file(path)
-        footer = _footer(path)
+        is_pickled = holds_pickle(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); fix: {fix}") from error
     if digest != shard.sha256:
         raise InputError(f"{path}: found SHA-256 {digest[:12]}…, expected {shard.sha256[:12]}…; fix: {fix}")
-    if _PICKLE in footer:  # a forged dataset whose manifest fits
+    if is_pickled:  # a forged dataset whose manifest fits
         raise InputError(f"{path}: found a pickled schema, which is never loaded; fix: {fix}")
-
-
-def _footer(path: Path) -> bytes:
-    """Return a Parquet file's metadata unparsed. It lies before the last 8 bytes: its length and a magic number."""
-    with path.open("rb") as file:
-        end = file.seek(-8, os.SEEK_END)
-        file.seek(max(0, end - int.from_bytes(file.read(4), "little")))
-        return file.read()
 
 
 def read_split(directory: Path, manifest: Manifest, split: Split) -> "tuple[NDArray[Any], NDArray[Any], NDArray[Any]]":
@@ -264,13 +263,15 @@ def read_split(directory: Path, manifest: Manifest, split: Split) -> "tuple[NDAr
     import numpy as np
     import pyarrow.parquet as pq
 
-    for shard in manifest.splits[split].shards:  # before any memory is allocated for the manifest's claims
-        check_shard_size(directory, manifest, shard, pq.read_metadata(directory / shard.path))
+    shards = manifest.splits[split].shards
+    for shard, path in zip(shards, local_paths(directory, shards), strict=True):
+        # Before any memory is allocated for the manifest's claims.
+        check_shard_size(directory, manifest, shard, pq.read_metadata(path))
     images = np.empty((manifest.splits[split].rows, manifest.values_per_image), np.float32)
     labels = np.empty(len(images), np.int32)
     indices = np.empty(len(images), np.int64)
     start = 0
-    for shard in manifest.splits[split].shards:
+    for shard in shards:
         stop = start + shard.rows
         images[start:stop], labels[start:stop], indices[start:stop] = _read_values(directory, manifest, shard)
         start = stop
@@ -291,7 +292,7 @@ def _read_values(
 
     from jobs.pixels import from_column, to_float
 
-    table = pq.ParquetFile(directory / shard.path).read().combine_chunks()
+    table = pq.ParquetFile(local_path(directory, shard)).read().combine_chunks()
     pixels = from_column(table["image"].combine_chunks())
     _check_size(directory, manifest, shard, table.num_rows, pixels.size)
     if pixels.dtype != manifest.pixel_type:

@@ -55,6 +55,10 @@ class ResumableError(IdxtrainError):
     exit_code = 75
 
 
+class StoreLostError(ResumableError):
+    """An object store does not answer any more: the same command, given later, resumes (exit code 75)."""
+
+
 class PeerLostError(IdxtrainError):
     """A rank cannot continue because another one ended (exit code 71). The launcher reports only the other one."""
 

@@ -187,7 +187,7 @@ def _print_nothing(unraisable: Any) -> None:
 def _end_stopped(run: RunDir, stage: str) -> NoReturn:
     """Report the stop, and end the process without Python's own clean-up."""
     signal.setitimer(signal.ITIMER_REAL, 0)
-    _report(f"{stage}: stopped on request; {_how_to_resume(run)}", ResumableError.exit_code)
+    _report(f"{stage}: stopped on request; {_how_to_resume(run)}", is_of_all_ranks=True)
     os._exit(ResumableError.exit_code)
 
 
@@ -217,7 +217,7 @@ def _exit_codes(run: RunDir, stage: str, requests: stop_signals.Requests) -> Ite
             log_to_file_only(str(error))
             sys.exit(error.exit_code)
         if isinstance(error, IdxtrainError):
-            _fail(str(error), error.exit_code)
+            _fail(str(error), error.exit_code, is_of_all_ranks=type(error) is ResumableError)
         if full_disk(error):
             _fail(f"{stage}: {one_line(error)[:300]}; fix: free some space, then {resume}", IdxtrainError.exit_code)
         if isinstance(error, OSError):  # a lost file system, a missing permission: the system's words, no traceback
@@ -227,15 +227,15 @@ def _exit_codes(run: RunDir, stage: str, requests: stop_signals.Requests) -> Ite
         _fail(f"{stage}: {type(error).__name__}: {one_line(error)[:300]}; the traceback is in {run.logs}", UNEXPECTED)
 
 
-def _fail(message: str, exit_code: int) -> NoReturn:
+def _fail(message: str, exit_code: int, *, is_of_all_ranks: bool = False) -> NoReturn:
     """Print the error on stderr, log it in the run, and end the process."""
-    _report(message, exit_code)
+    _report(message, is_of_all_ranks=is_of_all_ranks)
     sys.exit(exit_code)
 
 
-def _report(message: str, exit_code: int) -> None:
+def _report(message: str, *, is_of_all_ranks: bool) -> None:
     log_to_file_only(message)
-    if not (exit_code == ResumableError.exit_code and launched_rank()):  # all ranks stop together: rank 0 prints it
+    if not (is_of_all_ranks and launched_rank()):  # all ranks stop together: rank 0 prints it
         print(f"idxtrain: {message}", file=sys.stderr, flush=True)
 
 

@@ -45,7 +45,7 @@ class TrainingPlan:
     false where labels or groups decide the sizes later. `batch_size`, `last_batch`: rows of each global batch, and of
     the last one of an epoch; `validation_steps`: from one validation to the next; `images`: training images seen in all
     `steps`. `pixels`: the type that the dataset stores; `are_bytes`: whether the archives are of uint8. `config`: of
-    the training, from which these numbers follow.
+    the training, from which these numbers follow. `store`: `prepare.store`.
     """
 
     pairs: int
@@ -64,6 +64,7 @@ class TrainingPlan:
     ranks: tuple[RankPlan, ...]
     config: TrainConfig
     are_bytes: bool
+    store: str | None
 
 
 def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
@@ -92,6 +93,7 @@ def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
         is_exact=all(pair.is_exact for pair in pairs),
         row_shape=sizes.row_shape,
         pixels=config.prepare.pixels,
+        store=config.prepare.store,
         are_bytes=sizes.are_bytes,
         batch_size=order.batch_size,
         config=train,
@@ -200,6 +202,8 @@ def lines(plan: TrainingPlan) -> list[str]:
         each = f" of {_range(rows)}" if rows else ""
         about = "" if plan.is_exact else "about "
         text.append(f"{split:<11} {about}{counted(sum(rows), 'row')} in {counted(len(rows), 'shard')}{each}")
+    if plan.store:
+        text.append(f"store       shards go to {plan.store}; each node copies those that it reads to its TMPDIR")
     text.append(f"memory      {_memory(plan)}")
     last = f", the last on {counted(plan.last_batch, 'row', 'd')}" if plan.last_batch != plan.batch_size else ""
     text += [

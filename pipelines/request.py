@@ -132,8 +132,8 @@ def own_name(options: Options) -> str | None:
 def check_archives(config: Config) -> None:
     """Raise InputError where fetch would, by the user's archives, before there is a run."""
     from jobs.fetch.check import check
-    from jobs.fetch.config import is_remote
     from jobs.fetch.locate import locate
+    from jobs.object_store import is_remote
 
     if is_remote(config.fetch.data):
         return  # not before fetch has copied them

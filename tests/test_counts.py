@@ -37,7 +37,7 @@ def test_a_plan_and_a_conversion_of_one_of_each_are_singular() -> None:
     plan = TrainingPlan(
         pairs=1, shards=dict.fromkeys(SPLITS, (1,)), is_exact=True, row_shape=(2, 2), batch_size=1, last_batch=1,
         steps_per_epoch=1, steps=1, validation_steps=1, images=1, ranks=(), labels=None, excludes=False,
-        config=compose("fast", {}).train, pixels="uint8", are_bytes=True,
+        config=compose("fast", {}).train, pixels="uint8", are_bytes=True, store=None,
     )  # fmt: skip
     text = "\n".join(lines(plan))
     assert "1 row in 1 shard of 1 row" in text

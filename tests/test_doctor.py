@@ -296,8 +296,8 @@ def test_doctor_passes_on_this_machine_and_loads_nothing_heavy(tmp_path: Path) -
     rows = {line[: header.index("found")].strip(): line for line in lines}
     verdicts = {name: line[header.index("verdict") :].split(maxsplit=1)[0] for name, line in rows.items()}
     assert list(rows)[:3] == ["python", "horovod", "numpy"]
-    assert list(rows)[-14:] == [
-        *("java", "build tools", "offline data"),
+    assert list(rows)[-15:] == [
+        *("java", "build tools", "offline data", "object stores"),
         *(
             "GPUs",
             "CPUs",

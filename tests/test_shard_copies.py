@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs import shard_copies
 from jobs.dataset import Manifest, Shard
 from jobs.errors import InputError
 from jobs.files import sha256_file
-from jobs.train.data import reader, shard_copies
+from jobs.shard_copies import FOLDER, ShardCopies
+from jobs.train.data import reader
 from jobs.train.data.reader import read_shards
-from jobs.train.data.shard_copies import FOLDER, ShardCopies
 
 ROWS = 4  # of each shard
 
@@ -111,10 +112,10 @@ def test_ranks_of_a_node_copy_a_shard_once(
     shard = shards[0]
     make, made = shard_copies._make, []
 
-    def slowly(source: Path, copy: Path, each: object) -> None:
-        made.append(source)
+    def slowly(origin: shard_copies._Origin) -> None:
+        made.append(origin.file)
         threading.Event().wait(0.2)
-        make(source, copy, shard)
+        make(origin)
 
     monkeypatch.setattr(shard_copies, "_make", slowly)
     path, paths = str((dataset / shard.path).resolve()), []

@@ -38,6 +38,7 @@ def _software(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield software.check_java(environment)
     yield software.check_build_tools(environment)
     yield software.check_offline_data()
+    yield software.check_object_stores()
 
 
 def _machine(work: Path, environment: Mapping[str, str], gpus: int) -> Iterator[Finding]:

@@ -125,6 +125,13 @@ def _first_program(names: Iterable[str], path: str) -> list[str]:
     return [program for name in names if (program := shutil.which(name, path=path))][:1]
 
 
+def check_object_stores(installed: Callable[[str], str | None] = installed_version) -> Finding:
+    """Show the client of S3, which only URLs of s3:// need."""
+    version_ = installed("s3fs")
+    found = f"s3fs {version_}" if version_ else "no s3fs: for s3:// URLs, run `uv sync --extra s3`"
+    return Finding(name="object stores", found=found, expected="s3fs for s3:// URLs")
+
+
 def check_offline_data(
     installed: Callable[[str], str | None] = installed_version, package: str = PACKAGE, reader: str = "zarr"
 ) -> Finding:

@@ -67,5 +67,5 @@ class Staged:
 
     @property
     def shards(self) -> Path:
-        """Where ranks copy shards: see `jobs.train.data.shard_copies`."""
+        """Where ranks copy shards: see `jobs.shard_copies`."""
         return self.folder / "shards"

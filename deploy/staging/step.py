@@ -25,7 +25,7 @@ from deploy.staging.node import READY
 from jobs.errors import InputError
 from jobs.logs import log
 from jobs.python import module_command
-from jobs.train.data.shard_copies import FOLDER
+from jobs.shard_copies import FOLDER
 
 _POLL_SECONDS = 0.1
 _READY_SECONDS = 600.0  # gigabytes for each node from a busy file system

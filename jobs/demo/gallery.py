@@ -1,7 +1,7 @@
 """Test images for the demo, and what the model made of them in `evaluate`. Reads a few images at a time."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.dataset import Manifest, Split, verify
-from jobs.errors import InputError
+from jobs.dataset import Manifest, Shard, Split, verify_shards
+from jobs.errors import InputError, StoreLostError
+from jobs.shard_copies import local_path, local_paths
 
 _BATCH = 256  # rows read at once
 _MOST_BATCHES = 16  # kept: 12 MB of MNIST
@@ -48,10 +49,10 @@ class Gallery:
         """What is known about the test images, checked against the manifest. Raises InputError if they are gone."""
         import pyarrow.parquet as pq
 
-        self._require("test")
+        self._require(self.manifest.splits["test"].shards)
         indices, labels = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
-        for shard in self.manifest.splits["test"].shards:
-            with pq.ParquetFile(self.dataset / shard.path) as file:
+        for path in local_paths(self.dataset, self.manifest.splits["test"].shards):
+            with pq.ParquetFile(path) as file:
                 table = file.read(["index", "label"], use_threads=False)
             indices.append(table["index"].to_numpy())
             labels.append(table["label"].to_numpy())
@@ -88,34 +89,43 @@ class Gallery:
                 break
             start += shard.rows
         number, row = divmod(position - start, _BATCH)
-        return self._batch(shard.path, number)[row].reshape(self.manifest.shape)
+        return self._batch(shard, number)[row].reshape(self.manifest.shape)
 
     def sample(self, most: int) -> NDArray[Any]:
         """Return up to about `most` training images, else test images, from shards spread over the split.
 
         float32 [n, height, width, channels]. Raises InputError if the dataset is not here or empty.
         """
-        split: Split = "train" if self._is_here("train") else "test"
-        self._require(split)
-        shards = self.manifest.splits[split].shards
-        if not shards:
+        chosen = self._spread("train", most)
+        if not self._are_here(chosen):
+            chosen = self._spread("test", most)
+        self._require(chosen)
+        if not chosen:
             raise InputError(f"{self.dataset}: found no images, expected some; fix: prepare the data again")
-        chosen = np.unique(np.linspace(0, len(shards) - 1, max(1, most // _SAMPLE)).astype(int))
-        images = [next(self._stream(shards[number].path, max(_SAMPLE, most // len(chosen)))) for number in chosen]
+        images = [next(self._stream(shard, max(_SAMPLE, most // len(chosen)))) for shard in chosen]
         return np.concatenate(images).reshape(-1, *self.manifest.shape)
 
-    def _is_here(self, split: Split) -> bool:
+    def _spread(self, split: Split, most: int) -> list[Shard]:
+        """Return the shards of a split to sample `most` images from."""
+        shards = self.manifest.splits[split].shards
+        numbers = np.linspace(0, len(shards) - 1, max(1, most // _SAMPLE)).astype(int) if shards else ()
+        return [shards[number] for number in np.unique(numbers)]
+
+    def _are_here(self, shards: Sequence[Shard]) -> bool:
         try:
-            self._require(split)
+            self._require(shards)
         except InputError:
             return False
         return True
 
-    def _require(self, split: Split) -> None:
+    def _require(self, shards: Sequence[Shard]) -> None:
         if not self.dataset.is_dir():
             fix = "prepare the data again, with `idxtrain prepare`"
             raise InputError(f"{self.dataset}: found no such folder, expected the dataset of the model; fix: {fix}")
-        verify(self.dataset, self.manifest, split)
+        try:
+            verify_shards(self.dataset, shards)
+        except StoreLostError as error:  # the demo does without these images
+            raise InputError(str(error)) from error
 
     def _with_predictions(self, indices: NDArray[Any], labels: NDArray[Any]) -> TestImages:
         from jobs.evaluate.predictions import read_predictions
@@ -140,26 +150,28 @@ class Gallery:
             pictures=pictures,
         )
 
-    def _batch(self, path: str, number: int) -> NDArray[Any]:
+    def _batch(self, shard: Shard, number: int) -> NDArray[Any]:
         with self._lock:
-            kept = self._batches.get((path, number))
+            kept = self._batches.get((shard.path, number))
             if kept is None:
-                for i, kept in enumerate(self._stream(path, _BATCH)):  # noqa: B007
+                for i, kept in enumerate(self._stream(shard, _BATCH)):  # noqa: B007
                     if i == number:
                         break
                 if kept is None:
-                    raise InputError(f"{self.dataset / path}: found no rows, expected images; fix: prepare it again")
-                self._batches[path, number] = kept
+                    raise InputError(
+                        f"{self.dataset / shard.path}: found no rows, expected images; fix: prepare it again"
+                    )
+                self._batches[shard.path, number] = kept
                 if len(self._batches) > _MOST_BATCHES:
                     self._batches.popitem(last=False)
             return kept
 
-    def _stream(self, path: str, rows: int) -> Iterator[NDArray[Any]]:
+    def _stream(self, shard: Shard, rows: int) -> Iterator[NDArray[Any]]:
         """Yield a shard's images in batches, float32 [rows, values] in [0, 1]."""
         import pyarrow.parquet as pq
 
         from jobs.pixels import from_column, to_float
 
-        with pq.ParquetFile(self.dataset / path) as file:
+        with pq.ParquetFile(local_path(self.dataset, shard)) as file:
             for batch in file.iter_batches(rows, columns=["image"], use_threads=False):
                 yield to_float(from_column(batch.column(0)))

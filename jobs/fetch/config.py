@@ -1,6 +1,5 @@
 """The config section of the fetch stage: which data set, and where its archives may come from."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -12,8 +11,8 @@ from jobs.archive import ROLES, Role
 from jobs.config import Section
 from jobs.errors import InputError
 from jobs.fetch.data_sets import names
+from jobs.object_store import is_remote, require_url
 
-REMOTE = re.compile(r"(s3a?|hdfs)://")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -55,11 +54,6 @@ def _absolute(path: str) -> str:
 _Path = Annotated[str, AfterValidator(_absolute)]
 
 
-def is_remote(data: str) -> bool:
-    """Return whether a folder of archives is a URL of an object store or of Hadoop."""
-    return REMOTE.match(data) is not None
-
-
 def require_on_disk(data: str) -> None:
     """Raise InputError for a remote folder, for commands that take none."""
     if is_remote(data):
@@ -71,15 +65,7 @@ def require_on_disk(data: str) -> None:
 
 def _folder(data: str) -> str:
     """Return an absolute path or a remote folder's URL; raise ValueError for another text."""
-    if not is_remote(data):
-        return _absolute(data)
-    parts = urlsplit(data)
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("found a user name or password in the URL, expected none, as a run's config is shared")
-    if not parts.netloc or parts.query or parts.fragment or not data.isprintable():
-        # What comes after ? may be a secret.
-        raise ValueError(f"found {data.partition('?')[0]!r} and a query, or no bucket, expected s3://bucket/folder")
-    return data
+    return require_url(data) if is_remote(data) else _absolute(data)
 
 
 _Folder = Annotated[str, AfterValidator(_folder)]

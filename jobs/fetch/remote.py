@@ -1,24 +1,20 @@
 """Archives in an object store or Hadoop, such as `--data s3://bucket/prefix`: copied to WORK/archives, and used there.
 
-fsspec opens the location (https://filesystem-spec.readthedocs.io). Credentials come from where its clients look for
-them, for S3 the variables AWS_… and ~/.aws, and from nowhere else: a URL has none, so config, logs and records have
-none. Copied are files with an archive's name in the folder and in the folders in it, `data.toml`, and the lists of
-`idxtrain convert`.
+How a store is opened and read is in `jobs.object_store`. Copied are files with an archive's name in the folder and in
+the folders in it, `data.toml`, and the lists of `idxtrain convert`.
 
 A copy appears whole. An unfinished one is resumed, unless the file was replaced in the meantime. Where the folder has
 SHA256SUMS, copies are checked against it.
 """
 
 import hashlib
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jobs.errors import IdxtrainError, InputError, one_line
-from jobs.fetch.config import FetchConfig, is_remote
+from jobs.errors import IdxtrainError, InputError
+from jobs.fetch.config import FetchConfig
 from jobs.fetch.data_set import FILE
 from jobs.fetch.name_words import split_and_kind
 from jobs.fetch.names import stem
@@ -26,15 +22,12 @@ from jobs.fetch.partial import PartialFile
 from jobs.files import read_object, sealed, sha256_file, sync, take_seal, write_json
 from jobs.lease import Lease
 from jobs.logs import log
+from jobs.object_store import file_system, is_remote, path_of, read_blocks, reporting
 from jobs.pictures import CHECKSUMS, SOURCES
 from jobs.progress import Progress
 
 _BESIDE = (FILE, SOURCES, CHECKSUMS)  # files that belong to archives
-_PROTOCOLS = {"s3": "s3", "s3a": "s3", "hdfs": "hdfs"}
 _RECORD = ".remote.json"
-_BLOCK = 8 << 20
-_ATTEMPTS = 3  # of a block
-_SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +60,8 @@ def copied(config: FetchConfig, archives_dir: Path, lock_dir: Path) -> FetchConf
     folder = _folder(config, archives_dir)
     lock_dir.mkdir(mode=0o775, parents=True, exist_ok=True)
     lease = Lease(lock_dir / f"archives-{folder.name}.json", f"fetch: {config.data}", waits=True)
-    with lease, _reporting(config.data):
-        system = _file_system(config.data)
+    with lease, reporting(f"--data {config.data}"):
+        system = file_system(config.data, "--data")
         _copy(system, config.data, _listed(system, config.data), folder)
     return in_place(config, archives_dir)
 
@@ -77,24 +70,9 @@ def _folder(config: FetchConfig, archives_dir: Path) -> Path:
     return archives_dir / f"{config.dataset}-{hashlib.sha256(config.data.encode()).hexdigest()[:8]}"
 
 
-def _file_system(url: str) -> Any:
-    import fsspec
-
-    protocol, _, rest = url.partition("://")
-    host, _, port = rest.partition("/")[0].partition(":")
-    server = {"host": host, **({"port": int(port)} if port else {})} if protocol == "hdfs" else {}
-    try:
-        return fsspec.filesystem(_PROTOCOLS[protocol], skip_instance_cache=True, use_listings_cache=False, **server)
-    except ImportError as error:
-        raise InputError(
-            f"--data {url}: found no package {error.name or 's3fs'}, expected it for this location; fix: "
-            "`.uv/bin/uv sync --extra s3`"
-        ) from error
-
-
 def _listed(system: Any, url: str) -> list[RemoteFile]:
     """Return the files to copy. Raises InputError if there are none, or for a name that could leave the folder."""
-    root = system._strip_protocol(url.replace("s3a://", "s3://", 1)).rstrip("/")
+    root = path_of(system, url)
     found = system.find(root, maxdepth=2, detail=True)
     files = []
     for path, info in sorted(found.items()):
@@ -165,8 +143,7 @@ def _receive(system: Any, url: str, file: RemoteFile, target: Path) -> None:
         part.cut(min(done, file.bytes))
         if done:
             log.info("fetch: %s: resuming after %s bytes", file.name, f"{done:,}")
-        while done < file.bytes:
-            block = _block(system, url, file, done)
+        for block in read_blocks(system, f"{url}: {file.name}", file.path, done, file.bytes):
             part.write(block)
             done += len(block)
             progress.update(done)
@@ -177,26 +154,6 @@ def _receive(system: Any, url: str, file: RemoteFile, target: Path) -> None:
             raise IdxtrainError(f"{url}: {file.name} changed while it was copied; fix: run again")
         part.finish(target)
     sync(target.parent)
-
-
-def _block(system: Any, url: str, file: RemoteFile, start: int) -> bytes:
-    """Return some bytes from `start` on, at least one."""
-    end = min(start + _BLOCK, file.bytes)
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            block: bytes = system.cat_file(file.path, start=start, end=end)
-        except (PermissionError, FileNotFoundError):
-            raise
-        except Exception as error:  # each client has its own for a connection that is cut
-            if attempt == _ATTEMPTS:
-                raise IdxtrainError(
-                    f"{url}: {file.name}: the transfer ended after {start} of {file.bytes} bytes ({_reason(error)}, "
-                    f"{_ATTEMPTS} attempts); fix: run again, which resumes it"
-                ) from error
-        else:
-            if 0 < len(block) <= end - start:
-                return block
-    raise IdxtrainError(f"{url}: {file.name}: found no bytes after {start}, expected {file.bytes}; fix: run again")
 
 
 def _check_sums(url: str, record: dict[str, dict[str, Any]], folder: Path) -> None:
@@ -214,36 +171,3 @@ def _check_sums(url: str, record: dict[str, dict[str, Any]], folder: Path) -> No
                 f"{url}: {name}: found SHA-256 {entry['sha256'][:12]}…, expected {expected[:12]}… as in {CHECKSUMS}; "
                 "fix: upload the file again"
             )
-
-
-@contextmanager
-def _reporting(url: str) -> Iterator[None]:
-    """Turn a client's errors into one line without credentials."""
-    try:
-        yield
-    except IdxtrainError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"--data {url}: found no such folder; fix: correct the URL") from error
-    except OSError as error:
-        if error.filename:  # of this machine, such as a full disk
-            raise
-        raise _unreachable(url, error) from error
-    except Exception as error:  # botocore's own, such as for missing credentials
-        raise _unreachable(url, error) from error
-
-
-def _unreachable(url: str, error: Exception) -> InputError:
-    return InputError(
-        f"--data {url}: cannot be read ({_reason(error)}); fix: correct the URL or the credentials, for S3 AWS_PROFILE "
-        "or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_ENDPOINT_URL of another server than Amazon's"
-    )
-
-
-def _reason(error: Exception) -> str:
-    """Return an error on one line, without the values of credentials."""
-    text = one_line(error) or type(error).__name__
-    for name in _SECRETS:
-        if value := os.environ.get(name):
-            text = text.replace(value, f"${name}")
-    return text

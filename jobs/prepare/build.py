@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from jobs.dataset import SPLITS, Shard, Split, shards_of
+from jobs.dataset import MANIFEST, SPLITS, Shard, Split, shards_of
+from jobs.dataset_store import StoreFolder, open_folder
 from jobs.errors import IdxtrainError
 from jobs.prepare.archives import inflated, pair_of, read_headers
 from jobs.prepare.assign import assign
-from jobs.prepare.config import SparkConfig
+from jobs.prepare.config import PrepareConfig, SparkConfig
 from jobs.prepare.decode import Decoder, Written, changed_labels
 from jobs.prepare.digests import join_files, read_digests
 from jobs.prepare.disk_space import require_room
@@ -50,7 +51,8 @@ def _fill(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
     excluded = exclusions.of("", images.rows)
     test_rows = None if inputs.makes_test else headers["test_images"].rows
     plan = plan_dataset(inputs.config, images.rows, test_rows, images.row_shape, len(excluded))
-    require_room(directory, archives, headers, plan)
+    store = open_store(inputs.config, inputs.dataset_id, MANIFEST)
+    require_room(directory, archives, headers, plan, keeps_shards=store is None)
     scratch = directory / _SCRATCH
     scratch.mkdir()
     labels, pictures = ({k: v for k, v in archives.items() if k.endswith(end)} for end in ("_labels", "_images"))
@@ -71,18 +73,19 @@ def _fill(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
                 orientation=inputs.orientation,
                 pixels=inputs.config.pixels,
                 views=True,
+                store=store,
             )
             moments = survey_splits(spark, decoder, plan, images)
             indices = np.concatenate([decoder.rows.whole(split) for split in SPLITS])
             digests = read_digests(join_files(map(decoder.rows.digests, SPLITS), scratch / "digests"))
             findings = merge(moments, indices, digests, images.dtype, plan.rows["test"])
-            for split in SPLITS:
+            for split in SPLITS if store is None else ():
                 (directory / split).mkdir()
             write = partial(decoder.write, findings.normalization, directory)
             written = spark.collect("prepare: writing Parquet", write, plan.shards)
             shards = take_shards(decoder, written, assigned.label_counts)
             inputs.require_unchanged()
-            check_shards(directory, plan, shards)
+            check_shards(directory, plan, shards, store)
             content = Content(
                 images=images,
                 classes=assigned.classes,
@@ -95,6 +98,8 @@ def _fill(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
             manifest = write_manifest(directory, inputs, content)
             views = take_views(each.view for each in written if each.view)
             look(directory, manifest, views, digests, partial(decoder.read, findings.normalization), scratch)
+            if store is not None:
+                store.finish(directory, MANIFEST, shards)
 
 
 def _decisions(inputs: Inputs, plan: DatasetPlan, excluded: int, test_rows: int | None) -> dict[str, int | str]:
@@ -138,8 +143,19 @@ def take_shards(decoder: Decoder, written: Sequence[Written], expected: Mapping[
     return [each.shard for each in written]
 
 
-def check_shards(directory: Path, plan: DatasetPlan, shards: Sequence[Shard]) -> None:
-    """Check that each shard is here: an executor on another node may have written to another file system."""
+def open_store(config: PrepareConfig, folder: str, description: str) -> StoreFolder | None:
+    """Return where `prepare.store` has shards go, as `jobs.dataset_store.open_folder` does; None if they stay here."""
+    return open_folder(config.store, folder, description) if config.store else None
+
+
+def check_shards(directory: Path, plan: DatasetPlan, shards: Sequence[Shard], store: StoreFolder | None = None) -> None:
+    """Check that each shard is here: an executor on another node may have written to another file system.
+
+    With a store, check that each is there; the executor has read it back.
+    """
+    if store is not None:
+        store.require(directory, shards)
+        return
     for planned, shard in zip(plan.shards, shards, strict=True):
         try:
             footer = pq.read_metadata(directory / shard.path)

@@ -15,6 +15,7 @@ from jobs import segments
 from jobs.archive import Archive
 from jobs.archive_headers import read_pair_headers, require_bytes, require_same_images
 from jobs.dataset import SPLITS, Shard, Split, shard_path
+from jobs.dataset_store import SEGMENTS, StoreRecord, write_record
 from jobs.errors import IdxtrainError, InputError
 from jobs.files import sync
 from jobs.lease import Lease
@@ -63,7 +64,7 @@ def _fill(inputs: Inputs, spark: SparkConfig, directory: Path, work: Work) -> No
     # Segments are made and removed only under this lease. It is held until the dataset's own list names its segments.
     with Lease(work.lease_file("segments"), "prepare: the segments", waits=True):
         made = _segments(inputs, classes, spark, pairs, work.segments)
-        _link(directory, made)
+        _link(directory, made, inputs)
         of_training = made[len(pairs) - len(training) :]
         segments.write_segments(
             directory,
@@ -174,14 +175,14 @@ def _segments(
         shutil.rmtree(abandoned)
     directories = [folder / pair.segment_id(inputs, classes) for pair in pairs]
     _require_distinct(directory for pair, directory in zip(pairs, directories, strict=True) if pair.tag is not None)
-    wanted = list(zip(pairs, directories, strict=True))
-    missing = [(pair, directory) for pair, directory in wanted if read_segment(directory) is None]
+    wanted, store = list(zip(pairs, directories, strict=True)), inputs.config.store
+    missing = [(pair, directory) for pair, directory in wanted if read_segment(directory, store) is None]
     log.info("prepare: %s, %d of them new", counted(len(pairs), "archive pair"), len(missing))
     if missing:
         with Spark(spark_config) as spark:
             for start in range(0, len(missing), _TOGETHER):
                 _make_segments(spark, inputs, classes, missing[start : start + _TOGETHER])
-    return [_require_segment(directory) for directory in directories]
+    return [_require_segment(directory, store) for directory in directories]
 
 
 def _make_segments(
@@ -209,8 +210,8 @@ def _make_segments(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _require_segment(directory: Path) -> Segment:
-    segment = read_segment(directory)
+def _require_segment(directory: Path, store: str | None) -> Segment:
+    segment = read_segment(directory, store)
     if segment is None:
         raise IdxtrainError(f"{directory}: found other content than was just written; fix: check the disk")
     return segment
@@ -228,7 +229,20 @@ def _require_distinct(directories: Iterable[Path]) -> None:
             )
 
 
-def _link(directory: Path, made: Sequence[Segment]) -> None:
+def _link(directory: Path, made: Sequence[Segment], inputs: Inputs) -> None:
+    """Link to the files of the segments, or record where they are in a store."""
+    if inputs.config.store:
+        shards = {shard_path(split, n): each for split in SPLITS for n, each in enumerate(_shards(made, split))}
+        record = StoreRecord(
+            url=inputs.config.store,
+            folder=inputs.dataset_id,
+            bytes=sum(shard.bytes for _, shard in shards.values()),
+            objects={
+                path: f"{SEGMENTS}/{segment.directory.name}/{shard.path}" for path, (segment, shard) in shards.items()
+            },
+        )
+        write_record(directory, record)
+        return
     for split in SPLITS:
         (directory / split).mkdir()
         for number, (segment, shard) in enumerate(_shards(made, split)):

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from jobs.config import Section
 from jobs.dataset import PixelType
 from jobs.label_options import LabelOptions, UnseenClasses
+from jobs.object_store import require_url
 from jobs.orientation import Orientation
 from jobs.prepare.findings.finding import Kind
 
@@ -30,7 +31,7 @@ _FOLD = re.compile(r"fold:([1-9][0-9]{0,5})/([1-9][0-9]{0,5})")
 
 
 class PrepareConfig(Section):
-    """What the dataset is. These keys but `strict` and `accept`, and the archives' checksums, determine its ID."""
+    """What the dataset is. The archives' checksums and these keys but `store`, `strict` and `accept` decide its ID."""
 
     # The default is the lecture's 5,000 of MNIST's 60,000.
     validation_rows: int | None = Field(
@@ -106,6 +107,13 @@ class PrepareConfig(Section):
         ),
     )
 
+    store: str | None = Field(
+        default=None,
+        description=(
+            "URL of a folder in an object store or Hadoop for the dataset's shards: s3://, s3a:// or hdfs://, without "
+            "credentials. The rest of the dataset stays in the work folder. `none`: shards stay there, too."
+        ),
+    )
     strict: bool = Field(
         default=False,
         description="Refuse a dataset with findings, see `findings.csv` in its folder. Same as `--strict`.",
@@ -120,7 +128,7 @@ class PrepareConfig(Section):
         Without the default of `pixels`, which has no part in dataset IDs: they are older than that option.
         """
         default = {"pixels"} if self.pixels == "float32" else set()
-        return self.model_dump(mode="json", exclude={"strict", "accept", *default})
+        return self.model_dump(mode="json", exclude={"store", "strict", "accept", *default})
 
     @field_validator("validation_from")
     @classmethod
@@ -137,6 +145,11 @@ class PrepareConfig(Section):
         if path and not path.isprintable():
             raise ValueError(f"found {path!r}, expected a path of printable text")
         return path and str(Path(path).expanduser().absolute())
+
+    @field_validator("store")
+    @classmethod
+    def _is_url(cls, url: str | None) -> str | None:
+        return url and require_url(url).rstrip("/")
 
     @field_validator("group_column", mode="before")
     @classmethod

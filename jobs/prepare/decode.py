@@ -4,7 +4,9 @@ pyarrow writes the files. Spark's DataFrame writer takes every pixel through a J
 has no option for the number of rows in a row group.
 """
 
+import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -16,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from jobs.dataset import Normalization, PixelType, Shard, Split
+from jobs.dataset_store import StoreFolder
 from jobs.errors import InputError
 from jobs.files import sha256_file, write_atomic, write_bytes
 from jobs.orientation import Orientation
@@ -27,6 +30,7 @@ from jobs.prepare.orientation import upright, upright_shape
 from jobs.prepare.plan import ShardPlan
 from jobs.prepare.row_files import RowFiles
 from jobs.prepare.survey import Moments, survey
+from jobs.shard_copies import private_folder
 
 # Floats have few distinct values: a dictionary saves most of their bytes. Images as a whole have not, and LZ4 decodes
 # twice as fast as zstd; figures in tests/benchmarks/TRIED.md.
@@ -56,6 +60,7 @@ class Decoder:
     `pixels`: the type that the dataset stores; uint8 only of images that are uint8.
     `first_index`: the `index` of archive row 0, nonzero only in segments (`jobs.segments`). `views`: whether to look at
     the images for the findings while they are in memory, which saves reading them again; views go beside the row files.
+    `store`: where shards go, if not into the dataset's folder.
     """
 
     rows: RowFiles
@@ -66,6 +71,7 @@ class Decoder:
     pixels: PixelType = "float32"
     first_index: int = 0
     views: bool = False
+    store: StoreFolder | None = None
 
     def pair(self, split: Split) -> Pair:
         """Return the archives of a split."""
@@ -89,19 +95,32 @@ class Decoder:
         """
         batches = list(self._batches(normalization, shard))
         table = pa.Table.from_batches(batches)
-        path = directory / shard.path
         options = {"row_group_size": len(table), **_PARQUET[self.pixels]}
-        write_atomic(path, lambda temporary: pq.write_table(table, temporary, **options))
-        result = Shard(
-            path=shard.path,
-            rows=len(table),
-            first_index=table["index"][0].as_py(),
-            bytes=path.stat().st_size,
-            sha256=sha256_file(path),
-        )
+        with self._file(directory, shard) as path:
+            write_atomic(path, lambda temporary: pq.write_table(table, temporary, **options))
+            result = Shard(
+                path=shard.path,
+                rows=len(table),
+                first_index=table["index"][0].as_py(),
+                bytes=path.stat().st_size,
+                sha256=sha256_file(path),
+            )
         classes, rows = np.unique(table["label"].to_numpy(), return_counts=True)
         view = self._view(batches, shard) if self.views else None
         return Written(shard=result, classes=classes, rows=rows, view=view)
+
+    @contextmanager
+    def _file(self, directory: Path, shard: ShardPlan) -> Iterator[Path]:
+        """Yield where to write a shard; with a store, a file on this node, which is uploaded and removed at the end."""
+        if self.store is None:
+            yield directory / shard.path
+            return
+        path = private_folder() / f".{secrets.token_hex(4)}.{shard.split}-{shard.number}.parquet"
+        try:
+            yield path
+            self.store.put(path, shard.path)
+        finally:
+            path.unlink(missing_ok=True)
 
     def _view(self, batches: Sequence[pa.RecordBatch], shard: ShardPlan) -> Path:
         shape = upright_shape(image_shape(self.pair(shard.split).image_header), self.orientation)

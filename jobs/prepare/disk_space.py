@@ -18,10 +18,16 @@ _SLACK = 1.1
 
 
 def require_room(
-    directory: Path, archives: Mapping[str, Archive], headers: Mapping[str, Header], plan: DatasetPlan
+    directory: Path,
+    archives: Mapping[str, Archive],
+    headers: Mapping[str, Header],
+    plan: DatasetPlan,
+    *,
+    keeps_shards: bool,
 ) -> None:
     """Raise InputError if the disk of `directory` has no room for what `room` returns."""
-    require_free(directory, room(archives, headers, plan), "the inflated archives and the dataset")
+    needed = room(archives, headers, plan, keeps_shards=keeps_shards)
+    require_free(directory, needed, f"the inflated archives and the dataset{'' if keeps_shards else ' without shards'}")
 
 
 def require_free(directory: Path, needed: int, purpose: str) -> None:
@@ -34,10 +40,16 @@ def require_free(directory: Path, needed: int, purpose: str) -> None:
         )
 
 
-def room(archives: Mapping[str, Archive], headers: Mapping[str, Header], plan: DatasetPlan) -> int:
-    """Return the bytes of the inflated archives, the Parquet files, and the views: an upper estimate."""
+def room(
+    archives: Mapping[str, Archive], headers: Mapping[str, Header], plan: DatasetPlan, *, keeps_shards: bool = True
+) -> int:
+    """Return the bytes of the inflated archives, the Parquet files, and the views: an upper estimate.
+
+    `keeps_shards`: whether the Parquet files stay on this disk.
+    """
     inflated = sum(headers[role].file_bytes for role, archive in archives.items() if is_gzip(archive.path))
-    return inflated + parquet_bytes(plan, headers["train_images"]) + view_bytes(sum(plan.rows.values()))
+    shards = parquet_bytes(plan, headers["train_images"]) if keeps_shards else 0
+    return inflated + shards + view_bytes(sum(plan.rows.values()))
 
 
 def view_bytes(rows: int) -> int:

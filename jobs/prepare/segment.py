@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from jobs import segments
 from jobs.archive import Archive
 from jobs.dataset import FORMAT, SPLITS, Shard, Split, shards_of
+from jobs.dataset_store import SEGMENTS, read_record, require_shards
 from jobs.errors import InputError
 from jobs.files import read_object, sealed, sha256_file, sha256_json, sync, take_seal, write_json
 from jobs.logs import log
 from jobs.prepare.archives import Inflated, pair_of
-from jobs.prepare.build import check_shards, survey_splits, take_shards
+from jobs.prepare.build import check_shards, open_store, survey_splits, take_shards
 from jobs.prepare.config import PrepareConfig
 from jobs.prepare.decode import Decoder
 from jobs.prepare.disk_space import room
@@ -83,7 +84,12 @@ class ArchivePair:
 
     def room(self, config: PrepareConfig) -> int:
         """Return the bytes that the segment needs on the disk while it is made: an upper estimate."""
-        return room(self.archives, self.headers | {"train_images": self.image_header}, self.plan(config))
+        return room(
+            self.archives,
+            self.headers | {"train_images": self.image_header},
+            self.plan(config),
+            keeps_shards=not config.store,
+        )
 
     @property
     def split(self) -> Split:
@@ -165,8 +171,11 @@ class Segment:
         return RowFiles(self.directory)
 
 
-def read_segment(directory: Path) -> Segment | None:
-    """Return a segment, or None if it is missing or not as it was written."""
+def read_segment(directory: Path, store: str | None) -> Segment | None:
+    """Return a segment, or None if it is missing, not as it was written, or not where it should be.
+
+    `store`: the URL under which its shards should be; None: in its own folder.
+    """
     try:
         raw = read_object(directory / _FILE, "prepare again")
         if not take_seal(raw):
@@ -178,7 +187,12 @@ def read_segment(directory: Path) -> Segment | None:
             moments=Moments(**raw["moments"]),
             versions=raw["versions"],
         )
-        files = {shard.path: shard.sha256 for shard in segment.shards} | raw["files"]
+        record = read_record(directory)
+        if (record and record.url) != store:
+            return None
+        if record:
+            require_shards(record, directory, segment.shards)
+        files = {shard.path: shard.sha256 for shard in segment.shards if record is None} | raw["files"]
         has_sketches = f"{_SKETCHES}/projections" in files  # segments of development versions have none
         is_whole = has_sketches and all(sha256_file(directory / path) == digest for path, digest in files.items())
     except (InputError, OSError, KeyError, TypeError, ValueError):
@@ -213,6 +227,7 @@ def _fill(
     unfinished: Path,
 ) -> None:
     plan, split, rows = pair.plan(inputs.config), pair.split, RowFiles(unfinished)
+    store = open_store(inputs.config, f"{SEGMENTS}/{directory.name}", _FILE)
     with archives.unchanged() as plain:
         files = pair_of(split, archives.archives, plain, pair.headers, inputs.label_column)
         counts = _split(inputs.config, classes, pair, files.label_file, plan, rows)
@@ -226,14 +241,15 @@ def _fill(
             pixels=inputs.config.pixels,
             first_index=0 if pair.tag is None else segments.first_index(directory.name),
             views=True,
+            store=store,
         )
         moments = survey_splits(spark, decoder, plan, pair.image_header)
-        for name in SPLITS:
+        for name in SPLITS if store is None else ():
             (unfinished / name).mkdir()
         write = partial(decoder.write, NORMALIZATION_OF_BYTES, unfinished)
         written = spark.collect(f"prepare: writing {pair.name}", write, plan.shards)
         shards = take_shards(decoder, written, counts)
-    check_shards(unfinished, plan, shards)
+    check_shards(unfinished, plan, shards, store)
     _keep_views(unfinished, [each.view for each in written if each.view])
     kept = [path for path in unfinished.rglob("*") if path.is_file() and path.suffix != ".parquet"]
     for path in kept:
@@ -246,6 +262,8 @@ def _fill(
         "versions": spark.versions(),
     }
     write_json(unfinished / _FILE, sealed(content))
+    if store is not None:
+        store.finish(unfinished, _FILE, shards)
     log.info("prepare: %s: %s decoded", pair.name, counted(sum(plan.rows.values()), "row"))
 
 

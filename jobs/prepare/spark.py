@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from jobs.errors import IdxtrainError, InputError
+from jobs.errors import IdxtrainError, InputError, StoreLostError
 from jobs.memory import OutOfMemory
 from jobs.prepare.archives import in_threads
 from jobs.prepare.config import SparkConfig
@@ -309,13 +309,15 @@ def _quoted(option: str) -> str:
 
 
 def _readable(error: Exception, what: str) -> IdxtrainError:
-    """Turn Spark's error into one line. An InputError of an executor stays an InputError."""
+    """Turn Spark's error into one line. Errors of an executor that have exit codes of their own keep them."""
     text = str(error)
     for line in text.splitlines():
         # The traceback of a Python exception in an executor ends with "module.Class: message".
         name, _, message = line.strip().partition(": ")
         if name.endswith(("jobs.errors.InputError", "idx.IdxError")) and message:
             return InputError(message)
+        if name.endswith("jobs.errors.StoreLostError") and message:
+            return StoreLostError(message)
     return IdxtrainError(f"{what}: {_first_cause(text)}")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jobs import dataset, segments
 from jobs.archive import Archive
+from jobs.dataset_store import read_record
 from jobs.description import Description
 from jobs.errors import InputError
 from jobs.files import sync
@@ -53,7 +54,8 @@ def _make(
     # The check whether it exists needs the lease too: `idxtrain prune` removes a dataset only under its lease.
     with Lease(work.lease_file(f"dataset-{name}"), f"prepare: dataset {name}", waits=True):
         if _exists(directory):
-            log.info("prepare: dataset %s already exists", name)
+            record = read_record(directory)
+            log.info("prepare: dataset %s already exists%s", name, f", its shards at {record.place}" if record else "")
             return directory
 
         # These import Spark, Arrow and NumPy.

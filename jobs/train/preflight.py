@@ -2,6 +2,7 @@
 
 import models
 from jobs import dataset
+from jobs.dataset_store import read_record, require_shards
 from jobs.errors import InputError
 from jobs.run_dir import RunDir
 from jobs.stage import dataset_of
@@ -49,4 +50,9 @@ def check_dataset(run: RunDir, config: TrainConfig, ranks: int) -> None:
     manifest = dataset.read_manifest(directory)
     check_rows(config, manifest.splits["train"].rows, manifest.splits["validation"].rows, ranks)
     class_weights(config, manifest)
-    dataset.verify(directory, manifest, "train", "validation")
+    record = read_record(directory)
+    if record is None:
+        dataset.verify(directory, manifest, "train", "validation")
+    else:  # their bytes are checked by the ranks, each of which copies what it reads
+        shards = [shard for split in ("train", "validation") for shard in manifest.splits[split].shards]
+        require_shards(record, directory, shards)

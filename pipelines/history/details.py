@@ -13,7 +13,7 @@ from jobs.text_table import text_table
 from jobs.words import counted
 from pipelines.config import compose, flat
 from pipelines.history.listing import state_text
-from pipelines.history.sizes import size_of, size_text
+from pipelines.history.sizes import in_store, size_of, size_text
 from pipelines.history.summary import summary_of, with_queue
 
 
@@ -95,7 +95,9 @@ def _files(run: RunDir) -> Iterator[tuple[str, str]]:
             yield path.name, size_text(path.lstat().st_size)
     with suppress(InputError):
         dataset = dataset_of(run)
-        yield str(dataset), size_text(size_of(dataset)) if dataset.exists() else "removed"
+        elsewhere = in_store(dataset)
+        size = f"{size_text(size_of(dataset))}{f'; {elsewhere}' if elsewhere else ''}"
+        yield str(dataset), size if dataset.exists() else "removed"
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,7 @@ from jobs.run_dir import RunDir, Work
 from jobs.stage import dataset_of
 from pipelines import runs
 from pipelines.bin import move_away
-from pipelines.history.sizes import size_of, size_text
+from pipelines.history.sizes import in_store, size_of, size_text
 from pipelines.history.summary import queued_runs
 from pipelines.lock import RunLock
 
@@ -84,13 +84,14 @@ def _remove_dataset(work: Work, dataset: Path, chosen: Sequence[RunDir], is_dry:
             user = _user(work, dataset, chosen)
             if user is not None:
                 return f"kept dataset {dataset.name}: run {user} may use it"
-            size = size_of(dataset, only_own=True)
+            size, elsewhere = size_of(dataset, only_own=True), in_store(dataset)
             doomed = None if is_dry else move_away(work, dataset)
     except HeldError as error:
         return f"kept dataset {dataset.name}: {error.why}"
     if doomed is not None:
         shutil.rmtree(doomed, ignore_errors=True)
-    return f"{'would remove' if is_dry else 'removed'} dataset {dataset.name}: {size_text(size)}"
+    stays = f"; {elsewhere} stay there" if elsewhere else ""  # datasets of other work folders may use them
+    return f"{'would remove' if is_dry else 'removed'} dataset {dataset.name}: {size_text(size)}{stays}"
 
 
 def _user(work: Work, dataset: Path, chosen: Sequence[RunDir]) -> str | None:

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.dataset_store import read_record
 from jobs.errors import InputError
 from jobs.run_dir import RunDir, Work
 from jobs.stage import dataset_of
@@ -37,6 +39,8 @@ def parts(work: Work) -> list[Part]:
         datasets = sorted(work.datasets.iterdir()) if work.datasets.exists() else []
     for folder in datasets:
         detail = f"used by {counted(users[folder], 'run')}" if folder in users else "used by no run"
+        if elsewhere := in_store(folder):
+            detail += f"; {elsewhere}"
         listed.append(Part(name=f"datasets/{folder.name}", size=size_of(folder, seen), detail=detail))
     for folder in (work.segments, work.archives, work.registry, work.retrains, work.sweeps, work.bin):
         listed.append(Part(name=folder.name, size=size_of(folder, seen)))
@@ -83,6 +87,14 @@ def size_text(size: int) -> str:
         if value < 999.5 or unit == _UNITS[-1]:
             break
     return f"{value:.1f} {unit}" if value < 9.95 else f"{value:,.0f} {unit}"
+
+
+def in_store(dataset: Path) -> str:
+    """Return where a dataset's shards are if that is an object store, with their size; else an empty text."""
+    with suppress(InputError, OSError):
+        if record := read_record(dataset):
+            return f"{size_text(record.bytes)} of shards at {record.place}"
+    return ""
 
 
 def _users(all_runs: Sequence[RunDir]) -> dict[Path, int]:

@@ -46,7 +46,15 @@ PUBLIC = (
     Variable("NCCL_*", "Settings of NCCL, such as NCCL_DEBUG."),
     Variable("TF_CPP_MIN_LOG_LEVEL", "Level below which TensorFlow's C++ logs are dropped. Default: 3, fatal only."),
     Variable("TF_ENABLE_ONEDNN_OPTS", "Whether TensorFlow uses oneDNN's kernels. Default: 1."),
-    Variable("TMPDIR", "Folder for temporary files. In a Slurm job: a private folder in the site's `scratch`."),
+    Variable(
+        "AWS_*",
+        "Credentials, region and server (AWS_ENDPOINT_URL) of `s3://` URLs, for the client of S3 alone. Never logged.",
+    ),
+    Variable(
+        "TMPDIR",
+        "Folder for temporary files, and for copies of shards in an object store. In a Slurm job: a private folder in "
+        "the site's `scratch`.",
+    ),
     Variable("CXX", "C++ compiler that `idxtrain doctor` checks. Default: the first found on the PATH."),
     Variable("SLURM_CONF", "Slurm's configuration file, kept when a job submits another."),
     Variable(

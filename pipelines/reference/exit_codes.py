@@ -11,5 +11,8 @@ EXIT_CODES = {
     InputError.exit_code: "Bad input or usage. One line on stderr names the file or option and the fix.",
     UNEXPECTED: "A stage hit a bug. The traceback is in the run's `logs/`. A retry may help.",
     PeerLostError.exit_code: "A rank lost another rank. Only ranks end with this; their launcher names the lost rank.",
-    ResumableError.exit_code: "Stopped on request, all progress saved. The same command with `--run-id ID` resumes it.",
+    ResumableError.exit_code: (
+        "Stopped on request, or cut off from an object store, all progress saved. The same command with `--run-id ID` "
+        "resumes it."
+    ),
 }

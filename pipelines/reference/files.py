@@ -26,6 +26,7 @@ DATASET = {
     ),
     "validation/part-N.parquet": "Rows held out from the training archive.",
     "test/part-N.parquet": "Rows of the test archive.",
+    "store.json": "With `prepare.store`: where the shards are, which are then not in this folder.",
     "segments.json": "The segments it is made of, if there are several training pairs.",
 }
 

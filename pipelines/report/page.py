@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from jobs import page, png
 from jobs.batches import read_labels, read_rows
 from jobs.dataset import Manifest, read_manifest
-from jobs.errors import InputError
+from jobs.errors import IdxtrainError, InputError
 from jobs.evaluate import curve
 from jobs.evaluate.metrics import classes_of, read_confusions, shown_names, to_matrix
 from jobs.evaluate.report import MOST_MATRIX_CLASSES, Cell, number, percent
@@ -187,7 +187,7 @@ def _pictures(run: RunDir, indices: set[int]) -> tuple[dict[int, str], Places | 
         directory = dataset_of(run)
         manifest = read_manifest(directory)
         return dict(_read(directory, manifest, indices)), Places(directory, manifest)
-    except (InputError, OSError):
+    except (IdxtrainError, OSError):
         return {}, None
 
 

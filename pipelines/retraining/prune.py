@@ -25,6 +25,7 @@ from jobs.run_dir import RunDir, Work
 from jobs.stage import dataset_of
 from pipelines import leftovers
 from pipelines.bin import move_away
+from pipelines.history.sizes import in_store
 from pipelines.leftovers import is_dead
 from pipelines.lock import RunLock
 from pipelines.retraining.records import BestChampion, Champion, Pending, Promotion, State
@@ -178,6 +179,7 @@ class Pruning:
             # A process that uses the dataset takes the same lease, and has a run by then.
             with Lease(self._work.lease_file(f"dataset-{name}"), f"dataset {name}"):
                 user = None if folder.name.startswith(".tmp-") else self._new_user(folder, used_by)
+                elsewhere = in_store(folder)
                 if user is None:
                     self._move_away(folder)
         except (InputError, OSError) as error:
@@ -186,6 +188,8 @@ class Pruning:
         if user is not None:
             log.info("prune: %s is kept: run %s may use it", folder, user)
             return False
+        if elsewhere:
+            log.info("prune: %s: %s stay there", folder, elsewhere)
         self._empty_bin()
         return True
 

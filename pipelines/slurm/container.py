@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deploy.slurm.site import Site
 from jobs.errors import InputError
-from jobs.fetch.config import is_remote
+from jobs.object_store import is_remote
 from pipelines.config import Config
 
 _BIND = "APPTAINER_BIND"  # apptainer(1): folders, separated by commas; a colon would begin another path for each

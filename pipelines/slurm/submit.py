@@ -13,8 +13,8 @@ from deploy.slurm import commands, queue, script
 from deploy.slurm.site import JOB_STAGES, JobStage, Site, names, read, validate
 from deploy.staging.step import stage_step
 from jobs.errors import IdxtrainError, InputError
-from jobs.fetch.config import is_remote
 from jobs.files import write_json, write_text
+from jobs.object_store import is_remote
 from jobs.python import module_command
 from jobs.run_dir import RunDir
 from jobs.train.preflight import check_config

@@ -16,6 +16,7 @@ from jobs.pixels import from_column, to_float
 from jobs.prepare.findings.sketch import Sketch, joined, sketch_images
 from jobs.prepare.findings.sketch_files import map_sketch, write_sketches
 from jobs.progress import Progress
+from jobs.shard_copies import local_path
 
 Images = dict[int, NDArray[Any]]  # float32 [values] each, by row
 # Returns the images at increasing positions (int64 [n], n ≥ 1) of a split: float32 [n, values].
@@ -221,7 +222,7 @@ def read_parquet(directory: Path, manifest: Manifest, split: Split, positions: N
     for here in np.split(positions, np.flatnonzero(np.diff(np.searchsorted(ends, positions, "right"))) + 1):
         number = int(np.searchsorted(ends, here[0], "right"))
         first = int(ends[number]) - shards[number].rows
-        parts.append(_take(directory / shards[number].path, manifest.values_per_image, here - first))
+        parts.append(_take(local_path(directory, shards[number]), manifest.values_per_image, here - first))
     return np.concatenate(parts)
 
 

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.dataset import Manifest, Shard
-from jobs.errors import InputError, one_line
-from jobs.train.data.shard_copies import ShardCopies
+from jobs.errors import IdxtrainError, InputError, one_line
+from jobs.shard_copies import ShardCopies
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -105,11 +105,8 @@ def _read(
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\..*")
     # Paths, not URLs: Petastorm cuts URLs at # and ?, and leaves a space as %20.
     copies = ShardCopies(directory, list(shards.values()))
-    keys = {copies.known(str((directory / shard.path).resolve())): key for key, shard in shards.items()}
-    hooks = {
-        "copies": copies,
-        "handle": staticmethod(lambda path, load: handle(keys[path], load)),
-    }
+    keys = dict(zip(copies.readable(), shards, strict=True))
+    hooks = {"copies": copies, "handle": staticmethod(lambda path, load: handle(keys[path], load))}
     try:
         reader = Reader(
             FilesystemResolver("file:///").filesystem(),
@@ -153,7 +150,7 @@ class RowGroupWorker:
         row_group = self._row_groups[piece_index]
         try:
             result = self.handle(row_group.path, partial(self._load, row_group.path, row_group.row_group))
-        except (InputError, OSError) as error:  # published, not raised: Petastorm would print a traceback
+        except (IdxtrainError, OSError) as error:  # published, not raised: Petastorm would print a traceback
             self.publish_func(error)
         else:
             self.publish_func(result)

@@ -1,6 +1,7 @@
 """The rows of a split in any order, read shard by shard: all kept in memory, or each shard only while it is needed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import tee
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from jobs.dataset import Manifest, Split
+from jobs.dataset_store import read_record
+from jobs.shard_copies import local_paths
 from jobs.train.data.order import locate, shard_starts
 from jobs.train.data.read_plan import Chunk, ReadPlan
 from jobs.train.data.reader import Rows, process_shards, read_shards
@@ -18,6 +21,7 @@ from jobs.train.shared_memory import SharedMemory
 # Shards that one reader opens. It reads all their footers first, so with all shards of a large epoch it would not begin
 # for minutes. At the end of a group its threads wait for the next: 0.02 s for each group, whose shards take seconds.
 _GROUP = 256
+_GROUP_TO_COPY = 16  # of shards in a store: all of a group are copied before its first is read
 
 
 class ShardStore:
@@ -61,7 +65,7 @@ class ShardStore:
 
     def _fill(self, cache: RowCache, chunks: Iterable[Chunk]) -> Iterator[bool]:
         """Read the missing shards of chunks into a cache, in the order in which they are needed; yield after each."""
-        for group in _groups(shard for shard in _arriving(chunks) if shard not in cache):
+        for group in self._groups(shard for shard in _arriving(chunks) if shard not in cache):
             files = [self._shards[shard] for shard in group]
             fill = partial(_fill_one, cache, group)
             for _ in process_shards(self._directory, self._manifest, files, self._threads, fill):
@@ -94,11 +98,26 @@ class ShardStore:
 
     def _read_groups(self, shards: Iterable[int]) -> Iterator[tuple[int, Rows]]:
         """Yield the number and rows of each of these shards, roughly in their order."""
-        for group in _groups(shards):
+        for group in self._groups(shards):
             files = [self._shards[shard] for shard in group]
             for position, rows in read_shards(self._directory, self._manifest, files, self._threads):
                 self._on_shard()
                 yield group[position], rows
+
+    def _groups(self, shards: Iterable[int]) -> Iterator[list[int]]:
+        """Yield shards in groups for one reader each. Those in a store are copied first, the next group meanwhile."""
+        if read_record(self._directory) is None:
+            yield from _groups(shards, _GROUP)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            copying: list[tuple[list[int], Future[object]]] = []
+            for group in _groups(shards, _GROUP_TO_COPY):
+                files = [self._shards[shard] for shard in group]
+                copying.append((group, pool.submit(local_paths, self._directory, files)))
+                if len(copying) == 2:
+                    yield _done(*copying.pop(0))
+            for each in copying:
+                yield _done(*each)
 
     def _new_cache(self, capacity: int | None, memory: SharedMemory | None = None) -> RowCache:
         return RowCache(self.shard_rows, capacity, self._manifest.values_per_image, self._manifest.pixel_type, memory)
@@ -109,11 +128,11 @@ def _arriving(chunks: Iterable[Chunk]) -> Iterator[int]:
     return (shard for chunk in chunks for turn in chunk.turns for shard in turn.arriving)
 
 
-def _groups(shards: Iterable[int]) -> Iterator[list[int]]:
-    """Yield shards in groups for one reader each, each shard at most once in a group."""
+def _groups(shards: Iterable[int], size: int) -> Iterator[list[int]]:
+    """Yield shards in groups of at most `size`, each shard at most once in a group."""
     group: dict[int, None] = {}
     for shard in shards:
-        if shard in group or len(group) == _GROUP:
+        if shard in group or len(group) == size:
             yield list(group)
             group = {}
         group[shard] = None
@@ -131,6 +150,12 @@ def _merged(by_turn: Sequence[Rows], turn_of_row: NDArray[Any]) -> Rows:
     for number, rows in enumerate(by_turn[1:], start=1):
         merged = merge_rows(turn_of_row[turn_of_row <= number] == number, rows, merged)
     return merged
+
+
+def _done(group: list[int], copying: "Future[object]") -> list[int]:
+    """Return a group once its shards are copied; raise the error if they could not be."""
+    copying.result()
+    return group
 
 
 class Arrivals:
