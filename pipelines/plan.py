@@ -215,12 +215,12 @@ def lines(plan: TrainingPlan) -> list[str]:
 
 
 def _memory(plan: TrainingPlan) -> str:
-    """Return the memory of a rank that keeps all rows, and what stored bytes would take."""
+    """Return the memory of a node whose ranks keep all rows, and what stored bytes would take."""
     rows, values = sum(plan.shards["train"]) + sum(plan.shards["validation"]), prod(plan.row_shape)
     floats, stored = (f"{rows * row_bytes(size * values) / 1e6:,.1f} MB" for size in (4, 1))
     if plan.pixels == "uint8":
-        return f"{stored} for all rows in each rank"
-    return f"{floats} for all rows in each rank" + (f" ({stored} with prepare.pixels=uint8)" if plan.are_bytes else "")
+        return f"{stored} for all rows on each node"
+    return f"{floats} for all rows on each node" + (f" ({stored} with prepare.pixels=uint8)" if plan.are_bytes else "")
 
 
 def _classes(labels: "ArchiveLabels | None") -> str:

@@ -137,8 +137,8 @@ def test_the_plan_shows_the_memory_of_all_rows_in_both_types(tmp_path: Path, mak
     texts = ["\n".join(lines(plan_training(compose("fast", each), Work(tmp_path), 1))) for each in (
         settings, settings | {"prepare.pixels": "uint8"}
     )]  # fmt: skip
-    assert "memory      2.0 MB for all rows in each rank (0.5 MB with prepare.pixels=uint8)" in texts[0]
-    assert "memory      0.5 MB for all rows in each rank\n" in texts[1]
+    assert "memory      2.0 MB for all rows on each node (0.5 MB with prepare.pixels=uint8)" in texts[0]
+    assert "memory      0.5 MB for all rows on each node\n" in texts[1]
     make_archives(tmp_path / "data", (20, 25), train=1000, test=12, dtype="int16")
     assert "pixels=uint8" not in "\n".join(lines(plan_training(compose("fast", settings), Work(tmp_path), 1)))
 

@@ -16,10 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.dataset import Manifest, Shard
+from jobs.dataset import Manifest
 from jobs.errors import InputError
-from jobs.files import sha256_file
-from jobs.prepare.decode import to_batch
 from jobs.train.config import TrainConfig
 from jobs.train.data.calls import max_steps_per_execution, plan_calls, read_epoch, read_epochs
 from jobs.train.data.order import RowOrder
@@ -29,29 +27,14 @@ from jobs.train.data.reader import Rows, read_shards
 from jobs.train.data.row_cache import ALIGNMENT, RowCache, keeps_all_rows, row_bytes
 from jobs.train.data.shard_cache import ShardStore
 from jobs.train.shared_memory import SharedMemory
-from tests.support.prepared import bare_manifest
-
-ROWS, SHARDS = 4, 40
+from tests.support.tiny_shards import ROWS, SHARDS, write_shards
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     """A training split of many tiny shards; each pixel of a row is the row's archive index / 1000."""
     directory = tmp_path_factory.mktemp("dataset")
-    (directory / "train").mkdir()
-    shards = []
-    for number in range(SHARDS):
-        rows = np.arange(number * ROWS, (number + 1) * ROWS)
-        images = np.repeat(rows[:, None] / 1000, 6, axis=1).astype(np.float32)
-        path = directory / f"train/part-{number:05d}.parquet"
-        pq.write_table(pa.Table.from_batches([to_batch(images, rows % 3, rows)]), path)
-        shards.append(
-            Shard(path=f"train/{path.name}", rows=ROWS, first_index=int(rows[0]), bytes=path.stat().st_size,
-                  sha256=sha256_file(path))
-        )  # fmt: skip
-    total = ROWS * SHARDS
-    counts = tuple(int(n) for n in np.bincount(np.arange(total) % 3))
-    return directory, bare_manifest((2, 3, 1), 3, {"rows": total, "label_counts": counts, "shards": tuple(shards)})
+    return directory, write_shards(directory)
 
 
 @pytest.mark.parametrize(

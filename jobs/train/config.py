@@ -291,8 +291,8 @@ class TrainConfig(Section):
     cache: Literal["auto", "always", "never"] = Field(
         default="auto",
         description=(
-            "Whether to keep all rows in memory after the first epoch. `auto`: if the ranks of a node together need "
-            "less than `cache_share` of its free memory."
+            "Whether to keep all rows in memory after the first epoch. `auto`: if a node needs less than `cache_share` "
+            "of its free memory for them. Its ranks share one copy."
         ),
     )
     cache_share: float = Field(

@@ -146,5 +146,7 @@ def share_memory(
 def _nameless_file() -> int:
     """Return the descriptor of a new empty file in memory, which only this user's processes can open."""
     if hasattr(os, "memfd_create"):  # not of every Python: some are built for an older C library
-        return os.memfd_create("idxtrain")
+        file = os.memfd_create("idxtrain")
+        os.fchmod(file, 0o600)
+        return file
     return os.open(_SHM, os.O_TMPFILE | os.O_RDWR, 0o600)
