@@ -5,17 +5,14 @@ Rows are counted over the whole split, from 0, in the order of its shards. No Te
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.dataset import Manifest, Shard, Split, check_shard_size
+from jobs.dataset import Manifest, Shard, Split, check_shard_size, image_values
 from jobs.errors import InputError
 from jobs.shard_copies import local_path, local_paths
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _CHUNK_BYTES = 4 << 20  # of images that are decoded at once, or a batch if that is more: few rows cost as much as many
 
@@ -103,23 +100,10 @@ def _chunks(
         first = start
         with pq.ParquetFile(local_path(directory, shard)) as file:
             for batch in file.iter_batches(size, columns=["image"], use_threads=False):
-                yield first, _decode(batch, directory / shard.path, manifest)
+                yield first, image_values(directory, manifest, shard, batch.column(0))
                 first += len(batch)
         if first != start + shard.rows:
             raise InputError(
                 f"{directory / shard.path}: found {first - start} rows, expected {shard.rows}; fix: remove {directory} "
                 "and prepare it again"
             )
-
-
-def _decode(batch: "pa.RecordBatch", path: Path, manifest: Manifest) -> NDArray[Any]:
-    """Return the images of a record batch, float32 [rows, values]."""
-    from jobs.pixels import from_column, to_float
-
-    pixels = from_column(batch.column(0))
-    if pixels.shape[1] != manifest.values_per_image or pixels.dtype != manifest.pixel_type:
-        raise InputError(
-            f"{path}: found images of {pixels.shape[1]} {pixels.dtype} values, expected {manifest.values_per_image} of "
-            f"{manifest.pixel_type}; fix: remove {path.parent.parent} and prepare it again"
-        )
-    return to_float(pixels)

@@ -290,17 +290,26 @@ def _read_values(
     """Return images float32 [rows, values], labels and indices of a shard."""
     import pyarrow.parquet as pq
 
-    from jobs.pixels import from_column, to_float
-
     table = pq.ParquetFile(local_path(directory, shard)).read().combine_chunks()
-    pixels = from_column(table["image"].combine_chunks())
-    _check_size(directory, manifest, shard, table.num_rows, pixels.size)
-    if pixels.dtype != manifest.pixel_type:
+    if table.num_rows != shard.rows:
         raise InputError(
-            f"{directory / shard.path}: found images of {pixels.dtype}, expected {manifest.pixel_type}; fix: "
-            f"{_fix(directory)}"
+            f"{directory / shard.path}: found {table.num_rows} rows, expected {shard.rows}; fix: {_fix(directory)}"
         )
-    return to_float(pixels), table["label"].to_numpy(), table["index"].to_numpy()
+    pixels = image_values(directory, manifest, shard, table["image"].combine_chunks())
+    return pixels, table["label"].to_numpy(), table["index"].to_numpy()
+
+
+def image_values(directory: Path, manifest: Manifest, shard: Shard, column: Any) -> "NDArray[Any]":
+    """Return the images in rows of a shard, a pyarrow array, as float32 [rows, values] in [0, 1].
+
+    Raises InputError if they are not of the manifest's type and size.
+    """
+    from jobs.pixels import describe, from_column, to_float
+
+    found, expected = describe(column), f"{manifest.pixel_type} {(len(column), manifest.values_per_image)}"
+    if found != expected:
+        raise InputError(f"{directory / shard.path}: found images {found}, expected {expected}; fix: {_fix(directory)}")
+    return to_float(from_column(column))
 
 
 def check_shard_size(directory: Path, manifest: Manifest, shard: Shard, footer: Any) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 # What a byte stands for: the correctly rounded quotient by 255. Taking it from a table is faster than the division.
 LEVELS = (np.arange(256) / 255.0).astype(np.float32)
+_NUMPY_NAMES = {"float": "float32", "double": "float64"}  # by Arrow's names
 
 
 def to_column(pixels: NDArray[Any]) -> pa.Array:
@@ -32,6 +33,22 @@ def from_column(column: pa.Array) -> NDArray[Any]:
     else:
         pixels = column.flatten().to_numpy()
     return pixels.reshape(len(column), -1)
+
+
+def describe(column: pa.Array) -> str:
+    """Return a column's type and shape as NumPy would write them, e.g. "float32 (3, 5 to 7)" of uneven lists.
+
+    Where it is not `DTYPE (rows, values)`, `from_column` fails or returns other images than the column's.
+    """
+    if pa.types.is_fixed_size_binary(column.type):
+        return f"uint8 ({len(column)}, {column.type.byte_width})"
+    if not pa.types.is_list(column.type):
+        return f"of type {column.type}"
+    values, lengths = column.flatten(), np.diff(column.offsets)
+    low, high = (lengths.min(), lengths.max()) if len(lengths) else (0, 0)
+    length = low if low == high else f"{low} to {high}"
+    nulls = f" with {values.null_count} nulls" if values.null_count else ""
+    return f"{_NUMPY_NAMES.get(str(values.type), values.type)} ({len(column)}, {length}){nulls}"
 
 
 def to_float(pixels: NDArray[Any]) -> NDArray[Any]:

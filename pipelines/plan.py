@@ -9,9 +9,10 @@ from jobs import segments
 from jobs.archive import role_of_key
 from jobs.dataset import SPLITS, PixelType, Split
 from jobs.errors import InputError
+from jobs.prepare.config import PrepareConfig
 from jobs.prepare.exclusions import read_exclusions
 from jobs.prepare.inputs import check_options, check_pixels
-from jobs.prepare.plan import DatasetPlan, plan_dataset, require_test_rows
+from jobs.prepare.plan import DatasetPlan, plan_dataset, plan_segment, require_test_rows
 from jobs.run_dir import Work
 from jobs.text_table import text_table
 from jobs.train.config import TrainConfig
@@ -75,18 +76,17 @@ def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
     if sizes.labels and test_rows and prepare.unseen_classes == "ignore" and not prepare.exclude:
         test_rows -= sizes.labels.lacking.total
         prepare = prepare.model_copy(update={"unseen_classes": "count"})  # of the rows that stay
-    pairs = [
-        plan_dataset(prepare, rows, test_rows, sizes.row_shape, len(exclusions.of(tag, rows)), sizes.names[tag])
-        for tag, rows in sizes.train.items()
-    ]
+    excluded = {tag: len(exclusions.of(tag, rows)) for tag, rows in sizes.train.items()}
+    pairs = _plan_pairs(prepare, sizes, test_rows, excluded)
     require_test_rows(sum(pair.rows["test"] for pair in pairs))
-    shards, train = _shards(pairs, has_test_pair=sizes.test is not None), config.train
+    shards = {split: tuple(rows for pair in pairs for rows in pair.shard_rows(split)) for split in SPLITS}
+    train = config.train
     check_config(train, ranks)
     check_rows(train, sum(shards["train"]), sum(shards["validation"]), ranks)
     order = row_order(train, shards["train"], config.seed)
     steps = total_steps(train, order)
     return TrainingPlan(
-        pairs=len(pairs),
+        pairs=len(sizes.train),
         labels=sizes.labels,
         excludes=bool(prepare.exclude),
         shards=shards,
@@ -106,16 +106,18 @@ def plan_training(config: Config, work: Work, ranks: int) -> TrainingPlan:
     )
 
 
-def _shards(pairs: Sequence[DatasetPlan], *, has_test_pair: bool) -> dict[Split, tuple[int, ...]]:
-    """Return the rows of each split's shards. Each training pair has its own shards; they share a test pair."""
-    return {
-        split: tuple(
-            rows
-            for pair in (pairs[:1] if split == "test" and has_test_pair else pairs)
-            for rows in pair.shard_rows(split)
-        )
-        for split in SPLITS
-    }
+def _plan_pairs(
+    prepare: PrepareConfig, sizes: "ArchiveSizes", test_rows: int | None, excluded: Mapping[str, int]
+) -> list[DatasetPlan]:
+    """Return what prepare plans: a dataset of one plain pair as a whole, one of tagged pairs pair by pair."""
+    shape = sizes.row_shape
+    if list(sizes.train) == [""]:
+        return [plan_dataset(prepare, sizes.train[""], test_rows, shape, excluded[""], sizes.names[""])]
+    pairs = [
+        plan_segment(prepare, rows, shape, excluded[tag], sizes.names[tag], makes_test=test_rows is None)
+        for tag, rows in sizes.train.items()
+    ]
+    return pairs if test_rows is None else [*pairs, plan_segment(prepare, test_rows, shape, is_test=True)]
 
 
 def _ranks(order: RowOrder, validation_rows: int, ranks: int) -> tuple[RankPlan, ...]:

@@ -51,6 +51,12 @@ def test_a_killed_rank_is_reported_with_its_signal() -> None:
     assert "was killed by SIGKILL (last step 0); was there enough memory?" in done.stderr
 
 
+def test_sigterm_to_a_rank_that_is_still_starting_is_a_request_to_stop() -> None:
+    """Slurm sends it to the ranks alone, before it preempts a job that may end in its own time."""
+    done = launch(2, "rank == 1 and os.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(600)")
+    assert (done.returncode, done.stderr) == (75, "idxtrain: train: stopped on request\n")
+
+
 @pytest.mark.long
 def test_a_phase_longer_than_the_limit_is_no_stall_while_it_makes_progress(tmp_path: Path) -> None:
     busy = "beat.enter('validation', 7)\nfor _ in range(16):\n    time.sleep(0.5)\n    beat.progressed('validation')"

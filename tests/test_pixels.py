@@ -1,5 +1,6 @@
 """Pixels stored as bytes: the same images, findings and weights as with float32, in a quarter of the memory."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from jobs.dataset import MANIFEST, SPLITS, Manifest, PixelType, Shard, read_manifest, read_split, verify
+from jobs.batches import read_images, read_rows
+from jobs.dataset import MANIFEST, SPLITS, Manifest, PixelType, Shard, read_manifest, read_shard, read_split, verify
 from jobs.demo.gallery import Gallery
 from jobs.errors import InputError
 from jobs.files import sealed, sha256_file, write_json
@@ -94,6 +96,36 @@ def test_both_datasets_hold_the_same_images_findings_and_statistics(both: tuple[
     column = pq.ParquetFile(stored.directory / "train/part-00000.parquet")
     assert column.schema_arrow.field("image").type == pa.binary(240)
     assert column.metadata.row_group(0).column(0).compression == "LZ4"
+
+
+RAGGED: dict[str, tuple[Callable[[list[bytes]], pa.Array], str]] = {
+    # The number of values is that of all images: only where each begins is not.
+    "list": (lambda rows: pa.array([[*row] for row in rows], pa.list_(pa.uint8())), r"uint8 \(\d+, 47 to 49\)"),
+    "binary": (lambda rows: pa.array(rows, pa.binary()), "of type binary"),
+    "large_binary": (lambda rows: pa.array(rows, pa.large_binary()), "of type large_binary"),
+}
+
+
+@pytest.mark.parametrize("kind", RAGGED)
+def test_bytes_of_differing_lengths_are_refused(both: tuple[Made, Made], tmp_path: Path, kind: str) -> None:
+    directory, manifest = tmp_path / "dataset", both[1].manifest
+    shutil.copytree(both[1].directory, directory)
+    shard = manifest.splits["test"].shards[0]
+    table = pq.read_table(directory / shard.path)
+    first, second, *rest = table["image"].to_pylist()
+    column, found = RAGGED[kind]
+    size = manifest.values_per_image
+    table = table.set_column(0, "image", column([first[:-1], second + b"\0", *rest]))
+    pq.write_table(table, directory / shard.path)
+    refusal = rf"part-00000\.parquet: found (images {found}|\d+ rows of \d+ values in all), expected .*; fix: remove "
+    for read in (
+        lambda: list(read_images(directory, manifest, "test", [range(manifest.splits["test"].rows)])),
+        lambda: read_rows(directory, manifest, "test", [0]),
+        lambda: read_split(directory, manifest, "test"),
+        lambda: read_shard(directory, manifest, shard),
+    ):
+        with pytest.raises(InputError, match=refusal.replace("47 to 49", f"{size - 1} to {size + 1}")):
+            read()
 
 
 def test_the_demo_shows_images_of_bytes(both: tuple[Made, Made]) -> None:

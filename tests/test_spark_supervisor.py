@@ -13,7 +13,12 @@ import psutil
 import pytest
 
 from deploy.slurm import network
+from deploy.spark import cluster
+from deploy.spark.cluster import Daemons
 from deploy.spark.message import DaemonMessage
+from jobs import stop_signals
+from jobs.errors import IdxtrainError, ResumableError
+from jobs.memory import OutOfMemory
 
 # Its executor has left its session and its parent, and ignores SIGTERM.
 DAEMON = """\
@@ -92,6 +97,34 @@ def test_a_daemon_that_ends_by_itself_is_reported_and_leaves_nothing(tmp_path: P
             "idxtrain: node n1: Spark's worker exited with code 3; its last line: spark: ERROR Worker: something",
         ]
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("then", ["sleep 600", "exit 1"])
+def test_sigterm_to_a_daemons_supervisor_stops_prepare_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """Slurm sends it to a job's steps, before it preempts the job: prepare itself gets none, but loses its Spark."""
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+    monkeypatch.setenv("IDXTRAIN_SCRATCH", str(tmp_path))
+    waits = f"while [ -e {tmp_path}/idxtrain-job-* ]; do sleep 0.05; done; {then}"
+    with Daemons((), "worker", 1, message("sleep 600"), "spark://x:1") as daemons:
+        daemons.wait_until_ready(stop_signals.Requests())
+        (supervisor,) = [each for each in psutil.Process().children() if "deploy.spark.node" in each.cmdline()]
+        with subprocess.Popen(["sh", "-c", waits]) as prepare:
+            supervisor.terminate()
+            with pytest.raises(ResumableError, match=r"^prepare: stopped on request$"):
+                cluster._wait(prepare, [daemons], stop_signals.Requests(), OutOfMemory())
+        with pytest.raises(ResumableError):
+            daemons.wait_until_ready(stop_signals.Requests())
+
+
+def test_the_end_of_a_daemon_without_a_signal_fails_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+    monkeypatch.setenv("IDXTRAIN_SCRATCH", str(tmp_path))
+    worker = Daemons((), "worker", 1, message("exit 3"), "spark://x:1")
+    lost = pytest.raises(IdxtrainError, match="prepare: Spark ended before prepare did")
+    with worker, subprocess.Popen(["sleep", "600"]) as prepare, lost:
+        cluster._wait(prepare, [worker], stop_signals.Requests(), OutOfMemory())
 
 
 def test_an_unsuitable_node_starts_no_daemon(tmp_path: Path) -> None:

@@ -8,11 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from jobs.dataset import SPLITS
+from jobs.description import Description
 from jobs.errors import InputError
+from jobs.fetch.stage import fetch
+from jobs.prepare import plan as prepare_plan
+from jobs.prepare.compose import read_pairs
+from jobs.prepare.inputs import Inputs
 from jobs.run_dir import Work
 from pipelines.config import compose
 from pipelines.plan import lines, plan_training
 from tests.conftest import MakeArchives
+from tests.test_segments import add_pair
 
 
 def test_the_plan_shows_rows_steps_and_shards(tmp_path: Path, make_archives: MakeArchives) -> None:
@@ -77,6 +84,29 @@ def test_the_plan_without_archives_uses_the_catalogs_sizes(tmp_path: Path) -> No
     assert (plan.steps_per_epoch, plan.steps, plan.images) == (1_100, 20_000, 1_000_000)
     with pytest.raises(InputError, match="--data"):
         plan_training(compose("fast", {"fetch.dataset": "unknown"}), Work(tmp_path), 1)
+
+
+@pytest.mark.parametrize("has_test", [True, False])
+def test_the_long_shards_of_many_rows_are_planned_pair_by_pair_as_prepare_makes_them(
+    tmp_path: Path, make_archives: MakeArchives, monkeypatch: pytest.MonkeyPatch, has_test: bool
+) -> None:
+    """As of pairs of 30 million rows, which get longer shards than usual."""
+    monkeypatch.setattr(prepare_plan, "_SHARD_ROWS", 10)
+    monkeypatch.setattr(prepare_plan, "_MOST_SHARDS", 8)
+    folder, scratch = tmp_path / "data", tmp_path / "scratch"
+    folder.mkdir()
+    scratch.mkdir()
+    if has_test:
+        make_archives(folder, train=90, test=100)
+    for tag, rows in (("a", 130), ("b", 70)):
+        add_pair(folder, tag, make_archives, tmp_path, rows=rows)
+    config = compose("fast", {"fetch.data": str(folder), "fetch.dataset": "own"}, ["train.batch_size=8"])
+    archives = fetch(config.fetch, tmp_path / "work" / "archives", tmp_path / "locks").archives
+    test, training = read_pairs(Inputs(config.prepare, archives, Description()), scratch)
+    plans = [pair.plan(config.prepare) for pair in (*training, *([test] if test else []))]
+    planned = plan_training(config, Work(tmp_path / "work"), 1).shards
+    assert planned == {split: tuple(rows for plan in plans for rows in plan.shard_rows(split)) for split in SPLITS}
+    assert max(planned["train"]) > 10
 
 
 def test_a_billion_rows_are_planned_for_1024_ranks_in_little_memory(tmp_path: Path) -> None:

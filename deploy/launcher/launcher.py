@@ -229,6 +229,8 @@ class Launcher:
                 return _outcome_of_silence(started, silent[0])
         first = min(failed, key=lambda rank: (failed[rank] == PeerLostError.exit_code, started.ended_at(rank)))
         code, line = failed[first], started.last_line(first)
+        if code == -signal.SIGTERM:  # Slurm may signal the ranks alone, and this one was still starting
+            return AttemptOutcome(exit_code=self._report_stop())
         is_error_line = line.startswith("idxtrain: ")
         unlogged = line.removeprefix("idxtrain: ") if first > 0 and is_error_line else ""
         if code in (InputError.exit_code, ResumableError.exit_code):

@@ -27,7 +27,7 @@ from jobs.python import module_command
 _FIRST_PORT, _PORTS, _TRIES = 20000, 10000, 100  # the rendezvous server's: each job begins at another, then tries on
 _LATE_SECONDS = 5.0  # a task's own report, which says more, may come after srun's
 _END_SECONDS = 20.0
-# srun's lines. "srun: error: n2: tasks 2-3: Exited with exit code 2", or "Killed", "Out Of Memory" …
+# srun's lines. "srun: error: n2: tasks 2-3: Exited with exit code 2", or "Killed", "Terminated", "Out Of Memory" …
 _TASK_ENDED = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (.*)")
 _CAUSE_ON_NODE = re.compile(r"slurmstepd-(\S+): error: ")
 # A launch may also fail for what the site asks for, such as its CPU binding: that is no lost node.
@@ -133,7 +133,8 @@ class StepRanks:
         """Remember what srun says of a task or a node."""
         if ended := _TASK_ENDED.fullmatch(line):
             # A task of ours exits with 0. This one never ran, e.g. without Python there; or it was killed.
-            code = IdxtrainError.exit_code if ended[3].startswith("Exited") else -signal.SIGKILL
+            codes = {"Exited": IdxtrainError.exit_code, "Terminated": -signal.SIGTERM}
+            code = codes.get(ended[3].partition(" ")[0], -signal.SIGKILL)
             for rank in _numbers(ended[2]):
                 self._seen_by_srun.setdefault(rank, RankEnd(code, self._causes.get(ended[1], line)))
         elif cause := _CAUSE_ON_NODE.match(line):

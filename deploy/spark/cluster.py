@@ -26,7 +26,7 @@ from deploy.slurm.queue import node_names
 from deploy.slurm.site import Site, validate
 from deploy.spark import properties
 from deploy.spark.message import DaemonMessage
-from deploy.spark.node import FAILED
+from deploy.spark.node import FAILED, STOPPED
 from jobs import stop_signals
 from jobs.errors import IdxtrainError, ResumableError
 from jobs.exit_codes import exit_codes
@@ -40,6 +40,8 @@ _POLL_SECONDS = 0.1
 _READY_SECONDS = 180.0  # Java from a cold network file system, on all nodes at once
 _OWN_STOP_SECONDS = 2.0  # Slurm signals all of a job's processes, so the command may be stopping already
 _END_SECONDS = 20.0
+_TERMINATED = 128 + signal.SIGTERM  # srun's exit code for a task that was still starting
+_READ_SECONDS = 1.0  # for what the tasks of an srun printed last
 
 
 class Daemons(AbstractContextManager["Daemons"]):
@@ -53,6 +55,7 @@ class Daemons(AbstractContextManager["Daemons"]):
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, text=True, process_group=0
         )
         self._lines: queue.Queue[str] = queue.Queue()
+        self._stopped = threading.Event()
         self._reader = threading.Thread(target=self._read_stdout, daemon=True)
         self._reader.start()
         with suppress(BrokenPipeError):  # srun ended, and printed why
@@ -65,11 +68,21 @@ class Daemons(AbstractContextManager["Daemons"]):
 
     def _read_stdout(self) -> None:
         for line in self._srun.stdout or ():
-            self._lines.put(line.strip())
+            if line.strip() == STOPPED:
+                self._stopped.set()
+            else:
+                self._lines.put(line.strip())
 
     def ended(self) -> bool:
         """Return whether the srun has ended, and with it all daemons."""
-        return self._srun.poll() is not None
+        if self._srun.poll() is None:
+            return False
+        self._reader.join(_READ_SECONDS)
+        return True
+
+    def stopped(self) -> bool:
+        """Return whether a signal to the srun's step asked for an end: Slurm then ends the whole job soon."""
+        return self._stopped.is_set() or self._srun.poll() == _TERMINATED
 
     def wait_until_ready(self, requests: stop_signals.Requests) -> list[str]:
         """Wait until all daemons are ready; return the line that each supervisor printed.
@@ -79,10 +92,10 @@ class Daemons(AbstractContextManager["Daemons"]):
         deadline = time.monotonic() + _READY_SECONDS
         lines: list[str] = []
         while len(lines) < self._tasks or FAILED in lines:
-            if requests.count:
+            is_late, has_ended = time.monotonic() > deadline, self.ended()
+            if requests.count or self.stopped():
                 raise ResumableError("prepare: stopped on request")
-            is_late = time.monotonic() > deadline
-            if is_late or FAILED in lines or (self.ended() and self._lines.empty()):
+            if is_late or FAILED in lines or (has_ended and self._lines.empty()):
                 ready = len(lines) - lines.count(FAILED)
                 limit = f" in {_READY_SECONDS:g} s" if is_late else ""
                 raise IdxtrainError(
@@ -158,14 +171,14 @@ def daemon_message(site: Site, run_dir: Path, nodes: Sequence[str], job: str) ->
 def _wait(
     process: subprocess.Popen[bytes], daemons: Sequence[Daemons], requests: stop_signals.Requests, memory: OutOfMemory
 ) -> int:
-    """Wait until the command has ended; stop it at a request to stop, or if daemons have ended.
+    """Wait until the command has ended; stop it at a request to stop, of which the daemons may be the first to know.
 
     Return its exit code. Raises IdxtrainError if the daemons ended first or a signal killed the command, but
     ResumableError if that was on request.
     """
     is_lost = False
     while process.poll() is None and not requests.count and not is_lost:
-        is_lost = any(each.ended() for each in daemons)
+        is_lost = any(each.ended() or each.stopped() for each in daemons)
         time.sleep(_POLL_SECONDS)
     for seconds, end in ((0.0 if is_lost else _OWN_STOP_SECONDS, process.terminate), (_END_SECONDS, process.kill)):
         with suppress(subprocess.TimeoutExpired):
@@ -173,6 +186,10 @@ def _wait(
             break
         end()
     process.wait()
+    if any(each.stopped() for each in daemons):
+        if process.returncode in (0, ResumableError.exit_code):
+            return process.returncode
+        raise ResumableError("prepare: stopped on request")  # however the command ended without Spark
     if is_lost:
         raise IdxtrainError("prepare: Spark ended before prepare did; see the lines above for which daemon, and why")
     if process.returncode < 0 and requests.count:

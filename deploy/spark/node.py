@@ -32,6 +32,7 @@ from jobs.exit_codes import exit_codes
 from jobs.process import PARENT
 
 FAILED = "failed"  # what a supervisor prints to stdout after an error on stderr
+STOPPED = "stopped"  # what it prints at a signal, before its daemon ends: Slurm may signal a job's steps alone
 _READY = {
     "master": re.compile(r"Starting Spark master at (spark://\S+)"),
     "worker": re.compile("registered with master"),
@@ -47,11 +48,12 @@ class Supervisor:
 
     def __init__(self, role: str, host: str, message: DaemonMessage) -> None:
         self._role, self._host, self._message = role, host, message
-        self._is_stopping = False
+        self._is_stopping = self._is_signalled = False
         self._last_line = ""
 
-    def request_stop(self) -> None:
-        """Have `run` end the daemon."""
+    def request_stop(self, by_signal: bool = False) -> None:
+        """Have `run` end the daemon. `by_signal`: print STOPPED first."""
+        self._is_signalled |= by_signal
         self._is_stopping = True
 
     def run(self, master: str) -> None:
@@ -75,6 +77,8 @@ class Supervisor:
                 while process.poll() is None and not self._is_stopping:
                     time.sleep(_POLL_SECONDS)
             finally:
+                if self._is_signalled:
+                    print(STOPPED, flush=True)
                 end_descendants(_GRACE_SECONDS)
         if not self._is_stopping:
             how = f"exited with code {process.returncode}"
@@ -155,7 +159,7 @@ def main(role: str, host: str, master: str, stdin: int) -> int:
     supervisor = Supervisor(role, host, DaemonMessage.from_line(line.decode()))
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        supervisor.request_stop()
+        supervisor.request_stop(by_signal=True)
 
     stop_signals.handle(on_signal)
 

@@ -110,6 +110,30 @@ def plan_dataset(
     )
 
 
+def plan_segment(
+    config: PrepareConfig,
+    rows: int,
+    row_shape: Sequence[int],
+    excluded: int = 0,
+    archive: str = "the training archive",
+    *,
+    is_test: bool = False,
+    makes_test: bool = False,
+) -> DatasetPlan:
+    """Plan one of several archive pairs, whose shards are its own; the parameters are those of `plan_dataset`.
+
+    `rows`: of the pair. `is_test`: it is the test pair. `makes_test`: its rows make a test split, as no pair is one.
+    Raises InputError if the options do not fit.
+    """
+    if is_test:
+        config = config.model_copy(update={"validation_rows": 0, "validation_from": "first"})
+    # The pair's shards depend on it alone: on its size, not on that of the test pair.
+    plan = plan_dataset(config, rows, None if makes_test else rows, row_shape, excluded, archive)
+    of_training: tuple[Split, ...] = SPLITS if makes_test else ("train", "validation")
+    used = ("test",) if is_test else of_training
+    return replace(plan, rows={split: count if split in used else 0 for split, count in plan.rows.items()})
+
+
 def _rows_per_shard(rows: int, row_bytes: int) -> int:
     """Return the rows of a shard of a dataset. `row_bytes`: of its float32 images."""
     usual, most = (max(1, size // row_bytes) for size in (_SHARD_BYTES, _LONG_SHARD_BYTES))

@@ -11,7 +11,7 @@ sketches/ sums.npz                   220 bytes per row, to find what is odd amon
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from jobs.prepare.findings.sketch_files import map_sketch
 from jobs.prepare.idx import Header
 from jobs.prepare.inputs import Inputs
 from jobs.prepare.labels import NO_LABELS, ClassMap, LabelColumn, LabelCounts
-from jobs.prepare.plan import DatasetPlan, plan_dataset
+from jobs.prepare.plan import DatasetPlan, plan_segment
 from jobs.prepare.row_files import RowFiles
 from jobs.prepare.spark import Spark
 from jobs.prepare.splits import SplitCounts, TrainingRows, count_usable, write_known
@@ -98,21 +98,15 @@ class ArchivePair:
 
     def plan(self, config: PrepareConfig) -> DatasetPlan:
         """Return how the pair's rows are split and cut into shards. Raises InputError if the options do not fit."""
-        rows, row_shape = self.image_header.rows, self.image_header.row_shape
-        if self.tag is None:
-            config = config.model_copy(update={"validation_rows": 0, "validation_from": "first"})
-        plan = plan_dataset(
+        return plan_segment(
             config,
-            rows,
-            rows if self.test_rows is None else None,
-            row_shape,
+            self.image_header.rows,
+            self.image_header.row_shape,
             len(self.excluded),
             self.images.path.name,
+            is_test=self.tag is None,
+            makes_test=self.test_rows is not None,
         )
-        empty: dict[Split, int] = dict.fromkeys(plan.rows, 0)
-        of_training: tuple[Split, ...] = ("train", "validation") if self.test_rows is None else SPLITS
-        used = ("test",) if self.tag is None else of_training
-        return replace(plan, rows=empty | {split: plan.rows[split] for split in plan.rows if split in used})
 
     def segment_id(self, inputs: Inputs, classes: ClassMap) -> str:
         """Return the 16 hex digits that name the segment: a hash of the archives' content and the options.

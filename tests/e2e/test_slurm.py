@@ -18,6 +18,7 @@ from tests.support.slurm_cluster import SlurmCluster
 pytestmark = pytest.mark.long
 
 STEPS = 150
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
 SETTINGS = {
     "train.deterministic": "true",
     "train.slices": 4,  # of 16 rows; fewer slices are faster
@@ -80,7 +81,7 @@ class Workspace:
 
     def wait_for_checkpoint(self, run_id: str) -> int:
         jobs = SlurmJobs(self.run(run_id))
-        self.slurm.wait_for(lambda: jobs.checkpoint_step() > 0)
+        self.slurm.wait_for(lambda: jobs.checkpoint_step() > 0, 400)
         return jobs.checkpoint_step()
 
     def output(self, run_id: str) -> str:
@@ -160,6 +161,23 @@ def test_a_requeued_training_resumes_to_the_same_weights(workspace: Workspace, w
     assert f"train: resuming from step {second} of {STEPS}" in workspace.output("requeued")
     assert workspace.record("requeued")["weights_sha256"] == workspace.record("whole")["weights_sha256"]
     assert workspace.record("requeued")["world_size"] == 2
+
+
+def test_a_preempted_training_that_may_end_in_its_own_time_resumes_to_the_same_weights(
+    workspace: Workspace, whole: dict[str, str]
+) -> None:
+    jobs = workspace.submit("graceful", "--site-set", "train.partition=graceful")
+    workspace.wait_for_checkpoint("graceful")
+    workspace.slurm.preempt("n2")
+    workspace.slurm.wait_for(lambda: workspace.slurm.state(jobs["train"]) in ENDED, 700)
+    output = workspace.output("graceful")
+    assert workspace.slurm.state(jobs["train"]) == "COMPLETED", output
+    workspace("cancel", "graceful")
+    assert "train: requeued, to resume from its checkpoint" in output
+    first, second = workspace.starts("graceful")
+    assert first == 0 < second < STEPS
+    assert f"stopped on request at step {second} of {STEPS}" in output
+    assert workspace.record("graceful")["weights_sha256"] == workspace.record("whole")["weights_sha256"]
 
 
 def running_from(scratch: Path, module: str) -> int:
@@ -246,15 +264,8 @@ def test_a_failed_stage_cancels_later_jobs_and_status_shows_why(
 
 
 def test_a_submission_that_slurm_refuses_leaves_no_job(workspace: Workspace) -> None:
-    where = (
-        "--site",
-        workspace.site(),
-        "--site-set",
-        "evaluate.partition=nowhere",
-        "--data",
-        workspace.folder / "data",
-    )
-    done = workspace("submit", *where, "--run-id", "refused", *OPTIONS)
+    where = ("--site", workspace.site(), "--site-set", "evaluate.partition=nowhere")
+    done = workspace("submit", *where, "--data", workspace.folder / "data", "--run-id", "refused", *OPTIONS)
     assert done.returncode == 2
     (error,) = done.stderr.splitlines()
     assert "sbatch refuses it" in error
@@ -307,9 +318,8 @@ def test_a_training_resumes_after_its_time_limit(workspace: Workspace, whole: di
     workspace.slurm.wait_for_end(*reference.values(), seconds=1200)
     # Slurm looks at limits twice a minute or so and warns up to a minute early: the warning comes after 30 to 60 s.
     jobs = workspace.submit("limited", *settings, train='time = "2"\nwarn_seconds = 60')
-    ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
     workspace.slurm.wait_for(
-        lambda: max(workspace.starts("limited"), default=0) > 0 or workspace.slurm.state(jobs["train"]) in ended,
+        lambda: max(workspace.starts("limited"), default=0) > 0 or workspace.slurm.state(jobs["train"]) in ENDED,
         seconds=900,
     )
     assert max(workspace.starts("limited")) > 0, "the training ended before its time limit"
@@ -356,14 +366,8 @@ def test_a_stopped_training_is_resubmitted_where_requeueing_is_not_allowed(
 @pytest.mark.slow
 def test_restarts_without_progress_are_limited(workspace: Workspace, whole: dict[str, str]) -> None:
     # There is no checkpoint before the end, and each start is killed before it: all begin at step 0.
-    settings = (
-        "--set",
-        "train.max_steps=100000",
-        "--set",
-        "train.checkpoint_every_steps=100000",
-        "--set=launch.max_restarts=1",
-    )
-    jobs = workspace.submit("stuck", *settings)
+    endless = ("--set", "train.max_steps=100000", "--set", "train.checkpoint_every_steps=100000")
+    jobs = workspace.submit("stuck", *endless, "--set=launch.max_restarts=1")
     for _ in range(2):
         curve = workspace.run("stuck").curve_file
         workspace.slurm.wait_for(lambda: curve.exists() and workspace.slurm.state(jobs["train"]) == "RUNNING")  # noqa: B023

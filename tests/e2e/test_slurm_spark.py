@@ -37,11 +37,19 @@ class Workspace:
         self._options = ("--site", folder / "two.toml", "--data", archives, "--work", self._work)
         self._idxtrain = idxtrain
 
-    def submit(self, run_id: str, rows_per_shard: int) -> str:
+    def submit(self, run_id: str, rows_per_shard: int, *options: str) -> str:
         """Submit a run; return the ID of its prepare job."""
         shards = f"--set=prepare.rows_per_shard={rows_per_shard}"
         done = self._idxtrain(
-            "submit", *self._options, "--run-id", run_id, shards, "--recipe", "softmax", env=self.slurm.environment
+            "submit",
+            *self._options,
+            "--run-id",
+            run_id,
+            shards,
+            *options,
+            "--recipe",
+            "softmax",
+            env=self.slurm.environment,
         )
         assert done.returncode == 0, done.stderr
         jobs = dict(line.split() for line in done.stdout.splitlines())
@@ -124,6 +132,20 @@ def test_spark_is_private_and_a_cancelled_job_leaves_nothing(workspace: Workspac
     assert secret not in workspace.output("cancelled")
     assert not (workspace.run("cancelled").record_file("prepare")).exists()
     assert "Traceback" not in workspace.output("cancelled")
+
+
+def test_a_preempted_prepare_that_may_end_in_its_own_time_is_requeued(workspace: Workspace) -> None:
+    """Slurm first sends SIGTERM to the steps of the job, which are Spark's daemons, but not to prepare."""
+    job = workspace.submit("preempted", 60, "--site-set", "prepare.partition=graceful")
+    workspace.wait_for_workers("preempted", job)
+    workspace.slurm.preempt("n2")
+    workspace.slurm.wait_for(lambda: workspace.slurm.state(job) in ("COMPLETED", "FAILED", "CANCELLED"), 300)
+    output = workspace.output("preempted")
+    assert workspace.slurm.state(job) == "COMPLETED", output
+    assert "idxtrain: prepare: stopped on request" in output
+    assert "prepare: requeued, to resume from its checkpoint" in output
+    assert output.count("Spark's master and 2 workers are up") == 2
+    assert list(workspace.scratch.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ class SlurmClient(ABC):
                 raise TimeoutError(self.run("squeue", "--states=all", "--long").stdout)
             time.sleep(0.1)
 
-    def wait_for_end(self, *jobs: object, seconds: float = 300.0) -> None:
+    def wait_for_end(self, *jobs: object, seconds: float = 600.0) -> None:
         """Wait until jobs have ended, successfully or not."""
         self.wait_for(lambda: all(self.state(job) not in _ACTIVE for job in jobs), seconds)
 

@@ -39,7 +39,8 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0
 DependencyParameters=kill_invalid_depend
 SlurmdParameters=config_overrides
 """
-# cred_expire bounds how long a requeued job waits (120 s by default).
+# cred_expire bounds how long a requeued job waits (120 s by default). Jobs in `urgent` preempt the others; those in
+# `graceful` get SIGTERM first.
 _CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -64,7 +65,11 @@ MaxArraySize=17
 SlurmdTimeout=20
 NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[0]} CPUs={cpus} RealMemory=4000
 NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus} RealMemory=4000
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 PartitionName=batch Nodes={nodes[0]},{nodes[1]} Default=YES MaxTime=60 State=UP
+PartitionName=graceful Nodes={nodes[0]},{nodes[1]} GraceTime=60 MaxTime=60 State=UP
+PartitionName=urgent Nodes={nodes[0]},{nodes[1]} PriorityTier=10 PreemptMode=OFF MaxTime=60 State=UP
 """
 
 
@@ -106,6 +111,11 @@ class SlurmCluster(SlurmClient, AbstractContextManager["SlurmCluster"]):
         """Run one of Slurm's commands on this cluster."""
         argv = [str(word) for word in command]
         return subprocess.run(argv, env=self.environment, capture_output=True, text=True, timeout=60, check=check)
+
+    def preempt(self, node: str) -> None:
+        """Submit a short job to a node whose jobs must make room for it."""
+        options = ("--partition=urgent", "--exclusive", f"--nodelist={node}", "--output=/dev/null")
+        self.run("sbatch", *options, "--wrap", "sleep 1", check=True)
 
     def _start(self) -> None:
         for name in ("state", *(f"{what}-{node}" for what in ("spool", "tmp") for node in NODES)):

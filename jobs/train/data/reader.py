@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _COLUMNS = ("image", "label", "index")
-_NUMPY_NAMES = {"float": "float32", "double": "float64"}  # by Arrow's names
 
 
 T = TypeVar("T")
@@ -234,7 +233,7 @@ def _rows(path: Path, shard: Shard, manifest: Manifest, table: "pa.Table") -> Ro
     """Return a row group's columns as arrays on the same memory. Raises InputError if they do not match the shard."""
     import pyarrow as pa
 
-    from jobs.pixels import from_column
+    from jobs.pixels import describe, from_column
 
     if _first_index(table) != shard.first_index:
         raise _no_row_group(path, shard)
@@ -250,7 +249,7 @@ def _rows(path: Path, shard: Shard, manifest: Manifest, table: "pa.Table") -> Ro
     column = table["image"]
     # combine_chunks would copy a single chunk, too.
     images = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    description, wanted = _describe(images), f"{manifest.pixel_type} {expected}"
+    description, wanted = describe(images), f"{manifest.pixel_type} {expected}"
     if description != wanted:
         raise InputError(f"{path}: found images {description}, expected {wanted}; {_fix(path)}")
     return Rows(
@@ -258,18 +257,3 @@ def _rows(path: Path, shard: Shard, manifest: Manifest, table: "pa.Table") -> Ro
         table["label"].to_numpy().astype(np.int32, copy=False),
         table["index"].to_numpy().astype(np.int64, copy=False),
     )
-
-
-def _describe(images: "pa.Array") -> str:
-    """Return a column's type and shape as NumPy would write them, e.g. "float32 (3, 5 to 7)" of uneven lists."""
-    import pyarrow as pa
-
-    if pa.types.is_fixed_size_binary(images.type):
-        return f"uint8 ({len(images)}, {images.type.byte_width})"
-    if not pa.types.is_list(images.type):
-        return f"of type {images.type}"
-    values, lengths = images.flatten(), np.diff(images.offsets)
-    low, high = lengths.min(), lengths.max()
-    length = low if low == high else f"{low} to {high}"
-    nulls = f" with {values.null_count} nulls" if values.null_count else ""
-    return f"{_NUMPY_NAMES.get(str(values.type), values.type)} ({len(images)}, {length}){nulls}"
