@@ -122,10 +122,11 @@ def test_a_dataset_in_a_store_has_the_bytes_of_one_on_disk(small: Made, store: S
 
 @pytest.mark.long
 def test_after_kill_9_the_next_prepare_uploads_only_what_is_not_there(
-    small: Made, store: Server, tmp_path: Path
+    make_archives: MakeArchives, store: Server, tmp_path: Path
 ) -> None:
+    archives = make_archives(tmp_path / "data", train=300, test=20)
     config = PrepareConfig(rows_per_shard=20)
-    run = new_run(tmp_path / "work", small.archives, in_store(config))
+    run = new_run(tmp_path / "work", archives, in_store(config))
     with start(run) as process:
         while len(store.objects()) < 3:
             assert process.poll() is None
@@ -140,7 +141,7 @@ def test_after_kill_9_the_next_prepare_uploads_only_what_is_not_there(
     cut = next(iter(before))
     store.client.put_object(Bucket=BUCKET, Key=cut, Body=before[cut][:-100])  # as one that Hadoop was left with
     store.uploads()
-    directory, _ = prepared(tmp_path / "work", small.archives, config, "r2")
+    directory, _ = prepared(tmp_path / "work", archives, config, "r2")
     assert not set(store.uploads()) & (before.keys() - {cut})
     assert store.objects()[cut] == before[cut]
     verify(directory, read_manifest(directory), *SPLITS)
@@ -289,9 +290,9 @@ def test_a_store_is_a_url_without_credentials(idxtrain: Idxtrain, url: str, word
 
 @pytest.mark.long
 def test_from_archives_to_the_evaluation_a_store_changes_no_number_and_no_file_has_the_credentials(
-    small: Made, store: Server, tmp_path: Path, idxtrain: Idxtrain
+    make_archives: MakeArchives, store: Server, tmp_path: Path, idxtrain: Idxtrain
 ) -> None:
-    data = small.archives["train_images"].path.parent
+    data = make_archives(tmp_path / "data", train=300, test=40)["train_images"].path.parent
     options: tuple[object, ...] = ("--data", data, "--recipe", "softmax", "--np", 2, "--run-id", "r")
     settings = ("train.deterministic=true", "train.max_steps=6", "prepare.rows_per_shard=64")
     options += tuple(each for setting in settings for each in ("--set", setting))
