@@ -183,6 +183,18 @@ def test_another_version_of_a_dataset_is_never_overwritten(remote: Path, tmp_pat
     StoreFolder(f"{URL}/new", "id", {}).put(tmp_path / "other", "train/part-00000.parquet")
 
 
+def test_what_is_there_whole_is_not_uploaded_again(on_disk: Made, store: Server) -> None:
+    folder, name = open_folder(URL, "id", MANIFEST), "train/part-00000.parquet"
+    for uploads in (1, 0):
+        folder.put(on_disk.directory / name, name)
+        assert store.uploads() == [f"sets/id/{name}"] * uploads
+    content = (on_disk.directory / name).read_bytes()
+    store.client.put_object(Bucket=BUCKET, Key=f"sets/id/{name}", Body=content[:-9])  # as a kill leaves it in Hadoop
+    folder.put(on_disk.directory / name, name)
+    assert store.uploads() == [f"sets/id/{name}"]
+    assert store.objects("sets/id/") == {name: content}
+
+
 def test_cut_uploads_and_downloads_resume_where_they_were(
     on_disk: Made, remote: Path, store: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
