@@ -20,7 +20,7 @@ def command(work: Path, data: Path, ranks: int) -> list[str]:
         "prepare.rows_per_shard": 29,
         "train.deterministic": "true",
         "train.batch_size": 16,
-        "train.epochs": 20,
+        "train.epochs": 3,
         "train.max_steps": "none",
         "launch.max_restarts": 1,
     }
