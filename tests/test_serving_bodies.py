@@ -69,7 +69,7 @@ def test_a_body_that_asks_for_much_is_refused(fault: str) -> None:
         (JPEG, with_segments(COMMENT, 900), 1),
         (IDX, gzip.compress(PLAIN[:50]) + gzip.compress(PLAIN[50:]), 20),
     ],
-    ids=["PNG", "JPEG", "gzip"],  # the bytes of gzip hold the time, and all of pytest's workers must find the same tests
+    ids=["PNG", "JPEG", "gzip"],  # by its bytes, which hold the time, a test would be another one in each worker
 )
 def test_pictures_of_many_pieces_and_gzip_in_several_streams_are_read(kind: str, body: bytes, count: int) -> None:
     assert images(kind, body, NamedModel(), LIMITS, resize=False).shape == (count, *SHAPE)  # type: ignore[arg-type]
