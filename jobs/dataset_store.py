@@ -3,7 +3,7 @@
     URL/DATASET_ID/train/part-00000.parquet …  manifest.json            of one training pair
     URL/segments/SEGMENT_ID/train/part-00000.parquet …  segment.json    of several; datasets share them
 
-`store.json` in WORK/datasets/DATASET_ID, or in WORK/segments/SEGMENT_ID, is the record of where they are. The manifest
+`store.json` in WORK/datasets/DATASET_ID, or in WORK/segments/SEGMENT_ID, records where they are. The manifest
 is the same bytes as that of a dataset on disk. In the store it is written last, so that shards beside it are those that
 it lists. Shards without one are of a `prepare` that was killed: nothing reads them, and the next one takes those that
 are whole.
@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,7 +92,8 @@ def require_shards(record: StoreRecord, directory: Path, shards: Iterable["Shard
         url = record.url_of(shard)
         folder = url.rsplit("/", 2)[0]  # SPLIT/NAME is the rest
         if folder not in sizes:
-            sizes[folder] = _sizes(folder, record.url)
+            with reporting(f"{OPTION} {record.url}"):
+                sizes[folder] = attempt(partial(_sizes, folder), f"{folder}: cannot be listed")
         found = sizes[folder].get(url.removeprefix(f"{folder}/"))
         if found != shard.bytes:
             raise damaged(
@@ -105,16 +106,15 @@ def damaged(url: str, found: str, expected: str, directory: Path) -> InputError:
     return InputError(f"{url}: found {found}, expected {expected}; fix: remove {directory} and prepare it again")
 
 
-def _sizes(folder: str, store: str) -> dict[str, int]:
-    """Return the size of each object below a folder, by its path from there."""
-    with reporting(f"{OPTION} {store}"):
-        system = file_system(folder, OPTION)
-        root = path_of(system, folder)
-        try:
-            listed = attempt(lambda: system.find(root, detail=True), f"{folder}: cannot be listed")
-        except FileNotFoundError:
-            return {}
-        return {path[len(root) + 1 :]: int(info["size"]) for path, info in listed.items()}
+def _sizes(folder: str) -> dict[str, int]:
+    """Return the size of each object below a folder, by its path from there. Raises the client's errors."""
+    system = file_system(folder, OPTION)
+    root = path_of(system, folder)
+    try:
+        listed = system.find(root, detail=True)
+    except FileNotFoundError:
+        return {}
+    return {path[len(root) + 1 :]: int(info["size"]) for path, info in listed.items()}
 
 
 @dataclass(frozen=True)
@@ -163,14 +163,13 @@ class StoreFolder:
 
 
 def open_folder(url: str, folder: str, description: str) -> StoreFolder:
-    """Return a folder to write shards to. Raises InputError for a store that cannot be listed.
+    """Return a folder to write shards to. Raises InputError for a store that cannot be listed: is it the right one?
 
     `description`: the file there that lists the shards of a whole dataset or segment.
     """
-    url = url.rstrip("/")
-    _sizes(f"{url}/{folder}", url)  # before any work is done
     earlier: dict[str, str] = {}
     with reporting(f"{OPTION} {url}"):
+        _sizes(f"{url}/{folder}")  # before any work is done
         system = file_system(url, OPTION)
         path = path_of(system, f"{url}/{folder}/{description}")
         with suppress(FileNotFoundError):

@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs import object_store
 from jobs.dataset import MANIFEST, SPLITS, read_manifest, read_split, verify
 from jobs.dataset_store import FILE, StoreFolder, open_folder, read_record, require_shards
 from jobs.errors import InputError, StoreLostError
-from jobs.files import sha256_file
+from jobs.files import sealed, sha256_file, write_json
 from jobs.prepare.config import PrepareConfig
-from jobs.run_dir import RunDir
+from jobs.prepare.decode import to_batch
+from jobs.run_dir import RunDir, Work
 from jobs.shard_copies import ShardCopies, local_path, private_folder
 from jobs.stage import dataset_of
 from tests.conftest import Idxtrain, MakeArchives
-from tests.support.prepared import Made, new_run, parquet_bytes, start
+from tests.support.prepared import Made, bare_manifest, new_run, parquet_bytes, start
 from tests.support.s3_server import BUCKET, KEYS, Server, s3_server
 from tests.support.same_numbers import weights
 from tests.test_segments import add_pair, fetched
@@ -69,15 +73,32 @@ def prepared(work: Path, archives: Any, config: PrepareConfig, run_id: str = "r1
 
 
 @pytest.fixture
-def remote(small: Made, store: Server, tmp_path: Path) -> Path:
-    """Return the folder of `small` with its shards in the store, put there without Spark."""
-    directory = tmp_path / "datasets" / small.directory.name
+def on_disk(tmp_path: Path) -> Made:
+    """Return a dataset of five shards of random images, which take 15 kB each, made without Spark."""
+    directory, random = tmp_path / "disk" / ("0" * 16), np.random.default_rng(0)
+    (directory / "train").mkdir(parents=True)
+    shards = []
+    for number in range(5):
+        path = directory / f"train/part-{number:05}.parquet"
+        rows = np.arange(16 * number, 16 * (number + 1))
+        pq.write_table(pa.Table.from_batches([to_batch(random.random((16, 240), np.float32), rows % 2, rows)]), path)
+        size, digest = path.stat().st_size, sha256_file(path)
+        shards.append({"path": f"train/{path.name}", "rows": 16, "first_index": int(rows[0])})
+        shards[-1] |= {"bytes": size, "sha256": digest}
+    manifest = bare_manifest((12, 20, 1), 2, {"rows": 80, "label_counts": (40, 40), "shards": shards})
+    write_json(directory / MANIFEST, sealed(manifest.model_dump(mode="json")))
+    return Made(config=PrepareConfig(), archives={}, work=Work(tmp_path), directory=directory, log="")
+
+
+@pytest.fixture
+def remote(on_disk: Made, store: Server, tmp_path: Path) -> Path:
+    """Return the folder of the same dataset with its shards in the store."""
+    directory = tmp_path / "datasets" / on_disk.directory.name
     directory.mkdir(parents=True)
-    folder = open_folder(URL, directory.name, MANIFEST)
-    for name, content in parquet_bytes(small.directory).items():
+    (directory / MANIFEST).write_bytes((on_disk.directory / MANIFEST).read_bytes())
+    for name, content in parquet_bytes(on_disk.directory).items():
         store.client.put_object(Bucket=BUCKET, Key=f"sets/{directory.name}/{name}", Body=content)
-    (directory / MANIFEST).write_bytes((small.directory / MANIFEST).read_bytes())
-    folder.finish(directory, MANIFEST, [s for split in SPLITS for s in small.manifest.splits[split].shards])
+    open_folder(URL, directory.name, MANIFEST).finish(directory, MANIFEST, on_disk.manifest.splits["train"].shards)
     store.proxy.seen.clear()
     return directory
 
@@ -101,10 +122,11 @@ def test_a_dataset_in_a_store_has_the_bytes_of_one_on_disk(small: Made, store: S
 
 @pytest.mark.long
 def test_after_kill_9_the_next_prepare_uploads_only_what_is_not_there(
-    small: Made, store: Server, tmp_path: Path
+    make_archives: MakeArchives, store: Server, tmp_path: Path
 ) -> None:
+    archives = make_archives(tmp_path / "data", train=300, test=20)
     config = PrepareConfig(rows_per_shard=20)
-    run = new_run(tmp_path / "work", small.archives, in_store(config))
+    run = new_run(tmp_path / "work", archives, in_store(config))
     with start(run) as process:
         while len(store.objects()) < 3:
             assert process.poll() is None
@@ -119,7 +141,7 @@ def test_after_kill_9_the_next_prepare_uploads_only_what_is_not_there(
     cut = next(iter(before))
     store.client.put_object(Bucket=BUCKET, Key=cut, Body=before[cut][:-100])  # as one that Hadoop was left with
     store.uploads()
-    directory, _ = prepared(tmp_path / "work", small.archives, config, "r2")
+    directory, _ = prepared(tmp_path / "work", archives, config, "r2")
     assert not set(store.uploads()) & (before.keys() - {cut})
     assert store.objects()[cut] == before[cut]
     verify(directory, read_manifest(directory), *SPLITS)
@@ -161,16 +183,28 @@ def test_another_version_of_a_dataset_is_never_overwritten(remote: Path, tmp_pat
     StoreFolder(f"{URL}/new", "id", {}).put(tmp_path / "other", "train/part-00000.parquet")
 
 
+def test_what_is_there_whole_is_not_uploaded_again(on_disk: Made, store: Server) -> None:
+    folder, name = open_folder(URL, "id", MANIFEST), "train/part-00000.parquet"
+    for uploads in (1, 0):
+        folder.put(on_disk.directory / name, name)
+        assert store.uploads() == [f"sets/id/{name}"] * uploads
+    content = (on_disk.directory / name).read_bytes()
+    store.client.put_object(Bucket=BUCKET, Key=f"sets/id/{name}", Body=content[:-9])  # as a kill leaves it in Hadoop
+    folder.put(on_disk.directory / name, name)
+    assert store.uploads() == [f"sets/id/{name}"]
+    assert store.objects("sets/id/") == {name: content}
+
+
 def test_cut_uploads_and_downloads_resume_where_they_were(
-    small: Made, remote: Path, store: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on_disk: Made, remote: Path, store: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(object_store, "BLOCK", 3000)
-    shard = small.manifest.splits["train"].shards[0]
+    shard = on_disk.manifest.splits["train"].shards[0]
     assert shard.bytes > 4 * 3000
     with patch.object(store.proxy, "cuts", 4):
         path = local_path(remote, shard)
         assert store.proxy.cuts == 0
-    assert path.read_bytes() == (small.directory / shard.path).read_bytes()
+    assert path.read_bytes() == (on_disk.directory / shard.path).read_bytes()
     reads = [int(range_.removeprefix("bytes=").partition("-")[0]) for method, _, range_ in store.proxy.seen if range_]
     assert reads == sorted(reads)  # never from the start again
     assert len(reads) == 4 + -(-shard.bytes // 3000)
@@ -179,9 +213,9 @@ def test_cut_uploads_and_downloads_resume_where_they_were(
     assert store.objects("sets/other/")[shard.path] == path.read_bytes()
 
 
-def test_a_store_that_is_gone_is_one_line_with_exit_code_75(small: Made, remote: Path, store: Server) -> None:
+def test_a_store_that_is_gone_is_one_line_with_exit_code_75(on_disk: Made, remote: Path, store: Server) -> None:
     store.proxy.is_down = True
-    shards = small.manifest.splits["train"].shards
+    shards = on_disk.manifest.splits["train"].shards
     with pytest.raises(StoreLostError, match=rf"^{URL}/.*3 attempts\); fix: run the same command again") as lost:
         local_path(remote, shards[0])
     assert lost.value.exit_code == 75
@@ -191,9 +225,9 @@ def test_a_store_that_is_gone_is_one_line_with_exit_code_75(small: Made, remote:
         require_shards(record, remote, shards)
 
 
-def test_a_damaged_object_is_refused_with_its_name(small: Made, remote: Path, store: Server) -> None:
-    shards = small.manifest.splits["train"].shards
-    contents = [(small.directory / shard.path).read_bytes() for shard in shards]
+def test_a_damaged_object_is_refused_with_its_name(on_disk: Made, remote: Path, store: Server) -> None:
+    shards = on_disk.manifest.splits["train"].shards
+    contents = [(on_disk.directory / shard.path).read_bytes() for shard in shards]
     keys = [f"sets/{remote.name}/{shard.path}" for shard in shards]
     store.client.put_object(Bucket=BUCKET, Key=keys[0], Body=contents[0][:-1] + b"?")
     store.client.put_object(Bucket=BUCKET, Key=keys[1], Body=contents[1][:-1])
@@ -212,20 +246,20 @@ def test_a_damaged_object_is_refused_with_its_name(small: Made, remote: Path, st
     assert not [path for path in private_folder().iterdir() if path.stat().st_size]
     folder = open_folder(URL, remote.name, MANIFEST)  # as `prepare` does
     for number in range(3):
-        folder.put(small.directory / shards[number].path, shards[number].path)
-    verify(remote, small.manifest, "train")
+        folder.put(on_disk.directory / shards[number].path, shards[number].path)
+    verify(remote, on_disk.manifest, "train")
 
 
-def test_a_copy_that_was_damaged_since_is_made_again(small: Made, remote: Path) -> None:
-    shard = small.manifest.splits["test"].shards[0]
+def test_a_copy_that_was_damaged_since_is_made_again(on_disk: Made, remote: Path) -> None:
+    shard = on_disk.manifest.splits["train"].shards[0]
     path = local_path(remote, shard)
     path.write_bytes(bytes(shard.bytes))
-    verify(remote, small.manifest, "test")
+    verify(remote, on_disk.manifest, "train")
     assert sha256_file(path) == shard.sha256
 
 
-def test_copies_without_room_take_that_of_the_oldest_and_none_that_is_in_use(small: Made, remote: Path) -> None:
-    shards = small.manifest.splits["train"].shards
+def test_copies_without_room_take_that_of_the_oldest_and_none_that_is_in_use(on_disk: Made, remote: Path) -> None:
+    shards = on_disk.manifest.splits["train"].shards
     paths = [Path(path) for path in ShardCopies(remote, shards[:3]).readable()]
     os.utime(paths[1], (0, time.time() - 3600))
     real = __import__("shutil").disk_usage
@@ -245,11 +279,11 @@ def test_copies_without_room_take_that_of_the_oldest_and_none_that_is_in_use(sma
     assert [path.exists() for path in (paths[0], paths[2])] == [False, True]
 
 
-def test_a_folder_of_copies_that_others_may_use_is_refused(small: Made, remote: Path) -> None:
+def test_a_folder_of_copies_that_others_may_use_is_refused(on_disk: Made, remote: Path) -> None:
     private_folder().parent.chmod(0o755)
     private_folder.cache_clear()
     with pytest.raises(InputError, match=r"idxtrain-\d+: found a folder that others may use, .*; fix: remove it"):
-        local_path(remote, small.manifest.splits["train"].shards[0])
+        local_path(remote, on_disk.manifest.splits["train"].shards[0])
 
 
 @pytest.mark.parametrize(
@@ -268,9 +302,9 @@ def test_a_store_is_a_url_without_credentials(idxtrain: Idxtrain, url: str, word
 
 @pytest.mark.long
 def test_from_archives_to_the_evaluation_a_store_changes_no_number_and_no_file_has_the_credentials(
-    small: Made, store: Server, tmp_path: Path, idxtrain: Idxtrain
+    make_archives: MakeArchives, store: Server, tmp_path: Path, idxtrain: Idxtrain
 ) -> None:
-    data = small.archives["train_images"].path.parent
+    data = make_archives(tmp_path / "data", train=300, test=40)["train_images"].path.parent
     options: tuple[object, ...] = ("--data", data, "--recipe", "softmax", "--np", 2, "--run-id", "r")
     settings = ("train.deterministic=true", "train.max_steps=6", "prepare.rows_per_shard=64")
     options += tuple(each for setting in settings for each in ("--set", setting))
