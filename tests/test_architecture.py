@@ -44,8 +44,8 @@ def test_imports_point_one_way(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_code_uses_kernel_file_locks(path: Path) -> None:
     """They do not work between nodes on every shared file system: see `jobs.lease`. A node's memory is none."""
-    assert not {name.split(".")[0] for name in imports(path)} & {"fcntl", "filelock"}
-    if path != ROOT / "jobs/train/data/shared_memory.py":
+    if path != ROOT / "jobs/train/shared_memory.py":
+        assert not {name.split(".")[0] for name in imports(path)} & {"fcntl", "filelock"}
         assert "os.lockf" not in path.read_text(encoding="utf-8")
 
 

@@ -187,7 +187,9 @@ def test_a_dataset_whose_files_are_of_another_type_than_its_manifest_is_refused(
         mixed = one.manifest.model_copy(update={"pixel_type": other.manifest.pixel_type})
         found, expected = (each.manifest.pixel_type for each in (one, other))
         verify(one.directory, mixed, "test")
-        with pytest.raises(InputError, match=f"found images of {found}, expected {expected}; fix: remove "):
+        with pytest.raises(
+            InputError, match=rf"found images {found} \(\d+, 240\), expected {expected} \(.*; fix: remove "
+        ):
             read_split(one.directory, mixed, "test")
         with pytest.raises(InputError, match=rf"found images {found} \(\d+, 240\), expected {expected} \(\d+, 240\)"):
             list(read_shards(one.directory, mixed, mixed.splits["test"].shards, 1))

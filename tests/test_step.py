@@ -47,7 +47,7 @@ class TwoEqualRanks(Collective):
     """A collective of two ranks that compute the same, without Horovod."""
 
     def __init__(self) -> None:
-        self.rank, self.world_size = 0, 2
+        self.rank, self.world_size, self._shares_memory = 0, 2, False
 
     def sum(self, tensor: Any, name: str) -> Any:
         return tensor + tensor
