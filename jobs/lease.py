@@ -134,7 +134,9 @@ class Lease(AbstractContextManager["Lease"]):
             if rival is None or self._sign_of_life(rival, claims[-1]):
                 yield False
                 return
-            claims.append(self._claim(rival))  # it died during its takeover
+            claim = self._claim(rival)  # it died during its takeover
+            # Or the dead owner itself had the claim: it died while it released the lease.
+            claims.append(claim if claim not in claims else claim.with_suffix(".released.lock"))
         try:
             yield _read(self._path) == dead
         finally:

@@ -32,6 +32,15 @@ with Lease(Path(sys.argv[1]), "dataset 7", waits=True):
     sys.stdin.read()
 """
 
+# Takes a lease, and is killed while it releases it: before it removes its first file.
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from jobs.lease import Lease
+with Lease(Path(sys.argv[1]), "dataset 7"):
+    Path.unlink = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
 
 def hold(path: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", HOLDER, str(path)]
@@ -61,6 +70,17 @@ def test_a_waiting_process_logs_the_owner_once_and_comes_next(tmp_path: Path, en
             holder.communicate()
         assert line_of(waiting.stdout) == "taken"
         assert waiting.communicate()[1] == ""  # it was logged once
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_is_killed_while_it_releases_a_lease_leaves_it_to_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "it.json"
+    assert subprocess.run([sys.executable, "-c", DIES, str(path)], check=False).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2  # the lease, and the dead process's claim to it
+    done = subprocess.run(
+        [sys.executable, "-c", HOLDER, str(path)], input="", capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == "taken"
     assert list(tmp_path.iterdir()) == []
 
 
