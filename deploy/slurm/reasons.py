@@ -48,7 +48,6 @@ _PENDING = {
     "Resources": "is next: waits for free nodes",
     "ReqNodeNotAvail": "waits for nodes that are down, drained or reserved",
     "NodeDown": "waits for nodes that are down, drained or reserved",
-    "Nodes required for job are DOWN": "waits for nodes that are down, drained or reserved",  # of several partitions
     "PartitionDown": "waits: the partition is closed at the moment",
     "PartitionInactive": "waits: the partition is closed at the moment",
     "PartitionConfig": "cannot start: the partition has too few nodes; fix: set the site's nodes or partition",
