@@ -22,7 +22,7 @@ def test_a_spark_cluster_that_loses_a_worker_in_the_middle_makes_the_same_bytes(
             with workers[0].frozen():  # so that the work is not done before the other worker is lost
                 while not workers[1].executors:
                     time.sleep(0.01)
-                assert workers[1].kill() >= 1  # a worker that is starting its executor has a child more
+                assert workers[1].kill() == 1
                 assert not (run.work.datasets / small.directory.name).exists(), "it was still at work"
             _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr

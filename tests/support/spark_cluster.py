@@ -15,6 +15,7 @@ import psutil
 import pyspark
 
 _SECONDS = 120
+_EXECUTOR = "org.apache.spark.executor.CoarseGrainedExecutorBackend"
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,12 @@ class SparkWorker:
 
     @property
     def executors(self) -> int:
-        """The number of executors that run."""
-        return len(psutil.Process(self.process.pid).children())
+        """The number of executors that run, without a process that is about to become one."""
+        count = 0
+        for each in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):
+                count += _EXECUTOR in each.cmdline()
+        return count
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -45,11 +50,10 @@ class SparkWorker:
 
     def kill(self) -> int:
         """Kill the worker and its executors with SIGKILL; return how many executors there were."""
-        worker = psutil.Process(self.process.pid)
-        executors = worker.children()
+        worker, executors = psutil.Process(self.process.pid), self.executors
         for each in (worker, *worker.children(recursive=True)):
             each.kill()
-        return len(executors)
+        return executors
 
 
 @contextmanager

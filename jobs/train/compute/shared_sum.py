@@ -86,7 +86,8 @@ def shared_sum(
     ranks as one array [ranks · n].
     """
     values = _starts(shapes, dtype)[-1]
-    size = (ranks + 1) * _whole_pages(values * np.dtype(dtype).itemsize) + _whole_pages(8 * ranks)
+    arrays = ranks + 2  # each rank's values, the sums and the arrivals
+    size = (ranks + 1) * values * np.dtype(dtype).itemsize + 8 * ranks + arrays * PAGE
     memory = share_memory(size, True, rank, ranks, gather)
     if not gather(np.array([memory is not None])).all() or memory is None:
         return None
@@ -99,7 +100,3 @@ def _starts(shapes: Sequence[tuple[int, ...]], dtype: DTypeLike) -> list[int]:
     """Return where each array begins among the values of all, and behind the last: each at an aligned address."""
     per_line = ALIGNMENT // np.dtype(dtype).itemsize
     return list(accumulate((-(-prod(shape) // per_line) * per_line for shape in shapes), initial=0))
-
-
-def _whole_pages(size: int) -> int:
-    return -(-size // PAGE) * PAGE
