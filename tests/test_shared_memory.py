@@ -86,18 +86,22 @@ def test_the_only_rank_of_a_node_shares_nothing(ranks: Ranks) -> None:
     assert sorted(alone["decoded"]) == list(range(SHARDS))
 
 
+def wait_until_joined(rank: "subprocess.Popen[str]") -> None:
+    """Wait until a rank has opened another's memory, which it could not once that one is killed."""
+    deadline = time.monotonic() + 300
+    while not any("memfd:idxtrain" in line.path for line in psutil.Process(rank.pid).memory_maps()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_claim_of_a_killed_rank_is_waited_for_and_nothing_remains(ranks: Ranks) -> None:
     """The launcher ends a rank whose peer has died; until then it decodes what else it needs."""
     held, waiting = ranks.start(0, 2, "hold"), ranks.start(1, 2)
     ranks.wait_until_held(0)
     assert "/memfd:idxtrain (deleted)" in Path(f"/proc/{held.pid}/maps").read_text()  # no file has a name
+    wait_until_joined(waiting)
     held.send_signal(signal.SIGKILL)
     held.wait()
-    process = psutil.Process(waiting.pid)
-    deadline = time.monotonic() + 300
-    while not any("memfd:idxtrain" in line.path for line in process.memory_maps()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
     with pytest.raises(subprocess.TimeoutExpired):
         waiting.wait(timeout=3)
     waiting.kill()
@@ -109,6 +113,7 @@ def test_the_lock_of_a_killed_rank_is_released(ranks: Ranks) -> None:
     held = ranks.start(0, 2, "lock")
     other = ranks.start(1, 2)
     ranks.wait_until_held(0)
+    wait_until_joined(other)
     held.kill()
     held.wait()
     _, errors = other.communicate(timeout=300)
