@@ -5,7 +5,7 @@ import secrets
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -274,19 +274,23 @@ def _whole(target: Path, *, is_folder: bool) -> Iterator[Path]:
     """Give a temporary path beside the target, and rename it to the target in the end; after an error, remove it."""
     place = target.resolve()  # "." has no name
     temporary = place.with_name(f".{secrets.token_hex(4)}.tmp-{place.name}")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if is_folder:
-            temporary.mkdir()
-    except OSError as error:
-        raise InputError(
-            f"{target}: cannot be made ({error.strerror}); fix: give a target where you may write"
-        ) from error
-    try:
+    try:  # from here on: a signal may come while the folder is made
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if is_folder:
+                temporary.mkdir()
+        except OSError as error:
+            raise InputError(
+                f"{target}: cannot be made ({error.strerror}); fix: give a target where you may write"
+            ) from error
         with naming_full_disk(target):
             yield temporary
             sync(temporary)
             temporary.rename(place)
             sync(place.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True) if is_folder else temporary.unlink(missing_ok=True)
+        if is_folder:
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                temporary.unlink()
