@@ -36,7 +36,7 @@ def app(models: Sequence[Shown], token: str) -> ASGIApp:
     demo = FastAPI(title="idxtrain demo", openapi_url=None, docs_url=None, redoc_url=None)
     chosen = {str(number): model for number, model in enumerate(models)}
 
-    def shown(model: str) -> Shown:
+    async def shown(model: str) -> Shown:  # quick: no thread
         if model not in chosen:
             raise InputError(f"model: found {model!r}, expected {' or '.join(chosen)}; fix: take it from /api/models")
         return chosen[model]

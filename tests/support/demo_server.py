@@ -1,12 +1,14 @@
 """Demos to open in a browser: of a trained run, by `idxtrain demo`, and of untrained networks of any shape."""
 
+import multiprocessing
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +81,25 @@ def serving(architectures: Sequence[str], shape: tuple[int, int, int], classes: 
         finally:
             server.should_exit = True
             thread.join()
+
+
+@contextmanager
+def serving_apart(architecture: str) -> Iterator[str]:
+    """Serve an untrained network for 28 × 28 pixels from a process of its own, as users do. Yield the address."""
+    spawned = multiprocessing.get_context("spawn")
+    ours, theirs = spawned.Pipe()
+    process = spawned.Process(target=_serve, args=(architecture, theirs))
+    process.start()
+    theirs.close()
+    try:
+        yield ours.recv()
+    finally:
+        ours.close()
+        process.join()
+
+
+def _serve(architecture: str, browser: Connection) -> None:
+    """Send the address, and serve until the other end is closed."""
+    with serving([architecture], (28, 28, 1), 10) as demo, suppress(EOFError):
+        browser.send(demo.address)
+        browser.recv()
