@@ -47,7 +47,8 @@ class StepSpeed(Section):
 
 
 class StepSpeeds(Section):
-    """What was measured of one kind of step. `host`: the machine, or a site's first node; `device`: a rank's, in words.
+    """What was measured of one kind of step. `host`: the machine, or a site's first node; `device`: a rank's, in words;
+    of several ranks that share the host, that of the fewest.
 
     `site`: None if all ranks shared the host.
     """

@@ -19,6 +19,7 @@ from jobs.errors import InputError
 from jobs.run_dir import Work
 from jobs.step_speed import StepSpeed, StepSpeeds
 from jobs.train.config import TrainConfig
+from jobs.words import counted
 from pipelines.config import compose
 from pipelines.forecast import EpochSize, best, forecast, key_of, lines, lines_of, step_seconds
 from pipelines.plan import plan_training
@@ -141,6 +142,8 @@ def test_doctor_measures_a_step_that_the_plan_then_forecasts(tmp_path: Path, idx
     measured = StepSpeeds.model_validate_json(file.read_text())
     assert [step.gradient_bytes for step in measured.steps] == [4 * 7850] * 2
     assert measured.steps[1].latency > 0
+    threads = len(os.sched_getaffinity(0))  # ranks share them, so they are those of one rank
+    assert measured.device == f"{counted(threads, 'CPU thread')}, float32"
     assert "an epoch takes " in idxtrain("plan", *options).stdout
 
 

@@ -76,10 +76,14 @@ def measure_nodes(
 
 
 def _speeds(answers: Sequence[dict[str, Any]], site: str | None, batch_size: int) -> StepSpeeds:
-    """Return what ranks answered, as the work folder keeps it. The device is that of the most ranks."""
+    """Return what ranks answered, as the work folder keeps it.
+
+    The device is that of one rank of a site, but here what all ranks share: that of the fewest ranks.
+    """
     devices = [answer.pop("device") for answer in answers]
+    device = devices[0] if site is None else devices[-1]
     steps = tuple(StepSpeed.model_validate(answer) for answer in answers)
-    return StepSpeeds(host=platform.node(), site=site, device=devices[-1], batch_size=batch_size, steps=steps)
+    return StepSpeeds(host=platform.node(), site=site, device=device, batch_size=batch_size, steps=steps)
 
 
 def lines(speeds: StepSpeeds) -> list[str]:

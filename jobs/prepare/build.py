@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,12 @@ def _fill(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
     scratch.mkdir()
     labels, pictures = ({k: v for k, v in archives.items() if k.endswith(end)} for end in ("_labels", "_images"))
     # Labels are small: all that they decide is decided, or refused, before Spark starts.
-    with inflated(labels, scratch) as plain:
+    with ExitStack() as unchanged:
+        plain = unchanged.enter_context(inflated(labels, scratch))
         assigned = assign(inputs, plan, headers, plain, np.array(excluded, np.int64), scratch)
         plan = plan.with_rows(assigned.rows)
-        with Spark(spark_config) as spark, inflated(pictures, scratch, spark.spread) as plain_images:
+        with Spark(spark_config) as spark:
+            plain_images = unchanged.enter_context(inflated(pictures, scratch, spark.spread))
             train, test = (
                 pair_of(split, archives, plain | plain_images, headers, inputs.label_column)
                 for split in ("train", "train" if inputs.makes_test else "test")
@@ -86,20 +89,22 @@ def _fill(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
             shards = take_shards(decoder, written, assigned.label_counts)
             inputs.require_unchanged()
             check_shards(directory, plan, shards, store)
-            content = Content(
-                images=images,
-                classes=assigned.classes,
-                label_counts=assigned.label_counts,
-                findings=findings,
-                shards={split: shards_of(split, shards) for split in SPLITS},
-                options=_decisions(inputs, plan, assigned.excluded, test_rows),
-                versions=spark.versions(),
-            )
-            manifest = write_manifest(directory, inputs, content)
-            views = take_views(each.view for each in written if each.view)
-            look(directory, manifest, views, digests, partial(decoder.read, findings.normalization), scratch)
-            if store is not None:
-                store.finish(directory, MANIFEST, shards)
+            versions = spark.versions()
+        # Spark has ended: the look takes memory of its own.
+        content = Content(
+            images=images,
+            classes=assigned.classes,
+            label_counts=assigned.label_counts,
+            findings=findings,
+            shards={split: shards_of(split, shards) for split in SPLITS},
+            options=_decisions(inputs, plan, assigned.excluded, test_rows),
+            versions=versions,
+        )
+        manifest = write_manifest(directory, inputs, content)
+        views = take_views(each.view for each in written if each.view)
+        look(directory, manifest, views, digests, partial(decoder.read, findings.normalization), scratch)
+        if store is not None:
+            store.finish(directory, MANIFEST, shards)
 
 
 def _decisions(inputs: Inputs, plan: DatasetPlan, excluded: int, test_rows: int | None) -> dict[str, int | str]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.prepare.findings.sketch import PROJECTIONS, STEPS
+from jobs.prepare.mapped import take
 from jobs.progress import Progress
 
 # A correlation of 0.995.
@@ -121,7 +122,7 @@ def _band_keys(projections: NDArray[Any], rows: NDArray[Any], band: int) -> NDAr
     of_band = projections[:, here]
     for start in range(0, len(rows), _BLOCK):
         block = slice(start, start + _BLOCK)
-        cells = ((of_band[rows[block]].astype(np.int16) + offsets + 128) // _CELL).astype(np.uint32) * factors
+        cells = ((take(of_band, rows[block]).astype(np.int16) + offsets + 128) // _CELL).astype(np.uint32) * factors
         keys[block] = cells.sum(axis=1, dtype=np.uint32)
     return keys
 
@@ -133,7 +134,7 @@ def _sketch_distances(projections: NDArray[Any], pairs: NDArray[Any]) -> NDArray
 
 
 def _sketch_distance(projections: NDArray[Any], pairs: NDArray[Any]) -> NDArray[Any]:
-    difference = projections[pairs[:, 0]].astype(np.int16) - projections[pairs[:, 1]]
+    difference = take(projections, pairs[:, 0]).astype(np.int16) - take(projections, pairs[:, 1])
     squares = np.einsum("ij,ij->i", difference, difference, dtype=np.float32)
     return np.sqrt(squares / projections.shape[1]) / STEPS
 

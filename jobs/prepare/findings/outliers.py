@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from jobs.prepare.findings.sketch import Sketch
+from jobs.prepare.mapped import take
 
 COMPONENTS = 16
 TAIL = 1e-5
@@ -56,7 +57,7 @@ def outliers(sketch: Sketch, rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[
 
 def _spread(rows: NDArray[Any], most: int) -> NDArray[Any]:
     """Return at most N rows, evenly spread."""
-    return rows[:: -(-len(rows) // most)]
+    return take(rows, slice(None, None, -(-len(rows) // most)))
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Components:
 
     def features(self, sketch: Sketch, rows: NDArray[Any]) -> NDArray[Any]:
         """Return the features of rows: float64 [n, 18]."""
-        main = (sketch.projections[rows].astype(np.float32) - self.mean) @ self.axes
+        main = (take(sketch.projections, rows).astype(np.float32) - self.mean) @ self.axes
         return np.column_stack([main, sketch.means[rows], sketch.contrasts[rows]]).astype(np.float64)
 
 
