@@ -9,7 +9,7 @@ The distance of two pictures is that of their pixels, each centered and scaled t
 Cells are 26 steps wide, so a band is equal with probability (1 − 0.98 d)^12 for small d: a pair at distance 0.05, 0.1
 is compared with probability 1.00, 0.99. A shifted, rotated or mirrored copy is another picture, and is not found.
 
-The bands are searched one after another, so that memory is about 40 bytes a row, beside the pairs that are kept.
+The bands are searched one after another, so that memory is about 100 bytes a row, beside the pairs that are kept.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,7 +29,8 @@ _WIDTH = PROJECTIONS // _BANDS
 _CELL = 26  # steps
 _NEXT = 16  # images of a bucket that each is compared with
 _ESTIMATE = 1.25  # of the distance: sketches are this inexact, at most (5 standard errors)
-_ROUGH_ESTIMATE = 1.45  # the same of a third of it
+_ROUGH = PROJECTIONS // 3  # of a sketch, which are held in memory
+_ROUGH_ESTIMATE = 1.45  # as _ESTIMATE, of these
 _MOST_PARTNERS = 2  # of a row on each side: see `nearest`
 _ROUNDING = 0.02  # of the distance, by int8
 _BLOCK = 1 << 16  # pairs at a time: limits the memory
@@ -40,10 +41,11 @@ def candidates(projections: NDArray[Any], rows: NDArray[Any]) -> Iterator[NDArra
 
     `projections`: int8 [all rows, 192]. `rows`: those to compare, increasing int64, of images with contrast.
     """
+    rough = take(projections[:, :_ROUGH], slice(None))
     with Progress("prepare: comparing images", _BANDS, "bands") as progress:
         for band in range(_BANDS):
             for pairs in _in_band(_band_keys(projections, rows, band)):
-                yield _near(projections, rows[pairs])
+                yield _near(projections, rough, rows[pairs])
             progress.update(band + 1)
 
 
@@ -105,10 +107,10 @@ def _unique(pairs: NDArray[Any]) -> NDArray[Any]:
     return pairs[is_new]
 
 
-def _near(projections: NDArray[Any], pairs: NDArray[Any]) -> NDArray[Any]:
-    """Return the pairs, at most a block, whose sketches are near. A third of a sketch rules out most others."""
-    for used, estimate in ((PROJECTIONS // 3, _ROUGH_ESTIMATE), (PROJECTIONS, _ESTIMATE)):
-        pairs = pairs[_sketch_distance(projections[:, :used], pairs) <= estimate * NEAR + _ROUNDING]
+def _near(projections: NDArray[Any], rough: NDArray[Any], pairs: NDArray[Any]) -> NDArray[Any]:
+    """Return the pairs, at most a block, whose sketches are near. `rough`: a third of each, rules out most others."""
+    for sketches, estimate in ((rough, _ROUGH_ESTIMATE), (projections, _ESTIMATE)):
+        pairs = pairs[_sketch_distance(sketches, pairs) <= estimate * NEAR + _ROUNDING]
     return pairs
 
 
