@@ -2,7 +2,7 @@
 
 Executors sketch each shard; the driver compares the sketches, and reads the few images that are needed whole. The work
 grows linearly with the rows, but for sorts. Sketches and digests stay in files, 240 bytes per row; the driver holds
-about 160. What is kept of findings is bounded: see the constants. Of more than ten million rows only equal and constant
+about 180. What is kept of findings is bounded: see the constants. Of more than ten million rows only equal and constant
 images and outliers are found, not near ones.
 """
 

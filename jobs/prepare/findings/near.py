@@ -9,7 +9,7 @@ The distance of two pictures is that of their pixels, each centered and scaled t
 Cells are 26 steps wide, so a band is equal with probability (1 − 0.98 d)^12 for small d: a pair at distance 0.05, 0.1
 is compared with probability 1.00, 0.99. A shifted, rotated or mirrored copy is another picture, and is not found.
 
-The bands are searched one after another, so that memory is about 100 bytes a row, beside the pairs that are kept.
+The bands are searched one after another, so that memory is about 120 bytes a row, beside the pairs that are kept.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.parallel import map_ahead
 from jobs.prepare.findings.sketch import PROJECTIONS, STEPS
 from jobs.prepare.mapped import take
 from jobs.progress import Progress
@@ -42,21 +43,27 @@ def candidates(projections: NDArray[Any], rows: NDArray[Any]) -> Iterator[NDArra
     `projections`: int8 [all rows, 192]. `rows`: those to compare, increasing int64, of images with contrast.
     """
     rough = take(projections[:, :_ROUGH], slice(None))
+
+    def sort(band: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        keys = _band_keys(projections, rows, band)
+        order = np.argsort(keys, kind="stable")
+        return order, keys[order]
+
     with Progress("prepare: comparing images", _BANDS, "bands") as progress:
-        for band in range(_BANDS):
-            for pairs in _in_band(_band_keys(projections, rows, band)):
+        # One thread sorts the next bands while this one compares: NumPy lets both run.
+        for band, (order, ordered) in enumerate(map_ahead(sort, range(_BANDS), 1)):
+            for pairs in _in_band(order, ordered):
                 yield _near(projections, rough, rows[pairs])
             progress.update(band + 1)
 
 
-def _in_band(keys: NDArray[Any]) -> Iterator[NDArray[Any]]:
+def _in_band(order: NDArray[Any], ordered: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Yield the pairs that a band's keys make, by their positions, int64 [n, 2] with first < second: a block at a time.
 
-    Most are far apart, so they are filtered before the next block comes.
+    `order`: sorts the keys, stably. `ordered`: the keys in this order. Most pairs are far apart, so they are filtered
+    before the next block comes.
     """
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    for distance in range(1, min(_NEXT, len(keys) - 1) + 1):
+    for distance in range(1, min(_NEXT, len(ordered) - 1) + 1):
         same = np.flatnonzero(ordered[distance:] == ordered[:-distance])
         if not len(same):
             break
