@@ -1,5 +1,6 @@
 """All rows of a dataset as the driver sees them: their sketches, and the images that it fetches whole."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from jobs.dataset import SPLITS, Manifest, Split
 from jobs.files import write_atomic
+from jobs.parallel import map_ahead
 from jobs.pixels import from_column, to_float
 from jobs.prepare.findings.sketch import Sketch, joined, sketch_images
 from jobs.prepare.findings.sketch_files import map_sketch, write_sketches
@@ -215,15 +217,19 @@ def fetch(rows: Rows, read: Read, wanted: Sequence[int]) -> Images:
 
 
 def read_parquet(directory: Path, manifest: Manifest, split: Split, positions: NDArray[Any]) -> NDArray[Any]:
-    """Return the images at increasing positions of a split of a dataset's files: a `Read`."""
+    """Return the images at increasing positions of a split of a dataset's files: a `Read`. All CPUs decode."""
     shards = manifest.splits[split].shards
     ends = np.cumsum([shard.rows for shard in shards])
-    parts = []
-    for here in np.split(positions, np.flatnonzero(np.diff(np.searchsorted(ends, positions, "right"))) + 1):
-        number = int(np.searchsorted(ends, here[0], "right"))
-        first = int(ends[number]) - shards[number].rows
-        parts.append(_take(local_path(directory, shards[number]), manifest.values_per_image, here - first))
-    return np.concatenate(parts)
+
+    def places() -> Iterator[tuple[Path, NDArray[Any]]]:
+        for here in np.split(positions, np.flatnonzero(np.diff(np.searchsorted(ends, positions, "right"))) + 1):
+            number = int(np.searchsorted(ends, here[0], "right"))
+            yield local_path(directory, shards[number]), here - (int(ends[number]) - shards[number].rows)
+
+    def take(place: tuple[Path, NDArray[Any]]) -> NDArray[Any]:
+        return _take(place[0], manifest.values_per_image, place[1])
+
+    return np.concatenate(list(map_ahead(take, places(), len(os.sched_getaffinity(0)))))
 
 
 def _take(path: Path, values: int, positions: NDArray[Any]) -> NDArray[Any]:
