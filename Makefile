@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 UV     := .uv/bin/uv
 BIN    := .venv/bin
 SYNC   ?=                 # more options for uv sync
-SLIM   ?=                 # 1: what programs need alone, for clusters and images; `make clean` before another choice
+SLIM   ?=                 # 1: only what programs need, for clusters and images; `make clean` before another choice
 LEAN    = $(if $(SLIM),--no-group dev) $(SYNC)
 # Two files of tests at a time, as a test that starts programs leaves a core idle. In order: the longest files come first.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder

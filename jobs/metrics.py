@@ -189,8 +189,7 @@ class Metrics(Document):
 
 def read_metrics(run: RunDir) -> Metrics:
     """Read a run's metrics.json. Raises InputError if it is missing or not valid."""
-    fix = f"run `idxtrain evaluate --run-id {run.run_id}`"
     try:
-        return Metrics.model_validate(read_object(run.metrics_file, fix))
+        return Metrics.model_validate(read_object(run.metrics_file, run.tested_by))
     except ValueError as error:
-        raise InputError(f"{run.metrics_file}: {one_line(error)}; fix: {fix}") from error
+        raise InputError(f"{run.metrics_file}: {one_line(error)}; fix: {run.tested_by}") from error

@@ -125,6 +125,13 @@ class RunDir:
         return f"`idxtrain {command} --run-id {self.selector}`"
 
     @property
+    def tested_by(self) -> str:
+        """What to do about a run without test results, in words. Of a sweep, only the best point is tested."""
+        if self.sweep:
+            return f"take the best point of sweep {self.sweep}: only that one is tested"
+        return f"run `idxtrain evaluate --run-id {self.selector}`"
+
+    @property
     def work(self) -> Work:
         """The work folder that contains this run."""
         return Work(self.path.parent.parent)

@@ -16,6 +16,7 @@ import pytest
 
 from jobs.errors import InputError
 from jobs.files import sealed, write_json
+from jobs.metrics import read_metrics
 from jobs.run_dir import RunDir, Work
 from jobs.stage import STAGES
 from pipelines.config import compose
@@ -237,7 +238,19 @@ def test_runs_on_other_test_images_are_not_judged(work: Work) -> None:
     one, other = make_run(work, "one"), make_run(work, "other", dataset="fedcba9876543210", wrong=range(50))
     assert list(comparison.lines((one, other)))[-1].startswith("not comparable: ")
     untested = make_run(work, "untested", STAGES[:3])
-    assert "not evaluated: untested" in list(comparison.lines((one, untested)))[-1]
+    last = list(comparison.lines((one, untested)))[-1]
+    assert last == f"not evaluated: untested; fix: run `idxtrain evaluate --run-id {untested.selector}`"
+
+
+def test_an_untested_point_of_a_sweep_is_not_suggested_for_the_test_set(work: Work) -> None:
+    one, point = make_run(work, "one"), make_run(work, "rates-0", STAGES[:3])
+    folder = work.sweeps / "rates"
+    folder.mkdir(parents=True)
+    (folder / "sweep.json").write_text('{"points": ["rates-0", "rates-1"]}')
+    expected = "fix: take the best point of sweep rates: only that one is tested"
+    assert list(comparison.lines((one, point)))[-1] == f"not evaluated: rates-0; {expected}"
+    with pytest.raises(InputError, match=expected):
+        read_metrics(point)
 
 
 # --- the disk

@@ -67,6 +67,12 @@ def test_every_promise_names_its_tests_and_they_exist(page: str) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_every_test_that_a_page_cites_exists(page: str) -> None:
+    cited = re.findall(r"(tests/\S+\.py)::(\w+)", " ".join(_COMMENT.findall(text_of(page))))
+    assert [f"{file}::{name}" for file, name in cited if name not in defined_in(file)] == []
+
+
 def test_the_readme_has_at_most_900_words() -> None:
     assert len(_COMMENT.sub("", text_of("README.md")).split()) <= 900
 

@@ -57,10 +57,7 @@ _Path = Annotated[str, AfterValidator(_absolute)]
 def require_on_disk(data: str) -> None:
     """Raise InputError for a remote folder, for commands that take none."""
     if is_remote(data):
-        raise InputError(
-            f"--data {data}: found a URL, expected a folder, as only `run`, `fetch`, `prepare` and `train` take URLs; "
-            "fix: copy the archives to a folder"
-        )
+        raise InputError(f"--data {data}: found a URL, expected a folder; fix: copy the archives to a folder")
 
 
 def _folder(data: str) -> str:

@@ -1,11 +1,12 @@
 """idxtrain datasets: the data sets that are known by name, and what a folder of one's own archives holds."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipelines.cli.errors import reported
-from pipelines.cli.options import Data, WorkFolder, complete_dataset
+from pipelines.cli.options import WorkFolder, complete_dataset
 from pipelines.names import WORK
 
 app = typer.Typer()
@@ -17,7 +18,7 @@ def datasets(
     name: Annotated[
         str | None, typer.Argument(help="Name of a data set. Default: list all.", autocompletion=complete_dataset)
     ] = None,
-    data: Data = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of your IDX archives.", readable=False)] = None,
     work: WorkFolder = WORK,
 ) -> None:
     """List the known data sets, or show one.

@@ -25,6 +25,9 @@ Data = Annotated[
     Path | None,
     typer.Option(help="Folder or s3:// URL of your IDX archives. Default: download --dataset.", readable=False),
 ]
+DataFolder = Annotated[
+    Path | None, typer.Option(help="Folder of your IDX archives. Default: download --dataset.", readable=False)
+]
 Dataset = Annotated[
     str | None,
     typer.Option(help="Data set name; see `idxtrain datasets`. Default: mnist.", autocompletion=complete_dataset),

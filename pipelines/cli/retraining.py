@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.errors import reported
-from pipelines.cli.options import OptionalModelName
+from pipelines.cli.options import DataFolder, OptionalModelName
 from pipelines.cli.output_log import output_to
 from pipelines.cli.run_options import describes_run
 
@@ -18,7 +18,7 @@ app = typer.Typer()
 
 @app.command("retrain")
 @reported()  # a fault of the log itself is reported on the terminal
-@describes_run("run_id")
+@describes_run("run_id", data=DataFolder)
 def retrain_model(
     options: "Options",
     name: OptionalModelName = None,

@@ -46,12 +46,13 @@ _KINDS: Mapping[str, Any] = {
 }
 
 
-def describes_run(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def describes_run(*left_out: str, **other: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command: in place of its argument `options` it takes the options that describe a run.
 
-    The command gets them as `pipelines.request.Options`. `left_out`: names of those that it does not take.
+    The command gets them as `pipelines.request.Options`. `left_out`: names of those that it does not take. `other`:
+    what it takes under a name in place of the usual kind.
     """
-    kinds = {name: kind for name, kind in _KINDS.items() if name not in left_out}
+    kinds = {name: other.get(name, kind) for name, kind in _KINDS.items() if name not in left_out}
     shared = [
         inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=WORK if name == "work" else None, annotation=kind

@@ -57,10 +57,10 @@ def lines(runs: Sequence[RunDir]) -> Iterator[str]:
     """Yield the comparison of two or more runs, as lines of text."""
     names = [run.run_id for run in runs]
     yield from text_table(("option", *names), options(runs))
-    untested = [run.run_id for run in runs if not run.metrics_file.exists()]
+    untested = [run for run in runs if not run.metrics_file.exists()]
     yield ""
     if untested:
-        yield f"not evaluated: {', '.join(untested)}; fix: `idxtrain evaluate --run-id RUN`"
+        yield from (f"not evaluated: {run.run_id}; fix: {run.tested_by}" for run in untested)
         return
     measured = [read_metrics(run) for run in runs]
     yield from text_table(("result", *names), results(measured), right=range(1, len(runs) + 1))

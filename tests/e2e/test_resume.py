@@ -117,7 +117,8 @@ def test_a_suspended_rank_is_named_and_the_training_completes(make_archives: Mak
     make_archives(tmp_path / "data", (12, 20), 3, train=600, test=50)
     command = [sys.executable, "-m", "pipelines.cli", "train", "--data", str(tmp_path / "data"), "--run-id", "r"]
     options = ["--work", str(tmp_path / "work"), "--np", "2", "--set", "launch.stall_seconds=6", *OPTIONS]
-    process = subprocess.Popen([*command, *options, "--set=train.max_steps=600"], stderr=subprocess.PIPE, text=True)
+    options += ["--set=train.max_steps=600", "--set=train.checkpoint_every_steps=5"]
+    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
     log = tmp_path / "work/runs/r/logs/train.jsonl"
     deadline = time.monotonic() + 120
     while len(list(training_log.read(log))) <= 4:
@@ -133,3 +134,7 @@ def test_a_suspended_rank_is_named_and_the_training_completes(make_archives: Mak
     assert "idxtrain: train: rank 1 on " in errors[0]
     assert "restart 1 of 3" in stderr
     assert record(tmp_path / "work")["steps"] == 600
+    rows = (tmp_path / "work/runs/r/logs/rows.rank-0.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in rows]
+    assert set(steps) == set(range(600))
+    assert steps.count(0) == 1, "trained again from the beginning"
