@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from jobs.dataset import Manifest, Shard, Split, check_shard_size, image_values
 from jobs.errors import InputError
-from jobs.shard_copies import local_path, local_paths
+from jobs.shard_copies import local_path
 
 _CHUNK_BYTES = 4 << 20  # of images that are decoded at once, or a batch if that is more: few rows cost as much as many
 
@@ -25,14 +25,13 @@ def read_labels(directory: Path, manifest: Manifest, split: Split) -> tuple[NDAr
     import pyarrow.parquet as pq
 
     shards = manifest.splits[split].shards
-    paths = local_paths(directory, shards)
-    for shard, path in zip(shards, paths, strict=True):
-        check_shard_size(directory, manifest, shard, pq.read_metadata(path))
+    for shard in shards:
+        check_shard_size(directory, manifest, shard, pq.read_metadata(local_path(directory, shard)))
     labels = np.empty(manifest.splits[split].rows, np.int32)
     indices = np.empty(len(labels), np.int64)
     start = 0
-    for shard, path in zip(shards, paths, strict=True):
-        with pq.ParquetFile(path) as file:
+    for shard in shards:
+        with pq.ParquetFile(local_path(directory, shard)) as file:
             table = file.read(["label", "index"], use_threads=False)
         stop = start + shard.rows
         labels[start:stop], indices[start:stop] = table["label"].to_numpy(), table["index"].to_numpy()

@@ -33,7 +33,7 @@ from jobs.files import read_object, sha256_file, take_seal
 from jobs.orientation import Orientation
 from jobs.parquet_footer import holds_pickle
 from jobs.segments import key, require_current, tags
-from jobs.shard_copies import local_path, local_paths, verify_copies
+from jobs.shard_copies import local_path, verify_copies
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -264,9 +264,9 @@ def read_split(directory: Path, manifest: Manifest, split: Split) -> "tuple[NDAr
     import pyarrow.parquet as pq
 
     shards = manifest.splits[split].shards
-    for shard, path in zip(shards, local_paths(directory, shards), strict=True):
+    for shard in shards:
         # Before any memory is allocated for the manifest's claims.
-        check_shard_size(directory, manifest, shard, pq.read_metadata(path))
+        check_shard_size(directory, manifest, shard, pq.read_metadata(local_path(directory, shard)))
     images = np.empty((manifest.splits[split].rows, manifest.values_per_image), np.float32)
     labels = np.empty(len(images), np.int32)
     indices = np.empty(len(images), np.int64)

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 FILE = "store.json"
 SEGMENTS = "segments"  # the folder of segments in a store
 OPTION = "prepare.store"
+_NOWHERE = "found no such bucket or folder; fix: correct the URL"
+
+
+class DamagedError(InputError):
+    """An object in a store is missing, or is not the shard that it should be. Without access, that is not known."""
 
 
 class StoreRecord(Section):
@@ -83,16 +88,17 @@ def _read(path: Path, changed: int) -> StoreRecord:
 
 
 def require_shards(record: StoreRecord, directory: Path, shards: Iterable["Shard"]) -> None:
-    """Raise InputError unless the store has an object of the right size for each shard: a listing shows it.
+    """Raise DamagedError unless the store has an object of the right size for each shard: a listing shows it.
 
-    The bytes are checked whenever a shard is copied: see `jobs.shard_copies`. `directory`: of the dataset.
+    Raises another InputError, or StoreLostError, if the store cannot be listed. The bytes are checked whenever a shard
+    is copied: see `jobs.shard_copies`. `directory`: of the dataset.
     """
     sizes: dict[str, dict[str, int]] = {}
     for shard in shards:
         url = record.url_of(shard)
         folder = url.rsplit("/", 2)[0]  # SPLIT/NAME is the rest
         if folder not in sizes:
-            with reporting(f"{OPTION} {record.url}"):
+            with reporting(f"{OPTION} {record.url}", _NOWHERE):
                 sizes[folder] = attempt(partial(_sizes, folder), f"{folder}: cannot be listed")
         found = sizes[folder].get(url.removeprefix(f"{folder}/"))
         if found != shard.bytes:
@@ -101,20 +107,19 @@ def require_shards(record: StoreRecord, directory: Path, shards: Iterable["Shard
             )
 
 
-def damaged(url: str, found: str, expected: str, directory: Path) -> InputError:
+def damaged(url: str, found: str, expected: str, directory: Path) -> DamagedError:
     """Return the error for an object that is not the shard that it should be."""
-    return InputError(f"{url}: found {found}, expected {expected}; fix: remove {directory} and prepare it again")
+    return DamagedError(f"{url}: found {found}, expected {expected}; fix: remove {directory} and prepare it again")
 
 
 def _sizes(folder: str) -> dict[str, int]:
-    """Return the size of each object below a folder, by its path from there. Raises the client's errors."""
+    """Return the size of each object below a folder, by its path from there; nothing if there is no such folder.
+
+    Raises the client's errors, also for a missing bucket, which says nothing of the objects.
+    """
     system = file_system(folder, OPTION)
     root = path_of(system, folder)
-    try:
-        listed = system.find(root, detail=True)
-    except FileNotFoundError:
-        return {}
-    return {path[len(root) + 1 :]: int(info["size"]) for path, info in listed.items()}
+    return {path[len(root) + 1 :]: int(info["size"]) for path, info in system.find(root, detail=True).items()}
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ class StoreFolder:
         """
         what = f"{self.url}/{self.folder}/{name}"
         digest, size = sha256_file(source), source.stat().st_size
-        with reporting(f"{OPTION} {self.url}", "found no such bucket or folder; fix: correct the URL"):
+        with reporting(f"{OPTION} {self.url}", _NOWHERE):
             system = file_system(self.url, OPTION)
             path = path_of(system, what)
             for _ in range(ATTEMPTS):
@@ -168,7 +173,7 @@ def open_folder(url: str, folder: str, description: str) -> StoreFolder:
     `description`: the file there that lists the shards of a whole dataset or segment.
     """
     earlier: dict[str, str] = {}
-    with reporting(f"{OPTION} {url}"):
+    with reporting(f"{OPTION} {url}", _NOWHERE):
         _sizes(f"{url}/{folder}")  # before any work is done
         system = file_system(url, OPTION)
         path = path_of(system, f"{url}/{folder}/{description}")

@@ -46,23 +46,23 @@ def require_url(url: str) -> str:
 def file_system(url: str, option: str) -> Any:
     """Return fsspec's file system of a URL. Raises InputError, with the option's name, if its package is missing."""
     protocol, _, rest = url.partition("://")
-    # Clients are not for use after a fork: Spark forks its workers.
-    return _file_system(_PROTOCOLS[protocol], rest.partition("/")[0], f"{option} {url}", os.getpid())
+    try:
+        # Clients are not for use after a fork: Spark forks its workers.
+        return _file_system(_PROTOCOLS[protocol], rest.partition("/")[0], os.getpid())
+    except ImportError as error:
+        raise InputError(
+            f"{option} {url}: found no package {error.name or 's3fs'}, expected it for this location; fix: "
+            "`.uv/bin/uv sync --extra s3`"
+        ) from error
 
 
-@cache
-def _file_system(protocol: str, server: str, what: str, process: int) -> Any:
+@cache  # one for all files of a bucket: each client takes 11 to 15 MB, and is kept
+def _file_system(protocol: str, server: str, process: int) -> Any:
     import fsspec
 
     host, _, port = server.partition(":")
     address = {"host": host, **({"port": int(port)} if port else {})} if protocol == "hdfs" else {}
-    try:
-        return fsspec.filesystem(protocol, skip_instance_cache=True, use_listings_cache=False, **address)
-    except ImportError as error:
-        raise InputError(
-            f"{what}: found no package {error.name or 's3fs'}, expected it for this location; fix: "
-            "`.uv/bin/uv sync --extra s3`"
-        ) from error
+    return fsspec.filesystem(protocol, skip_instance_cache=True, use_listings_cache=False, **address)
 
 
 def path_of(system: Any, url: str) -> str:
@@ -121,6 +121,7 @@ def is_lasting(error: Exception) -> bool:
 def reporting(what: str, missing: str = "found no such folder; fix: correct the URL") -> Iterator[None]:
     """Turn a client's errors into one line without credentials, InputErrors but for errors of this machine.
 
+    Only calls of the client belong inside: an OSError of this machine that names no file passes for one of the client.
     `what`: the option and URL. `missing`: what to report, with the fix, if there is no such file.
     """
     try:

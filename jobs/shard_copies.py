@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from jobs.dataset_store import OPTION, damaged, read_record
 from jobs.errors import InputError, one_line
-from jobs.files import sha256_file
+from jobs.files import naming_full_disk, sha256_file
 from jobs.logs import log
 from jobs.object_store import attempt, file_system, path_of, read_blocks, reporting
 from jobs.parquet_footer import holds_pickle
@@ -137,7 +137,8 @@ class ShardCopies:
         if origin is None or (origin.file and self._has_given_up):
             return path
         try:
-            return str(_shared(origin))
+            with naming_full_disk(origin.copy):
+                return str(_shared(origin))
         except OSError as error:  # a full disk, or one without hard links; if the source is at fault, reading it fails
             if origin.file is None:
                 raise
@@ -163,8 +164,10 @@ def local_path(directory: Path, shard: "Shard") -> Path:
 
 def verify_copies(directory: Path, shards: "Sequence[Shard]") -> None:
     """Make the copies of shards in a store, and check those that were there. Raises InputError as `made` does."""
-    for shard, path in zip(shards, local_paths(directory, shards), strict=True):
-        if not (path.exists() and sha256_file(path) == shard.sha256):
+    local_paths(directory, shards)  # several at a time
+    for shard in shards:
+        path = local_path(directory, shard)  # again, as it may have made room for another one
+        if sha256_file(path) != shard.sha256:
             path.unlink(missing_ok=True)
             local_path(directory, shard)
 
@@ -282,9 +285,17 @@ def _is_claimed_by_us(claim: Path) -> bool:
         claim.hardlink_to(own)  # so that others see the whole claim or none
     except FileExistsError:
         with suppress(FileNotFoundError):  # it was just removed
-            if ProcessId(**json.loads(claim.read_text(encoding="utf-8"))).runs() is False:
+            if _is_dead(claim):
                 claim.unlink(missing_ok=True)
         return False
     finally:
         own.unlink(missing_ok=True)
     return True
+
+
+def _is_dead(claim: Path) -> bool:
+    """Return whether the process that made a claim is gone. A claim appears whole, so a torn one is of a power cut."""
+    try:
+        return ProcessId(**json.loads(claim.read_text(encoding="utf-8"))).runs() is False
+    except (ValueError, KeyError, TypeError):
+        return True

@@ -199,6 +199,11 @@ def test_a_picture_outside_of_class_folders_is_refused_and_another_file_only_log
     with caplog.at_level("INFO", "idxtrain"):
         convert(source, tmp_path / "idx")
     assert "in no class folder: README.md" in caplog.text
+    put(source, "annotations/xmls/0.xml", b"<annotation/>")  # as deep as a picture, but of no split
+    caplog.clear()
+    with caplog.at_level("INFO", "idxtrain"):
+        convert(source, tmp_path / "annotated")
+    assert "annotations/xmls/0.xml" in caplog.text
     put(source, "stray.png", png_file(random_pixels(0, 6, 5, 1)))
     assert "stray.png: in no class folder" in refusal(source, tmp_path / "other")
 
@@ -266,6 +271,18 @@ def test_an_existing_target_is_never_overwritten(tmp_path: Path) -> None:
     assert "found something there" in refusal(source, tmp_path / "idx")
     (tmp_path / "empty").mkdir()
     assert archive(convert(source, tmp_path / "empty"), "train-labels").shape == (2,)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a volume")
+def test_an_empty_volume_is_refused_as_a_target_before_anything_is_converted(tmp_path: Path) -> None:
+    source, volume = put_pictures(tmp_path / "source", 1), tmp_path / "volume"
+    volume.mkdir()
+    convert = 'mount -t tmpfs none "$2" && exec "$0" -m pipelines.cli convert "$1" "$2"'
+    command = ["unshare", "--mount", "sh", "-c", convert, sys.executable, str(source), str(volume)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    problem = f"{volume}: found a mount point, expected another folder; fix: give {volume / 'data'}"
+    assert done.stderr == f"idxtrain: {problem}\n"
 
 
 def test_the_current_folder_can_be_the_target_of_a_folder_alone(

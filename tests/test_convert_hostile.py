@@ -24,6 +24,7 @@ from jobs.convert.options import Options
 from jobs.errors import InputError
 from tests.support.pictures import png_file, put_pictures, random_pixels
 from tests.test_convert import archive, convert, refusal
+from tests.test_convert_tables import hugging_face
 
 PICTURE = png_file(random_pixels(0, 4, 4, 1))
 GOOD = ("train/a/1.png", "train/b/1.png")
@@ -271,3 +272,8 @@ def test_files_of_a_folder_come_sorted_and_whole(tmp_path: Path) -> None:
     found = list(entries.entries(source))
     assert [entry.path for entry in found] == sorted(str(path.relative_to(source)) for path in source.rglob("*.png"))
     assert found[0] == Entry("test/cat/0.png", (source / "test/cat/0.png").read_bytes())
+
+
+def test_pictures_of_a_table_whose_bytes_are_no_bytes_are_unusable(tmp_path: Path) -> None:
+    hugging_face(tmp_path / "t.parquet", [{"bytes": 7, "path": None}], [0])
+    assert "no bytes in the table" in refusal(tmp_path / "t.parquet", tmp_path / "idx")

@@ -3,60 +3,36 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from jobs import object_store
+from jobs import dataset_store, object_store
 from jobs.dataset import MANIFEST, SPLITS, read_manifest, read_split, verify
-from jobs.dataset_store import FILE, StoreFolder, open_folder, read_record, require_shards
+from jobs.dataset_store import FILE, OPTION, StoreFolder, open_folder, read_record, require_shards
 from jobs.errors import InputError, StoreLostError
 from jobs.files import sealed, sha256_file, write_json
+from jobs.object_store import file_system
+from jobs.prepare import compose
 from jobs.prepare.config import PrepareConfig
-from jobs.prepare.decode import to_batch
-from jobs.run_dir import RunDir, Work
+from jobs.prepare.segment import read_segment
+from jobs.prepare.survey import Moments
+from jobs.run_dir import RunDir
 from jobs.shard_copies import ShardCopies, local_path, private_folder
 from jobs.stage import dataset_of
 from tests.conftest import Idxtrain, MakeArchives
-from tests.support.prepared import Made, bare_manifest, new_run, parquet_bytes, start
-from tests.support.s3_server import BUCKET, KEYS, Server, s3_server
+from tests.support.prepared import NO_SPARK, Made, new_run, parquet_bytes, start
+from tests.support.s3_server import BUCKET, KEYS, Server
 from tests.support.same_numbers import weights
+from tests.support.stored import URL, on_disk, remote, server, store
 from tests.test_segments import add_pair, fetched
 
-URL = f"s3://{BUCKET}/sets"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with s3_server() as server:
-        yield server
-
-
-@pytest.fixture
-def store(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Yield the server, empty, for this process and those that it starts, with a folder of copies of their own."""
-    for name in server.objects():
-        server.client.delete_object(Bucket=BUCKET, Key=name)
-    for name, value in server.settings.items():
-        monkeypatch.setenv(name, value)
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr(object_store, "PAUSE_SECONDS", 0.0)
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # botocore's own; s3fs and we try again, too
-    private_folder.cache_clear()
-    server.proxy.seen.clear()
-    yield server
-    server.proxy.cuts, server.proxy.is_down = 0, False
-    private_folder.cache_clear()
-    object_store._file_system.cache_clear()
+__all__ = ["on_disk", "remote", "server", "store"]  # fixtures
 
 
 def in_store(config: PrepareConfig) -> PrepareConfig:
@@ -70,37 +46,6 @@ def prepared(work: Path, archives: Any, config: PrepareConfig, run_id: str = "r1
         _, stderr = process.communicate()
     assert process.returncode == 0, stderr
     return dataset_of(run), stderr
-
-
-@pytest.fixture
-def on_disk(tmp_path: Path) -> Made:
-    """Return a dataset of five shards of random images, which take 15 kB each, made without Spark."""
-    directory, random = tmp_path / "disk" / ("0" * 16), np.random.default_rng(0)
-    (directory / "train").mkdir(parents=True)
-    shards = []
-    for number in range(5):
-        path = directory / f"train/part-{number:05}.parquet"
-        rows = np.arange(16 * number, 16 * (number + 1))
-        pq.write_table(pa.Table.from_batches([to_batch(random.random((16, 240), np.float32), rows % 2, rows)]), path)
-        size, digest = path.stat().st_size, sha256_file(path)
-        shards.append({"path": f"train/{path.name}", "rows": 16, "first_index": int(rows[0])})
-        shards[-1] |= {"bytes": size, "sha256": digest}
-    manifest = bare_manifest((12, 20, 1), 2, {"rows": 80, "label_counts": (40, 40), "shards": shards})
-    write_json(directory / MANIFEST, sealed(manifest.model_dump(mode="json")))
-    return Made(config=PrepareConfig(), archives={}, work=Work(tmp_path), directory=directory, log="")
-
-
-@pytest.fixture
-def remote(on_disk: Made, store: Server, tmp_path: Path) -> Path:
-    """Return the folder of the same dataset with its shards in the store."""
-    directory = tmp_path / "datasets" / on_disk.directory.name
-    directory.mkdir(parents=True)
-    (directory / MANIFEST).write_bytes((on_disk.directory / MANIFEST).read_bytes())
-    for name, content in parquet_bytes(on_disk.directory).items():
-        store.client.put_object(Bucket=BUCKET, Key=f"sets/{directory.name}/{name}", Body=content)
-    open_folder(URL, directory.name, MANIFEST).finish(directory, MANIFEST, on_disk.manifest.splits["train"].shards)
-    store.proxy.seen.clear()
-    return directory
 
 
 def test_a_dataset_in_a_store_has_the_bytes_of_one_on_disk(small: Made, store: Server, tmp_path: Path) -> None:
@@ -279,11 +224,69 @@ def test_copies_without_room_take_that_of_the_oldest_and_none_that_is_in_use(on_
     assert [path.exists() for path in (paths[0], paths[2])] == [False, True]
 
 
+def test_a_missing_bucket_is_refused_before_any_work_and_no_shard_is_called_damaged(
+    on_disk: Made, remote: Path
+) -> None:
+    record = read_record(remote)
+    assert record is not None
+    nowhere = record.model_copy(update={"url": "s3://nowhere/sets"})
+    refusal = rf"^{OPTION} s3://nowhere/sets: found no such bucket or folder; fix: correct the URL$"
+    with pytest.raises(InputError, match=refusal):
+        require_shards(nowhere, remote, on_disk.manifest.splits["train"].shards)
+    with pytest.raises(InputError, match=refusal):
+        open_folder(nowhere.url, remote.name, MANIFEST)
+
+
 def test_a_folder_of_copies_that_others_may_use_is_refused(on_disk: Made, remote: Path) -> None:
     private_folder().parent.chmod(0o755)
     private_folder.cache_clear()
     with pytest.raises(InputError, match=r"idxtrain-\d+: found a folder that others may use, .*; fix: remove it"):
         local_path(remote, on_disk.manifest.splits["train"].shards[0])
+
+
+def test_all_shards_of_a_bucket_share_a_client(store: Server) -> None:
+    client = file_system(f"{URL}/0/train/part-00000.parquet", OPTION)
+    assert file_system(f"{URL}/0/train/part-00001.parquet", OPTION) is client
+    assert file_system(f"s3a://{BUCKET}/archives", "--data") is client
+
+
+def test_a_missing_client_is_reported_with_the_folder_that_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fsspec.filesystem", lambda *_, **__: (_ for _ in ()).throw(ImportError(name="s3fs")))
+    for url in ("s3://nobody/a", "s3://nobody/b"):
+        with pytest.raises(InputError, match=rf"^--data {url}: found no package s3fs, .*; fix: `\.uv/bin/uv sync"):
+            file_system(url, "--data")
+
+
+def test_a_segment_in_a_store_without_access_is_kept_and_one_without_its_shards_is_not_whole(
+    on_disk: Made, remote: Path, store: Server
+) -> None:
+    shards = on_disk.manifest.splits["train"].shards
+    (remote / "sketches").mkdir()
+    (remote / "sketches/projections").touch()
+    content = {
+        "shards": [shard.model_dump() for shard in shards],
+        "label_counts": {"train": [40, 40], "validation": [], "test": []},
+        "moments": asdict(Moments(count=1, mean=0.0, squares=0.0, min=0.0, max=0.0)),
+        "files": {"sketches/projections": sha256_file(remote / "sketches/projections")},
+        "versions": {},
+    }
+    write_json(remote / "segment.json", sealed(content))
+    assert read_segment(remote, URL) is not None
+    pair: Any = SimpleNamespace(tag="a", segment_id=lambda *_: remote.name)
+    inputs: Any = SimpleNamespace(config=in_store(PrepareConfig()))
+    before = sorted(remote.rglob("*"))
+    with (
+        patch.object(dataset_store, "_sizes", side_effect=PermissionError("the token has expired")),
+        pytest.raises(InputError, match=rf"^{OPTION} {URL}: no access \(the token has expired\); fix: correct"),
+    ):
+        compose._segments(inputs, inputs, NO_SPARK, [pair], remote.parent)
+    store.proxy.is_down = True
+    with pytest.raises(StoreLostError, match="cannot be listed"):
+        read_segment(remote, URL)
+    assert sorted(remote.rglob("*")) == before
+    store.proxy.is_down = False
+    store.client.delete_object(Bucket=BUCKET, Key=f"sets/{remote.name}/{shards[1].path}")
+    assert read_segment(remote, URL) is None
 
 
 @pytest.mark.parametrize(

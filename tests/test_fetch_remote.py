@@ -1,5 +1,6 @@
 """Archives in an object store: copied whole, resumed, checked, and the same dataset as from disk."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from jobs import object_store
 from jobs.errors import IdxtrainError, InputError
 from jobs.fetch import remote
 from jobs.fetch.config import FetchConfig
+from jobs.fetch.partial import PartialFile
 from jobs.fetch.remote import copied, in_place
 from jobs.run_dir import RunDir
 from jobs.stage import dataset_of
@@ -26,6 +28,8 @@ IMAGES, LABELS = "train-images-idx3-ubyte.gz", "monday/train-labels-idx1-ubyte"
 
 class Store(MemoryFileSystem):
     """An object store in memory, whose connection may end after some bytes. Records what is read."""
+
+    cachable = False  # otherwise fsspec hands one test the store of another
 
     store: dict[str, Any]
     pseudo_dirs: list[str]
@@ -142,6 +146,35 @@ def test_a_copy_is_checked_against_the_checksums_beside_it(store: Store, tmp_pat
     for _ in range(2):
         with pytest.raises(InputError, match=rf"{IMAGES}: found SHA-256 .*, expected .* as in SHA256SUMS; fix: upload"):
             fetched(tmp_path)
+
+
+@pytest.mark.parametrize("call", ["write", "ftruncate", "fsync"])
+def test_a_full_disk_is_named_and_not_taken_for_a_store_without_access(store: Store, tmp_path: Path, call: str) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # names no file, as the call has a descriptor
+    with patch(f"os.{call}", side_effect=full), pytest.raises(OSError, match="No space left on device") as caught:
+        fetched(tmp_path)
+    assert Path(caught.value.filename).name.startswith(f".{Path(LABELS).name}.")  # the first of the files
+    assert fetched(tmp_path).keys() == {IMAGES, LABELS}
+
+
+@pytest.mark.parametrize("call", ["cat_file", "info"])
+def test_credentials_that_expire_during_the_copy_are_one_line(store: Store, tmp_path: Path, call: str) -> None:
+    with (
+        patch.object(store, call, side_effect=PermissionError("the token has expired")),
+        pytest.raises(InputError, match=rf"^--data {URL}: no access \(the token has expired\); fix: correct"),
+    ):
+        fetched(tmp_path)
+
+
+def test_a_copy_that_another_process_replaced_is_not_taken_for_a_store_without_access(
+    store: Store, tmp_path: Path
+) -> None:
+    with (
+        patch.object(PartialFile, "_is_in_place", return_value=False),
+        pytest.raises(IdxtrainError, match=r"was replaced while it was written; fix: run again") as caught,
+    ):
+        fetched(tmp_path)
+    assert caught.value.exit_code == 1
 
 
 @pytest.mark.parametrize(

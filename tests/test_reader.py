@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from jobs.dataset import Manifest
 from jobs.errors import InputError
 from jobs.train.config import TrainConfig
+from jobs.train.data import shard_cache
 from jobs.train.data.calls import max_steps_per_execution, plan_calls, read_epoch, read_epochs
 from jobs.train.data.order import RowOrder
 from jobs.train.data.prefetch import read_ahead
@@ -87,6 +88,20 @@ class WatchedStore(ShardStore):
     def _new_cache(self, capacity: int | None, memory: SharedMemory | None = None) -> RowCache:
         self.capacities = [*getattr(self, "capacities", ()), capacity]
         return super()._new_cache(capacity, memory)
+
+
+def test_each_copied_shard_is_a_sign_of_progress(
+    dataset: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a slow network, the shards of a group take longer than a rank may be silent."""
+    directory, manifest = dataset
+    copied: list[str] = []
+    monkeypatch.setattr(shard_cache, "read_record", lambda folder: "in a store")
+    monkeypatch.setattr(shard_cache, "local_path", lambda folder, shard: folder / shard.path)
+    store = ShardStore(directory, manifest, "train", 1, False, lambda: copied.append("one"))
+    for group in store._groups(range(20)):
+        assert len(copied) >= len(group)
+    assert len(copied) == 20
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -102,7 +102,59 @@ def test_starts_add_up_and_the_memory_of_a_node_is_that_of_its_ranks(run: RunDir
         used(run, "train", began, rank=2, host="n2", peak_bytes=700 * MB)
     (train,) = usage.usage_of(run)
     assert (train.ranks, train.starts, train.seconds, train.cpus) == (3, 2, 200.0, 0.8)
-    assert (train.rank_bytes, train.node_bytes) == (700 * MB, 800 * MB)
+    assert (train.private_bytes, train.shared_bytes, train.node_bytes) == (700 * MB, 0, 800 * MB)
+
+
+def run_two_ranks(run: RunDir, body: str) -> None:
+    """Run the statement `body` in two ranks of a node, which share the array `shared`: uint8 [SIZE]."""
+    program = (
+        "import mmap, os, sys, time; from pathlib import Path; import numpy as np; from jobs.run_dir import RunDir\n"
+        "from jobs.train.shared_memory import SharedMemory; from jobs.usage import recorded\n"
+        f"SIZE = {200 * MB}; memory = SharedMemory.create(SIZE); shared = memory.array((SIZE,), np.uint8)\n"
+        "for rank in range(2):\n"
+        "    if not os.fork():\n"
+        f"        with recorded(RunDir(Path(sys.argv[1])), 'train', rank): {body}\n"
+        "        os._exit(0)\n"
+        "sys.exit(any(os.wait()[1] for _ in range(2)))"
+    )
+    subprocess.run([sys.executable, "-c", program, run.path], check=True)
+
+
+def test_memory_that_the_ranks_of_a_node_share_counts_once(run: RunDir) -> None:
+    run_two_ranks(run, "shared[:] = 1")
+    assert all(each.peak_bytes > 200 * MB for each in read_usage(run))
+    (train,) = usage.usage_of(run)
+    assert 200 * MB < train.node_bytes < 380 * MB
+    assert 200 * MB < train.shared_bytes < 210 * MB
+
+
+def test_memory_that_the_ranks_of_a_node_share_counts_in_full_if_each_touches_a_part(run: RunDir) -> None:
+    """All of it is reserved. A training of one epoch leaves each rank with few of the other ranks' pages."""
+    run_two_ranks(run, "shared[rank * SIZE // 2 :][: SIZE // 2] = 1")
+    (train,) = usage.usage_of(run)
+    assert 200 * MB < train.node_bytes < 380 * MB
+    assert train.private_bytes < 90 * MB
+
+
+def test_memory_that_the_kernel_calls_shared_counts_for_each_rank_that_holds_it_alone(run: RunDir) -> None:
+    """CUDA pins memory of the host in mappings of /dev/zero, which RssShmem includes."""
+    run_two_ranks(run, "pinned = np.frombuffer(mmap.mmap(-1, SIZE), np.uint8); pinned[:] = 1; shared[:] = 1")
+    (train,) = usage.usage_of(run)
+    assert 600 * MB < train.node_bytes < 780 * MB
+    assert train.shared_bytes < 210 * MB
+
+
+def test_memory_that_a_rank_freed_before_it_touched_what_it_shares_still_counts(run: RunDir) -> None:
+    run_two_ranks(run, "held = np.ones(SIZE, np.uint8); time.sleep(1); del held; shared[:] = 1")
+    (train,) = usage.usage_of(run)
+    assert 200 * MB < train.private_bytes < 290 * MB
+
+
+def test_ranks_share_no_memory_with_those_of_another_node(run: RunDir) -> None:
+    for rank, host in enumerate(("n1", "n1", "n2")):
+        used(run, "train", 10.0, rank=rank, host=host, peak_bytes=500 * MB, shared_bytes=(400 + rank) * MB)
+    (train,) = usage.usage_of(run)
+    assert (train.private_bytes, train.shared_bytes, train.node_bytes) == (100 * MB, 402 * MB, (100 + 99 + 401) * MB)
 
 
 def test_status_shows_what_was_used_beside_what_was_requested(run: RunDir, idxtrain: Idxtrain) -> None:
@@ -147,6 +199,15 @@ def test_the_next_jobs_request_what_a_run_used_and_some_more(run: RunDir) -> Non
     ]
     one_rank = Site.model_validate({"train": {"nodes": 1}})
     assert 'train.time="03:30:00"' in as_measured(run, one_rank)
+
+
+def test_the_next_jobs_request_once_what_the_ranks_of_a_node_share(run: RunDir) -> None:
+    """Two ranks of 1 GB each and 20 GB that they share need 22 GB on a node of two, and 24 GB on a node of four."""
+    for rank in range(2):
+        used(run, "train", 1.0, rank=rank, peak_bytes=21 << 30, shared_bytes=20 << 30)
+    assert "train.memory=28G" in as_measured(run, SITE)
+    of_four = Site.model_validate({"train": {"nodes": 1, "ranks_per_node": 4}})
+    assert "train.memory=31G" in as_measured(run, of_four)
 
 
 def test_cpus_are_proposed_only_by_a_run_that_had_its_cpus_for_itself(run: RunDir) -> None:

@@ -138,6 +138,17 @@ def test_the_claim_of_a_killed_rank_is_taken_over(dataset: Path, shards: Sequenc
     assert ShardCopies(dataset, [shard]).made(str((dataset / shard.path).resolve())) == str(copy)
 
 
+@pytest.mark.parametrize("torn", ["", '{"host": "n1"', "[]", '{"host": "n1"}'])
+def test_a_claim_that_a_power_cut_left_torn_is_taken_over(
+    dataset: Path, shards: Sequence[Shard], folder: Path, torn: str
+) -> None:
+    copy = folder / dataset.name / shards[0].path
+    copy.parent.mkdir(parents=True)
+    copy.with_name(f".{copy.name}.claim").write_text(torn)
+    assert ShardCopies(dataset, shards[:1]).made(str((dataset / shards[0].path).resolve())) == str(copy)
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+
+
 def test_a_disk_without_room_leaves_shards_at_their_source_with_one_line(
     dataset: Path,
     shards: Sequence[Shard],

@@ -12,7 +12,7 @@ class Limits:
     of a request. `seconds`: for a client to send its headers, its body, and to take its answer; and for the model.
     """
 
-    batch: int = 64
+    batch: int = 256
     queue: int = 1024
     requests: int = 256
     body: int = 4 << 20

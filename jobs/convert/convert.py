@@ -264,6 +264,8 @@ def _require_no_file_name(source: Path, form: Form, target: Path, to: Target | N
 
 def _check_target(target: Path, *, is_folder: bool) -> None:
     if is_folder and target.is_dir() and not any(target.iterdir()):
+        if target.resolve().is_mount():  # it cannot be replaced by a finished folder
+            raise InputError(f"{target}: found a mount point, expected another folder; fix: give {target / 'data'}")
         return
     if target.exists() or target.is_symlink():
         raise InputError(f"{target}: found something there, expected nothing; fix: remove it, or give another target")

@@ -66,7 +66,9 @@ class Layout:
             return "train", folders[0]
         if len(folders) < 2:
             return None
-        split = _SPLITS[folders[0].lower()]
+        split = _SPLITS.get(folders[0].lower())
+        if split is None:  # beside train and test, without a picture: a folder of annotations, say
+            return None
         return (self._validation or "omit") if split == "validation" else split, folders[1]
 
 

@@ -103,7 +103,7 @@ def _decode(
 
 def _entry(path: str, image: Any) -> Entry:
     data = image.get("bytes") if isinstance(image, dict) else image
-    if not data:
+    if not data or not isinstance(data, bytes):
         return Entry(path, fault="no bytes in the table")
     return Entry(path, data) if len(data) <= MOST_BYTES else Entry(path, fault=f"found {len(data):,} bytes")
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from jobs.dataset import Manifest, Shard, Split, verify_shards
 from jobs.errors import InputError, StoreLostError
-from jobs.shard_copies import local_path, local_paths
+from jobs.shard_copies import local_path
 
 _BATCH = 256  # rows read at once
 _MOST_BATCHES = 16  # kept: 12 MB of MNIST
@@ -51,8 +51,8 @@ class Gallery:
 
         self._require(self.manifest.splits["test"].shards)
         indices, labels = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
-        for path in local_paths(self.dataset, self.manifest.splits["test"].shards):
-            with pq.ParquetFile(path) as file:
+        for shard in self.manifest.splits["test"].shards:
+            with pq.ParquetFile(local_path(self.dataset, shard)) as file:
                 table = file.read(["index", "label"], use_threads=False)
             indices.append(table["index"].to_numpy())
             labels.append(table["label"].to_numpy())

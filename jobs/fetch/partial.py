@@ -8,12 +8,15 @@ from pathlib import Path
 from types import TracebackType
 
 from jobs.fetch.source import SourceError
+from jobs.files import naming_full_disk
 
 _BLOCK = 1 << 20
 
 
 class PartialFile(AbstractContextManager["PartialFile"]):
     """A context manager that holds the file at `path` open. An empty file is removed at the end.
+
+    A full disk raises an OSError that names the file.
 
     Other users may have put anything there if they may write to the folder. So only a regular file with one name, which
     this user owns, is resumed. A link, another user's file or a hard link is removed and never written through.
@@ -42,14 +45,16 @@ class PartialFile(AbstractContextManager["PartialFile"]):
 
     def cut(self, length: int) -> None:
         """Truncate to the first `length` bytes; the next write follows them."""
-        os.ftruncate(self._descriptor, length)
+        with naming_full_disk(self._path):
+            os.ftruncate(self._descriptor, length)
         os.lseek(self._descriptor, length, os.SEEK_SET)
 
     def write(self, block: bytes) -> None:
         """Append bytes."""
         view = memoryview(block)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
+        with naming_full_disk(self._path):
+            while view:
+                view = view[os.write(self._descriptor, view) :]
 
     def md5(self) -> str:
         """Return the MD5 of the file as hex digits."""
@@ -61,7 +66,8 @@ class PartialFile(AbstractContextManager["PartialFile"]):
 
     def finish(self, target: Path) -> None:
         """Flush the file to disk and rename it to `target`; raise SourceError if another file replaced it."""
-        os.fsync(self._descriptor)
+        with naming_full_disk(self._path):
+            os.fsync(self._descriptor)  # where a network file system may report it
         if not self._is_in_place():
             raise SourceError(f"{self._path} was replaced while it was written")
         self._path.rename(target)

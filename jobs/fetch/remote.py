@@ -8,7 +8,7 @@ SHA256SUMS, copies are checked against it.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +19,7 @@ from jobs.fetch.data_set import FILE
 from jobs.fetch.name_words import split_and_kind
 from jobs.fetch.names import stem
 from jobs.fetch.partial import PartialFile
+from jobs.fetch.source import SourceError
 from jobs.files import read_object, sealed, sha256_file, sync, take_seal, write_json
 from jobs.lease import Lease
 from jobs.logs import log
@@ -60,9 +61,11 @@ def copied(config: FetchConfig, archives_dir: Path, lock_dir: Path) -> FetchConf
     folder = _folder(config, archives_dir)
     lock_dir.mkdir(mode=0o775, parents=True, exist_ok=True)
     lease = Lease(lock_dir / f"archives-{folder.name}.json", f"fetch: {config.data}", waits=True)
-    with lease, reporting(f"--data {config.data}"):
-        system = file_system(config.data, "--data")
-        _copy(system, config.data, _listed(system, config.data), folder)
+    with lease:
+        with reporting(f"--data {config.data}"):
+            system = file_system(config.data, "--data")
+            files = _listed(system, config.data)
+        _copy(system, config.data, files, folder)
     return in_place(config, archives_dir)
 
 
@@ -143,17 +146,27 @@ def _receive(system: Any, url: str, file: RemoteFile, target: Path) -> None:
         part.cut(min(done, file.bytes))
         if done:
             log.info("fetch: %s: resuming after %s bytes", file.name, f"{done:,}")
-        for block in read_blocks(system, f"{url}: {file.name}", file.path, done, file.bytes):
+        for block in _blocks(system, url, file, done):
             part.write(block)
             done += len(block)
             progress.update(done)
-        system.invalidate_cache()
-        info = system.info(file.path)
+        with reporting(f"--data {url}"):
+            system.invalidate_cache()
+            info = system.info(file.path)
         if (_version(info), int(info["size"])) != (file.version, file.bytes):
             part.cut(0)
             raise IdxtrainError(f"{url}: {file.name} changed while it was copied; fix: run again")
-        part.finish(target)
+        try:
+            part.finish(target)
+        except SourceError as error:
+            raise IdxtrainError(f"{url}: {file.name}: {error}; fix: run again") from error
     sync(target.parent)
+
+
+def _blocks(system: Any, url: str, file: RemoteFile, start: int) -> Iterator[bytes]:
+    """Yield the bytes of a file from `start` on. A generator: what its caller raises is not taken for the client's."""
+    with reporting(f"--data {url}"):
+        yield from read_blocks(system, f"{url}: {file.name}", file.path, start, file.bytes)
 
 
 def _check_sums(url: str, record: dict[str, dict[str, Any]], folder: Path) -> None:

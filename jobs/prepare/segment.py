@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from jobs import segments
 from jobs.archive import Archive
 from jobs.dataset import FORMAT, SPLITS, Shard, Split, shards_of
-from jobs.dataset_store import SEGMENTS, read_record, require_shards
+from jobs.dataset_store import SEGMENTS, DamagedError, read_record, require_shards
 from jobs.errors import InputError
 from jobs.files import read_object, sealed, sha256_file, sha256_json, sync, take_seal, write_json
 from jobs.logs import log
@@ -168,7 +168,8 @@ class Segment:
 def read_segment(directory: Path, store: str | None) -> Segment | None:
     """Return a segment, or None if it is missing, not as it was written, or not where it should be.
 
-    `store`: the URL under which its shards should be; None: in its own folder.
+    `store`: the URL under which its shards should be; None: in its own folder. Raises InputError or StoreLostError for
+    a store that cannot be listed: the segment may be whole.
     """
     try:
         raw = read_object(directory / _FILE, "prepare again")
@@ -184,14 +185,19 @@ def read_segment(directory: Path, store: str | None) -> Segment | None:
         record = read_record(directory)
         if (record and record.url) != store:
             return None
-        if record:
-            require_shards(record, directory, segment.shards)
         files = {shard.path: shard.sha256 for shard in segment.shards if record is None} | raw["files"]
         has_sketches = f"{_SKETCHES}/projections" in files  # segments of development versions have none
         is_whole = has_sketches and all(sha256_file(directory / path) == digest for path, digest in files.items())
     except (InputError, OSError, KeyError, TypeError, ValueError):
         return None
-    return segment if is_whole else None
+    if not is_whole:
+        return None
+    if record:
+        try:
+            require_shards(record, directory, segment.shards)
+        except DamagedError:
+            return None
+    return segment
 
 
 def make_segment(

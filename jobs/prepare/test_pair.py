@@ -36,7 +36,7 @@ from jobs.prepare.survey import duplicates
 from jobs.progress import Progress
 from jobs.records import FetchOutputs, PrepareOutputs
 from jobs.run_dir import RunDir
-from jobs.shard_copies import local_paths
+from jobs.shard_copies import local_path
 from jobs.stage import dataset_of, read_outputs, run_as_process, stage_key, write_record
 
 _SHARD_BYTES = 8 << 20  # of float32 pixels
@@ -168,8 +168,9 @@ def _duplicates(trained_on: Path, model: Manifest, directory: Path, test: tuple[
 def _digests(directory: Path, shards: Sequence[Shard]) -> tuple[NDArray[Any], bytes]:
     """Return the `index` of each row, int64, and the digest of each stored image, in the order of the shards."""
     indices, digests = [np.empty(0, np.int64)], [b""]
-    for path in local_paths(directory, shards):
-        with pq.ParquetFile(path) as file:  # pyarrow's threads could abort the process at its end
+    for shard in shards:
+        with pq.ParquetFile(local_path(directory, shard)) as file:
+            # pyarrow's threads could abort the process at its end.
             table = file.read(["image", "index"], use_threads=False)
         indices.append(table["index"].to_numpy())
         digests.append(image_digests(from_column(table["image"].combine_chunks())))

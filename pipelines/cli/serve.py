@@ -31,7 +31,7 @@ def serve(
         Path | None,
         typer.Option(help="File of mode 0600 with the clients' token. Or set IDXTRAIN_TOKEN.", readable=False),
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, max=4096, help="Images that the model computes at once.")] = 64,
+    max_batch: Annotated[int, typer.Option(min=1, max=4096, help="Images that the model computes at once.")] = 256,
     max_queue: Annotated[int, typer.Option(min=1, help="Images that may wait. More: 503.")] = 1024,
     max_requests: Annotated[int, typer.Option(min=1, help="Requests answered at the same time. More: 503.")] = 256,
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request. More: 413.")] = 4 << 20,

@@ -24,10 +24,10 @@ class Request:
 class StageUsage:
     """What the processes of a stage used, one after another if it was started several times.
 
-    `seconds`: of all starts together. `cpus`: used by the busiest rank, on average. `rank_bytes`: the most that a rank
-    held at a time, with the processes that it started. `node_bytes`: the same of all ranks of a node. `computing`: the
-    share of the training's time in which the devices computed; None for other stages. `in_jobs`: whether all of it ran
-    in Slurm jobs.
+    `seconds`: of all starts together. `cpus`: used by the busiest rank, on average. `private_bytes`: the most that a
+    rank held for itself, with the processes that it started. `shared_bytes`: the most that the ranks of a node share.
+    `node_bytes`: the most that all ranks of a node held. `computing`: the share of the training's time in which the
+    devices computed; None for other stages. `in_jobs`: whether all of it ran in Slurm jobs.
     """
 
     stage: str
@@ -35,7 +35,8 @@ class StageUsage:
     starts: int
     seconds: float
     cpus: float
-    rank_bytes: int
+    private_bytes: int
+    shared_bytes: int
     node_bytes: int
     in_jobs: bool
     computing: float | None = None
@@ -51,18 +52,16 @@ def usage_of(run: RunDir) -> list[StageUsage]:
 def _stage_usage(run: RunDir, stage: str, processes: Sequence[Usage]) -> StageUsage:
     ranks = sorted({each.rank for each in processes})
     first = [each for each in processes if each.rank == ranks[0]]
-    nodes: dict[str, dict[int, int]] = {}
-    for each in processes:
-        held = nodes.setdefault(each.host, {})
-        held[each.rank] = max(held.get(each.rank, 0), each.peak_bytes)
+    hosts = {each.host for each in processes}
     return StageUsage(
         stage=stage,
         ranks=len(ranks),
         starts=len(first),
         seconds=sum(each.seconds for each in first),
         cpus=max(_cpus([each for each in processes if each.rank == rank]) for rank in ranks),
-        rank_bytes=max(each.peak_bytes for each in processes),
-        node_bytes=max(sum(held.values()) for held in nodes.values()),
+        private_bytes=max(each.private_bytes for each in processes),
+        shared_bytes=max(each.shared_bytes for each in processes),
+        node_bytes=max(_node_bytes([each for each in processes if each.host == host]) for host in hosts),
         in_jobs=all(each.job for each in processes),
         computing=_computing(run) if stage == "train" else None,
     )
@@ -71,6 +70,14 @@ def _stage_usage(run: RunDir, stage: str, processes: Sequence[Usage]) -> StageUs
 def _cpus(processes: Sequence[Usage]) -> float:
     seconds = sum(each.seconds for each in processes)
     return sum(each.cpu_seconds for each in processes) / seconds if seconds else 0.0
+
+
+def _node_bytes(processes: Sequence[Usage]) -> int:
+    """Return the most that the ranks of one node held; what they share counts once."""
+    private: dict[int, int] = {}
+    for each in processes:
+        private[each.rank] = max(private.get(each.rank, 0), each.private_bytes)
+    return sum(private.values()) + max(each.shared_bytes for each in processes)
 
 
 def _computing(run: RunDir) -> float | None:

@@ -69,7 +69,7 @@ def _wanted(stages: list[StageUsage], resources: Resources) -> Iterator[tuple[st
     if all(each.in_jobs for each in stages):
         cpus = max(1, ceil(max(each.cpus for each in stages) - 0.1))
         yield "cpus", str(min(cpus, resources.cpus) if resources.cpus else cpus)
-    used = max(each.rank_bytes for each in stages) * ranks
+    used = max(each.private_bytes * ranks + each.shared_bytes for each in stages)
     yield "memory", f"{ceil((used * _MORE_MEMORY + _MORE_BYTES) / _GB)}G"
     yield "time", _time(seconds)
 

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -302,12 +303,12 @@ def test_two_jobs_of_one_user_leave_each_others_files_alone(workspace: Workspace
 def test_another_user_on_all_machines_neither_disturbs_nor_learns_anything(workspace: Workspace, expected: str) -> None:
     """Bob floods the port at which ada's ranks meet: other methods, wrong keys, large headers, idle connections."""
     machines, answers = workspace.cluster.machines, workspace.cluster.home / "bob"
+    home = Path("/home/bob")  # the same folder, on the machines
     job = workspace.submit("attacked")["train"]
     first = 20000 + int(job) * 13 % 10000  # as deploy/README says, derived from the job ID
-    program = answers / "neighbour.py"
-    program.write_text(NEIGHBOUR, encoding="utf-8")
+    (answers / "neighbour.py").write_text(NEIGHBOUR, encoding="utf-8")
     for name in (LOGIN, *NODES):
-        command = (sys.executable, program, first, answers / f"{name}.json")
+        command = (sys.executable, home / "neighbour.py", first, home / f"{name}.json")
         machines[name].start(*command, log=answers / f"{name}.log", user="bob")
     largest = 0
     while not workspace.has_ended("attacked"):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from jobs.dataset import Manifest, Split
 from jobs.dataset_store import read_record
-from jobs.shard_copies import local_paths
+from jobs.shard_copies import local_path
 from jobs.train.data.order import locate, shard_starts
 from jobs.train.data.read_plan import Chunk, ReadPlan
 from jobs.train.data.reader import Rows, process_shards, read_shards
@@ -22,6 +22,7 @@ from jobs.train.shared_memory import SharedMemory
 # for minutes. At the end of a group its threads wait for the next: 0.02 s for each group, whose shards take seconds.
 _GROUP = 256
 _GROUP_TO_COPY = 16  # of shards in a store: all of a group are copied before its first is read
+_CONNECTIONS = 8  # to a store
 
 
 class ShardStore:
@@ -37,7 +38,7 @@ class ShardStore:
         on_shard: Callable[[], None] = lambda: None,
         memory: SharedMemory | None = None,
     ) -> None:
-        """`keep`: never evict a row. `on_shard`: called after each shard, in the thread that reads.
+        """`keep`: never evict a row. `on_shard`: called after each shard, in the thread that reads or copies.
 
         `memory`: where ranks that keep all rows share them.
         """
@@ -109,15 +110,22 @@ class ShardStore:
         if read_record(self._directory) is None:
             yield from _groups(shards, _GROUP)
             return
-        with ThreadPoolExecutor(1) as pool:
-            copying: list[tuple[list[int], Future[object]]] = []
-            for group in _groups(shards, _GROUP_TO_COPY):
-                files = [self._shards[shard] for shard in group]
-                copying.append((group, pool.submit(local_paths, self._directory, files)))
-                if len(copying) == 2:
-                    yield _done(*copying.pop(0))
-            for each in copying:
-                yield _done(*each)
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            copying: list[tuple[list[int], list[Future[None]]]] = []
+            try:
+                for group in _groups(shards, _GROUP_TO_COPY):
+                    copying.append((group, [pool.submit(self._copy, shard) for shard in group]))
+                    if len(copying) == 2:
+                        yield _done(*copying.pop(0))
+                for each in copying:
+                    yield _done(*each)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _copy(self, shard: int) -> None:
+        """Copy a shard from its store. Each is a sign of progress: over a slow network, a group takes minutes."""
+        local_path(self._directory, self._shards[shard])
+        self._on_shard()
 
     def _new_cache(self, capacity: int | None, memory: SharedMemory | None = None) -> RowCache:
         return RowCache(self.shard_rows, capacity, self._manifest.values_per_image, self._manifest.pixel_type, memory)
@@ -152,9 +160,10 @@ def _merged(by_turn: Sequence[Rows], turn_of_row: NDArray[Any]) -> Rows:
     return merged
 
 
-def _done(group: list[int], copying: "Future[object]") -> list[int]:
-    """Return a group once its shards are copied; raise the error if they could not be."""
-    copying.result()
+def _done(group: list[int], copying: "Sequence[Future[None]]") -> list[int]:
+    """Return a group once its shards are copied; raise the error if one could not be."""
+    for each in copying:
+        each.result()
     return group
 
 
