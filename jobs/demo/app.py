@@ -1,6 +1,6 @@
 """The demo's interface: what the page asks for, over HTTP. Errors are one line of plain text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,7 +48,7 @@ def app(models: Sequence[Shown], token: str) -> ASGIApp:
     def models_() -> dict[str, Any]:
         return {"models": [model.facts(number) for number, model in enumerate(models)]}
 
-    def fit_of(
+    async def fit_of(
         request: Request,
         model: Model,
         body: Body,
@@ -56,21 +56,25 @@ def app(models: Sequence[Shown], token: str) -> ASGIApp:
         center: Center = "mass",
         scale: bool = True,
         thicken: bool = True,
-    ) -> NDArray[Any]:
+    ) -> Callable[[], NDArray[Any]]:
         headers = request.headers
-        drawing = drawing_of(body, headers.get("content-type", ""), headers.get("x-size", ""))
         steps = Steps(polarity=polarity, center=center, scale=scale, thicken=thicken)
-        return fitted(drawing, model.form, steps)
 
-    Fit = Annotated[NDArray[Any], Depends(fit_of)]  # noqa: N806 (a type)
+        def fit() -> NDArray[Any]:
+            drawing = drawing_of(body, headers.get("content-type", ""), headers.get("x-size", ""))
+            return fitted(drawing, model.form, steps)
+
+        return fit  # called by the thread that computes: another one would take a millisecond to begin
+
+    Fit = Annotated[Callable[[], NDArray[Any]], Depends(fit_of)]  # noqa: N806 (a type)
 
     @demo.post("/api/fit")
     def fit(fit: Fit) -> Response:
-        return _floats(fit)
+        return _floats(fit())
 
     @demo.post("/api/draw")
     def draw(model: Model, fit: Fit) -> Response:
-        return _binary(model.network.frame(fit))
+        return _binary(model.network.frame(fit()))
 
     @demo.post("/api/look")
     def look(model: Model, body: Body) -> Response:

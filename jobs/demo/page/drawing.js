@@ -23,7 +23,9 @@ export class Drawing {
     this.#context = canvas.getContext("2d", { willReadFrequently: true });
     this.#context.lineCap = this.#context.lineJoin = "round";
     canvas.addEventListener("pointerdown", (event) => this.#begin(event));
-    canvas.addEventListener("pointermove", (event) => this.#extend(event));
+    // Browsers hold pointermove back for the next frame; Chromium tells of each movement at once, too.
+    const moved = "onpointerrawupdate" in canvas ? "pointerrawupdate" : "pointermove";
+    canvas.addEventListener(moved, (event) => this.#extend(event));
     for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (this.#current = null));
     this.#redraw();
   }
