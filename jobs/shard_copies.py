@@ -39,7 +39,7 @@ _BLOCK = 1 << 20
 _POLL_SECONDS = 0.01
 _PATIENCE_SECONDS = 60.0  # with a copy that another process makes, or made before it was killed where none can see it
 _SPARE = 0.05  # the share of a disk that copies leave free: others of the node write there, too
-_CONNECTIONS = 8  # to a store, of one process
+CONNECTIONS = 8  # to a store, of one process
 _IN_USE_SECONDS = 60.0  # a copy that was asked for may be opened, and is not removed
 _UNUSED_SECONDS = 24 * 3600.0
 
@@ -123,7 +123,7 @@ class ShardCopies:
         """
         remote = [path for path, origin in self._origins.items() if origin.file is None]
         if remote:
-            with ThreadPoolExecutor(min(_CONNECTIONS, len(remote))) as pool:
+            with ThreadPoolExecutor(min(CONNECTIONS, len(remote))) as pool:
                 list(pool.map(self.made, remote))
         return self._paths
 

@@ -273,18 +273,6 @@ def test_an_existing_target_is_never_overwritten(tmp_path: Path) -> None:
     assert archive(convert(source, tmp_path / "empty"), "train-labels").shape == (2,)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a volume")
-def test_an_empty_volume_is_refused_as_a_target_before_anything_is_converted(tmp_path: Path) -> None:
-    source, volume = put_pictures(tmp_path / "source", 1), tmp_path / "volume"
-    volume.mkdir()
-    convert = 'mount -t tmpfs none "$2" && exec "$0" -m pipelines.cli convert "$1" "$2"'
-    command = ["unshare", "--mount", "sh", "-c", convert, sys.executable, str(source), str(volume)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    problem = f"{volume}: found a mount point, expected another folder; fix: give {volume / 'data'}"
-    assert done.stderr == f"idxtrain: {problem}\n"
-
-
 def test_the_current_folder_can_be_the_target_of_a_folder_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

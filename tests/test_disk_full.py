@@ -33,6 +33,7 @@ from jobs.train.checkpoint import Checkpoint, Position, latest, save
 from pipelines.lock import RunLock
 from tests.conftest import Idxtrain, MakeArchives, as_stored, idxtrain_in
 from tests.support.hooked import python_with
+from tests.support.pictures import put_pictures
 from tests.support.prepared import NO_SPARK, Archives
 
 Filling = Callable[[Sequence[object], str, int], subprocess.CompletedProcess[str]]
@@ -290,3 +291,12 @@ def test_a_read_only_disk_is_reported_as_such(
     made = f"{disk / work}: found a disk mounted read-only, expected a writable one; fix: give another --work"
     not_made = f"--work {disk / work}: cannot be made (Read-only file system); fix: give a folder you may write"
     assert done.stderr == f"idxtrain: {not_made if work == 'new' else made}\n"
+
+
+def test_an_empty_volume_is_refused_as_a_target_before_anything_is_converted(
+    disk: Path, tmp_path: Path, idxtrain: Idxtrain
+) -> None:
+    done = idxtrain("convert", put_pictures(tmp_path / "source", 1), disk)
+    assert done.returncode == 2
+    problem = f"{disk}: found a mount point, expected another folder; fix: give {disk / 'data'}"
+    assert done.stderr == f"idxtrain: {problem}\n"

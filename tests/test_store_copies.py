@@ -51,7 +51,7 @@ def test_a_shard_is_read_before_its_copy_makes_room_for_the_next(
 
     monkeypatch.setattr(shutil, "disk_usage", small)
     monkeypatch.setattr(shard_copies, "_SPARE", 0.0)
-    monkeypatch.setattr(shard_copies, "_CONNECTIONS", 1)  # several would each find the same room
+    monkeypatch.setattr(shard_copies, "CONNECTIONS", 1)  # several would each find the same room
     monkeypatch.setattr(shard_copies, "_IN_USE_SECONDS", 0.0)  # as if each file took a minute to read
     assert read(remote, on_disk.manifest).tolist() == [row % 2 for row in range(80)]
     assert len(list(folder.glob("*.parquet"))) == 2

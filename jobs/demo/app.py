@@ -1,6 +1,6 @@
 """The demo's interface: what the page asks for, over HTTP. Errors are one line of plain text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,7 +36,7 @@ def app(models: Sequence[Shown], token: str) -> ASGIApp:
     demo = FastAPI(title="idxtrain demo", openapi_url=None, docs_url=None, redoc_url=None)
     chosen = {str(number): model for number, model in enumerate(models)}
 
-    async def shown(model: str) -> Shown:  # quick: no thread
+    def shown(model: str) -> Shown:
         if model not in chosen:
             raise InputError(f"model: found {model!r}, expected {' or '.join(chosen)}; fix: take it from /api/models")
         return chosen[model]
@@ -48,7 +48,7 @@ def app(models: Sequence[Shown], token: str) -> ASGIApp:
     def models_() -> dict[str, Any]:
         return {"models": [model.facts(number) for number, model in enumerate(models)]}
 
-    async def fit_of(
+    def fit_of(
         request: Request,
         model: Model,
         body: Body,
@@ -56,25 +56,21 @@ def app(models: Sequence[Shown], token: str) -> ASGIApp:
         center: Center = "mass",
         scale: bool = True,
         thicken: bool = True,
-    ) -> Callable[[], NDArray[Any]]:
+    ) -> NDArray[Any]:
         headers = request.headers
+        drawing = drawing_of(body, headers.get("content-type", ""), headers.get("x-size", ""))
         steps = Steps(polarity=polarity, center=center, scale=scale, thicken=thicken)
+        return fitted(drawing, model.form, steps)
 
-        def fit() -> NDArray[Any]:
-            drawing = drawing_of(body, headers.get("content-type", ""), headers.get("x-size", ""))
-            return fitted(drawing, model.form, steps)
-
-        return fit  # called by the thread that computes: another one would take a millisecond to begin
-
-    Fit = Annotated[Callable[[], NDArray[Any]], Depends(fit_of)]  # noqa: N806 (a type)
+    Fit = Annotated[NDArray[Any], Depends(fit_of)]  # noqa: N806 (a type)
 
     @demo.post("/api/fit")
     def fit(fit: Fit) -> Response:
-        return _floats(fit())
+        return _floats(fit)
 
     @demo.post("/api/draw")
     def draw(model: Model, fit: Fit) -> Response:
-        return _binary(model.network.frame(fit()))
+        return _binary(model.network.frame(fit))
 
     @demo.post("/api/look")
     def look(model: Model, body: Body) -> Response:

@@ -26,7 +26,8 @@ def take(values: NDArray[Any], rows: NDArray[Any] | slice) -> NDArray[Any]:
     """
     file = _file_of(values)
     if file is None or len(file) <= _MOST_BYTES:
-        return np.array(values[rows])
+        taken = np.asarray(values[rows])
+        return taken.copy() if isinstance(rows, slice) else taken
     if isinstance(rows, slice):
         rows = np.arange(*rows.indices(len(values)))
     taken = np.empty((len(rows), *values.shape[1:]), values.dtype)

@@ -24,7 +24,7 @@ def main() -> None:
     with chromium() as browser:
         for recipe, (architecture, budget) in NETWORKS.items():
             with serving_apart(architecture) as address:
-                page = DemoPage(browser, address, is_recorded=False)
+                page = DemoPage(browser, address)
                 page.draw("0")  # the browser compiles the page's code
                 before = len(page.measured())
                 for digit in list(STROKES) * ROUNDS:

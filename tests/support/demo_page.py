@@ -45,13 +45,8 @@ class DemoPage:
         address: str,
         size: tuple[int, int] = LAPTOP,
         scheme: Literal["light", "dark"] = "light",
-        *,
-        is_recorded: bool = True,
     ) -> None:
-        """Open the page in a window of that size, and wait until it shows a network.
-
-        `is_recorded`: whether to keep its requests, of which each takes two processes a millisecond.
-        """
+        """Open the page in a window of that size, and wait until it shows a network."""
         width, height = size
         context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
@@ -62,11 +57,10 @@ class DemoPage:
         self.faults: list[str] = []
         self._frames: dict[str, Response] = {}
         self._under_way: set[Request] = set()
-        if is_recorded:
-            self.page.on("request", self._record)
-            self.page.on("response", self._keep)
-            for ended in ("requestfinished", "requestfailed"):
-                self.page.on(ended, lambda request: self._under_way.discard(request))
+        self.page.on("request", self._record)
+        self.page.on("response", self._keep)
+        for ended in ("requestfinished", "requestfailed"):
+            self.page.on(ended, lambda request: self._under_way.discard(request))
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("console", lambda line: self._complain(line.text) if line.type == "error" else None)
         self.page.goto(address)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from jobs.dataset import Manifest, Split
 from jobs.dataset_store import read_record
-from jobs.shard_copies import local_path
+from jobs.shard_copies import CONNECTIONS, local_path
 from jobs.train.data.order import locate, shard_starts
 from jobs.train.data.read_plan import Chunk, ReadPlan
 from jobs.train.data.reader import Rows, process_shards, read_shards
@@ -22,7 +22,6 @@ from jobs.train.shared_memory import SharedMemory
 # for minutes. At the end of a group its threads wait for the next: 0.02 s for each group, whose shards take seconds.
 _GROUP = 256
 _GROUP_TO_COPY = 16  # of shards in a store: all of a group are copied before its first is read
-_CONNECTIONS = 8  # to a store
 
 
 class ShardStore:
@@ -110,7 +109,7 @@ class ShardStore:
         if read_record(self._directory) is None:
             yield from _groups(shards, _GROUP)
             return
-        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
             copying: list[tuple[list[int], list[Future[None]]]] = []
             try:
                 for group in _groups(shards, _GROUP_TO_COPY):
@@ -160,7 +159,7 @@ def _merged(by_turn: Sequence[Rows], turn_of_row: NDArray[Any]) -> Rows:
     return merged
 
 
-def _done(group: list[int], copying: "Sequence[Future[None]]") -> list[int]:
+def _done(group: list[int], copying: Sequence[Future[None]]) -> list[int]:
     """Return a group once its shards are copied; raise the error if one could not be."""
     for each in copying:
         each.result()
