@@ -29,6 +29,7 @@ from jobs.run_dir import Work
 from jobs.stage import dataset_of, read_record
 from tests.conftest import MakeArchives, describe, put_archive
 from tests.support.prepared import NO_SPARK, Archives, Made, new_run, parquet_bytes, start
+from tests.test_segments import add_pair, fetched
 
 # --- bad archives
 
@@ -308,6 +309,29 @@ def poll(condition: Callable[[], Any], seconds: float = 120) -> Any:
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.02)
     return value
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["datasets", "segments"])
+def test_what_an_executor_was_writing_when_it_was_killed_does_not_stay(
+    make_archives: MakeArchives, tmp_path: Path, kind: str
+) -> None:
+    work = Work(tmp_path / "work")
+    archives = make_archives(tmp_path / "data", gz=False)
+    if kind == "segments":
+        add_pair(tmp_path / "data", "second", make_archives, tmp_path)
+        archives = fetched(tmp_path / "data", work.path)
+    run = new_run(work.path, archives, PrepareConfig(rows_per_shard=20))
+    with start(run) as process:
+        [train, *_] = poll(lambda: list((work.path / kind).glob(".tmp-*/train")))
+        # What an executor leaves that is killed: the files that it had open, under their temporary names.
+        (train / ".00000000.tmp-part-00000.parquet").write_bytes(b"PAR1")
+        [rows] = train.parent.rglob("train.rows")
+        (rows.parent / ".00000000.tmp-train-0.view.npz").write_bytes(b"PK")
+        _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert dataset_of(run).is_dir()
+    assert not [path for path in work.path.rglob(".0*") if path.is_file()]
 
 
 def is_alive(process: psutil.Process) -> bool:
