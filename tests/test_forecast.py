@@ -3,10 +3,6 @@
 import json
 import os
 import platform
-import shlex
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -145,16 +141,3 @@ def test_doctor_measures_a_step_that_the_plan_then_forecasts(tmp_path: Path, idx
     threads = len(os.sched_getaffinity(0))  # ranks share them, so they are those of one rank
     assert measured.device == f"{counted(threads, 'CPU thread')}, float32"
     assert "an epoch takes " in idxtrain("plan", *options).stdout
-
-
-@pytest.mark.slow
-def test_a_loopback_of_400_megabits_makes_one_rank_the_best_for_lecture(tmp_path: Path, idxtrain: Idxtrain) -> None:
-    """Needs root: a network namespace whose loopback is shaped."""
-    if os.geteuid() or not all(map(shutil.which, ("unshare", "ip", "tc"))):
-        pytest.skip("needs root, unshare, ip and tc")
-    program = str(Path(sys.executable).with_name("idxtrain"))
-    options = ("--recipe", "lecture", "--np", "2", "--work", str(tmp_path))
-    shape = "ip link set lo up && tc qdisc add dev lo root tbf rate 400mbit burst 256kb latency 100ms"
-    measure = shlex.join([program, "doctor", "--measure", *options])
-    subprocess.run(["unshare", "--net", "sh", "-c", f"{shape} && {measure}"], check=True)
-    assert "fewer ranks are faster: --np 1, as " in idxtrain("plan", *options).stdout

@@ -28,6 +28,7 @@ from jobs.train.data.prefetch import read_ahead
 
 _SECONDS = 3.0  # that each measurement takes, about
 _CALLS = 5, 60  # timed, at least and at most
+_CALL_SECONDS = 1.0  # of a call of several steps, about: on a slow network, as many as in a training would take minutes
 _WARM_CALLS = 2  # the first traces and allocates
 _POOL_BYTES = 64 << 20  # of random images
 _VALIDATION_ROWS = 500  # as in `jobs.train.validation`
@@ -108,6 +109,14 @@ class Measurement:
         )
         most = max_steps_per_execution(order, image_bytes=self.images[0].nbytes, world_size=self.collective.world_size)
         steps = min(self.config.log_every, most)
+        one, _ = self._time(order, 1, self._once)
+        steps = max(1, min(steps, int(_CALL_SECONDS / one)))  # the same on all ranks
+        return self._time(order, steps, self._median)
+
+    def _time(
+        self, order: RowOrder, steps: int, time_of: Callable[[Callable[[], object]], float]
+    ) -> tuple[float, float]:
+        """Return the seconds of a step, in calls of so many, and those of them in allreduce."""
         calls = read_ahead(self._calls(order, steps))
         waits: list[float] = []
         rates = np.full(steps, 1e-6, np.float32)
@@ -115,9 +124,9 @@ class Measurement:
         def run_call() -> None:
             waits.append(self.step(next(calls), rates).allreduce_seconds)
 
-        seconds = self._median(run_call)
+        seconds = time_of(run_call)
         calls.close()
-        return seconds / steps, self._slowest(median(waits[_WARM_CALLS:])) / steps
+        return seconds / steps, self._slowest(median(waits[_WARM_CALLS:] or waits)) / steps
 
     def _calls(self, order: RowOrder, steps: int) -> Iterator[GraphCall]:
         """Yield graph calls of this rank without end."""
@@ -154,13 +163,17 @@ class Measurement:
         graph = tf.function(lambda: self.collective.sum_gradients(values))
         return self._median(lambda: [each.numpy() for each in graph()])
 
-    def _median(self, run: Callable[[], object]) -> float:
-        """Return the median seconds of a call on the slowest rank. All ranks make the same number of calls."""
+    def _once(self, run: Callable[[], object]) -> float:
+        """Return the seconds of the last of a few calls on the slowest rank."""
         for _ in range(_WARM_CALLS):
             begin = time.perf_counter()
             run()
             seconds = time.perf_counter() - begin
-        seconds = self._slowest(seconds)
+        return self._slowest(seconds)
+
+    def _median(self, run: Callable[[], object]) -> float:
+        """Return the median seconds of a call on the slowest rank. All ranks make the same number of calls."""
+        seconds = self._once(run)
         times = []
         for _ in range(int(np.clip(_SECONDS / seconds, *_CALLS))):
             begin = time.perf_counter()

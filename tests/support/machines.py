@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 USERS = {"root": 0, "ada": 20001, "bob": 20002}
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NAMESPACES = ("--mount", "--net", "--pid", "--uts", "--ipc")
-_PROGRAMS = {"unshare": "util-linux", "nsenter": "util-linux", "mount": "mount", "ip": "iproute2"}
+_PROGRAMS = {"unshare": "util-linux", "nsenter": "util-linux", "mount": "mount", "ip": "iproute2", "tc": "iproute2"}
 # The first process of a machine. bash, as it reaps the processes that lose their parents. At the end of stdin it exits.
 _INIT = """\
 set -e
@@ -157,10 +157,20 @@ class Machines(AbstractContextManager["Machines"]):
         """Take a machine off the network: the others hear nothing more of it, not even the end of its connections."""
         _ip(next(iter(self._running.values())), f"link delete {name}")
 
+    def limit(self, name: str, rate: str) -> None:
+        """Limit what a machine sends, and receives, to a rate as tc(8) has it."""
+        bridge, machine = next(iter(self._running.values())), self._running[name]
+        for each, device in ((machine, "eth0"), (bridge, name)):
+            _on_network(each, f"tc qdisc replace dev {device} root tbf rate {rate} burst 256kb latency 100ms")
+
 
 def _ip(machine: Machine, command: str) -> None:
-    """Run ip(8) on a machine's network, with the process IDs of this machine."""
-    subprocess.run(["nsenter", f"--target={machine.pid}", "--net", "--", "ip", *command.split()], check=True)
+    _on_network(machine, f"ip {command}")
+
+
+def _on_network(machine: Machine, command: str) -> None:
+    """Run ip(8) or tc(8) on a machine's network, with the process IDs of this machine."""
+    subprocess.run(["nsenter", f"--target={machine.pid}", "--net", "--", *command.split()], check=True)
 
 
 def _shown() -> list[str]:
