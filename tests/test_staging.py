@@ -89,6 +89,18 @@ def test_tar_files_are_private_and_made_again_only_for_other_packages(environmen
     assert not Path(first[0].path).exists(), "nothing has used it for a week"
 
 
+def test_what_a_job_was_packing_when_it_was_killed_is_removed_by_the_next_one(
+    archives: tuple[Archive, ...], environment: Path
+) -> None:
+    path, other = (Path(each.path) for each in archives)
+    left = [each.with_name(f".00000000.tmp-{each.name}") for each in (path, other)]
+    for each in left:
+        each.write_bytes(b"half of it")
+    path.unlink()
+    archive.archives(path.parent, environment / PACKAGES)
+    assert [each.exists() for each in left] == [False, True], "the second may be another job's, which is at work"
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[:-600], lambda data: data[:700] + b"\1" + data[701:]])
 def test_a_damaged_tar_file_is_refused(
     archives: tuple[Archive, ...], tmp_path: Path, damage: Callable[[bytes], bytes]
