@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import subprocess
 
 import pytest
 
@@ -18,8 +19,11 @@ def test_between_machines_at_400_megabits_one_rank_is_the_best_for_lecture(clust
     home, login, program = cluster.home / "ada", cluster.machines[LOGIN], ROOT / ".venv/bin/idxtrain"
     (home / "two.toml").write_text("[train]\nnodes = 2\ncpus = 1\n", encoding="utf-8")
     os.chown(home / "two.toml", USERS["ada"], USERS["ada"])
-    for node in NODES:
-        cluster.machines.limit(node, "400mbit")
+    try:
+        for node in NODES:
+            cluster.machines.limit(node, "400mbit")
+    except subprocess.CalledProcessError:
+        pytest.skip("this kernel cannot limit a network's rate (sch_tbf)")
     measure = shlex.join([str(program), "doctor", "--site", "two.toml", "--measure", "--recipe", "lecture"])
     options = ("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", "--output=doctor.out", "--wrap", measure)
     job = login.run("sbatch", "--parsable", *options, user="ada").stdout.strip()
