@@ -4,6 +4,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -115,6 +116,29 @@ def test_the_run_submitted_last_is_found_even_if_the_clock_was_set_back(work: Wo
     set_clock_back(second.jobs_file)
     first.write_jobs({"prepare": "2"})
     assert submitted_run(None, work) == first
+
+
+def test_a_newer_run_that_another_user_keeps_private_is_passed_over(config: Config) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # others may not enter tmp_path
+        Path(folder).chmod(0o755)
+        own, private = (make(Work(Path(folder) / "work"), config, run_id) for run_id in ("own", "private"))
+        for run in (own, private):
+            SlurmJobs(run).folder.mkdir()
+            SlurmJobs(run).write_jobs({"prepare": "1"})
+        root = os.geteuid() == 0  # root may read every folder, so the test becomes nobody for a moment
+        for path in (own.path, *own.path.rglob("*")) if root else ():
+            os.chown(path, 65534, 65534)
+        if root:
+            os.seteuid(65534)
+        else:
+            private.path.chmod(0)
+        try:
+            assert runs.latest(own.work) == own
+            assert submitted_run(None, own.work) == SlurmJobs(own)
+        finally:
+            if root:
+                os.seteuid(0)
+            private.path.chmod(0o700)
 
 
 def test_without_a_config_there_is_no_latest_run(work: Work) -> None:
