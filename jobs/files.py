@@ -80,9 +80,18 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     sync(path.parent)
 
 
-def unfinished(folder: Path) -> list[Path]:
-    """Return the files in a folder that `write_atomic` is writing, or that a killed process left behind."""
-    return list(folder.glob(f".*{_UNFINISHED}*"))
+def unfinished(folder: Path, name: str = "*") -> list[Path]:
+    """Return the files in a folder that `write_atomic` is writing, or that a killed process left behind.
+
+    `name`: of the finished file, or a pattern.
+    """
+    return list(folder.glob(f".*{_UNFINISHED}{name}"))
+
+
+def remove_unfinished(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes were writing. Only for a caller that knows that nobody is writing such files."""
+    for path in unfinished(folder, name):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

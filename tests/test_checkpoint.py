@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from jobs.errors import InputError
-from jobs.files import sha256_file, write_json
+from jobs.files import remove_unfinished, sha256_file, write_json
 from jobs.train import checkpoint
 from jobs.train.best import Best
-from jobs.train.checkpoint import FORMAT, Checkpoint, Position, Writer, clean, latest, load_best, save
+from jobs.train.checkpoint import FORMAT, Checkpoint, Position, Writer, latest, load_best, save
 
 KEY = "k" * 64
 
@@ -152,7 +152,7 @@ def test_a_damaged_checkpoint_is_skipped(tmp_path: Path, damage: str) -> None:
 
 def test_a_missing_folder_is_not_an_error(tmp_path: Path) -> None:
     assert latest(tmp_path / "none", KEY) is None
-    clean(tmp_path / "none")
+    remove_unfinished(tmp_path / "none")
 
 
 def save_and_die(directory: Path, events: int) -> bool:
@@ -186,7 +186,7 @@ def test_after_a_kill_at_any_point_of_a_write_an_intact_checkpoint_is_used(tmp_p
         directory = tmp_path / str(points)
         save(directory, state(1, best=1), keep=1)
         finished = save_and_die(directory, points)
-        clean(directory)
+        remove_unfinished(directory)
         loaded = latest(directory, KEY, with_best=True)
         assert loaded is not None
         assert same(loaded, state(loaded.position.step))

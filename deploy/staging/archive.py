@@ -17,7 +17,7 @@ from pathlib import Path
 
 from deploy.staging.contents import needed
 from jobs.errors import InputError
-from jobs.files import sha256_file, unfinished, write_atomic
+from jobs.files import remove_unfinished, sha256_file, write_atomic
 from jobs.installation import PACKAGES
 from jobs.lease import Lease
 from jobs.logs import log
@@ -85,7 +85,7 @@ def _archive(folder: Path, what: str, key: str, root: Path, files: Sequence[Path
             return Archive(str(path), checksum.read_text(encoding="utf-8").strip())
         begin = time.monotonic()
         _remove_unused(folder)
-        _remove_unfinished(path)
+        remove_unfinished(folder, path.name)  # gigabytes; only the owner of the lease packs this file
         write_atomic(path, lambda temporary: _write(temporary, root, files))
         archive = Archive(str(path), sha256_file(path))
         write_atomic(checksum, lambda temporary: _write_private(temporary, archive.sha256))
@@ -139,10 +139,3 @@ def _remove_unused(folder: Path) -> None:
         if time.time() - path.stat().st_mtime > _UNUSED_SECONDS:
             path.unlink(missing_ok=True)
             path.with_suffix(".sha256").unlink(missing_ok=True)
-
-
-def _remove_unfinished(path: Path) -> None:
-    """Remove what a job left that was killed while it packed this tar file, gigabytes. Only the lease's owner packs."""
-    for left in unfinished(path.parent):
-        if left.name.endswith(path.name):
-            left.unlink(missing_ok=True)

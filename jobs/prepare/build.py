@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from jobs.dataset import MANIFEST, SPLITS, Shard, Split, shards_of
 from jobs.dataset_store import StoreFolder, open_folder
 from jobs.errors import IdxtrainError
-from jobs.files import unfinished
+from jobs.files import remove_unfinished
 from jobs.prepare.archives import inflated, pair_of, read_headers
 from jobs.prepare.assign import assign
 from jobs.prepare.config import PrepareConfig, SparkConfig
@@ -92,7 +92,8 @@ def _fill(inputs: Inputs, spark_config: SparkConfig, directory: Path) -> None:
             check_shards(directory, plan, shards, store)
             versions = spark.versions()
         # Spark has ended: no executor writes any more, and the look takes memory of its own.
-        remove_unfinished(directory)
+        for split in SPLITS:
+            remove_unfinished(directory / split)
         content = Content(
             images=images,
             classes=assigned.classes,
@@ -148,13 +149,6 @@ def take_shards(decoder: Decoder, written: Sequence[Written], expected: Mapping[
         if not np.array_equal(counts, expected[split]):
             raise changed_labels(decoder.pair(split))
     return [each.shard for each in written]
-
-
-def remove_unfinished(directory: Path) -> None:
-    """Remove the files that executors were writing when they were killed. Another executor has written them since."""
-    for folder in (directory, *(directory / split for split in SPLITS)):
-        for path in unfinished(folder):
-            path.unlink(missing_ok=True)
 
 
 def open_store(config: PrepareConfig, folder: str, description: str) -> StoreFolder | None:

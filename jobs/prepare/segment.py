@@ -24,10 +24,10 @@ from jobs.archive import Archive
 from jobs.dataset import FORMAT, SPLITS, Shard, Split, shards_of
 from jobs.dataset_store import SEGMENTS, DamagedError, read_record, require_shards
 from jobs.errors import InputError
-from jobs.files import read_object, sealed, sha256_file, sha256_json, sync, take_seal, write_json
+from jobs.files import read_object, remove_unfinished, sealed, sha256_file, sha256_json, sync, take_seal, write_json
 from jobs.logs import log
 from jobs.prepare.archives import Inflated, pair_of
-from jobs.prepare.build import check_shards, open_store, remove_unfinished, survey_splits, take_shards
+from jobs.prepare.build import check_shards, open_store, survey_splits, take_shards
 from jobs.prepare.config import PrepareConfig
 from jobs.prepare.decode import Decoder
 from jobs.prepare.disk_space import room
@@ -251,7 +251,8 @@ def _fill(
         shards = take_shards(decoder, written, counts)
     check_shards(unfinished, plan, shards, store)
     _keep_views(unfinished, [each.view for each in written if each.view])
-    remove_unfinished(unfinished)
+    for folder in (unfinished, *(unfinished / name for name in SPLITS)):
+        remove_unfinished(folder)  # of executors that were killed; others have written the same since
     kept = [path for path in unfinished.rglob("*") if path.is_file() and path.suffix != ".parquet"]
     for path in kept:
         sync(path)

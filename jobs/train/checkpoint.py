@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 from jobs.checkpoint_names import checkpoint_name, step_of
 from jobs.errors import IdxtrainError, InputError, one_line
-from jobs.files import sha256_file, unfinished, write_atomic, write_json
+from jobs.files import sha256_file, write_atomic, write_json
 from jobs.train.best import Best
 from jobs.train.config import TrainConfig
 
@@ -147,12 +147,6 @@ def _save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path, metadata: dict[
         save_file(dict(arrays), path, metadata)
     except SafetensorError as error:  # a full disk raises this, too
         raise IdxtrainError(f"{path.parent}: cannot write a checkpoint ({one_line(error)})") from error
-
-
-def clean(directory: Path) -> None:
-    """Remove the unfinished files of a killed writer. Only the one process that may write calls this."""
-    for path in unfinished(directory):
-        path.unlink(missing_ok=True)
 
 
 def latest(directory: Path, key: str, *, with_best: bool = False) -> Checkpoint | None:

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from jobs.dataset import PixelType, Split, read_manifest
 from jobs.errors import IdxtrainError, InputError, PeerLostError, one_line
-from jobs.files import sha256_file, write_atomic
+from jobs.files import remove_unfinished, sha256_file, write_atomic
 from jobs.flight_log import Flight
 from jobs.metrics import EndReason
 from jobs.run_dir import RunDir
@@ -246,7 +246,7 @@ class Training:
         """
         step, validated, best = 0, True, None
         if self.rank == 0:
-            checkpoint.clean(self.run_dir.checkpoints)
+            remove_unfinished(self.run_dir.checkpoints)
             checkpoint.require_disk_space(self.run_dir.path, self.network.state_bytes, self.config.keep_checkpoints)
             keeps_best = self.config.keep == "best"
             last = checkpoint.latest(self.run_dir.checkpoints, self.key, with_best=keeps_best)

@@ -22,7 +22,9 @@ def test_between_machines_at_400_megabits_one_rank_is_the_best_for_lecture(clust
     try:
         for node in NODES:
             cluster.machines.limit(node, "400mbit")
-    except subprocess.CalledProcessError:
+    except subprocess.CalledProcessError as error:
+        if "qdisc kind is unknown" not in error.stderr:
+            raise
         pytest.skip("this kernel cannot limit a network's rate (sch_tbf)")
     measure = shlex.join([str(program), "doctor", "--site", "two.toml", "--measure", "--recipe", "lecture"])
     options = ("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", "--output=doctor.out", "--wrap", measure)

@@ -170,7 +170,8 @@ def _ip(machine: Machine, command: str) -> None:
 
 def _on_network(machine: Machine, command: str) -> None:
     """Run ip(8) or tc(8) on a machine's network, with the process IDs of this machine."""
-    subprocess.run(["nsenter", f"--target={machine.pid}", "--net", "--", *command.split()], check=True)
+    argv = ["nsenter", f"--target={machine.pid}", "--net", "--", *command.split()]
+    subprocess.run(argv, check=True, stderr=subprocess.PIPE, text=True)
 
 
 def _shown() -> list[str]:
